@@ -1,0 +1,56 @@
+# The routines a person types. `make help` lists them.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STATE  ?= .state
+ARGS   ?=
+
+.PHONY: help serve client test lint crash bench samples clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+# Each stamp is a full installation of one set of requirements; pip runs again when pyproject.toml changes.
+$(VENV)/.serve: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Calotype needs Python 3.11 or newer; set PYTHON=")'
+	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.serve
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+$(VENV)/.client: $(VENV)/.serve
+	$(BIN)/pip install --quiet --disable-pip-version-check python-openstackclient
+	@touch $@
+
+serve: $(VENV)/.serve ## start the service on 127.0.0.1:9292; ARGS="--bind … --workers …" is passed on
+	@exec $(BIN)/calotype serve --state-dir $(STATE) $(ARGS)
+
+client: $(VENV)/.client ## install the openstack client beside the service, as .venv/bin/openstack
+
+test: $(VENV)/.test ## run all tests; sets up what they need
+	@tests/needs
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.test ## ruff, mypy (strict on src) and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N"
+	@tests/needs
+	$(BIN)/python -m tests.crash $(ARGS)
+
+bench: $(VENV)/.test ## measure the data path against its hardware floors
+	$(BIN)/python -m bench $(ARGS)
+
+samples: $(VENV)/.test ## regenerate the samples in etc/
+	$(BIN)/python -m tests.docs.samples
+
+clean: ## remove the virtual environment; leaves the state directory alone
+	rm -rf $(VENV)

@@ -1,0 +1,119 @@
+"""Our errors → status and body, one table; nothing else in Calotype knows an HTTP status of an error.
+
+The body follows `Accept` (contract: api.md §1.3). A failure is logged once, here, with its cause.
+"""
+
+import json
+import logging
+from html import escape
+from typing import Final
+
+import falcon
+
+from calotype import errors
+
+LOG = logging.getLogger(__name__)
+
+#: The first class that fits wins.
+STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (errors.Unauthenticated, 401),
+    (errors.Forbidden, 403),
+    (errors.NotFound, 404),
+    (errors.Gone, 410),
+    (errors.Conflict, 409),
+    (errors.OverLimit, 413),
+    (errors.UnsupportedMedia, 415),
+    (errors.ContentRejected, 415),
+    (errors.RangeUnsatisfiable, 416),
+    (errors.HeaderTooLarge, 431),
+    (errors.NotSupported, 501),
+    (errors.Busy, 503),
+    (errors.Invalid, 400),
+    (errors.StoreFull, 413),
+    (errors.InUse, 409),
+    (errors.AlreadyStored, 409),
+    (errors.StoreReadOnly, 410),
+    (errors.StoreUnavailable, 503),
+    (errors.StoreError, 500),
+)
+
+_TITLES: Final = {
+    300: "Multiple Choices",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    410: "Gone",
+    413: "Request Entity Too Large",
+    415: "Unsupported Media Type",
+    416: "Requested Range Not Satisfiable",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+}
+
+
+def status_of(exc: Exception) -> int:
+    """The status that answers an error of ours; 500 for anything unforeseen."""
+    return next((status for kind, status in STATUS if isinstance(exc, kind)), 500)
+
+
+def handle(req: falcon.Request, resp: falcon.Response, exc: Exception, params: dict[str, object]) -> None:
+    """Falcon's error handler for everything that our code raises."""
+    status = status_of(exc)
+    facts = (req.method, req.path, status, params.get("image_id", "-"), getattr(exc, "store", "") or "-")
+    if status >= 500:
+        known = isinstance(exc, errors.CalotypeError)
+        reason = f"{exc} ({exc.__cause__!r})" if exc.__cause__ is not None else str(exc)
+        LOG.error("%s %s answered %d; image %s, store %s: %s", *facts, reason, exc_info=None if known else exc)
+    elif isinstance(exc, errors.StoreError | errors.BodyBroken | errors.ContentRejected):
+        LOG.warning("%s %s answered %d; image %s, store %s: %s (%r)", *facts, exc, exc.__cause__)
+    message = str(exc) if isinstance(exc, errors.CalotypeError) else "The service failed; the log tells why."
+    if isinstance(exc, errors.RangeUnsatisfiable):
+        resp.set_header("Content-Range", f"bytes */{exc.size}")
+    if status == 503:
+        resp.set_header("Retry-After", "5")
+    render(req, resp, status, message)
+
+
+def handle_http(req: falcon.Request, resp: falcon.Response, exc: falcon.HTTPError, _params: dict[str, object]) -> None:
+    """Falcon's own refusals (no route, wrong method), in the same words as ours."""
+    for name, value in dict(exc.headers or {}).items():
+        resp.set_header(name, value)
+    status = exc.status_code
+    render(req, resp, status, exc.description or _EXPLAIN.get(status, exc.title or ""))
+
+
+def render(req: falcon.Request, resp: falcon.Response, status: int, message: str) -> None:
+    """Fill in an error answer, in the form that the client accepts."""
+    title = _TITLES.get(status, "Error")
+    resp.status = status
+    resp.data = None
+    resp.stream = None
+    accept = req.get_header("Accept") or ""
+    if "application/json" in accept:
+        body = {
+            "message": f"{escape(message, quote=False)}<br /><br />\n\n\n",
+            "code": f"{status} {title}",
+            "title": title,
+        }
+        resp.content_type = "application/json; charset=UTF-8"
+        resp.text = json.dumps(body)
+    elif "text/html" in accept or "*/*" in accept:
+        resp.content_type = "text/html; charset=UTF-8"
+        resp.text = (
+            f"<html>\n <head>\n  <title>{status} {title}</title>\n </head>\n <body>\n"
+            f"  <h1>{status} {title}</h1>\n  {escape(message)}<br /><br />\n </body>\n</html>"
+        )
+    else:
+        resp.content_type = "text/plain; charset=UTF-8"
+        resp.text = f"{status} {title}\n\n{message}\n"
+
+
+_EXPLAIN: Final = {
+    404: "The resource could not be found.",
+    405: "The method is not allowed for this resource.",
+}

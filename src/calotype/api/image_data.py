@@ -1,0 +1,142 @@
+"""Image data over HTTP: PUT, GET and HEAD of `/v2/images/{image_id}/file`."""
+
+import secrets
+from collections.abc import Iterator
+
+import falcon
+
+from calotype import errors
+from calotype.api import body, ranges
+from calotype.api.images import known_id
+from calotype.api.request import caller, integer, no_body, params, service
+from calotype.context import Context
+from calotype.images import data
+from calotype.images.data import Download
+from calotype.stores.base import Body
+
+_OCTETS = "application/octet-stream"
+
+
+def upload(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
+    """PUT /v2/images/{image_id}/file"""
+    if req.content_type != _OCTETS:
+        raise errors.UnsupportedMedia(f"Send image data as {_OCTETS}.")
+    size = body.content_length(req.env)
+    if stated := req.get_header("x-openstack-image-size"):
+        size = integer(stated, "x-openstack-image-size")
+    store_name = req.get_header("x-image-meta-store")
+    source = body.source(req.env)
+    data.upload(service(req), caller(req), known_id(image_id), source, store_name=store_name, size=size)
+    resp.status = 204
+
+
+def download(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
+    """GET and HEAD /v2/images/{image_id}/file"""
+    no_body(req)
+    svc, ctx = service(req), caller(req)
+    prefer = [name.strip() for value in params(req).get("prefer", ()) for name in value.split(",") if name.strip()]
+    found = data.prepare(svc, ctx, known_id(image_id), prefer)
+    if found.empty:
+        resp.status = 204
+        return
+    resp.content_type = _OCTETS
+    resp.set_header("Accept-Ranges", "bytes")
+    if found.etag:
+        resp.set_header("ETag", found.etag)
+        if _names(req.get_header("If-None-Match"), found.etag):
+            resp.status = 304
+            return
+    wanted = _wanted(req, found)
+    if wanted is None:
+        if found.image.checksum:
+            resp.set_header("Content-MD5", found.image.checksum)
+        _send(req, resp, ctx, found, 0, found.size)
+    elif len(wanted) == 1:
+        offset, length = wanted[0]
+        resp.status = 206
+        resp.set_header("Content-Range", f"bytes {offset}-{offset + length - 1}/{found.size}")
+        _send(req, resp, ctx, found, offset, length)
+    else:
+        resp.status = 206
+        _send_parts(req, resp, ctx, found, wanted)
+
+
+def _wanted(req: falcon.Request, found: Download) -> list[ranges.Range] | None:
+    """The ranges to send, None for everything."""
+    condition = req.get_header("If-Range")
+    if condition is not None and condition.strip() != found.etag:
+        return None  # Weak validators and dates never match: the client gets the whole anew.
+    if (old := req.get_header("Content-Range")) and req.get_header("Range") is None:
+        return ranges.parse_content_range(old, found.size)
+    return ranges.parse(req.get_header("Range"), found.size)
+
+
+def _send(req: falcon.Request, resp: falcon.Response, ctx: Context, found: Download, offset: int, length: int) -> None:
+    resp.set_header("Content-Length", str(length))
+    if req.method == "HEAD":
+        return
+    content = data.open_(ctx, found, offset=offset, length=length)
+    # The server sends a file by sendfile, when it gets it bare: whatever wraps it makes it read and write.
+    whole = offset == 0 and length == found.size
+    file = content.file() if whole or _honours_offset(req) else None
+    resp.stream = file if file is not None else _Stream(content)
+
+
+def _send_parts(
+    req: falcon.Request,
+    resp: falcon.Response,
+    ctx: Context,
+    found: Download,
+    wanted: list[ranges.Range],
+) -> None:
+    boundary = secrets.token_hex(16)
+    resp.content_type = f"multipart/byteranges; boundary={boundary}"
+    heads = [
+        f"\r\n--{boundary}\r\nContent-Type: {_OCTETS}\r\n"
+        f"Content-Range: bytes {offset}-{offset + length - 1}/{found.size}\r\n\r\n".encode()
+        for offset, length in wanted
+    ]
+    end = f"\r\n--{boundary}--\r\n".encode()
+    resp.set_header("Content-Length", str(sum(map(len, heads)) + sum(length for _, length in wanted) + len(end)))
+    if req.method == "HEAD":
+        return
+    # The first copy that opens decides whether there is an answer at all; the others follow as they are sent.
+    first = data.open_(ctx, found, offset=wanted[0][0], length=wanted[0][1])
+
+    def parts() -> Iterator[bytes]:
+        for place, (head, (offset, length)) in enumerate(zip(heads, wanted, strict=True)):
+            content = first if place == 0 else data.open_(ctx, found, offset=offset, length=length)
+            try:
+                yield head
+                yield from content
+            finally:
+                content.close()
+        yield end
+
+    resp.stream = parts()
+
+
+class _Stream:
+    """A body that is read and written; closed by the server whatever happens."""
+
+    def __init__(self, content: Body) -> None:
+        self._content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._content)
+
+    def close(self) -> None:
+        self._content.close()
+
+
+def _names(header: str | None, etag: str) -> bool:
+    """Whether an If-None-Match header names the validator (weak comparison, RFC 9110 §13.1.2)."""
+    if header is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return "*" in tags or etag in tags
+
+
+def _honours_offset(req: falcon.Request) -> bool:
+    """Whether the server sends a file from where it stands; uWSGI starts at its beginning (wrong bytes)."""
+    return str(req.env.get("SERVER_SOFTWARE", "")).startswith("gunicorn")

@@ -1,0 +1,140 @@
+"""Image records over HTTP."""
+
+import json
+from typing import Any, Final
+from urllib.parse import quote
+
+import falcon
+
+from calotype import errors
+from calotype.api import listing, patch, views
+from calotype.api.request import UUID, caller, json_body, json_object, no_body, params, path_text, service
+from calotype.api.schemas import Schemas
+from calotype.images import lifecycle
+from calotype.images.lifecycle import NewImage
+from calotype.model import HIDDEN_PROPERTIES, MAX_NAME, RESERVED_PREFIX, Image
+
+_COLUMNS: Final = frozenset(
+    "id name visibility protected os_hidden owner container_format disk_format min_disk min_ram tags".split()
+)
+
+
+def create(req: falcon.Request, resp: falcon.Response) -> None:
+    """POST /v2/images"""
+    svc = service(req)
+    values = json_object(req)
+    image = lifecycle.create(svc, caller(req), _new_image(values, req.context.schemas))
+    resp.status = 201
+    resp.location = f"{req.prefix}/v2/images/{image.id}"
+    resp.set_header("OpenStack-image-store-ids", ",".join(store.name for store in svc.stores))
+    _entity(req, resp, image)
+
+
+def show(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
+    """GET /v2/images/{image_id}"""
+    no_body(req)
+    _entity(req, resp, lifecycle.show(service(req), caller(req), known_id(image_id)))
+
+
+def index(req: falcon.Request, resp: falcon.Response) -> None:
+    """GET /v2/images"""
+    no_body(req)
+    svc = service(req)
+    wanted = params(req)
+    query = listing.query(wanted, default_limit=svc.conf.limit_param_default, most=svc.conf.api_limit_max)
+    images, marker = lifecycle.list_(svc, caller(req), query)
+    links = "&".join(
+        f"{quote(name)}={quote(value, safe=':,')}"
+        for name, values in wanted.items()
+        if name != "marker"
+        for value in values
+    )
+    body: dict[str, Any] = {
+        "images": [_view(req, image) for image in images],
+        "first": "/v2/images" + (f"?{links}" if links else ""),
+        "schema": "/v2/schemas/images",
+    }
+    if marker is not None:
+        body["next"] = "/v2/images?" + (f"{links}&" if links else "") + f"marker={marker}"
+    send(resp, body)
+
+
+def update(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
+    """PATCH /v2/images/{image_id}"""
+    media_type = (req.content_type or "").partition(";")[0].strip().lower()
+    if media_type not in (patch.V20, patch.V21):
+        resp.set_header("Accept-Patch", patch.ACCEPTED)
+        raise errors.UnsupportedMedia(f"Send a patch as {patch.V21} or {patch.V20}.")
+    changes = patch.changes(json_body(req), media_type, req.context.schemas)
+    _entity(req, resp, lifecycle.update(service(req), caller(req), known_id(image_id), changes))
+
+
+def delete(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
+    """DELETE /v2/images/{image_id}"""
+    no_body(req)
+    lifecycle.delete(service(req), caller(req), known_id(image_id))
+    resp.status = 204
+
+
+def deactivate(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
+    """POST /v2/images/{image_id}/actions/deactivate"""
+    no_body(req)
+    lifecycle.deactivate(service(req), caller(req), known_id(image_id))
+    resp.status = 204
+
+
+def reactivate(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
+    """POST /v2/images/{image_id}/actions/reactivate"""
+    no_body(req)
+    lifecycle.reactivate(service(req), caller(req), known_id(image_id))
+    resp.status = 204
+
+
+def add_tag(req: falcon.Request, resp: falcon.Response, image_id: str, tag: str) -> None:
+    """PUT /v2/images/{image_id}/tags/{tag}"""
+    no_body(req)
+    if not 0 < len(path_text(tag, "The tag")) <= MAX_NAME:
+        raise errors.Invalid(f"A tag has 1 to {MAX_NAME} characters.")
+    lifecycle.add_tag(service(req), caller(req), known_id(image_id), tag)
+    resp.status = 204
+
+
+def remove_tag(req: falcon.Request, resp: falcon.Response, image_id: str, tag: str) -> None:
+    """DELETE /v2/images/{image_id}/tags/{tag}"""
+    no_body(req)
+    lifecycle.remove_tag(service(req), caller(req), known_id(image_id), path_text(tag, "The tag"))
+    resp.status = 204
+
+
+def known_id(image_id: str) -> str:
+    """An id that could exist; anything else is an image that does not."""
+    if not UUID.match(image_id):
+        raise errors.NotFound(f"No image found with ID {image_id[:64]}")
+    return image_id
+
+
+def send(resp: falcon.Response, body: Any) -> None:
+    """A JSON answer."""
+    resp.content_type = "application/json"
+    resp.data = json.dumps(body).encode()
+
+
+def _entity(req: falcon.Request, resp: falcon.Response, image: Image) -> None:
+    send(resp, _view(req, image))
+
+
+def _view(req: falcon.Request, image: Image) -> dict[str, Any]:
+    stores = service(req).stores
+    names = [store.name for place in image.locations if (store := stores.of(place)) is not None]
+    return views.image(image, names)
+
+
+def _new_image(values: dict[str, Any], schemas: Schemas) -> NewImage:
+    for name in values:
+        if name in (lifecycle.READ_ONLY - {"id"}):
+            raise errors.Forbidden(f"Attribute '{name}' is read-only.")
+        if name in lifecycle.RESERVED or name in HIDDEN_PROPERTIES or name.startswith(RESERVED_PREFIX):
+            raise errors.Forbidden(f"Attribute '{name}' is reserved.")
+    schemas.check_image(values)
+    columns = {name: value for name, value in values.items() if name in _COLUMNS}
+    return NewImage(**columns, properties={name: value for name, value in values.items() if name not in _COLUMNS})

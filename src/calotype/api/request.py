@@ -1,0 +1,133 @@
+"""From an HTTP request to plain values, with a clear refusal for everything that is not well-formed."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import falcon
+
+from calotype import errors
+from calotype.api import body
+from calotype.context import Context
+from calotype.service import Service
+
+#: The largest JSON body that is read, bytes.
+MAX_JSON: Final = 1 << 20
+UUID: Final = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff\U00010000-\U0010ffff]")
+
+Handler = Callable[..., None]
+
+
+def caller(req: falcon.Request) -> Context:
+    """Who asks, as the authentication middleware found out."""
+    ctx: Context = req.context.caller
+    return ctx
+
+
+def service(req: falcon.Request) -> Service:
+    """The parts that use-cases work with."""
+    svc: Service = req.context.service
+    return svc
+
+
+def no_body(req: falcon.Request) -> None:
+    """Refuse a body where none belongs."""
+    if body.has_body(req.env):
+        raise errors.Invalid("This request takes no body.")
+
+
+def json_object(req: falcon.Request) -> dict[str, Any]:
+    """The body as a JSON object."""
+    found = json_body(req)
+    if not isinstance(found, dict):
+        raise errors.Invalid("The request body must be a JSON object.")
+    return found
+
+
+def json_body(req: falcon.Request) -> Any:
+    """The body as JSON: strict, bounded, with nothing in it that a database could not keep."""
+    if not body.has_body(req.env):
+        raise errors.Invalid("This request needs a JSON body.")
+    raw = _read(req)
+    try:
+        text = raw.decode()
+        found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        # Lone surrogates come in as escapes, so the decoded text has to be looked at.
+        check_text(json.dumps(found, ensure_ascii=False) if "\\u" in text else text, "The request body")
+    except UnicodeDecodeError as exc:
+        raise errors.Invalid("The request body is not UTF-8.") from exc
+    except RecursionError as exc:
+        raise errors.Invalid("The request body is nested too deeply.") from exc
+    except ValueError as exc:
+        raise errors.Invalid(f"Malformed JSON in request body: {exc}") from exc
+    return found
+
+
+def _read(req: falcon.Request) -> bytes:
+    length = body.content_length(req.env)
+    too_large = errors.OverLimit(f"The request body may have at most {MAX_JSON} bytes.")
+    if length is not None and length > MAX_JSON:
+        raise too_large
+    source = body.source(req.env)
+    buffer = bytearray(min(length, MAX_JSON) + 1 if length is not None else MAX_JSON + 1)
+    filled = 0
+    while filled < len(buffer) and (count := source.readinto(memoryview(buffer)[filled:])):
+        filled += count
+    if filled > MAX_JSON:
+        raise too_large
+    return bytes(buffer[:filled])
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return found
+
+
+def check_text(text: str, what: str) -> str:
+    """Refuse characters that not every database can keep: NUL, lone surrogates, those beyond the BMP."""
+    if _UNSTORABLE.search(text):
+        raise errors.Invalid(f"{what} holds characters that are not supported (beyond the BMP, surrogates or NUL).")
+    return text
+
+
+def path_text(value: str, what: str) -> str:
+    """A variable of the path, as text that can be kept. PATH_INFO smuggles bytes through as latin-1."""
+    if "\ufffd" in value:
+        raise errors.Invalid(f"{what} is not UTF-8.")
+    return check_text(value, what)
+
+
+def params(req: falcon.Request) -> Mapping[str, list[str]]:
+    """The query as lists of values; a name without a value has the empty string."""
+    from urllib.parse import parse_qsl
+
+    try:
+        pairs = parse_qsl(
+            req.query_string, keep_blank_values=True, errors="strict", encoding="utf-8", max_num_fields=256
+        )
+    except UnicodeDecodeError as exc:
+        raise errors.Invalid("The query is not UTF-8.") from exc
+    except ValueError as exc:
+        raise errors.Invalid("The query has too many fields.") from exc
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(check_text(name, "The query"), []).append(check_text(value, "The query"))
+    return found
+
+
+def integer(text: str, what: str, *, least: int = 0, most: int = 2**63 - 1) -> int:
+    """A decimal integer in a range. Raises `Invalid`."""
+    if not re.fullmatch(r"-?[0-9]{1,20}", text):
+        raise errors.Invalid(f"{what} must be an integer.")
+    value = int(text)
+    if not least <= value <= most:
+        raise errors.Invalid(f"{what} must be between {least} and {most}.")
+    return value

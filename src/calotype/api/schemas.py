@@ -1,0 +1,138 @@
+"""The schemas of what goes in and out: one description validates requests and is served at `/v2/schemas`."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import fastjsonschema
+
+from calotype import errors
+from calotype.model import MAX_INT, MAX_NAME, MEMBER_STATUSES, STATUSES, VISIBILITIES
+
+UUID_PATTERN: Final = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$"
+
+Schema = dict[str, Any]
+
+
+def _text(description: str, *, null: bool = False, most: int | None = MAX_NAME, read_only: bool = False) -> Schema:
+    schema: Schema = {"type": ["null", "string"] if null else "string", "description": description}
+    if most is not None:
+        schema["maxLength"] = most
+    return schema | ({"readOnly": True} if read_only else {})
+
+
+def _count(description: str, *, null: bool = False, read_only: bool = False, most: int | None = None) -> Schema:
+    schema: Schema = {"type": ["null", "integer"] if null else "integer", "description": description}
+    if not read_only:
+        schema["minimum"] = 0
+    if most is not None:
+        schema["maximum"] = most
+    return schema | ({"readOnly": True} if read_only else {})
+
+
+def image_properties(disk_formats: Iterable[str], container_formats: Iterable[str]) -> Schema:
+    """The attributes of an image, each with its schema."""
+    return {
+        "id": _text("Names the image for ever", most=None) | {"pattern": UUID_PATTERN},
+        "name": _text("What people call the image", null=True),
+        "status": _text("Where the image is in its life", most=None, read_only=True) | {"enum": list(STATUSES)},
+        "visibility": _text("Who may see the image", most=None) | {"enum": list(VISIBILITIES)},
+        "protected": {"type": "boolean", "description": "Whether deleting the image is refused"},
+        "os_hidden": {"type": "boolean", "description": "Whether lists leave the image out unless asked for it"},
+        "checksum": _text("MD5 of the data, for old clients only", null=True, most=32, read_only=True),
+        "os_hash_algo": _text("Algorithm of os_hash_value", null=True, most=64, read_only=True),
+        "os_hash_value": _text("Hash of the data, in hex", null=True, most=128, read_only=True),
+        "owner": _text("Project that the image belongs to", null=True),
+        "size": _count("Length of the data in bytes", null=True, read_only=True),
+        "virtual_size": _count("Size of the disk inside the data, in bytes", null=True, read_only=True),
+        "container_format": _text("What the disk is wrapped in", null=True, most=None)
+        | {"enum": [None, *container_formats]},
+        "disk_format": _text("Format of the disk", null=True, most=None) | {"enum": [None, *disk_formats]},
+        "created_at": _text("When the record was made", most=None, read_only=True),
+        "updated_at": _text("When the record changed last", most=None, read_only=True),
+        "tags": {
+            "type": "array",
+            "items": {"type": "string", "maxLength": MAX_NAME},
+            "description": "Words attached to the image",
+        },
+        "direct_url": _text("Where the first copy lies, for services", most=None, read_only=True),
+        "min_ram": _count("Memory a machine needs to run the image, in MiB", most=MAX_INT),
+        "min_disk": _count("Disk a machine needs to run the image, in GiB", most=MAX_INT),
+        "self": _text("Path of this record", most=None, read_only=True),
+        "file": _text("Path of the data", most=None, read_only=True),
+        "stores": _text("Stores that hold a copy, joined by commas", most=None, read_only=True),
+        "schema": _text("Path of this schema", most=None, read_only=True),
+    }
+
+
+_MEMBER: Final[Schema] = {
+    "created_at": _text("When the image was shared with the member", most=None),
+    "image_id": _text("The shared image", most=None) | {"pattern": UUID_PATTERN},
+    "member_id": _text("Project that the image is shared with"),
+    "schema": _text("Path of this schema", most=None, read_only=True),
+    "status": _text("What the member says to it", most=None) | {"enum": list(MEMBER_STATUSES)},
+    "updated_at": _text("When the entry changed last", most=None),
+}
+
+
+def _links(**links: str) -> list[Schema]:
+    return [{"rel": rel, "href": href} for rel, href in links.items()]
+
+
+class Schemas:
+    """The schemas of one configuration, compiled."""
+
+    def __init__(self, disk_formats: Iterable[str], container_formats: Iterable[str]) -> None:
+        properties = image_properties(disk_formats, container_formats)
+        image: Schema = {
+            "name": "image",
+            "properties": properties,
+            "additionalProperties": {"type": "string"},
+            "links": _links(self="{self}", enclosure="{file}", describedby="{schema}"),
+        }
+        member: Schema = {"name": "member", "properties": _MEMBER}
+        #: What `GET /v2/schemas/{name}` serves.
+        self.served: Mapping[str, Schema] = {
+            "image": image,
+            "images": {
+                "name": "images",
+                "properties": {
+                    "images": {"type": "array", "items": image},
+                    "first": {"type": "string"},
+                    "next": {"type": "string"},
+                    "schema": {"type": "string"},
+                },
+                "links": _links(first="{first}", next="{next}", describedby="{schema}"),
+            },
+            "member": member,
+            "members": {
+                "name": "members",
+                "properties": {"members": {"type": "array", "items": member}, "schema": {"type": "string"}},
+                "links": _links(describedby="{schema}"),
+            },
+        }
+        self._image = _compile({"type": "object", **image})
+
+    def check_image(self, values: Mapping[str, Any]) -> None:
+        """Refuse attributes of the wrong type, length or value, and properties that are not text. `Invalid`."""
+        for name in values:
+            if not 0 < len(name) <= MAX_NAME:
+                raise errors.Invalid(f"A property name has 1 to {MAX_NAME} characters.")
+        try:
+            self._image(dict(values))
+        except fastjsonschema.JsonSchemaValueException as exc:
+            where = ".".join(str(step) for step in exc.path[1:]) or "the body"
+            raise errors.Invalid(
+                f"Provided object does not match schema 'image': {where} {_reason(exc.message)}"
+            ) from exc
+
+
+def _compile(schema: Schema) -> Callable[[Any], Any]:
+    compiled: Callable[[Any], Any] = fastjsonschema.compile(
+        {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
+    )
+    return compiled
+
+
+def _reason(message: str) -> str:
+    """The end of fastjsonschema's sentence `data.name must be …`, bounded."""
+    return message.partition(" must ")[1].strip() + " " + message.partition(" must ")[2][:300]

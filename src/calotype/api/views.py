@@ -1,0 +1,80 @@
+"""From values to the JSON that clients know (contract: api.md §3, §5, §10)."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from calotype.images.stores import StoreFacts
+from calotype.model import HIDDEN_PROPERTIES, Image, Member
+
+
+def timestamp(when: datetime) -> str:
+    return f"{when:%Y-%m-%dT%H:%M:%S}Z"
+
+
+def image(found: Image, store_names: Iterable[str]) -> dict[str, Any]:
+    """An image entity. `store_names` are those of its copies that clients may know of."""
+    path = f"/v2/images/{found.id}"
+    entity: dict[str, Any] = {
+        name: value or "" for name, value in found.properties.items() if name not in HIDDEN_PROPERTIES
+    }
+    entity |= {
+        "id": found.id,
+        "name": found.name,
+        "disk_format": found.disk_format,
+        "container_format": found.container_format,
+        "visibility": found.visibility,
+        "size": found.size,
+        "virtual_size": found.virtual_size,
+        "status": found.status,
+        "checksum": found.checksum,
+        "protected": found.protected,
+        "min_ram": found.min_ram,
+        "min_disk": found.min_disk,
+        "owner": found.owner,
+        "os_hidden": found.os_hidden,
+        "os_hash_algo": found.os_hash_algo,
+        "os_hash_value": found.os_hash_value,
+        "created_at": timestamp(found.created_at),
+        "updated_at": timestamp(found.updated_at),
+        "tags": list(found.tags),
+        "self": path,
+        "file": f"{path}/file",
+        "schema": "/v2/schemas/image",
+    }
+    if stores := ",".join(dict.fromkeys(store_names)):
+        entity["stores"] = stores
+    return entity
+
+
+def member(found: Member) -> dict[str, Any]:
+    return {
+        "member_id": found.member,
+        "image_id": found.image_id,
+        "status": found.status,
+        "created_at": timestamp(found.created_at),
+        "updated_at": timestamp(found.updated_at),
+        "schema": "/v2/schemas/member",
+    }
+
+
+def store(facts: StoreFacts) -> dict[str, Any]:
+    """One store; flags are strings, and there only when they are true, as clients know them."""
+    entity: dict[str, Any] = {"id": facts.name}
+    if facts.description:
+        entity["description"] = facts.description
+    if facts.default:
+        entity["default"] = "true"
+    if facts.read_only:
+        entity["read-only"] = "true"
+    if facts.details is not None:
+        entity |= {"type": facts.kind, "weight": facts.weight, "properties": dict(facts.details)}
+        entity["capabilities"] = list(facts.features)
+    if facts.health is not None:
+        entity["status"] = "available" if facts.health.ok else "unavailable"
+        entity |= _known(free_bytes=facts.health.free, total_bytes=facts.health.total, last_error=facts.health.error)
+    return entity
+
+
+def _known(**values: Any) -> Mapping[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

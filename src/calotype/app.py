@@ -1,0 +1,182 @@
+"""The assembly: parts from a configuration, middleware as one list, routes. The only module that knows every part."""
+
+import logging
+import re
+import secrets
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import falcon
+from oslo_config import cfg
+from oslo_context import context as oslo_context
+
+from calotype import config, errors
+from calotype.api import body, versions
+from calotype.api import errors as api_errors
+from calotype.api.routes import ROUTES, Route
+from calotype.api.schemas import Schemas
+from calotype.auth.basic import BasicAuth
+from calotype.context import Context
+from calotype.db import schema
+from calotype.db.engine import Database, now
+from calotype.db.leases import Leases
+from calotype.images.stream import check_hash_algo
+from calotype.jobs.worker import Runner
+from calotype.policy import Policy
+from calotype.service import Service
+from calotype.stores import registry
+
+LOG = logging.getLogger(__name__)
+
+
+class App:
+    """A configured service. `wsgi` is the application; `start` and `stop` are its threads, in each process."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        check_hash_algo(conf.hashing_algorithm)
+        if conf.paste_deploy.flavor and "keystone" in conf.paste_deploy.flavor:
+            raise errors.ConfigError(
+                f"[paste_deploy] flavor = {conf.paste_deploy.flavor}: this release authenticates by HTTP basic only. "
+                "Serving without Keystone what was protected by it would be unsafe; unset the flavor to go on."
+            )
+        if conf.show_multiple_locations:
+            LOG.error(
+                "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0090). "
+                "Remove the option; services read locations from GET /v2/images/{id}/locations."
+            )
+        self.conf = conf
+        self.db = database(conf)
+        self.runner: Runner | None = None
+        self.service = Service(
+            conf=conf,
+            db=self.db,
+            policy=Policy(conf),
+            stores=registry.build(conf),
+            leases=Leases(self.db, config.state_path(conf, "owners"), now),
+            now=now,
+            nudge=lambda: self.runner.nudge() if self.runner else None,
+        )
+        auth = BasicAuth(users_file(conf), parallel=conf.http_basic.verify_parallel)
+        schemas = Schemas(conf.image_format.disk_formats, conf.image_format.container_formats)
+        self.wsgi = _falcon([Arrival(self.service, schemas), Authentication(self.service, auth)])
+
+    def start(self) -> None:
+        """Begin to work off jobs. Call it after forking."""
+        self.db.dispose()
+        self.runner = Runner(self.service, self.conf.jobs.poll)
+        self.runner.start()
+
+    def stop(self) -> None:
+        """End the threads and say good-bye to other processes."""
+        if self.runner is not None:
+            self.runner.stop()
+        self.service.leases.close()
+
+
+def build(conf: cfg.ConfigOpts) -> App:
+    """The service of a configuration. Raises `ConfigError` where it cannot be served safely."""
+    app = App(conf)
+    if schema.pending(app.db):
+        raise errors.ConfigError("The database schema is not that of this release; run: calotype db sync")
+    app.db.dispose()
+    return app
+
+
+def database(conf: cfg.ConfigOpts) -> Database:
+    """The configured database, or SQLite in the state directory."""
+    return Database(conf.database.connection or f"sqlite:///{config.state_path(conf, 'calotype.db')}")
+
+
+def users_file(conf: cfg.ConfigOpts) -> Path:
+    """Where the users of HTTP basic authentication are."""
+    return Path(conf.http_basic.users_file or config.state_path(conf, "users.json"))
+
+
+# --- HTTP ------------------------------------------------------------------------------------------------
+
+
+class _Falcon(falcon.App[Any, Any]):
+    # Where a file cannot go by sendfile, it is read by the server in steps of this size.
+    _STREAM_BLOCK_SIZE = 1 << 20
+
+
+class Arrival:
+    """First and last of every request: its id, the parts that handlers use, the version in its path."""
+
+    _ESCAPED_SLASH: Final = re.compile("%2f", re.IGNORECASE)
+
+    def __init__(self, svc: Service, schemas: Schemas) -> None:
+        self._svc = svc
+        self._schemas = schemas
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        req.context.service = self._svc
+        req.context.schemas = self._schemas
+        req.context.request_id = f"req-{secrets.token_hex(16)}"
+        given = req.get_header("X-Openstack-Request-ID")
+        most = self._svc.conf.max_request_id_length
+        if given and most and len(given) > most:
+            raise errors.HeaderTooLarge(f"X-Openstack-Request-ID may have at most {most} characters.")
+        if given and given.isascii() and given.isprintable():
+            req.context.request_id = given if given.startswith("req-") else f"req-{given}"
+        oslo_context.RequestContext(request_id=req.context.request_id)
+        raw = str(req.env.get("RAW_URI") or req.env.get("REQUEST_URI") or "")
+        if self._ESCAPED_SLASH.search(raw.partition("?")[0]):
+            # A variable of a path never holds a slash, so an escaped one matches no route.
+            raise errors.NotFound("The resource could not be found.")
+        versions.route(req)
+
+    def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool) -> None:
+        resp.set_header("X-Openstack-Request-ID", req.context.request_id)
+        body.refuse(req.env)
+
+
+class Authentication:
+    """Who asks, for every route that is not open."""
+
+    def __init__(self, svc: Service, auth: BasicAuth) -> None:
+        self._svc = svc
+        self._auth = auth
+
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, resource: Any, _params: dict[str, Any]
+    ) -> None:
+        if resource is None or req.method in resource.open_methods:
+            return
+        try:
+            found = self._auth.identify(req.get_header("Authorization"))
+        except errors.Unauthenticated:
+            resp.set_header("WWW-Authenticate", self._auth.challenge)
+            raise
+        ctx = Context(req.context.request_id, found.user, found.project, found.roles)
+        req.context.caller = replace(ctx, is_admin=self._svc.policy.admit(ctx))
+
+
+def _falcon(middleware: list[Any]) -> falcon.App[Any, Any]:
+    application = _Falcon(middleware=middleware)
+    application.req_options.auto_parse_form_urlencoded = False
+    application.req_options.strip_url_path_trailing_slash = False
+    application.resp_options.default_media_type = "application/json"
+    application.add_error_handler(Exception, api_errors.handle)
+    application.add_error_handler(falcon.HTTPError, api_errors.handle_http)
+    paths: dict[str, list[Route]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, []).append(route)
+    for path, routes in paths.items():
+        application.add_route(path, _resource(routes))
+    return application
+
+
+def _resource(routes: list[Route]) -> object:
+    """What Falcon wants to see: an object with one responder a method."""
+    allowed = sorted(route.method for route in routes)
+    responders: dict[str, Any] = {f"on_{route.method.lower()}": staticmethod(route.handler) for route in routes}
+    responders.setdefault("on_options", staticmethod(partial(_refuse_method, allowed)))
+    responders["open_methods"] = frozenset(route.method for route in routes if route.open)
+    return type("Resource", (), responders)()
+
+
+def _refuse_method(allowed: list[str], _req: falcon.Request, _resp: falcon.Response, **_rest: str) -> None:
+    raise falcon.HTTPMethodNotAllowed(allowed)

@@ -1,0 +1,223 @@
+"""HTTP basic authentication from one file of users: an image service without Keystone.
+
+The file is JSON, readable by its owner alone, and written by `calotype user …`. Each user has one project and
+some roles. A password is verified against its bcrypt hash once; after that a keyed digest of it, held in
+memory only, is compared instead. The digest hangs on the user's entry as it stands in the file, and the file is
+looked at for every request, so that a changed or removed user is refused by the next one.
+"""
+
+import base64
+import binascii
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import bcrypt
+
+from calotype import errors
+
+LOG = logging.getLogger(__name__)
+
+#: Each role includes those after it.
+ROLES = ("admin", "manager", "member", "reader")
+#: bcrypt looks at no more than this; longer ones are refused rather than cut.
+MAX_PASSWORD = 72
+_COST = 10
+_WAIT_SECONDS = 10.0
+_SERVICE_ROLE = "service"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One entry of the users file. `roles` as given, without what they include."""
+
+    name: str
+    project: str
+    roles: tuple[str, ...]
+    password: str  #: bcrypt hash
+
+    @property
+    def implied_roles(self) -> frozenset[str]:
+        """The roles with everything they include."""
+        found = set(self.roles)
+        for place, role in enumerate(ROLES):
+            if role in found:
+                found.update(ROLES[place:])
+        return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a request comes from."""
+
+    user: str
+    project: str
+    roles: frozenset[str]
+
+
+class BasicAuth:
+    """Verifies `Authorization: Basic` headers. Shared by threads."""
+
+    challenge = 'Basic realm="calotype", charset="UTF-8"'
+
+    def __init__(self, path: Path, *, parallel: int = 2) -> None:
+        self._path = path
+        self._gate = threading.BoundedSemaphore(parallel)
+        self._key = secrets.token_bytes(32)
+        self._stamp: tuple[int, ...] | None = None
+        self._users: Mapping[str, User] = {}
+        self._known: dict[str, bytes] = {}
+        # Compared with when there is no such user, so that the time taken does not tell.
+        self._nobody = User("", "", (), hash_password(secrets.token_hex(8)))
+
+    def identify(self, header: str | None) -> Identity:
+        """The caller behind a header. Raises `Unauthenticated`; `Busy` when too many passwords wait for a turn."""
+        name, password = _parse(header)
+        users = self._load()
+        user = users.get(name)
+        known = self._known.get(name)
+        if user is not None and known is not None and hmac.compare_digest(known, self._digest(user, password)):
+            return _identity(user)
+        if not self._verify(user or self._nobody, password) or user is None:
+            raise errors.Unauthenticated("The user name or the password is wrong.")
+        self._known[name] = self._digest(user, password)
+        return _identity(user)
+
+    def _verify(self, user: User, password: str) -> bool:
+        """bcrypt costs some 50 ms of CPU by design: a few at a time, so that guessing starves nobody."""
+        if not self._gate.acquire(timeout=_WAIT_SECONDS):
+            raise errors.Busy("Too many passwords are being verified; try again later.")
+        try:
+            encoded = password.encode()
+            return len(encoded) <= MAX_PASSWORD and bcrypt.checkpw(encoded, user.password.encode())
+        except ValueError:
+            return False  # A hash that is none, or a NUL in the password.
+        finally:
+            self._gate.release()
+
+    def _digest(self, user: User, password: str) -> bytes:
+        entry = f"{user.name}\0{user.project}\0{','.join(user.roles)}\0{user.password}\0{password}"
+        return hashlib.blake2b(entry.encode(), key=self._key, digest_size=32).digest()
+
+    def _load(self) -> Mapping[str, User]:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            self._stamp, self._users, self._known = None, {}, {}
+            return self._users
+        stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
+        if stamp != self._stamp:
+            try:
+                users = read_users(self._path)
+            except errors.ConfigError as exc:
+                LOG.error("the users of the last good file stay in force: %s", exc)
+                self._stamp = stamp
+                return self._users
+            self._known = {
+                name: digest for name, digest in self._known.items() if users.get(name) == self._users.get(name)
+            }
+            self._users, self._stamp = users, stamp
+        return self._users
+
+
+def _parse(header: str | None) -> tuple[str, str]:
+    if not header:
+        raise errors.Unauthenticated("This service wants a user name and a password (HTTP basic authentication).")
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic" or len(encoded) > 1024:
+        raise errors.Unauthenticated("This service wants a user name and a password (HTTP basic authentication).")
+    try:
+        name, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError) as exc:
+        raise errors.Unauthenticated("The Authorization header is malformed.") from exc
+    if not colon:
+        raise errors.Unauthenticated("The Authorization header is malformed.")
+    return name, password
+
+
+def _identity(user: User) -> Identity:
+    return Identity(user.name, user.project, user.implied_roles)
+
+
+# --- the file --------------------------------------------------------------------------------------------
+
+
+def hash_password(password: str) -> str:
+    """A bcrypt hash. Raises `Invalid` for a password that bcrypt would cut."""
+    encoded = password.encode()
+    if not encoded or len(encoded) > MAX_PASSWORD or b"\0" in encoded:
+        raise errors.Invalid(f"A password has 1 to {MAX_PASSWORD} bytes and no NUL.")
+    return bcrypt.hashpw(encoded, bcrypt.gensalt(_COST)).decode()
+
+
+def read_users(path: Path) -> dict[str, User]:
+    """All users by name. Raises `ConfigError` for a file that is malformed or that others can read."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise errors.ConfigError(f"{path} can be read by others; run: chmod 600 {path}")
+        entries = json.loads(path.read_text())["users"]
+        users = [User(e["name"], e["project"], tuple(e["roles"]), e["password"]) for e in entries]
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as exc:
+        raise errors.ConfigError(f"{path} is no users file: {exc}") from exc
+    return {user.name: user for user in users}
+
+
+@contextlib.contextmanager
+def changing_users(path: Path) -> Iterator[dict[str, User]]:
+    """The users, to be changed in place and written back; two commands at once lose nothing of each other."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        users = read_users(path)
+        yield users
+        write_users(path, users)
+    finally:
+        os.close(lock)
+
+
+def write_users(path: Path, users: Mapping[str, User]) -> None:
+    """Replace the file in one step, readable by its owner alone."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    text = json.dumps({"users": [asdict(user) for user in users.values()]}, indent=1) + "\n"
+    write_private(path, text)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file durably by one that only its owner reads."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    number = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(number, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def make_user(name: str, project: str, roles: tuple[str, ...], password: str) -> User:
+    """A user with a hashed password. Raises `Invalid` for names or roles that would not work."""
+    if not name or ":" in name or not name.isprintable() or len(name) > 255:
+        raise errors.Invalid("A user name is 1 to 255 printable characters without a colon.")
+    if not project or not project.isprintable() or len(project) > 255:
+        raise errors.Invalid("A project is 1 to 255 printable characters.")
+    known = (*ROLES, _SERVICE_ROLE)
+    if unknown := [role for role in roles if role not in known]:
+        raise errors.Invalid(f"There is no role {unknown[0]!r}; roles are {', '.join(known)}.")
+    if not roles:
+        raise errors.Invalid("A user needs at least one role.")
+    return User(name, project, roles, hash_password(password))

@@ -1,0 +1,35 @@
+"""The `clouds.yaml` that a service without Keystone writes for its first user."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from calotype.auth.basic import write_private
+
+CLOUD = "calotype"
+
+
+def write(path: Path, endpoint: str, user: str, password: str) -> None:
+    """Make the file, readable by its owner alone."""
+    # The client asks the catalog for the image endpoint unless it is told; http_basic has no catalog.
+    cloud = {
+        "auth_type": "http_basic",
+        "auth": {"endpoint": endpoint, "username": user, "password": password},
+        "image_endpoint_override": endpoint,
+    }
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(path, yaml.safe_dump({"clouds": {CLOUD: cloud}}, sort_keys=False))
+
+
+def move(path: Path, endpoint: str) -> None:
+    """Let an existing file point at another endpoint; leave alone what is not ours."""
+    try:
+        found: Any = yaml.safe_load(path.read_text())
+        cloud = found["clouds"][CLOUD]
+        if cloud["image_endpoint_override"] == endpoint:
+            return
+        cloud["auth"]["endpoint"] = cloud["image_endpoint_override"] = endpoint
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return
+    write_private(path, yaml.safe_dump(found, sort_keys=False))

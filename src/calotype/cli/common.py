@@ -1,0 +1,25 @@
+"""What several commands do."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from oslo_config import cfg
+
+from calotype import config
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Commands = argparse._SubParsersAction  # generic in type stubs only
+
+
+def load(options: argparse.Namespace) -> cfg.ConfigOpts:
+    """The configuration that the arguments name."""
+    return config.load(options.config_file, options.config_dir, state_dir=options.state_dir)
+
+
+def group(commands: Commands, name: str, words: str) -> Commands:
+    """A command that has commands of its own; alone it prints its help."""
+    parser = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
+    parser.set_defaults(helps=parser)
+    return parser.add_subparsers(title="commands", metavar="COMMAND")

@@ -1,0 +1,45 @@
+"""`calotype config show|check`: what is in force, and whether it can be served."""
+
+import argparse
+
+from oslo_config import cfg
+
+from calotype import app, config
+from calotype.cli.common import Commands, group, load
+
+
+def register(commands: Commands, common: argparse.ArgumentParser) -> None:
+    verbs = group(commands, "config", "show the options in force, and check that they can be served")
+    show = verbs.add_parser("show", parents=[common], help="print every option with its value; secrets are hidden")
+    show.set_defaults(run=run_show)
+    check = verbs.add_parser(
+        "check", parents=[common], help="try everything but listening; exit code 0 when it can be served, else 1"
+    )
+    check.set_defaults(run=run_check)
+
+
+def run_show(options: argparse.Namespace) -> int:
+    conf = load(options)
+    for section, opts in config.GROUPS.items():
+        print(f"[{section}]")
+        for opt in opts:
+            value = getattr(conf if section == "DEFAULT" else conf[section], opt.dest)
+            print(f"{opt.dest} = {_text(opt, value)}")
+        print()
+    return 0
+
+
+def run_check(options: argparse.Namespace) -> int:
+    app.App(load(options))
+    print("The configuration can be served.")
+    return 0
+
+
+def _text(opt: cfg.Opt, value: object) -> str:
+    if value is None:
+        return "<unset>"
+    if opt.secret:
+        return "<hidden>"
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{item}" for key, item in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

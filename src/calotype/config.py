@@ -1,0 +1,190 @@
+"""Every option: its name as Glance has it where it means the same, its type, default and help.
+
+`load` reads the files into one `ConfigOpts` that is handed on; nothing reads a global.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from oslo_config import cfg
+
+from calotype import errors
+
+DEFAULT: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "state_dir",
+        help="Directory for everything that Calotype makes itself when nothing else is configured: the SQLite "
+        "database, the first store, the users file, lock files. Default: /var/lib/calotype for root, "
+        "~/.local/state/calotype for others.",
+    ),
+    cfg.IntOpt("api_limit_max", default=1000, min=1, help="Most images that one list answer holds."),
+    cfg.IntOpt(
+        "limit_param_default", default=25, min=1, help="Images in a list answer when the client names no limit."
+    ),
+    cfg.IntOpt(
+        "max_request_id_length",
+        default=64,
+        min=0,
+        help="Longest X-Openstack-Request-ID accepted from a client, in characters; 0 lifts the limit.",
+    ),
+    cfg.StrOpt("public_endpoint", help="Base URL that clients use, for the versions document; default: as requested."),
+    cfg.DictOpt(
+        "enabled_backends",
+        default={},
+        help="Stores as id:type pairs, for example fast:file,cheap:file. Each id has a section of its own. "
+        "Unset: one file store named 'local' in the state directory.",
+    ),
+    cfg.StrOpt("hashing_algorithm", default="sha512", help="Hash for os_hash_value: a strong one of Python's hashlib."),
+    cfg.BoolOpt(
+        "md5_checksum",
+        default=True,
+        help="Also compute the old MD5 `checksum`. Nothing is ever decided by it; switch it off under FIPS or to "
+        "save its CPU time.",
+    ),
+    cfg.IntOpt("image_size_cap", default=1 << 40, min=1, max=1 << 63, help="Largest image, in bytes."),
+    cfg.IntOpt("image_member_quota", default=128, help="Members per image; negative lifts the limit."),
+    cfg.IntOpt("image_property_quota", default=128, help="Custom properties per image; negative lifts the limit."),
+    cfg.IntOpt("image_tag_quota", default=128, help="Tags per image; negative lifts the limit."),
+    cfg.BoolOpt("show_image_direct_url", default=False, help="Read for compatibility; direct_url comes with Keystone."),
+    cfg.BoolOpt("show_multiple_locations", default=False, help="Not offered (OSSN-0090); reported at start when set."),
+]
+
+SERVER: list[cfg.Opt] = [
+    cfg.StrOpt("bind", default="127.0.0.1:9292", help="HOST:PORT that `calotype serve` listens on."),
+    cfg.IntOpt("workers", default=1, min=1, help="Worker processes of `calotype serve`."),
+    cfg.IntOpt("threads", default=512, min=1, help="Requests that one worker works on at once; threads start lazily."),
+    cfg.FloatOpt(
+        "client_timeout", default=60.0, min=1, help="Seconds without a byte after which an upload is given up."
+    ),
+    cfg.IntOpt("graceful_timeout", default=30, min=1, help="Seconds that running transfers get to end at a shutdown."),
+    cfg.StrOpt("tls_cert", help="PEM file with the certificate chain; with tls_key, `calotype serve` speaks HTTPS."),
+    cfg.StrOpt("tls_key", help="PEM file with the private key."),
+    cfg.BoolOpt(
+        "allow_plain_http",
+        default=False,
+        help="Listen beyond loopback without TLS. Passwords and images then cross the network in the clear.",
+    ),
+]
+
+HTTP_BASIC: list[cfg.Opt] = [
+    cfg.StrOpt("users_file", help="Users, projects and password hashes; default: users.json in the state directory."),
+    cfg.IntOpt("verify_parallel", default=2, min=1, help="Passwords that one worker verifies at once; each costs CPU."),
+]
+
+DATABASE: list[cfg.Opt] = [
+    cfg.StrOpt("connection", secret=True, help="SQLAlchemy URL; default: calotype.db in the state directory."),
+]
+
+IMAGE_FORMAT: list[cfg.Opt] = [
+    cfg.ListOpt(
+        "container_formats",
+        default=["ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed"],
+        help="Values allowed for container_format.",
+    ),
+    cfg.ListOpt(
+        "disk_formats",
+        default=["ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop"],
+        help="Values allowed for disk_format.",
+    ),
+    cfg.BoolOpt(
+        "require_image_format_match",
+        default=True,
+        help="Refuse data whose detected format is not the image's disk_format. Unsafe data is refused always.",
+    ),
+    cfg.ListOpt("gpt_safety_checks_nonfatal", default=[], help="Partition-table checks that may fail, by name (mbr)."),
+]
+
+GLANCE_STORE: list[cfg.Opt] = [
+    cfg.StrOpt("default_backend", help="Id of the store that takes an upload which names none."),
+    cfg.StrOpt(
+        "filesystem_store_datadir",
+        help="Directory of a single-store Glance; used when enabled_backends is unset. Deprecated: name the store.",
+    ),
+    cfg.StrOpt("default_store", help="Of a single-store Glance; only file stores can be taken over this way."),
+]
+
+PASTE: list[cfg.Opt] = [
+    cfg.StrOpt("flavor", help="As Glance has it. Unset selects HTTP basic authentication with the users file.")
+]
+
+JOBS: list[cfg.Opt] = [
+    cfg.FloatOpt("poll", default=2.0, min=0.1, help="Seconds between looks for work that nobody announced.")
+]
+
+HEALTHCHECK: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "disable_by_file_path",
+        default="/etc/glance/healthcheck_disable",
+        help="While this file exists, /healthcheck answers 503, so that a load balancer sends nobody here.",
+    ),
+]
+
+GROUPS: dict[str, list[cfg.Opt]] = {
+    "DEFAULT": DEFAULT,
+    "server": SERVER,
+    "http_basic": HTTP_BASIC,
+    "database": DATABASE,
+    "image_format": IMAGE_FORMAT,
+    "glance_store": GLANCE_STORE,
+    "paste_deploy": PASTE,
+    "healthcheck": HEALTHCHECK,
+    "jobs": JOBS,
+}
+
+
+def load(
+    files: Sequence[str] = (), dirs: Sequence[str] = (), *, state_dir: str | None = None, search: bool = True
+) -> cfg.ConfigOpts:
+    """Read configuration files, later ones winning, into a new `ConfigOpts`.
+
+    Without files: `$OS_GLANCE_CONFIG_DIR/glance-api.conf` or `/etc/calotype/calotype.conf` where they exist
+    (`search`), else the defaults alone. Raises `ConfigError` naming the file or option that is wrong.
+    """
+    if not files and not dirs and search:
+        files = _usual_files()
+    conf = cfg.ConfigOpts()
+    register(conf)
+    try:
+        conf(
+            args=[],
+            project="calotype",
+            default_config_files=[str(Path(f).absolute()) for f in files],
+            default_config_dirs=[str(Path(d).absolute()) for d in dirs],
+        )
+    except cfg.Error as exc:
+        raise errors.ConfigError(f"The configuration cannot be read: {exc}") from exc
+    if state_dir is not None:
+        conf.set_override("state_dir", str(Path(state_dir).absolute()))
+    elif conf.state_dir is None:
+        conf.set_default("state_dir", str(_usual_state_dir()))
+    return conf
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    """Make our options known; libraries register their own where they are set up."""
+    from oslo_log import log
+
+    log.register_options(conf)
+    for group, options in GROUPS.items():
+        conf.register_opts(options, group=None if group == "DEFAULT" else group)
+
+
+def state_path(conf: cfg.ConfigOpts, name: str) -> Path:
+    """A path in the state directory."""
+    return Path(conf.state_dir) / name
+
+
+def _usual_files() -> list[str]:
+    wanted = []
+    if directory := os.environ.get("OS_GLANCE_CONFIG_DIR"):
+        wanted = [Path(directory) / "glance-image-import.conf", Path(directory) / "glance-api.conf"]
+    else:
+        wanted = [Path("/etc/calotype/calotype.conf")]
+    return [str(path) for path in wanted if path.is_file()]
+
+
+def _usual_state_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/calotype")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "calotype"

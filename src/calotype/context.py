@@ -1,0 +1,22 @@
+"""Who asks: the facts about a caller that every use-case receives."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One caller during one request.
+
+    `project` is a project id, None for a caller without one. `roles` are lower-case. `is_admin` is the answer
+    of the policy rule `context_is_admin`, set by `policy.Policy.admit`.
+    """
+
+    request_id: str = ""
+    user: str | None = None
+    project: str | None = None
+    roles: frozenset[str] = field(default_factory=frozenset)
+    is_admin: bool = False
+
+
+#: The service itself, for work that no request asked for (sweeping, repairing, the command line).
+SERVICE = Context(request_id="req-service", user="calotype", roles=frozenset({"admin"}), is_admin=True)

@@ -1,0 +1,321 @@
+"""Image records: reading, listing and changing them. Who may see which image is decided here, once, in `visible`.
+
+Frozen values come out; nothing here asks the policy or touches a store. Functions that change a row return
+whether they did, so that a caller who lost a race can say so.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from calotype import errors
+from calotype.context import Context
+from calotype.db import filters, tombstones
+from calotype.db.engine import Tx
+from calotype.db.tables import image_locations, image_members, image_properties, image_tags, images
+from calotype.model import TRANSITIONS, Image, Location, Query
+
+_COLUMNS = (
+    "id name status visibility owner created_at updated_at protected os_hidden disk_format "
+    "container_format size virtual_size min_disk min_ram checksum os_hash_algo os_hash_value"
+).split()
+_SELECT = sa.select(*(images.c[name] for name in _COLUMNS)).where(images.c.deleted == sa.false())
+_BY_ID = _SELECT.where(images.c.id == sa.bindparam("image_id"))
+
+_PROPERTY, _TAG, _LOCATION = 1, 2, 3
+
+
+# --- who sees what ---------------------------------------------------------------------------------------
+
+
+def visible(ctx: Context, member_status: str = "all") -> sa.ColumnElement[bool]:
+    """Whether the caller may know of an image (contract: images.md §4), as a condition on `images`.
+
+    `member_status` narrows what is seen through a share, for lists.
+    """
+    if ctx.is_admin:
+        return sa.true()
+    seen = images.c.owner.is_(None) | images.c.visibility.in_(("public", "community"))
+    if ctx.project is None:
+        return seen
+    shared = (
+        sa.exists()
+        .where(image_members.c.image_id == images.c.id)
+        .where(image_members.c.member == ctx.project)
+        .where(image_members.c.deleted == sa.false())
+    )
+    if member_status != "all":
+        shared = shared.where(image_members.c.status == member_status)
+    return seen | (images.c.owner == ctx.project) | ((images.c.visibility == "shared") & shared)
+
+
+def _listed(ctx: Context, query: Query) -> sa.ColumnElement[bool]:
+    """What a list shows of what is visible: community images of others only to whoever asks for them."""
+    seen = visible(ctx, query.member_status)
+    if query.visibility == "all":
+        return seen
+    if query.visibility is not None:
+        return seen & (images.c.visibility == query.visibility)
+    if ctx.project is None:
+        return seen & (images.c.visibility != "community")
+    return seen & ((images.c.visibility != "community") | (images.c.owner == ctx.project))
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+def get(tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image | None:
+    """The image, if it exists and the caller may know of it. `lock` keeps other writers out until the commit."""
+    statement = _BY_ID if ctx.is_admin else _BY_ID.where(visible(ctx))
+    if lock:
+        statement = statement.with_for_update()
+    row = tx.execute(statement, {"image_id": image_id.lower()}).first()
+    return _assemble(tx, ctx, [row])[0] if row is not None else None
+
+
+def page(tx: Tx, ctx: Context, query: Query) -> list[Image]:
+    """Up to `query.limit` images after `query.marker`. Raises `Invalid` for a marker that the caller cannot see."""
+    if query.limit == 0:
+        return []
+    statement = _SELECT.where(_listed(ctx, query), images.c.status != "killed", *filters.conditions(query))
+    order = filters.order(query)
+    if query.marker is not None:
+        keys = sa.select(*(key.expression for key in order)).where(images.c.id == query.marker.lower())
+        marker = tx.execute(keys.where(images.c.deleted == sa.false(), visible(ctx))).first()
+        if marker is None:
+            raise errors.Invalid(f"The marker {query.marker!r} names no image.")
+        statement = statement.where(filters.after(order, marker))
+    statement = statement.order_by(*(key.ordered for key in order)).limit(query.limit)
+    return _assemble(tx, ctx, tx.execute(statement).all())
+
+
+def _assemble(tx: Tx, ctx: Context, rows: Sequence[Any]) -> list[Image]:
+    """Images from rows: one more statement for everything that hangs on them, however many they are."""
+    children: dict[str, tuple[dict[str, str], list[str], list[Location]]] = {row.id: ({}, [], []) for row in rows}
+    if children:
+        for image_id, kind, number, name, value in tx.execute(_CHILDREN, {"ids": list(children)}):
+            properties, tags, locations = children[image_id]
+            if kind == _PROPERTY:
+                properties[name] = value
+            elif kind == _TAG:
+                tags.append(value)
+            else:
+                locations.append(Location(number, value, json.loads(name) if name else {}))
+    return [_image(row, ctx, *children[row.id]) for row in rows]
+
+
+def _children() -> sa.CompoundSelect[Any]:
+    ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+
+    def part(kind: int, table: sa.Table, name: Any, value: Any) -> sa.Select[Any]:
+        columns = (table.c.image_id, sa.literal(kind).label("kind"), table.c.id, name, value)
+        return sa.select(*columns).where(table.c.image_id.in_(ids), table.c.deleted == sa.false())
+
+    nothing = sa.literal("").label("name")
+    return sa.union_all(
+        part(_PROPERTY, image_properties, image_properties.c.name, image_properties.c.value),
+        part(_TAG, image_tags, nothing, image_tags.c.value),
+        part(_LOCATION, image_locations, image_locations.c.meta_data, image_locations.c.value).where(
+            image_locations.c.status == "active"
+        ),
+    )
+
+
+_CHILDREN = _children()
+
+
+def _image(row: Any, ctx: Context, properties: dict[str, str], tags: list[str], locations: list[Location]) -> Image:
+    shared = row.visibility == "shared" and row.owner is not None and row.owner != ctx.project and not ctx.is_admin
+    return Image(
+        id=row.id,
+        name=row.name,
+        status=row.status,
+        visibility=row.visibility,
+        owner=row.owner,
+        created_at=row.created_at,
+        updated_at=row.updated_at or row.created_at,
+        protected=row.protected,
+        os_hidden=row.os_hidden,
+        disk_format=row.disk_format,
+        container_format=row.container_format,
+        size=row.size,
+        virtual_size=row.virtual_size,
+        min_disk=row.min_disk,
+        min_ram=row.min_ram,
+        checksum=row.checksum,
+        os_hash_algo=row.os_hash_algo,
+        os_hash_value=row.os_hash_value,
+        properties=properties,
+        tags=tuple(sorted(set(tags))),
+        locations=tuple(sorted(locations, key=lambda location: location.id)),
+        member=ctx.project if shared else None,
+    )
+
+
+# --- changing --------------------------------------------------------------------------------------------
+
+
+def add(tx: Tx, image: Image) -> None:
+    """Insert a record with its properties and tags. Raises `Conflict` when the id was ever used."""
+    taken = errors.Conflict(f"The id {image.id} is in use, or was used by an image that is deleted.")
+    if tombstones.holds(tx, image.id):
+        raise taken
+    if tx.execute(sa.select(images.c.id).where(images.c.id == image.id)).first():
+        raise taken
+    try:
+        with tx.begin_nested():
+            values = {name: getattr(image, name) for name in _COLUMNS}
+            tx.execute(sa.insert(images).values(values | {"deleted": False}))
+    except sa.exc.IntegrityError as exc:
+        raise taken from exc
+    _put_properties(tx, image.id, image.properties, image.created_at)
+    _put_tags(tx, image.id, image.tags, image.created_at)
+
+
+def save(tx: Tx, before: Image, after: Image) -> None:
+    """Write what differs between two states of one record; read `before` with `lock` in the same transaction."""
+    values = {name: getattr(after, name) for name in _COLUMNS if getattr(after, name) != getattr(before, name)}
+    when = after.updated_at
+    tx.execute(sa.update(images).where(images.c.id == before.id).values(values | {"updated_at": when}))
+    gone = [name for name in before.properties if name not in after.properties]
+    if gone:
+        _soft_delete(tx, image_properties, before.id, when, image_properties.c.name.in_(gone))
+    changed = {k: v for k, v in after.properties.items() if before.properties.get(k) != v}
+    _put_properties(tx, before.id, changed, when)
+    gone = [tag for tag in before.tags if tag not in after.tags]
+    if gone:
+        _soft_delete(tx, image_tags, before.id, when, image_tags.c.value.in_(gone))
+    _put_tags(tx, before.id, [tag for tag in after.tags if tag not in before.tags], when)
+
+
+def move(tx: Tx, image_id: str, expected: str, to: str, *, now: datetime, **values: Any) -> bool:
+    """Change the status if it is still the expected one, with other columns; False when it was not."""
+    if to not in TRANSITIONS[expected]:
+        raise ValueError(f"{expected} cannot become {to}")
+    statement = (
+        sa.update(images)
+        .where(images.c.id == image_id, images.c.status == expected, images.c.deleted == sa.false())
+        .values(status=to, updated_at=now, **values)
+    )
+    return bool(tx.execute(statement).rowcount)
+
+
+def delete(tx: Tx, image: Image, now: datetime) -> bool:
+    """Mark the record and all that hangs on it deleted, and bury its id. False when somebody was quicker."""
+    statement = (
+        sa.update(images)
+        .where(images.c.id == image.id, images.c.deleted == sa.false())
+        .values(status="deleted", deleted=True, deleted_at=now, updated_at=now)
+    )
+    if not tx.execute(statement).rowcount:
+        return False
+    for table in (image_properties, image_tags, image_members, image_locations):
+        _soft_delete(tx, table, image.id, now)
+    tombstones.bury(tx, [image.id], now)
+    return True
+
+
+def restore(tx: Tx, image_id: str, status: str, *, without: Iterable[int] = ()) -> None:
+    """Undo `delete`: everything that went with it returns, but for the locations whose data is gone already."""
+    when = tx.execute(sa.select(images.c.deleted_at).where(images.c.id == image_id)).scalar_one()
+    tx.execute(sa.update(images).where(images.c.id == image_id).values(status=status, deleted=False, deleted_at=None))
+    for table in (image_properties, image_tags, image_members, image_locations):
+        same = (table.c.image_id == image_id) & (table.c.deleted == sa.true()) & (table.c.deleted_at == when)
+        if table is image_locations:
+            same &= table.c.id.not_in(list(without))
+        extra = {"status": "active"} if table is image_locations else {}
+        tx.execute(sa.update(table).where(same).values(deleted=False, deleted_at=None, **extra))
+    tombstones.unbury(tx, image_id)
+
+
+def add_location(tx: Tx, image_id: str, url: str, metadata: Mapping[str, Any], now: datetime) -> None:
+    """Add one copy."""
+    values = {"image_id": image_id, "value": url, "meta_data": json.dumps(dict(metadata)), "status": "active"}
+    times = {"created_at": now, "updated_at": now, "deleted": False}
+    tx.execute(sa.insert(image_locations).values(values | times))
+
+
+def remove_location(tx: Tx, location_id: int, now: datetime) -> bool:
+    """Drop one copy from the record. False when somebody was quicker."""
+    statement = (
+        sa.update(image_locations)
+        .where(image_locations.c.id == location_id, image_locations.c.deleted == sa.false())
+        .values(deleted=True, deleted_at=now, status="deleted")
+    )
+    return bool(tx.execute(statement).rowcount)
+
+
+def restore_location(tx: Tx, location_id: int) -> None:
+    """Undo `remove_location`."""
+    statement = sa.update(image_locations).where(image_locations.c.id == location_id)
+    tx.execute(statement.values(deleted=False, deleted_at=None, status="active"))
+
+
+def touch(tx: Tx, image: Image, now: datetime) -> Image:
+    """Move `updated_at`."""
+    tx.execute(sa.update(images).where(images.c.id == image.id).values(updated_at=now))
+    return replace(image, updated_at=now)
+
+
+def purge(tx: Tx, before: datetime, max_rows: int) -> int:
+    """Remove rows of images deleted before a moment, oldest first; their tombstones stay. How many images went.
+
+    Also children that were removed from living images before that moment. `max_rows` bounds each table; -1 lifts it.
+    """
+
+    def some(statement: sa.Select[Any]) -> list[Any]:
+        return list(tx.execute(statement if max_rows < 0 else statement.limit(max_rows)).scalars())
+
+    for table in (image_properties, image_tags, image_members, image_locations):
+        ids = some(sa.select(table.c.id).where(table.c.deleted == sa.true(), table.c.deleted_at < before))
+        _delete_rows(tx, table.c.id, ids)
+    old = sa.select(images.c.id).where(images.c.deleted == sa.true(), images.c.deleted_at < before)
+    for table in (image_properties, image_tags, image_members, image_locations):
+        old = old.where(~sa.exists().where(table.c.image_id == images.c.id))
+    gone = some(old.order_by(images.c.deleted_at))
+    _delete_rows(tx, images.c.id, gone)
+    return len(gone)
+
+
+def _delete_rows(tx: Tx, key: sa.Column[Any], ids: list[Any]) -> None:
+    for start in range(0, len(ids), 500):
+        tx.execute(sa.delete(key.table).where(key.in_(ids[start : start + 500])))
+
+
+def _soft_delete(tx: Tx, table: sa.Table, image_id: str, when: datetime, *which: sa.ColumnElement[bool]) -> None:
+    extra = {"status": "deleted"} if table is image_locations else {}
+    statement = sa.update(table).where(table.c.image_id == image_id, table.c.deleted == sa.false(), *which)
+    tx.execute(statement.values(deleted=True, deleted_at=when, **extra))
+
+
+def _put_properties(tx: Tx, image_id: str, properties: Mapping[str, str], when: datetime) -> None:
+    """Insert properties, or bring their old rows back: there is one row for a name, for ever."""
+    if not properties:
+        return
+    table = image_properties
+    known = sa.select(table.c.name).where(table.c.image_id == image_id, table.c.name.in_(list(properties)))
+    there = set(tx.execute(known).scalars())
+    for name in there:
+        row = (table.c.image_id == image_id) & (table.c.name == name)
+        tx.execute(
+            sa.update(table).where(row).values(value=properties[name], deleted=False, deleted_at=None, updated_at=when)
+        )
+    rows = [
+        {"image_id": image_id, "name": name, "value": value, "created_at": when, "updated_at": when, "deleted": False}
+        for name, value in properties.items()
+        if name not in there
+    ]
+    if rows:
+        tx.execute(sa.insert(table), rows)
+
+
+def _put_tags(tx: Tx, image_id: str, tags: Iterable[str], when: datetime) -> None:
+    rows = [
+        {"image_id": image_id, "value": tag, "created_at": when, "updated_at": when, "deleted": False} for tag in tags
+    ]
+    if rows:
+        tx.execute(sa.insert(image_tags), rows)

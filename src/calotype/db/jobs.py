@@ -1,0 +1,118 @@
+"""The work queue: rows for everything that must survive the process that began it.
+
+A job is *pending* until somebody claims it and *running* under a lease while they work; `due_at` is when a
+pending job may start, and when a running one's lease ends. Claiming counts `attempt` up, and whoever finishes
+must still hold the attempt they were given: a process that slept past its lease finds that it is no longer
+asked for. A finished job has no row. The intent of an upload is a job that its uploader holds from the start;
+what the sweeper finds lapsed is what a dead process left.
+"""
+
+import json
+import secrets
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from calotype.db.engine import Tx
+from calotype.db.tables import jobs
+from calotype.model import Job
+
+
+def submit(
+    tx: Tx,
+    kind: str,
+    image_id: str,
+    payload: Mapping[str, Any],
+    *,
+    now: datetime,
+    due: datetime,
+    owner: str | None = None,
+) -> Job:
+    """Add a job: pending until `due`, or, with an owner, already running under a lease until `due`."""
+    job = Job(secrets.token_hex(8), kind, image_id, 1 if owner else 0, owner, payload)
+    tx.execute(
+        sa.insert(jobs).values(
+            id=job.id,
+            kind=kind,
+            image_id=image_id,
+            state="running" if owner else "pending",
+            attempt=job.attempt,
+            owner=owner,
+            due_at=due,
+            payload=json.dumps(dict(payload)),
+            notes="[]",
+            created_at=now,
+        )
+    )
+    return job
+
+
+def claim(tx: Tx, owner: str, *, now: datetime, lease_until: datetime, dead: Collection[str] = ()) -> Job | None:
+    """Take the oldest job that is due, whose lease ran out, or whose owner is known to be dead."""
+    statement = sa.select(jobs).where(_ready(now, dead)).order_by(jobs.c.due_at).limit(1)
+    if tx.dialect.name != "sqlite":
+        statement = statement.with_for_update(skip_locked=True)
+    row = tx.execute(statement).first()
+    if row is None:
+        return None
+    claimed = tx.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == row.id, jobs.c.attempt == row.attempt)
+        .values(state="running", owner=owner, attempt=row.attempt + 1, due_at=lease_until)
+    )
+    return _job(row, owner=owner, attempt=row.attempt + 1) if claimed.rowcount else None
+
+
+def beat(tx: Tx, owner: str, job_ids: Collection[str], lease_until: datetime) -> frozenset[str]:
+    """Extend the leases of these jobs as far as the owner still has them; the tokens that it has."""
+    held = (jobs.c.owner == owner) & (jobs.c.state == "running") & jobs.c.id.in_(job_ids)
+    tx.execute(sa.update(jobs).where(held).values(due_at=lease_until))
+    return frozenset(f"{row.id}-{row.attempt}" for row in tx.execute(sa.select(jobs.c.id, jobs.c.attempt).where(held)))
+
+
+def note(tx: Tx, job: Job, what: Collection[Mapping[str, Any]]) -> bool:
+    """Replace what a cleaner would need to know. False when the job was taken away."""
+    statement = sa.update(jobs).where(_holds(job)).values(notes=json.dumps([dict(item) for item in what]))
+    return bool(tx.execute(statement).rowcount)
+
+
+def finish(tx: Tx, job: Job) -> bool:
+    """Remove a job that is done. False when it was taken away: undo the transaction then."""
+    return bool(tx.execute(sa.delete(jobs).where(_holds(job))).rowcount)
+
+
+def fail(tx: Tx, job: Job, error: str, *, due: datetime) -> bool:
+    """Put a job back, to be tried again from `due`, with the reason for whoever looks."""
+    statement = sa.update(jobs).where(_holds(job)).values(state="pending", owner=None, due_at=due, error=error[:2000])
+    return bool(tx.execute(statement).rowcount)
+
+
+def notes(tx: Tx, job: Job) -> list[dict[str, Any]] | None:
+    """What was noted so far; None when this attempt is not the one that counts any more."""
+    found = tx.execute(sa.select(jobs.c.notes).where(_holds(job))).scalar()
+    return None if found is None else list(json.loads(found))
+
+
+def backlog(tx: Tx) -> int:
+    """How many jobs there are, in whatever state."""
+    return int(tx.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one())
+
+
+def ready(tx: Tx, now: datetime, dead: Collection[str] = ()) -> bool:
+    """Whether `claim` would find a job."""
+    return tx.execute(sa.select(jobs.c.id).where(_ready(now, dead)).limit(1)).first() is not None
+
+
+def _ready(now: datetime, dead: Collection[str]) -> sa.ColumnElement[bool]:
+    due = jobs.c.due_at <= now
+    return due | jobs.c.owner.in_(dead) if dead else due
+
+
+def _holds(job: Job) -> sa.ColumnElement[bool]:
+    return (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt)
+
+
+def _job(row: Any, *, owner: str, attempt: int) -> Job:
+    return Job(row.id, row.kind, row.image_id, attempt, owner, json.loads(row.payload))

@@ -1,0 +1,134 @@
+"""Who is alive: one lease for all jobs that a process runs, and a lock file that dies with it.
+
+A process that holds jobs renews their leases in one statement every few seconds. On the same host nobody has
+to wait for a lease to run out: each process keeps a file locked in the state directory, the kernel drops the
+lock when the process dies, however it dies, and `dead()` names the owners whose lock is free.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from calotype import errors
+from calotype.db import jobs
+from calotype.db.engine import Database
+from calotype.model import Job
+
+LOG = logging.getLogger(__name__)
+
+#: How long a job of a silent process is left alone.
+LEASE = timedelta(seconds=30)
+_BEAT_SECONDS = 5.0
+
+
+class Leases:
+    """The leases of this process. Made before a fork, used after it: the owner's name is found at first use."""
+
+    def __init__(self, db: Database, directory: Path, now: Callable[[], datetime]) -> None:
+        self._db = db
+        self._directory = directory
+        self._now = now
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._held: dict[str, threading.Event] = {}
+        self._owner: tuple[int, str] | None = None
+        self._beating = False
+
+    @property
+    def owner(self) -> str:
+        """This process's name in the table; its lock file exists and is locked from now on."""
+        with self._lock:
+            if self._owner is None or self._owner[0] != os.getpid():
+                self._owner = (os.getpid(), self._announce())
+                self._beating = False
+                self._held = {}
+            return self._owner[1]
+
+    def until(self) -> datetime:
+        """When a lease taken now runs out."""
+        return self._now() + LEASE
+
+    @contextlib.contextmanager
+    def holding(self, job: Job) -> Iterator[Callable[[], None]]:
+        """Keep the lease of a job while the block runs; yields a check that raises `Gone` once it is lost."""
+        lost = threading.Event()
+        with self._lock:
+            self._held[job.token] = lost
+            if not self._beating:
+                self._beating = True
+                threading.Thread(target=self._beat, name="leases", daemon=True).start()
+
+        def check() -> None:
+            if lost.is_set():
+                raise errors.Gone("The image was deleted, or its upload given up, while data was arriving.")
+
+        try:
+            yield check
+        finally:
+            with self._lock:
+                self._held.pop(job.token, None)
+
+    def dead(self) -> list[str]:
+        """Owners on this host whose process is gone. Their files stay until `forget`."""
+        dead = []
+        for path in self._directory.glob(f"{socket.gethostname()}:*"):
+            if self._owner and path.name == self._owner[1]:
+                continue
+            try:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                continue  # Locked: alive.
+            dead.append(path.name)
+        return dead
+
+    def forget(self, owners: list[str]) -> None:
+        """Remove the files of dead owners, once none of their jobs is left."""
+        for owner in owners:
+            (self._directory / owner).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Say good-bye: whatever this process still held may be taken over at once."""
+        with self._lock:
+            if self._owner and self._owner[0] == os.getpid():
+                if not self._held:
+                    (self._directory / self._owner[1]).unlink(missing_ok=True)
+                os.close(self._file)
+            self._owner = None
+
+    def _announce(self) -> str:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        # Locked before it has the name that others look for, so that it is never seen unlocked while alive.
+        hidden = self._directory / f".{owner}"
+        self._file = os.open(hidden, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        hidden.rename(self._directory / owner)
+        return owner
+
+    def _beat(self) -> None:
+        while not self._wake.wait(_BEAT_SECONDS):
+            with self._lock:
+                if not self._held:
+                    self._beating = False
+                    return
+                before = dict(self._held)
+            try:
+                with self._db.begin() as tx:
+                    ids = [token.rpartition("-")[0] for token in before]
+                    kept = jobs.beat(tx, self.owner, ids, self.until())
+            except errors.CalotypeError as exc:
+                LOG.warning("leases could not be renewed: %s (%s)", exc, exc.__cause__)
+                continue
+            for token, lost in before.items():
+                if token not in kept:
+                    lost.set()

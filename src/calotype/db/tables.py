@@ -1,0 +1,301 @@
+"""Every table as SQLAlchemy Core metadata.
+
+The first half is Glance's schema at `2024_1_contract01`, name for name, so that an existing database can be
+taken over and given back. The tables at the end, `calotype_…`, are ours alone.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+
+metadata = MetaData()
+
+#: Glance's own head; its `glance-manage db check` looks for this row in `alembic_version`.
+GLANCE_HEAD = "2024_1_contract01"
+
+BigInt = BigInteger().with_variant(Integer(), "sqlite")
+#: Our own rows keep microseconds everywhere; Glance's columns have whole seconds on MariaDB.
+Moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+
+
+def _c4() -> list[Column[datetime] | Column[bool] | Column[datetime | None]]:
+    """The four columns that every soft-deleted table carries."""
+    return [
+        Column("created_at", DateTime, nullable=False),
+        Column("updated_at", DateTime),
+        Column("deleted_at", DateTime),
+        Column("deleted", Boolean, nullable=False, default=False),
+    ]
+
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255)),
+    Column("disk_format", String(20)),
+    Column("container_format", String(20)),
+    Column("size", BigInt),
+    Column("virtual_size", BigInt),
+    Column("status", String(30), nullable=False),
+    Column(
+        "visibility",
+        Enum("private", "public", "shared", "community", name="image_visibility"),
+        nullable=False,
+        server_default="shared",
+    ),
+    Column("checksum", String(32)),
+    Column("os_hash_algo", String(64)),
+    Column("os_hash_value", String(128)),
+    Column("min_disk", Integer, nullable=False, default=0),
+    Column("min_ram", Integer, nullable=False, default=0),
+    Column("owner", String(255)),
+    Column("protected", Boolean, nullable=False, server_default="0"),
+    Column("os_hidden", Boolean, nullable=False, server_default="0"),
+    *_c4(),
+    Index("checksum_image_idx", "checksum"),
+    Index("visibility_image_idx", "visibility"),
+    Index("ix_images_deleted", "deleted"),
+    Index("owner_image_idx", "owner"),
+    Index("created_at_image_idx", "created_at"),
+    Index("updated_at_image_idx", "updated_at"),
+    Index("os_hidden_image_idx", "os_hidden"),
+    Index("os_hash_value_image_idx", "os_hash_value"),
+)
+
+
+def _image_id() -> Column[str]:
+    return Column("image_id", String(36), ForeignKey("images.id"), nullable=False)
+
+
+image_properties = Table(
+    "image_properties",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _image_id(),
+    Column("name", String(255), nullable=False),
+    Column("value", Text),
+    *_c4(),
+    UniqueConstraint("image_id", "name", name="ix_image_properties_image_id_name"),
+    Index("ix_image_properties_image_id", "image_id"),
+    Index("ix_image_properties_deleted", "deleted"),
+)
+
+image_tags = Table(
+    "image_tags",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _image_id(),
+    Column("value", String(255), nullable=False),
+    *_c4(),
+    Index("ix_image_tags_image_id", "image_id"),
+    Index("ix_image_tags_image_id_tag_value", "image_id", "value"),
+)
+
+image_locations = Table(
+    "image_locations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _image_id(),
+    Column("value", Text, nullable=False),
+    Column("meta_data", Text),
+    Column("status", String(30), nullable=False, server_default="active"),
+    *_c4(),
+    Index("ix_image_locations_image_id", "image_id"),
+    Index("ix_image_locations_deleted", "deleted"),
+)
+
+image_members = Table(
+    "image_members",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _image_id(),
+    Column("member", String(255), nullable=False),
+    Column("can_share", Boolean, nullable=False, default=False),
+    Column("status", String(20), nullable=False, server_default="pending"),
+    *_c4(),
+    UniqueConstraint("image_id", "member", "deleted_at", name="image_members_image_id_member_deleted_at_key"),
+    Index("ix_image_members_deleted", "deleted"),
+    Index("ix_image_members_image_id", "image_id"),
+    Index("ix_image_members_image_id_member", "image_id", "member"),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("type", String(30), nullable=False),
+    Column("status", String(30), nullable=False),
+    Column("owner", String(255), nullable=False),
+    Column("expires_at", DateTime),
+    Column("image_id", String(36)),
+    Column("request_id", String(64)),
+    Column("user_id", String(64)),
+    *_c4(),
+    Index("ix_tasks_type", "type"),
+    Index("ix_tasks_status", "status"),
+    Index("ix_tasks_owner", "owner"),
+    Index("ix_tasks_deleted", "deleted"),
+    Index("ix_tasks_image_id", "image_id"),
+    Index("ix_tasks_updated_at", "updated_at"),
+)
+
+task_info = Table(
+    "task_info",
+    metadata,
+    Column("task_id", String(36), ForeignKey("tasks.id"), primary_key=True),
+    Column("input", Text),
+    Column("result", Text),
+    Column("message", Text),
+)
+
+node_reference = Table(
+    "node_reference",
+    metadata,
+    Column("node_reference_id", BigInt, primary_key=True),
+    Column("node_reference_url", String(255), nullable=False),
+    UniqueConstraint("node_reference_url", name="uq_node_reference_node_reference_url"),
+)
+
+cached_images = Table(
+    "cached_images",
+    metadata,
+    Column("id", BigInt, primary_key=True),
+    Column("image_id", String(36), nullable=False),
+    Column("last_accessed", DateTime, nullable=False),
+    Column("last_modified", DateTime, nullable=False),
+    Column("size", BigInt, nullable=False),
+    Column("hits", Integer, nullable=False),
+    Column("checksum", String(32)),
+    Column("node_reference_id", BigInt, ForeignKey("node_reference.node_reference_id"), nullable=False),
+    UniqueConstraint("image_id", "node_reference_id", name="ix_cached_images_image_id_node_reference_id"),
+)
+
+
+def _times() -> list[Column[datetime] | Column[datetime | None]]:
+    return [Column("created_at", DateTime, nullable=False), Column("updated_at", DateTime)]
+
+
+def _namespace_id() -> Column[int]:
+    return Column("namespace_id", Integer, ForeignKey("metadef_namespaces.id"), nullable=False)
+
+
+metadef_namespaces = Table(
+    "metadef_namespaces",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("namespace", String(80), nullable=False),
+    Column("display_name", String(80)),
+    Column("description", Text),
+    Column("visibility", String(32)),
+    Column("protected", Boolean),
+    Column("owner", String(255), nullable=False),
+    *_times(),
+    UniqueConstraint("namespace", name="uq_metadef_namespaces_namespace"),
+    Index("ix_metadef_namespaces_owner", "owner"),
+)
+
+metadef_objects = Table(
+    "metadef_objects",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _namespace_id(),
+    Column("name", String(80), nullable=False),
+    Column("description", Text),
+    Column("required", Text),
+    Column("json_schema", Text, nullable=False),
+    *_times(),
+    UniqueConstraint("namespace_id", "name", name="uq_metadef_objects_namespace_id_name"),
+    Index("ix_metadef_objects_name", "name"),
+)
+
+metadef_properties = Table(
+    "metadef_properties",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _namespace_id(),
+    Column("name", String(80), nullable=False),
+    Column("json_schema", Text, nullable=False),
+    *_times(),
+    UniqueConstraint("namespace_id", "name", name="uq_metadef_properties_namespace_id_name"),
+    Index("ix_metadef_properties_name", "name"),
+)
+
+metadef_tags = Table(
+    "metadef_tags",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _namespace_id(),
+    Column("name", String(80), nullable=False),
+    *_times(),
+    UniqueConstraint("namespace_id", "name", name="uq_metadef_tags_namespace_id_name"),
+    Index("ix_metadef_tags_name", "name"),
+)
+
+metadef_resource_types = Table(
+    "metadef_resource_types",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(80), nullable=False),
+    Column("protected", Boolean, nullable=False),
+    *_times(),
+    UniqueConstraint("name", name="uq_metadef_resource_types_name"),
+)
+
+metadef_namespace_resource_types = Table(
+    "metadef_namespace_resource_types",
+    metadata,
+    Column("resource_type_id", Integer, ForeignKey("metadef_resource_types.id"), primary_key=True),
+    Column("namespace_id", Integer, ForeignKey("metadef_namespaces.id"), primary_key=True),
+    Column("properties_target", String(80)),
+    Column("prefix", String(80)),
+    *_times(),
+    Index("ix_metadef_ns_res_types_namespace_id", "namespace_id"),
+)
+
+alembic_version = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
+
+# --- ours ------------------------------------------------------------------------------------------------
+
+#: One row for every image id that was ever deleted. Never purged: an id names one content for ever.
+tombstones = Table(
+    "calotype_tombstones",
+    metadata,
+    Column("image_id", String(36), primary_key=True),
+    Column("deleted_at", Moment, nullable=False),
+)
+
+#: Work that must survive its process. `state` is pending or running; a finished job has no row.
+jobs = Table(
+    "calotype_jobs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(30), nullable=False),
+    Column("image_id", String(36), nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("owner", String(255)),
+    Column("due_at", Moment, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("notes", Text, nullable=False),
+    Column("error", Text),
+    Column("created_at", Moment, nullable=False),
+    Index("calotype_jobs_due", "due_at"),
+    Index("calotype_jobs_image", "image_id"),
+    Index("calotype_jobs_owner", "owner"),
+)

@@ -1,0 +1,27 @@
+"""Ids of deleted images, refused for ever (OSSN-0075)."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from calotype.db.engine import Tx
+from calotype.db.tables import tombstones
+
+
+def bury(tx: Tx, image_ids: Iterable[str], when: datetime) -> None:
+    """Remember that these ids were used."""
+    rows = [{"image_id": image_id.lower(), "deleted_at": when} for image_id in image_ids]
+    if rows:
+        tx.execute(sa.insert(tombstones), rows)
+
+
+def unbury(tx: Tx, image_id: str) -> None:
+    """Forget one, for the image whose delete was undone."""
+    tx.execute(sa.delete(tombstones).where(tombstones.c.image_id == image_id.lower()))
+
+
+def holds(tx: Tx, image_id: str) -> bool:
+    """Whether an image of this id was deleted before."""
+    statement = sa.select(tombstones.c.image_id).where(tombstones.c.image_id == image_id.lower())
+    return tx.execute(statement).first() is not None

@@ -1,0 +1,205 @@
+"""Image data in and out. This is where a PUT goes: read `upload` from top to bottom."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from calotype import errors
+from calotype.context import Context
+from calotype.db import images as db_images
+from calotype.db import jobs
+from calotype.images.stream import FormatRules, Passing, Source
+from calotype.model import Image, Job, Location
+from calotype.policy import no_image
+from calotype.service import Service
+from calotype.stores.base import Body, Feature, Note, Store, Stored
+
+LOG = logging.getLogger(__name__)
+
+KIND = "upload"
+
+
+# --- in --------------------------------------------------------------------------------------------------
+
+
+def upload(
+    svc: Service, ctx: Context, image_id: str, source: Source, *, store_name: str | None, size: int | None
+) -> None:
+    """Receive the data of a queued image into a store and make the image active.
+
+    `size` is how many bytes there must be, where that is known. Nothing is final before size, hash and format
+    are verified; a failed upload leaves the image queued, with nothing in the store. Raises `NotFound`,
+    `Forbidden`, `Conflict` in the wrong status, `Invalid`, `BodyBroken`, `ContentRejected`, `OverLimit`,
+    `Gone` when the image was deleted meanwhile, and `StoreError`s.
+    """
+    with svc.db.read() as tx:
+        image = db_images.get(tx, ctx, image_id)
+    if image is None:
+        raise no_image(image_id)
+    svc.policy.check_image(ctx, "upload_image", image)
+    if image.status != "queued":
+        raise errors.Conflict(
+            f"Image {image.id} is in status {image.status}: data can be uploaded to a queued one only."
+        )
+    if not image.disk_format or not image.container_format:
+        raise errors.Invalid("Set disk_format and container_format before uploading data.")
+    store = svc.stores.for_writing(store_name)
+    if size is not None and size > svc.conf.image_size_cap:
+        raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
+
+    job = _intend(svc, image, store)
+    with _giving_back(svc, job), svc.leases.holding(job) as alive:
+        passing = Passing(
+            source,
+            expect=size,
+            cap=svc.conf.image_size_cap,
+            hash_algo=svc.conf.hashing_algorithm,
+            md5=svc.conf.md5_checksum,
+            disk_format=image.disk_format,
+            container_format=image.container_format,
+            rules=FormatRules(
+                svc.conf.image_format.require_image_format_match,
+                frozenset(svc.conf.image_format.gpt_safety_checks_nonfatal),
+            ),
+            alive=alive,
+        )
+        stored = store.write(image.id, passing, attempt=job.token, size=size, note=_noting(svc, job), ctx=ctx)
+        _activate(svc, job, store, stored, passing)
+
+
+def _intend(svc: Service, image: Image, store: Store) -> Job:
+    """Take the image, and leave a trace that the sweeper acts on should this process die."""
+    now = svc.now()
+    owner = svc.leases.owner
+    with svc.db.begin() as tx:
+        if not db_images.move(tx, image.id, "queued", "saving", now=now):
+            raise errors.Conflict(f"Image {image.id} is being uploaded or deleted by somebody else.")
+        return jobs.submit(tx, KIND, image.id, {"store": store.name}, now=now, due=svc.leases.until(), owner=owner)
+
+
+def _noting(svc: Service, job: Job) -> Callable[[Note], None]:
+    notes: list[Note] = []
+
+    def note(what: Note) -> None:
+        notes.append(what)
+        with svc.db.begin() as tx:
+            if not jobs.note(tx, job, notes):
+                raise errors.Gone("The upload was given up.")
+
+    return note
+
+
+def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Passing) -> None:
+    """Location, size, digests and status in one transaction, if the upload is still wanted."""
+    now = svc.now()
+    with svc.db.begin() as tx:
+        if not jobs.finish(tx, job):
+            raise errors.Gone("The upload took too long to report and was given up.")
+        active = db_images.move(
+            tx,
+            job.image_id,
+            "saving",
+            "active",
+            now=now,
+            size=stored.size,
+            virtual_size=passing.virtual_size,
+            checksum=passing.checksum,
+            os_hash_algo=svc.conf.hashing_algorithm,
+            os_hash_value=passing.hash_value,
+        )
+        if not active:
+            raise errors.Gone("The image was deleted while its data was arriving.")
+        db_images.add_location(tx, job.image_id, stored.url, {**stored.metadata, "store": store.name}, now)
+
+
+@contextlib.contextmanager
+def _giving_back(svc: Service, job: Job) -> Iterator[None]:
+    """Whatever goes wrong: no bytes stay, and the image is queued again."""
+    try:
+        yield
+    except BaseException:
+        try:
+            give_up(svc, job, [job.token])
+        except errors.CalotypeError as exc:
+            # The lease runs out by itself, and the runner does the same with more patience.
+            LOG.error("a failed upload of image %s is left to be cleaned up later: %s", job.image_id, exc)
+        raise
+
+
+def give_up(svc: Service, job: Job, tokens: Sequence[str]) -> None:
+    """Remove what these attempts left in the store, then return the image to the queue, unless it is deleted.
+
+    Does nothing when the job is not ours any more: its upload is reported after all, or somebody else cleans up.
+    """
+    with svc.db.read() as tx:
+        notes = jobs.notes(tx, job)
+    if notes is None:
+        return
+    store = svc.stores.get(job.payload["store"])
+    if store is None:
+        raise errors.StoreUnavailable("The store is not configured any more.", job.payload["store"])
+    for token in tokens:
+        store.clean(job.image_id, token, notes)
+    with svc.db.begin() as tx:
+        if jobs.finish(tx, job):
+            db_images.move(tx, job.image_id, "saving", "queued", now=svc.now(), size=None, virtual_size=None)
+
+
+# --- out -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """What may be read of an image, before a byte is."""
+
+    image: Image
+    copies: Sequence[tuple[Store, Location]]
+
+    @property
+    def size(self) -> int:
+        return self.image.size or 0
+
+    @property
+    def etag(self) -> str | None:
+        """A strong validator: the hash of the content. Old images without one have no validator (never MD5)."""
+        return f'"{self.image.os_hash_value}"' if self.image.os_hash_value else None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no data at all, as with a queued image."""
+        return not self.image.locations
+
+
+def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = ()) -> Download:
+    """Find out what may be downloaded. Raises `NotFound`, `Forbidden`, `Invalid` for an unknown preferred store."""
+    with svc.db.read() as tx:
+        image = db_images.get(tx, ctx, image_id)
+    if image is None:
+        raise no_image(image_id)
+    svc.policy.check_image(ctx, "download_image", image)
+    if prefer:
+        svc.policy.check_image(ctx, "download_from_store", image)
+        if unknown := [name for name in prefer if name not in svc.stores]:
+            raise errors.Invalid(f"There is no store named {unknown[0]!r}; see GET /v2/info/stores.")
+    if image.status == "deactivated" and not ctx.is_admin:
+        raise errors.Forbidden("The image is deactivated; only an administrator may download it.")
+    return Download(image, svc.stores.by_preference(image.locations, prefer))
+
+
+def open_(ctx: Context, download: Download, *, offset: int = 0, length: int | None = None) -> Body:
+    """Bytes of the first copy that can be read. Raises `StoreError` when none can."""
+    failure = errors.StoreUnavailable("None of the image's copies can be read.")
+    length = download.size - offset if length is None else length
+    for store, location in download.copies:
+        if Feature.READ not in store.features:
+            continue
+        try:
+            return store.read(location.url, offset=offset, length=length, ctx=ctx)
+        except errors.StoreError as exc:
+            LOG.error(
+                "image %s cannot be read from store %s: %s (%r)", download.image.id, store.name, exc, exc.__cause__
+            )
+            failure = errors.StoreUnavailable("None of the image's copies can be read.", exc.store)
+            failure.__cause__ = exc
+    raise failure

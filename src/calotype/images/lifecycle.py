@@ -1,0 +1,252 @@
+"""The life of a record: create, show, list, update, tag, delete, deactivate.
+
+Each use-case fetches, asks the policy, acts, in that order; what changes a row happens in one transaction that
+has locked it, so that of two changes at once the second one works on what the first one left.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from calotype import errors
+from calotype.context import Context
+from calotype.db import images as db_images
+from calotype.db.engine import Tx
+from calotype.images import removal
+from calotype.model import FORMATS_OPEN, RESERVED_PREFIX, Change, Image, Query
+from calotype.policy import no_image
+from calotype.service import Service
+
+#: Attributes that a client may write.
+WRITABLE: Final = frozenset(
+    "name visibility protected os_hidden owner container_format disk_format min_disk min_ram tags".split()
+)
+#: Attributes that only the service writes.
+READ_ONLY: Final = frozenset(
+    (
+        "created_at updated_at status checksum size virtual_size direct_url self file schema id "
+        "os_hash_algo os_hash_value stores"
+    ).split()
+)
+#: Names that are not to be had for custom properties.
+RESERVED: Final = frozenset({"location", "locations", "deleted", "deleted_at"})
+
+_VISIBILITY_RULES: Final = {"public": "publicize_image", "community": "communitize_image"}
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """What a client says of an image that it creates; values are checked for type and length already."""
+
+    id: str | None = None
+    name: str | None = None
+    visibility: str | None = None
+    owner: str | None = None
+    protected: bool = False
+    os_hidden: bool = False
+    disk_format: str | None = None
+    container_format: str | None = None
+    min_disk: int = 0
+    min_ram: int = 0
+    tags: Sequence[str] = ()
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+def create(svc: Service, ctx: Context, new: NewImage) -> Image:
+    """Add a queued image. Raises `Forbidden`, `Conflict` for an id that was ever used, `OverLimit`."""
+    owner = new.owner or ctx.project
+    visibility = new.visibility or "shared"
+    target = {"project_id": owner, "owner": owner, "visibility": new.visibility or "private"}
+    if not ctx.is_admin and (owner is None or owner != ctx.project):
+        raise errors.Forbidden("You are not permitted to create images owned by another project.")
+    svc.policy.check(ctx, "add_image", target)
+    if rule := _VISIBILITY_RULES.get(visibility):
+        svc.policy.check(ctx, rule, target)
+    for name in new.properties:
+        _refuse_special(name)
+    _within(svc.conf.image_property_quota, _counted(new.properties), "properties")
+    tags = tuple(sorted(set(new.tags)))
+    _within(svc.conf.image_tag_quota, len(tags), "tags")
+    now = svc.now()
+    image = Image(
+        id=(new.id or str(uuid.uuid4())).lower(),
+        name=new.name,
+        status="queued",
+        visibility=visibility,
+        owner=owner,
+        created_at=now,
+        updated_at=now,
+        protected=new.protected,
+        os_hidden=new.os_hidden,
+        disk_format=new.disk_format,
+        container_format=new.container_format,
+        min_disk=new.min_disk,
+        min_ram=new.min_ram,
+        properties=new.properties,
+        tags=tags,
+    )
+    with svc.db.begin() as tx:
+        db_images.add(tx, image)
+    return image
+
+
+def show(svc: Service, ctx: Context, image_id: str) -> Image:
+    """The image. Raises `NotFound` whenever the caller may not see it."""
+    with svc.db.read() as tx:
+        image = db_images.get(tx, ctx, image_id)
+    if image is None:
+        raise no_image(image_id)
+    svc.policy.check_image(ctx, "get_image", image)
+    return image
+
+
+def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | None]:
+    """A page of images, and the marker of the next page if there is one."""
+    svc.policy.check(ctx, "get_images", {"project_id": ctx.project})
+    with svc.db.read() as tx:
+        rows = db_images.page(tx, ctx, replace(query, limit=query.limit + 1 if query.limit else 0))
+    more = len(rows) > query.limit
+    rows = rows[: query.limit]
+    return list(svc.policy.readable(ctx, rows)), rows[-1].id if more else None
+
+
+def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change]) -> Image:
+    """Apply changes in order, all or none. Raises `NotFound`, `Forbidden`, `Conflict`, `OverLimit`."""
+    with svc.db.begin() as tx:
+        before = fetch(tx, ctx, image_id)
+        svc.policy.check_image(ctx, "modify_image", before)
+        after = before
+        for change in changes:
+            after = _apply(ctx, after, change)
+        if after.visibility != before.visibility and (rule := _VISIBILITY_RULES.get(after.visibility)):
+            svc.policy.check_image(ctx, rule, after)
+        if set(after.properties) - set(before.properties):
+            _within(svc.conf.image_property_quota, _counted(after.properties), "properties")
+        if set(after.tags) - set(before.tags):
+            _within(svc.conf.image_tag_quota, len(after.tags), "tags")
+        if after == before:
+            return before
+        after = replace(after, updated_at=svc.now())
+        db_images.save(tx, before, after)
+        return after
+
+
+def add_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
+    """Give the image a tag; it may have it already."""
+    with svc.db.begin() as tx:
+        image = fetch(tx, ctx, image_id)
+        svc.policy.check_image(ctx, "modify_image", image)
+        if tag in image.tags:
+            return
+        _within(svc.conf.image_tag_quota, len(image.tags) + 1, "tags")
+        db_images.save(tx, image, replace(image, tags=(*image.tags, tag), updated_at=svc.now()))
+
+
+def remove_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
+    """Take a tag away. Raises `NotFound` when the image does not have it."""
+    with svc.db.begin() as tx:
+        image = fetch(tx, ctx, image_id)
+        svc.policy.check_image(ctx, "modify_image", image)
+        if tag not in image.tags:
+            raise errors.NotFound(f"The image has no tag {tag!r}.")
+        tags = tuple(other for other in image.tags if other != tag)
+        db_images.save(tx, image, replace(image, tags=tags, updated_at=svc.now()))
+
+
+def deactivate(svc: Service, ctx: Context, image_id: str) -> None:
+    """Keep the data from everybody but admins until `reactivate`."""
+    _switch(svc, ctx, image_id, "deactivate", "active", "deactivated")
+
+
+def reactivate(svc: Service, ctx: Context, image_id: str) -> None:
+    """Undo `deactivate`."""
+    _switch(svc, ctx, image_id, "reactivate", "deactivated", "active")
+
+
+def _switch(svc: Service, ctx: Context, image_id: str, action: str, expected: str, to: str) -> None:
+    with svc.db.begin() as tx:
+        image = fetch(tx, ctx, image_id)
+        svc.policy.check_image(ctx, action, image)
+        if image.status == to:
+            return
+        if image.status != expected:
+            raise errors.Forbidden(f"An image in status {image.status} cannot be {action}d.")
+        db_images.move(tx, image.id, expected, to, now=svc.now())
+
+
+def delete(svc: Service, ctx: Context, image_id: str) -> None:
+    """Delete the record and its data. Raises `NotFound`, `Forbidden`, `Conflict` when the data is in use."""
+    with svc.db.begin() as tx:
+        image = fetch(tx, ctx, image_id)
+        svc.policy.check_image(ctx, "delete_image", image)
+        if image.protected:
+            raise errors.Forbidden(f"Image {image.id} is protected and cannot be deleted.")
+        job = removal.begin(svc, tx, image)
+    if job is not None:
+        removal.carry_out(svc, ctx, job, asked=True)
+
+
+def fetch(tx: Tx, ctx: Context, image_id: str) -> Image:
+    """The image, locked for a change. Raises `NotFound`."""
+    image = db_images.get(tx, ctx, image_id, lock=True)
+    if image is None:
+        raise no_image(image_id)
+    return image
+
+
+def _apply(ctx: Context, image: Image, change: Change) -> Image:
+    """One step of an update (contract: api.md §3.4)."""
+    name, value = change.name, change.value
+    if name in WRITABLE:
+        return _apply_attribute(ctx, image, change)
+    _refuse_special(name)
+    there = name in image.properties
+    if change.op == "add" and there and change.strict_add:
+        raise errors.Conflict(f"Property {name} already present.")
+    if change.op in ("replace", "remove") and not there:
+        raise errors.Conflict(f"Property {name} does not exist.")
+    properties = dict(image.properties)
+    if change.op == "remove":
+        del properties[name]
+    else:
+        properties[name] = value
+    return replace(image, properties=properties)
+
+
+def _apply_attribute(ctx: Context, image: Image, change: Change) -> Image:
+    name: str = change.name
+    value: Any = change.value
+    if change.op == "remove":
+        raise errors.Forbidden(f"Property {name} may not be removed.")
+    if change.op == "add" and change.strict_add:
+        raise errors.Conflict(f"Property {name} already present.")
+    if name == "owner":
+        if not ctx.is_admin:
+            raise errors.Forbidden("Only an administrator may change the owner of an image.")
+        value = value or None
+    if name == "tags":
+        value = tuple(sorted(set(value)))
+    if (
+        name in ("disk_format", "container_format")
+        and image.status not in FORMATS_OPEN
+        and value != getattr(image, name)
+    ):
+        raise errors.Forbidden(f"Attribute {name} can only be replaced for a queued image.")
+    return replace(image, **{name: value})
+
+
+def _refuse_special(name: str) -> None:
+    if name in READ_ONLY:
+        raise errors.Forbidden(f"Attribute '{name}' is read-only.")
+    if name in RESERVED or name.startswith(RESERVED_PREFIX):
+        raise errors.Forbidden(f"Attribute '{name}' is reserved.")
+
+
+def _counted(properties: Any) -> int:
+    return sum(not name.startswith(RESERVED_PREFIX) for name in properties)
+
+
+def _within(limit: int, count: int, what: str) -> None:
+    if 0 <= limit < count:
+        raise errors.OverLimit(f"The limit of {limit} {what} on an image has been exceeded: {count} were asked for.")

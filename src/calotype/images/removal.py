@@ -1,0 +1,112 @@
+"""Deleting data so that it is gone in the end, whatever happens: the record first, with a job that remembers.
+
+One transaction deletes the rows, buries the id and leaves a job that holds the locations; then the stores are
+asked. If one says *in use* while the caller still waits, a second transaction restores everything. A job that
+outlives its process is carried out by the runner.
+"""
+
+import contextlib
+import logging
+from datetime import timedelta
+from typing import Any
+
+from calotype import errors
+from calotype.context import Context
+from calotype.db import images as db_images
+from calotype.db import jobs
+from calotype.db.engine import Tx
+from calotype.model import Image, Job, Location
+from calotype.service import Service
+
+LOG = logging.getLogger(__name__)
+
+KIND = "delete"
+_RETRY = timedelta(seconds=60)
+
+
+def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
+    """Delete the record, in the caller's transaction; the job for its data, None when it has none."""
+    now = svc.now()
+    if not db_images.delete(tx, image, now):
+        raise errors.NotFound(f"No image found with ID {image.id}")
+    return _submit(svc, tx, image, image.locations, whole=True)
+
+
+def begin_copy(svc: Service, tx: Tx, image: Image, location: Location) -> Job:
+    """Drop one copy from the record, in the caller's transaction; the job for its data."""
+    if not db_images.remove_location(tx, location.id, svc.now()):
+        raise errors.NotFound("The image has no copy in this store.")
+    db_images.touch(tx, image, svc.now())
+    job = _submit(svc, tx, image, (location,), whole=False)
+    assert job is not None
+    return job
+
+
+def _submit(svc: Service, tx: Tx, image: Image, locations: tuple[Location, ...], *, whole: bool) -> Job | None:
+    if not locations:
+        return None
+    payload: dict[str, Any] = {
+        "status": image.status,
+        "whole": whole,
+        "locations": [{"id": place.id, "url": place.url, "metadata": dict(place.metadata)} for place in locations],
+    }
+    return jobs.submit(tx, KIND, image.id, payload, now=svc.now(), due=svc.leases.until(), owner=svc.leases.owner)
+
+
+def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
+    """Remove the data of a deleted image, or of one copy.
+
+    `asked` says that the caller waits and can still be told that the data is in use (`Conflict`; everything is
+    restored). Any other failure keeps the job, to be tried again.
+    """
+    gone: list[int] = []
+    try:
+        with svc.leases.holding(job) if asked else contextlib.nullcontext():
+            for location in _locations(job):
+                _remove(svc, ctx, location)
+                gone.append(location.id)
+    except errors.InUse as exc:
+        if asked and _restore(svc, job, gone):
+            raise errors.Conflict(f"Image {job.image_id} could not be deleted because it is in use: {exc}") from exc
+        _again(svc, job, exc)
+        return
+    except errors.StoreError as exc:
+        _again(svc, job, exc)
+        return
+    with svc.db.begin() as tx:
+        jobs.finish(tx, job)
+
+
+def _remove(svc: Service, ctx: Context, location: Location) -> None:
+    store = svc.stores.of(location)
+    if store is None:
+        LOG.warning("a location is in no configured store; its data, if any, is left alone")
+        return
+    try:
+        store.delete(location.url, ctx=ctx)
+    except errors.Missing:
+        LOG.info("store %s has no data to delete", store.name)
+
+
+def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
+    with svc.db.begin() as tx:
+        if not jobs.finish(tx, job):
+            return False
+        if job.payload["whole"]:
+            db_images.restore(tx, job.image_id, job.payload["status"], without=gone)
+        else:
+            db_images.restore_location(tx, job.payload["locations"][0]["id"])
+    return True
+
+
+def _again(svc: Service, job: Job, exc: errors.StoreError) -> None:
+    LOG.error(
+        "data of deleted image %s stays in store %s for now, to be removed later: %s (%r)",
+        job.image_id, exc.store, exc, exc.__cause__,
+    )  # fmt: skip
+    with svc.db.begin() as tx:
+        jobs.fail(tx, job, str(exc), due=svc.now() + _RETRY)
+
+
+def _locations(job: Job) -> list[Location]:
+    return [Location(place["id"], place["url"], place["metadata"]) for place in job.payload["locations"]]

@@ -1,0 +1,93 @@
+"""Members: projects that an image is shared with, and what they say to it."""
+
+from calotype import errors
+from calotype.context import Context
+from calotype.db import images as db_images
+from calotype.db import members
+from calotype.db.engine import Tx
+from calotype.model import Image, Member
+from calotype.policy import member_target, no_image
+from calotype.service import Service
+
+
+def list_(svc: Service, ctx: Context, image_id: str) -> list[Member]:
+    """The members, or, to one of them, its own entry alone. Raises `Forbidden` where the image is not shared."""
+    with svc.db.read() as tx:
+        image = _shared(svc, tx, ctx, image_id)
+        svc.policy.check_image(ctx, "get_members", image)
+        found = members.members_of(tx, image.id)
+    if not ctx.is_admin and image.owner != ctx.project:
+        found = [member for member in found if member.member == ctx.project]
+    return [member for member in found if svc.policy.allows(ctx, "get_member", member_target(image, member))]
+
+
+def show(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
+    """One member. Raises `NotFound` for any reason to refuse."""
+    with svc.db.read() as tx:
+        try:
+            image = _shared(svc, tx, ctx, image_id)
+        except errors.Forbidden as exc:
+            raise _no_member(image_id, project) from exc
+        return _member(svc, tx, ctx, image, project)
+
+
+def add(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
+    """Share the image with a project. Raises `Conflict` when it is a member already, `OverLimit`."""
+    with svc.db.begin() as tx:
+        image = _shared(svc, tx, ctx, image_id, lock=True)
+        svc.policy.check_image(ctx, "add_member", image)
+        there = members.members_of(tx, image.id)
+        if any(member.member == project for member in there):
+            raise errors.Conflict(f"{project} is a member of image {image.id} already.")
+        limit = svc.conf.image_member_quota
+        if 0 <= limit <= len(there):
+            raise errors.OverLimit(f"The limit of {limit} members on an image has been reached.")
+        return members.add(tx, image.id, project, svc.now())
+
+
+def answer(svc: Service, ctx: Context, image_id: str, project: str, status: str) -> Member:
+    """A member accepts, rejects or leaves open. Raises `Forbidden` for anybody else but an admin."""
+    with svc.db.begin() as tx:
+        image = _shared(svc, tx, ctx, image_id, lock=True)
+        member = _member(svc, tx, ctx, image, project)
+        target = member_target(image, member)
+        svc.policy.check(ctx, "modify_member", target)
+        if not (ctx.is_admin or ctx.project == project):
+            raise errors.Forbidden("Only the member itself may change its status.")
+        if not members.set_status(tx, image.id, project, status, svc.now()):
+            raise _no_member(image_id, project)
+        found = members.get(tx, image.id, project)
+        assert found is not None
+        return found
+
+
+def remove(svc: Service, ctx: Context, image_id: str, project: str) -> None:
+    """Stop sharing. The owner's to do; a member cannot leave. Raises `NotFound`."""
+    with svc.db.begin() as tx:
+        image = _shared(svc, tx, ctx, image_id, lock=True)
+        _member(svc, tx, ctx, image, project)
+        svc.policy.check_image(ctx, "delete_member", image)
+        if not members.remove(tx, image.id, project, svc.now()):
+            raise _no_member(image_id, project)
+
+
+def _shared(svc: Service, tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image:
+    image = db_images.get(tx, ctx, image_id, lock=lock)
+    if image is None:
+        raise no_image(image_id)
+    svc.policy.check_image(ctx, "get_image", image)
+    if image.visibility != "shared":
+        raise errors.Forbidden("Only shared images have members.")
+    return image
+
+
+def _member(svc: Service, tx: Tx, ctx: Context, image: Image, project: str) -> Member:
+    member = members.get(tx, image.id, project)
+    mine = ctx.is_admin or ctx.project in (image.owner, project)
+    if member is None or not mine or not svc.policy.allows(ctx, "get_member", member_target(image, member)):
+        raise _no_member(image.id, project)
+    return member
+
+
+def _no_member(image_id: str, project: str) -> errors.NotFound:
+    return errors.NotFound(f"{project} is not a member of image {image_id}.")

@@ -1,0 +1,83 @@
+"""The runner: claims jobs that are due, lapsed or orphaned, and does them, one at a time.
+
+A runner lives in every worker of `calotype serve`; each claim goes to one of them.
+"""
+
+import logging
+import threading
+from datetime import timedelta
+
+from calotype import errors
+from calotype.db import jobs
+from calotype.jobs.chores import CHORES
+from calotype.model import Job
+from calotype.service import Service
+
+LOG = logging.getLogger(__name__)
+
+_RETRY = timedelta(seconds=30)
+
+
+class Runner:
+    """A thread that works off the queue until `stop`."""
+
+    def __init__(self, svc: Service, poll: float) -> None:
+        self._svc = svc
+        self._poll = poll
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """There is something to do: look now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the job at hand."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    def work_off(self) -> int:
+        """Do everything that is due now; how much that was."""
+        done = 0
+        dead = self._svc.leases.dead()
+        while not self._stopping and (job := self._claim(dead)) is not None:
+            self._do(job)
+            done += 1
+        self._svc.leases.forget(dead)
+        return done
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self.work_off()
+            except errors.CalotypeError as exc:
+                LOG.warning("the queue cannot be read: %s (%s)", exc, exc.__cause__)
+            except Exception:
+                LOG.exception("the runner failed and goes on")
+            self._wake.wait(self._poll)
+            self._wake.clear()
+
+    def _claim(self, dead: list[str]) -> Job | None:
+        leases = self._svc.leases
+        owner = leases.owner
+        with self._svc.db.read() as tx:
+            if not jobs.ready(tx, self._svc.now(), dead):
+                return None  # Most looks find nothing; they should not queue for the write lock.
+        with self._svc.db.begin() as tx:
+            return jobs.claim(tx, owner, now=self._svc.now(), lease_until=leases.until(), dead=dead)
+
+    def _do(self, job: Job) -> None:
+        try:
+            with self._svc.leases.holding(job):
+                CHORES[job.kind](self._svc, job)
+            LOG.info("job %s of image %s done", job.kind, job.image_id)
+        except Exception as exc:
+            # Whatever it was, the job stays and is tried again; a later release may even know its kind.
+            LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
+            with self._svc.db.begin() as tx:
+                jobs.fail(tx, job, repr(exc), due=self._svc.now() + _RETRY)

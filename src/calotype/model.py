@@ -1,0 +1,151 @@
+"""The nouns as frozen values, and the status machine as one table.
+
+What an image *is*; nothing here knows SQL, HTTP or stores.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final
+
+VISIBILITIES: Final = ("public", "private", "shared", "community")
+MEMBER_STATUSES: Final = ("pending", "accepted", "rejected")
+
+#: Who may follow whom (contract: images.md §2). `killed` is a leftover of API v1 that adopted rows may carry.
+TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "queued": frozenset({"saving", "uploading", "importing", "active", "deleted"}),
+        "saving": frozenset({"active", "queued", "killed", "deleted"}),
+        "uploading": frozenset({"importing", "queued", "deleted"}),
+        "importing": frozenset({"active", "queued", "deleted"}),
+        "active": frozenset({"deactivated", "pending_delete", "deleted"}),
+        "deactivated": frozenset({"active", "deleted"}),
+        "pending_delete": frozenset({"active", "deleted"}),
+        "killed": frozenset({"deleted"}),
+        "deleted": frozenset(),
+    }
+)
+STATUSES: Final = tuple(TRANSITIONS)
+
+#: Statuses in which the formats may still be changed.
+FORMATS_OPEN: Final = frozenset({"queued", "importing"})
+
+#: Custom property names that belong to the service.
+RESERVED_PREFIX: Final = "os_glance"
+#: Of those, the ones that name a host and are never shown.
+HIDDEN_PROPERTIES: Final = frozenset({"os_glance_stage_host", "os_glance_hash_op_host"})
+
+MAX_INT: Final = 2**31 - 1
+MAX_NAME: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """One copy of an image's bytes. `url` is opaque to all but the driver of the store."""
+
+    id: int
+    url: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def store(self) -> str | None:
+        """The name of the store that holds the copy, None where an old row does not say."""
+        name = self.metadata.get("store") or self.metadata.get("backend")
+        return str(name) if name else None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The record of an image. Sizes are bytes, `min_disk` GiB, `min_ram` MiB, times naive UTC.
+
+    `member` is the caller's project when the image is visible through a share, and None otherwise.
+    """
+
+    id: str
+    name: str | None
+    status: str
+    visibility: str
+    owner: str | None
+    created_at: datetime
+    updated_at: datetime
+    protected: bool = False
+    os_hidden: bool = False
+    disk_format: str | None = None
+    container_format: str | None = None
+    size: int | None = None
+    virtual_size: int | None = None
+    min_disk: int = 0
+    min_ram: int = 0
+    checksum: str | None = None
+    os_hash_algo: str | None = None
+    os_hash_value: str | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    locations: tuple[Location, ...] = ()
+    member: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A project that an image is shared with."""
+
+    image_id: str
+    member: str
+    status: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of an update: `op` is add, replace or remove; `strict_add` refuses to add what exists (draft 2.0)."""
+
+    op: str
+    name: str
+    value: Any = None
+    strict_add: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`column op value`; op is one of eq neq lt lte gt gte."""
+
+    column: str
+    op: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a list asks for. `sort` is (key, direction) pairs without the tie-breakers that `db` appends."""
+
+    limit: int
+    marker: str | None = None
+    sort: tuple[tuple[str, str], ...] = (("created_at", "desc"),)
+    visibility: str | None = None
+    member_status: str = "accepted"
+    os_hidden: bool = False
+    one_of: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    comparisons: tuple[Comparison, ...] = ()
+    tags: tuple[str, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A unit of work that must survive the process that began it.
+
+    `attempt` counts claims and fences earlier ones off; `token` names this attempt in temporary names.
+    """
+
+    id: str
+    kind: str
+    image_id: str
+    attempt: int
+    owner: str | None
+    payload: Mapping[str, Any]
+
+    @property
+    def token(self) -> str:
+        return f"{self.id}-{self.attempt}"

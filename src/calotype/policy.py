@@ -1,0 +1,245 @@
+"""Who may do what: Glance's rule names with secure defaults, by oslo.policy, above one fixed floor.
+
+`RULES` is the whole table; an operator's `policy.yaml` overrides single lines of it. Whatever a policy file
+says, a write to an image needs an admin or the owner's project (`_FLOOR`): the file can take rights away from
+them, but hand an image's content to nobody else.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from oslo_config import cfg
+from oslo_policy import policy as oslo_policy
+
+from calotype import errors
+from calotype.context import Context
+from calotype.model import Image, Member
+
+LOG = logging.getLogger(__name__)
+
+_ADMIN = "rule:context_is_admin"
+_OWN = "project_id:%(project_id)s"
+_SEES = (
+    f"({_OWN} or project_id:%(member_id)s or 'community':%(visibility)s or 'public':%(visibility)s "
+    "or 'shared':%(visibility)s)"
+)
+_ADMIN_OR_OWNER_MEMBER = f"{_ADMIN} or (role:member and {_OWN})"
+_ADMIN_OR_OWNER_READER = f"{_ADMIN} or (role:reader and {_OWN})"
+_ADMIN_OR_READER_SEES = f"{_ADMIN} or (role:reader and {_SEES})"
+_ADMIN_OR_MEMBER_SEES = f"{_ADMIN} or (role:member and {_SEES})"
+_CREATE = "(role:member and project_id:%(project_id)s and project_id:%(owner)s)"
+_ADMIN_OR_SHARER = f"{_ADMIN} or role:reader and ({_OWN} or project_id:%(member_id)s)"
+_NAMESPACE = f"{_ADMIN} or (role:reader and ({_OWN} or 'public':%(visibility)s))"
+_METADEF_ADMIN = "rule:metadef_admin"
+
+#: Every rule and its default, in the order of the contract (policies.md).
+RULES: Final[Mapping[str, str]] = {
+    "default": "",
+    "context_is_admin": "role:admin",
+    "service_api": "role:service or role:admin",
+    "metadef_default": "",
+    "metadef_admin": _ADMIN,
+    "add_image": f"{_ADMIN} or {_CREATE}",
+    "delete_image": _ADMIN_OR_OWNER_MEMBER,
+    "get_image": _ADMIN_OR_READER_SEES,
+    "get_images": _ADMIN_OR_OWNER_READER,
+    "modify_image": _ADMIN_OR_OWNER_MEMBER,
+    "publicize_image": _ADMIN,
+    "communitize_image": _ADMIN_OR_OWNER_MEMBER,
+    "download_image": _ADMIN_OR_MEMBER_SEES,
+    "download_from_store": _ADMIN_OR_MEMBER_SEES,
+    "upload_image": _ADMIN_OR_OWNER_MEMBER,
+    "delete_image_location": _ADMIN,
+    "get_image_location": _ADMIN_OR_OWNER_READER,
+    "set_image_location": _ADMIN_OR_OWNER_MEMBER,
+    "add_image_location": f"rule:service_api or {_CREATE}",
+    "fetch_image_location": "rule:service_api",
+    "add_member": _ADMIN_OR_OWNER_MEMBER,
+    "delete_member": _ADMIN_OR_OWNER_MEMBER,
+    "get_member": _ADMIN_OR_SHARER,
+    "get_members": _ADMIN_OR_SHARER,
+    "modify_member": f"{_ADMIN} or (role:member and project_id:%(member_id)s)",
+    "manage_image_cache": _ADMIN,
+    "deactivate": _ADMIN_OR_OWNER_MEMBER,
+    "reactivate": _ADMIN_OR_OWNER_MEMBER,
+    "copy_image": _ADMIN,
+    "list_cached_nodes": _ADMIN,
+    "get_task": "rule:default",
+    "get_tasks": "rule:default",
+    "add_task": "rule:default",
+    "modify_task": "rule:default",
+    "tasks_api_access": _ADMIN,
+    "get_metadef_namespace": _NAMESPACE,
+    "get_metadef_namespaces": _ADMIN_OR_OWNER_READER,
+    "modify_metadef_namespace": _METADEF_ADMIN,
+    "add_metadef_namespace": _METADEF_ADMIN,
+    "delete_metadef_namespace": _METADEF_ADMIN,
+    "get_metadef_object": _NAMESPACE,
+    "get_metadef_objects": _NAMESPACE,
+    "modify_metadef_object": _METADEF_ADMIN,
+    "add_metadef_object": _METADEF_ADMIN,
+    "delete_metadef_object": _METADEF_ADMIN,
+    "list_metadef_resource_types": _NAMESPACE,
+    "get_metadef_resource_type": _NAMESPACE,
+    "add_metadef_resource_type_association": _METADEF_ADMIN,
+    "remove_metadef_resource_type_association": _METADEF_ADMIN,
+    "get_metadef_property": _NAMESPACE,
+    "get_metadef_properties": _NAMESPACE,
+    "modify_metadef_property": _METADEF_ADMIN,
+    "add_metadef_property": _METADEF_ADMIN,
+    "remove_metadef_property": _METADEF_ADMIN,
+    "get_metadef_tag": _NAMESPACE,
+    "get_metadef_tags": _NAMESPACE,
+    "modify_metadef_tag": _METADEF_ADMIN,
+    "add_metadef_tag": _METADEF_ADMIN,
+    "add_metadef_tags": _METADEF_ADMIN,
+    "delete_metadef_tag": _METADEF_ADMIN,
+    "delete_metadef_tags": _METADEF_ADMIN,
+    "cache_image": _ADMIN,
+    "cache_list": _ADMIN,
+    "cache_delete": _ADMIN,
+    "cache_clean": _ADMIN,
+    "cache_prune": _ADMIN,
+    "stores_info_detail": f"{_ADMIN} or rule:service_api",
+}
+
+#: Actions that change an image: beneath any policy file, only for an admin or the owner's project.
+_FLOOR: Final = frozenset(
+    (
+        "delete_image modify_image upload_image deactivate reactivate publicize_image communitize_image "
+        "add_member delete_member delete_image_location set_image_location"
+    ).split()
+)
+
+Target = Mapping[str, Any]
+_FIELD = re.compile(r"%\((\w+)\)s")
+_RULE = re.compile(r"\brule:(\w+)")
+
+
+class Policy:
+    """The rules in force. Shared by threads."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        self._enforcer = oslo_policy.Enforcer(conf, use_conf=True)
+        for name, check in RULES.items():
+            self._enforcer.register_default(oslo_policy.RuleDefault(name, check))
+        self._enforcer.suppress_deprecation_warnings = True
+        try:
+            self._enforcer.load_rules()
+        except Exception as exc:  # oslo.policy and PyYAML raise all sorts; whichever it is, serving would be unsafe
+            raise errors.ConfigError(f"The policy file cannot be used: {exc}") from exc
+        self._admitted: tuple[object, dict[tuple[Any, ...], bool]] = (None, {})
+        self._fields: tuple[object, dict[str, frozenset[str]]] = (None, {})
+
+    def admit(self, ctx: Context) -> bool:
+        """The answer of `context_is_admin`, for `Context.is_admin`; kept for as long as the rules are."""
+        rules = self._enforcer.rules
+        if self._admitted[0] is not rules or len(self._admitted[1]) > 10_000:
+            self._admitted = (rules, {})
+        key = (ctx.user, ctx.project, ctx.roles)
+        known = self._admitted[1]
+        if key not in known:
+            known[key] = self._ask("context_is_admin", {}, ctx)
+        return known[key]
+
+    def allows(self, ctx: Context, action: str, target: Target) -> bool:
+        """Whether the rule passes, floor included."""
+        if action in _FLOOR and not (ctx.is_admin or (ctx.project and ctx.project == target.get("owner"))):
+            return False
+        return self._ask(action, target, ctx)
+
+    def check(self, ctx: Context, action: str, target: Target) -> None:
+        """Raise `Forbidden` unless the rule passes."""
+        if not self.allows(ctx, action, target):
+            raise errors.Forbidden(f"You are not authorized to complete {action} action.")
+
+    def check_image(self, ctx: Context, action: str, image: Image) -> None:
+        """As `check`, but `NotFound` where the caller may not even look at the image."""
+        target = image_target(image)
+        if self.allows(ctx, action, target):
+            return
+        if action == "get_image" or not self.allows(ctx, "get_image", target):
+            raise no_image(image.id)
+        raise errors.Forbidden(f"You are not authorized to complete {action} action.")
+
+    def readable(self, ctx: Context, images: Iterable[Image]) -> Iterator[Image]:
+        """Those that `get_image` passes, asked once for each distinct set of the fields that the rule reads."""
+        fields = self._read_by("get_image")
+        known: dict[tuple[Any, ...], bool] = {}
+        for image in images:
+            target = image_target(image)
+            key = tuple(str(target.get(name)) for name in fields)
+            if key not in known:
+                known[key] = self.allows(ctx, "get_image", target)
+            if known[key]:
+                yield image
+
+    def _ask(self, rule: str, target: Target, ctx: Context) -> bool:
+        credentials = {
+            "user_id": ctx.user,
+            "project_id": ctx.project,
+            "roles": sorted(ctx.roles),
+            "is_admin": ctx.is_admin,
+            "request_id": ctx.request_id,
+        }
+        return bool(self._enforcer.enforce(rule, dict(target), credentials, do_raise=False))
+
+    def _read_by(self, rule: str) -> tuple[str, ...]:
+        """The target fields that a rule reads, through the rules it names."""
+        rules = self._enforcer.rules
+        if self._fields[0] is not rules:
+            self._fields = (rules, {})
+        cache = self._fields[1]
+        if rule not in cache:
+            seen: set[str] = set()
+            fields: set[str] = set()
+            todo = [rule]
+            while todo:
+                name = todo.pop()
+                if name in seen or name not in rules:
+                    continue
+                seen.add(name)
+                text = str(rules[name])
+                fields.update(_FIELD.findall(text))
+                todo += _RULE.findall(text)
+            cache[rule] = frozenset(fields)
+        return tuple(sorted(cache[rule]))
+
+
+def image_target(image: Image) -> dict[str, Any]:
+    """What rules may refer to of an image; custom properties never shadow its attributes."""
+    return {
+        **image.properties,
+        "id": image.id,
+        "image_id": image.id,
+        "name": image.name,
+        "owner": image.owner,
+        "project_id": image.owner,
+        "member_id": image.member,
+        "visibility": image.visibility,
+        "status": image.status,
+        "protected": image.protected,
+        "os_hidden": image.os_hidden,
+        "disk_format": image.disk_format,
+        "container_format": image.container_format,
+        "size": image.size,
+        "virtual_size": image.virtual_size,
+        "min_disk": image.min_disk,
+        "min_ram": image.min_ram,
+        "checksum": image.checksum,
+        "os_hash_algo": image.os_hash_algo,
+        "os_hash_value": image.os_hash_value,
+        "tags": list(image.tags),
+    }
+
+
+def member_target(image: Image, member: Member | str) -> dict[str, Any]:
+    """What rules may refer to of a share: the image, with the member in place of the caller."""
+    return image_target(image) | {"member_id": member if isinstance(member, str) else member.member}
+
+
+def no_image(image_id: str) -> errors.NotFound:
+    """The same words for an image that does not exist and for one that the caller may not see."""
+    return errors.NotFound(f"No image found with ID {image_id}")

@@ -1,0 +1,25 @@
+"""`Service`: the parts that a use-case may use, one typed bundle, put together by `app.py`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from oslo_config import cfg
+
+from calotype.db.engine import Database
+from calotype.db.leases import Leases
+from calotype.policy import Policy
+from calotype.stores.registry import Stores
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything that use-cases work with. `now` is naive UTC; `nudge` wakes the runner of this process."""
+
+    conf: cfg.ConfigOpts
+    db: Database
+    policy: Policy
+    stores: Stores
+    leases: Leases
+    now: Callable[[], datetime]
+    nudge: Callable[[], None] = lambda: None

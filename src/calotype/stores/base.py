@@ -1,0 +1,115 @@
+"""The contract between Calotype and a place where bytes live.
+
+Read this to write a driver; `tests/stores/test_contract.py` is the same text as assertions, and every driver
+passes it. Hashing, size caps, format inspection and signatures are never a driver's business: they are taps on
+the bytes that pass (`images/stream.py`).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import IO, Any, Protocol
+
+from calotype.context import Context
+
+#: A piece of an image. It may be a view of a buffer that is used again: it is valid until the next piece is asked for.
+Chunk = bytes | memoryview
+
+#: What a driver would need to remove the debris of a write that never returned. JSON values only.
+Note = Mapping[str, Any]
+
+
+class Feature(Enum):
+    """What a driver can do; facts that callers and documents can list."""
+
+    READ = "read"
+    WRITE = "write"
+    DELETE = "delete"
+    RANGE = "range"
+    SPARSE = "sparse"
+    SENDFILE = "sendfile"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a store is: `ok`, free and total bytes where the backend tells, and the last error without secrets."""
+
+    ok: bool
+    free: int | None = None
+    total: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One finished object: its location URL, its size in bytes, and metadata for the location row."""
+
+    url: str
+    size: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Body(Protocol):
+    """Bytes on their way out. Close it, whether it was read or not."""
+
+    size: int  #: bytes that iterating yields
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The bytes in order; raises `StoreError` rather than end early."""
+
+    def file(self) -> IO[bytes] | None:
+        """A real file positioned at the first byte, for sendfile; None where the bytes are not in a file."""
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """One configured place. Shared by threads; holds no lock while bytes move."""
+
+    name: str  #: as the operator calls it
+    kind: str  #: the driver's type in `enabled_backends`
+    description: str
+    weight: int
+    features: frozenset[Feature]
+
+    def check(self) -> Health:
+        """Whether the store works, within two seconds; never raises."""
+
+    def details(self) -> Mapping[str, Any]:
+        """The driver's settings as `GET /v2/info/stores/detail` shows them; no secrets."""
+
+    def owns(self, url: str) -> bool:
+        """Whether the URL lies in this store's own namespace. Looks at the text only."""
+
+    def write(
+        self,
+        image_id: str,
+        chunks: Iterable[Chunk],
+        *,
+        attempt: str,
+        size: int | None,
+        note: Callable[[Note], None],
+        ctx: Context,
+    ) -> Stored:
+        """Store one object: all or nothing, durable on return, never overwriting.
+
+        `chunks` raises when the bytes turn out to be wrong, on its last `next()` at the latest; nothing may be
+        made final before it ends. Whatever it raises passes through and nothing is left behind. `attempt` is a
+        fencing token and part of every temporary name. `note` makes durable what `clean` will need; call it
+        before the first byte goes there. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`, `StoreUnavailable`.
+        """
+
+    def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
+        """`length` bytes from `offset` (to the end when None). Raises `Missing` here, before the first byte."""
+
+    def size(self, url: str, *, ctx: Context) -> int:
+        """The object's size in bytes. Raises `Missing`."""
+
+    def delete(self, url: str, *, ctx: Context) -> None:
+        """Remove the object, durably. Raises `Missing`, `InUse`."""
+
+    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
+        """Remove what a dead attempt left, also a finished object it never reported. Idempotent.
+
+        Removes nothing that another attempt, or somebody else, put there.
+        """

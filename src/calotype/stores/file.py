@@ -1,0 +1,347 @@
+"""Images as files in one directory, each named by its image id, as Glance lays them out.
+
+A write goes to `<id>.<attempt>.part` beside its final name, is synced, and becomes final by a hard link, which
+never overwrites; then the directory is synced. The temporary name carries the attempt: once a cleaner has
+removed it, a writer that slept through its lease has nothing left to link. All names are opened relative to
+the directory's descriptor and symbolic links in it are not followed.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote, unquote, urlsplit
+
+from oslo_config import cfg
+
+from calotype import errors
+from calotype.context import Context
+from calotype.stores.base import Body, Chunk, Feature, Health, Note, Stored
+
+OPTIONS: list[cfg.Opt] = [
+    cfg.StrOpt("filesystem_store_datadir", help="Directory that holds the images. Created when missing."),
+    cfg.IntOpt(
+        "filesystem_store_file_perm",
+        default=0,
+        min=0,
+        help="Permissions of image files as octal digits, for example 640; 0 leaves 600 masked by the umask.",
+    ),
+    cfg.IntOpt(
+        "filesystem_store_chunk_size", default=1 << 20, min=4096, help="Bytes read at a time where no sendfile is."
+    ),
+    cfg.BoolOpt("filesystem_thin_provisioning", default=False, help="Leave holes for blocks of zeros."),
+    cfg.IntOpt(
+        "filesystem_store_reserve",
+        default=64,
+        min=0,
+        help="Free space that uploads leave in the file system, MiB: a full disk hurts more than a refused image.",
+    ),
+]
+
+_HOLE = 64 * 1024  #: Granularity of holes: what qemu-img uses for its clusters.
+_ZEROS = bytes(1 << 20)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SPACE_CHECK = 64 << 20  #: Bytes written between two looks at the free space.
+_PART = re.compile(r"^[0-9a-fA-F-]{36}\.[0-9a-f]+-[0-9]+\.part$")
+
+
+class FileStore:
+    """A directory. Thread-safe: it has no state but an open directory."""
+
+    kind = "file"
+
+    def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
+        self.name = name
+        self.description = description
+        self.weight = weight
+        self.directory = Path(options["filesystem_store_datadir"]).absolute()
+        self._chunk: int = options["filesystem_store_chunk_size"]
+        self._thin: bool = options["filesystem_thin_provisioning"]
+        self._reserve: int = options["filesystem_store_reserve"] << 20
+        self._mode: int | None = _mode(options["filesystem_store_file_perm"], name)
+        self._lock = threading.Lock()
+        features = {Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.SENDFILE}
+        self.features = frozenset(features | ({Feature.SPARSE} if self._thin else set()))
+        try:
+            self.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._dir = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise errors.ConfigError(f"Store {name}: {self.directory} cannot be used: {exc.strerror}") from exc
+
+    # --- facts -------------------------------------------------------------------------------------------
+
+    def check(self) -> Health:
+        try:
+            room = os.fstatvfs(self._dir)
+            if not os.access(self.directory, os.W_OK | os.X_OK):
+                return Health(ok=False, error="the directory cannot be written to")
+        except OSError as exc:
+            return Health(ok=False, error=exc.strerror)
+        return Health(ok=True, free=room.f_bavail * room.f_frsize, total=room.f_blocks * room.f_frsize)
+
+    def details(self) -> Mapping[str, Any]:
+        return {"data_dir": str(self.directory), "chunk_size": self._chunk, "thin_provisioning": self._thin}
+
+    def identity(self) -> object:
+        """What two stores on one directory have in common, whatever they call it."""
+        found = os.fstat(self._dir)
+        return (found.st_dev, found.st_ino)
+
+    def owns(self, url: str) -> bool:
+        return self._name_in(url) is not None
+
+    # --- writing -----------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        image_id: str,
+        chunks: Iterable[Chunk],
+        *,
+        attempt: str,
+        size: int | None,
+        note: Callable[[Note], None],
+        ctx: Context,
+    ) -> Stored:
+        part = f"{image_id}.{attempt}.part"
+        with self._translated():
+            if _exists(self._dir, image_id):
+                raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
+            self._want_room(size or 0)
+            file = os.open(
+                part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._dir
+            )
+        try:
+            with self._translated():
+                note({"inode": os.fstat(file).st_ino})
+                written = self._copy(file, chunks)
+                if self._mode is not None:
+                    os.fchmod(file, self._mode)
+                os.fsync(file)
+                # The link is what makes the object: atomic, and it fails where the name is taken. Should this
+                # process have slept until a cleaner removed the temporary name, it fails here as well.
+                try:
+                    os.link(part, image_id, src_dir_fd=self._dir, dst_dir_fd=self._dir, follow_symlinks=False)
+                except FileExistsError as exc:
+                    raise errors.AlreadyStored("The store already holds an object of this name.", self.name) from exc
+                except FileNotFoundError as exc:
+                    raise errors.Gone("The upload was given up while data was arriving.") from exc
+                try:
+                    os.unlink(part, dir_fd=self._dir)
+                    os.fsync(self._dir)
+                except OSError:
+                    self._unlink_if(image_id, os.fstat(file).st_ino)
+                    raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(part, dir_fd=self._dir)
+            raise
+        finally:
+            os.close(file)
+        return Stored(f"file://{quote(str(self.directory / image_id))}", written)
+
+    def _copy(self, file: int, chunks: Iterable[Chunk]) -> int:
+        written = looked = 0
+        for chunk in chunks:
+            if written - looked >= _SPACE_CHECK:
+                self._want_room(0)
+                looked = written
+            if self._thin:
+                _write_thin(file, chunk, written)
+            else:
+                _write_all(file, chunk)
+            written += len(chunk)
+        if self._thin:
+            os.ftruncate(file, written)  # A hole at the end has no byte that made the file so long.
+        return written
+
+    def _want_room(self, size: int) -> None:
+        room = os.fstatvfs(self._dir)
+        if room.f_bavail * room.f_frsize < size + self._reserve:
+            raise errors.StoreFull("The store has no room for this image.", self.name)
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
+        file = self._open(url)
+        try:
+            size = os.fstat(file.fileno()).st_size
+            length = max(size - offset, 0) if length is None else length
+            if offset + length > size:
+                raise errors.StoreError("The object is shorter than its record says.", self.name)
+            file.seek(offset)
+        except BaseException:
+            file.close()
+            raise
+        return _FileBody(_Slice(file, offset, length, self.name), length, self._chunk)
+
+    def size(self, url: str, *, ctx: Context) -> int:
+        with self._open(url) as file:
+            return os.fstat(file.fileno()).st_size
+
+    def _open(self, url: str) -> IO[bytes]:
+        name = self._name_in(url)
+        if name is None:
+            raise errors.StoreError("The location is not in this store.", self.name)
+        with self._translated():
+            try:
+                number = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._dir)
+            except FileNotFoundError as exc:
+                raise errors.Missing("The image's data is not in the store.", self.name) from exc
+            except OSError as exc:
+                if exc.errno == errno.ELOOP:
+                    raise errors.Missing("The image's data is not in the store.", self.name) from exc
+                raise
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                os.close(number)
+                raise errors.Missing("The image's data is not in the store.", self.name)
+        return os.fdopen(number, "rb", buffering=0)
+
+    # --- removing ----------------------------------------------------------------------------------------
+
+    def delete(self, url: str, *, ctx: Context) -> None:
+        name = self._name_in(url)
+        if name is None:
+            raise errors.StoreError("The location is not in this store.", self.name)
+        with self._translated():
+            try:
+                os.unlink(name, dir_fd=self._dir)
+            except FileNotFoundError as exc:
+                raise errors.Missing("The image's data is not in the store.", self.name) from exc
+            os.fsync(self._dir)
+
+    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
+        with self._translated():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{image_id}.{attempt}.part", dir_fd=self._dir)
+            for note in notes:
+                self._unlink_if(image_id, note["inode"])
+            os.fsync(self._dir)
+
+    def parts(self) -> Iterator[str]:
+        """Temporary names that lie in the directory, for whoever looks for debris."""
+        return (name for name in os.listdir(self._dir) if _PART.match(name))
+
+    def _unlink_if(self, name: str, inode: int) -> None:
+        """Remove a name, if it is still the file that was meant."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(name, dir_fd=self._dir, follow_symlinks=False).st_ino == inode:
+                os.unlink(name, dir_fd=self._dir)
+
+    # --- the rest ----------------------------------------------------------------------------------------
+
+    def _name_in(self, url: str) -> str | None:
+        """The name in our directory that a URL means, None when it lies elsewhere."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("file", "filesystem") or parts.netloc or parts.query or parts.fragment:
+            return None
+        directory, name = os.path.split(unquote(parts.path))
+        if not name or name in (".", "..") or "\0" in name or directory != str(self.directory):
+            return None
+        return name
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The operating system's errors in our words."""
+        try:
+            yield
+        except OSError as exc:
+            if exc.errno in _FULL:
+                raise errors.StoreFull("The store has no room for this image.", self.name) from exc
+            raise errors.StoreUnavailable(f"The store failed: {exc.strerror}.", self.name) from exc
+
+
+class _Slice:
+    """A part of a file, as WSGI's file wrapper wants it: `fileno` stands on its first byte."""
+
+    def __init__(self, file: IO[bytes], offset: int, length: int, store: str) -> None:
+        self._file = file
+        self._end = offset + length
+        self._left = length
+        self._store = store
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def read(self, size: int = -1) -> bytes:
+        if self._left <= 0:
+            return b""
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        if not data:
+            raise errors.StoreError("The object ended before its recorded size.", self._store)
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        """Raises when the file shrank meanwhile, so that the server drops the connection, not just the end."""
+        try:
+            if not self._file.closed and os.fstat(self._file.fileno()).st_size < self._end:
+                raise errors.StoreError("The object became shorter while it was being sent.", self._store)
+        finally:
+            self._file.close()
+
+
+class _FileBody:
+    """`Body` of a slice of a file."""
+
+    def __init__(self, part: _Slice, size: int, chunk: int) -> None:
+        self.size = size
+        self._part = part
+        self._chunk = chunk
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := self._part.read(self._chunk):
+            yield data
+
+    def file(self) -> IO[bytes] | None:
+        return self._part  # type: ignore[return-value]  # the three methods that a WSGI server calls
+
+    def close(self) -> None:
+        self._part.close()
+
+
+def _exists(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_all(file: int, chunk: Chunk) -> None:
+    done = os.write(file, chunk)
+    while done < len(chunk):
+        done += os.write(file, memoryview(chunk)[done:])
+
+
+def _write_thin(file: int, chunk: Chunk, offset: int) -> None:
+    """Write at `offset` what is not zero; blocks of zeros stay holes."""
+    view = memoryview(chunk)
+    start = 0
+    while start < len(view):
+        # Blocks are counted from the start of the file, so that holes meet the file system's own blocks.
+        end = min(start + _HOLE - (offset + start) % _HOLE, len(view))
+        hole = view[start:end] == _ZEROS[: end - start]
+        while end < len(view) and (view[end : end + _HOLE] == _ZEROS[: len(view[end : end + _HOLE])]) == hole:
+            end = min(end + _HOLE, len(view))
+        if not hole:
+            place = start
+            while place < end:
+                place += os.pwrite(file, view[place:end], offset + place)
+        start = end
+
+
+def _mode(digits: int, name: str) -> int | None:
+    if not digits:
+        return None
+    try:
+        mode = int(str(digits), 8)
+    except ValueError as exc:
+        raise errors.ConfigError(f"Store {name}: filesystem_store_file_perm must be octal digits, as 640.") from exc
+    if mode & ~0o777 or not mode & 0o400:
+        raise errors.ConfigError(f"Store {name}: filesystem_store_file_perm {digits} lets nobody read the images.")
+    return mode

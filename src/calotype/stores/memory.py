@@ -1,0 +1,120 @@
+"""Images in this process's memory: for tests and for trying things out. Nothing survives a restart."""
+
+import io
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, Any
+
+from oslo_config import cfg
+
+from calotype import errors
+from calotype.context import Context
+from calotype.stores.base import Body, Chunk, Feature, Health, Note, Stored
+
+OPTIONS: list[cfg.Opt] = [cfg.IntOpt("memory_store_size", default=256, min=1, help="Room of the store, MiB.")]
+
+
+class MemoryStore:
+    """A dictionary with a limit."""
+
+    kind = "memory"
+    features = frozenset({Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE})
+
+    def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
+        self.name = name
+        self.description = description
+        self.weight = weight
+        self._room: int = options["memory_store_size"] << 20
+        self._lock = threading.Lock()
+        self._objects: dict[str, tuple[str, bytes]] = {}
+        self._fenced: set[tuple[str, str]] = set()
+
+    def check(self) -> Health:
+        with self._lock:
+            return Health(ok=True, free=self._room - self._used(), total=self._room)
+
+    def details(self) -> Mapping[str, Any]:
+        return {"size": self._room}
+
+    def identity(self) -> object:
+        return self
+
+    def owns(self, url: str) -> bool:
+        return url.startswith(f"memory://{self.name}/") and "/" not in url[len(f"memory://{self.name}/") :]
+
+    def write(
+        self,
+        image_id: str,
+        chunks: Iterable[Chunk],
+        *,
+        attempt: str,
+        size: int | None,
+        note: Callable[[Note], None],
+        ctx: Context,
+    ) -> Stored:
+        url = f"memory://{self.name}/{image_id}"
+        with self._lock:
+            if url in self._objects:
+                raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
+        note({})
+        data = bytearray()
+        for chunk in chunks:
+            data += chunk
+            if self._used() + len(data) > self._room:
+                raise errors.StoreFull("The store has no room for this image.", self.name)
+        with self._lock:
+            if (image_id, attempt) in self._fenced:
+                raise errors.Gone("The upload was given up while data was arriving.")
+            if url in self._objects:
+                raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
+            self._objects[url] = (attempt, bytes(data))
+        return Stored(url, len(data))
+
+    def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
+        data = self._get(url)
+        end = len(data) if length is None else offset + length
+        if end > len(data):
+            raise errors.StoreError("The object is shorter than its record says.", self.name)
+        return _Bytes(data[offset:end])
+
+    def size(self, url: str, *, ctx: Context) -> int:
+        return len(self._get(url))
+
+    def delete(self, url: str, *, ctx: Context) -> None:
+        with self._lock:
+            if self._objects.pop(url, None) is None:
+                raise errors.Missing("The image's data is not in the store.", self.name)
+
+    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
+        url = f"memory://{self.name}/{image_id}"
+        with self._lock:
+            self._fenced.add((image_id, attempt))
+            if url in self._objects and self._objects[url][0] == attempt:
+                del self._objects[url]
+
+    def _get(self, url: str) -> bytes:
+        with self._lock:
+            if url not in self._objects:
+                raise errors.Missing("The image's data is not in the store.", self.name)
+            return self._objects[url][1]
+
+    def _used(self) -> int:
+        return sum(len(data) for _, data in self._objects.values())
+
+
+class _Bytes:
+    """`Body` of a piece of memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size = len(data)
+        self._data = io.BytesIO(data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := self._data.read(1 << 16):
+            yield data
+
+    def file(self) -> IO[bytes] | None:
+        return None
+
+    def close(self) -> None:
+        self._data.close()

@@ -1,0 +1,155 @@
+"""The configured stores: which there are, which one is meant, and whether the configuration is safe to serve.
+
+Multi-store is the only mode. Without `enabled_backends` there is one file store in the state directory, or in
+the data directory of a single-store Glance.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from oslo_config import cfg
+
+from calotype import config, errors
+from calotype.model import Location
+from calotype.stores import file, memory
+from calotype.stores.base import Feature, Store
+
+LOG = logging.getLogger(__name__)
+
+#: One line a driver: its type in `enabled_backends`, its class and its options.
+DRIVERS: dict[str, tuple[Callable[..., Store], list[cfg.Opt]]] = {
+    "file": (file.FileStore, file.OPTIONS),
+    "filesystem": (file.FileStore, file.OPTIONS),
+    "memory": (memory.MemoryStore, memory.OPTIONS),
+}
+
+#: Options that every store's section has.
+COMMON: list[cfg.Opt] = [
+    cfg.StrOpt("store_description", default="", help="Words about the store, shown to users."),
+    cfg.IntOpt("weight", default=0, help="Copies in the heaviest store are read first."),
+]
+
+DEFAULT_NAME = "local"
+_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")
+_RESERVED = "os_glance_"
+
+
+class Stores:
+    """Every configured store, by name, in the order of the configuration."""
+
+    def __init__(self, stores: Iterable[Store], default: str) -> None:
+        self._stores = {store.name: store for store in stores}
+        self.default = default
+
+    def __iter__(self) -> Iterator[Store]:
+        return iter(self._stores.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stores
+
+    def get(self, name: str) -> Store | None:
+        return self._stores.get(name)
+
+    def for_writing(self, name: str | None) -> Store:
+        """The store of this name, or the default. Raises `Invalid`, `StoreReadOnly`."""
+        store = self._stores.get(name or self.default)
+        if store is None:
+            raise errors.Invalid(f"There is no store named {name!r}; see GET /v2/info/stores.")
+        if Feature.WRITE not in store.features:
+            raise errors.StoreReadOnly(f"Store {store.name} does not take new data.", store.name)
+        return store
+
+    def of(self, location: Location) -> Store | None:
+        """The store that holds a copy: as its metadata says, else the first one whose namespace its URL lies in."""
+        named = self._stores.get(location.store or "")
+        if named is not None and named.owns(location.url):
+            return named
+        return next((store for store in self if store.owns(location.url)), None)
+
+    def by_preference(self, locations: Iterable[Location], prefer: Iterable[str] = ()) -> list[tuple[Store, Location]]:
+        """Copies that can be read: preferred stores first, in the order of the preference, then by weight."""
+        order = {name: place for place, name in enumerate(prefer)}
+        found = [(store, location) for location in locations if (store := self.of(location)) is not None]
+        return sorted(found, key=lambda pair: (order.get(pair[0].name, len(order)), -pair[0].weight, pair[1].id))
+
+
+def build(conf: cfg.ConfigOpts) -> Stores:
+    """The stores of a configuration. Raises `ConfigError` where serving it could lose or mix up data."""
+    backends: dict[str, str] = conf.enabled_backends or {}
+    if not backends:
+        return _zero_config(conf)
+    default = conf.glance_store.default_backend
+    if not default:
+        raise errors.ConfigError(
+            "[glance_store] default_backend must name one of the enabled_backends: " + ", ".join(backends)
+        )
+    if default not in backends:
+        raise errors.ConfigError(f"[glance_store] default_backend {default!r} is not among the enabled_backends.")
+    stores = [_make(conf, name, kind) for name, kind in backends.items()]
+    _refuse_shared(stores)
+    if Feature.WRITE not in next(s for s in stores if s.name == default).features:
+        raise errors.ConfigError(f"[glance_store] default_backend {default!r} does not take new data.")
+    return Stores(stores, default)
+
+
+def _zero_config(conf: cfg.ConfigOpts) -> Stores:
+    old = conf.glance_store
+    if old.default_backend:
+        raise errors.ConfigError("[glance_store] default_backend is set, but enabled_backends names no store.")
+    if old.default_store not in (None, "file", "filesystem"):
+        raise errors.ConfigError(
+            f"[glance_store] default_store = {old.default_store}: this release takes over single-store "
+            "configurations of file stores only. Name the store in enabled_backends and default_backend."
+        )
+    if old.filesystem_store_datadir:
+        LOG.warning(
+            "[glance_store] filesystem_store_datadir is a single-store setting: it is served as the store %r. "
+            "Name the store in enabled_backends, with a section of its own, to silence this.",
+            DEFAULT_NAME,
+        )
+    directory = old.filesystem_store_datadir or str(Path(conf.state_dir) / "images")
+    options = {option.dest: option.default for option in file.OPTIONS} | {"filesystem_store_datadir": directory}
+    return Stores([file.FileStore(DEFAULT_NAME, options)], DEFAULT_NAME)
+
+
+def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
+    if name.lower().startswith(_RESERVED):
+        raise errors.ConfigError(f"enabled_backends: names that begin with {_RESERVED} are reserved ({name}).")
+    if name in config.GROUPS or name in ("backend_defaults", "oslo_policy"):
+        raise errors.ConfigError(
+            f"enabled_backends: {name!r} is the name of another section; call the store otherwise."
+        )
+    if not _NAME.match(name):
+        raise errors.ConfigError(f"enabled_backends: {name!r} is no store name; use letters, digits, _ . and -.")
+    if kind not in DRIVERS:
+        raise errors.ConfigError(
+            f"enabled_backends: store {name} is of type {kind!r}; this release has {', '.join(sorted(DRIVERS))}."
+        )
+    driver, options = DRIVERS[kind]
+    conf.register_opts([*COMMON, *options], group=name)
+    conf.register_opts(options, group="backend_defaults")
+    section = getattr(conf, name)
+    values: dict[str, Any] = {}
+    for option in options:
+        values[option.dest] = getattr(section, option.dest)
+        if values[option.dest] == option.default:
+            values[option.dest] = getattr(conf.backend_defaults, option.dest)
+    if kind in ("file", "filesystem") and not values["filesystem_store_datadir"]:
+        raise errors.ConfigError(f"Store {name}: set filesystem_store_datadir in section [{name}].")
+    return driver(name, values, description=section.store_description, weight=section.weight)
+
+
+def _refuse_shared(stores: Iterable[Store]) -> None:
+    """Two stores on one directory would each delete what the other one keeps."""
+    seen: dict[object, Store] = {}
+    for store in stores:
+        identity = getattr(store, "identity", lambda: None)()
+        if identity is not None and identity in seen:
+            raise errors.ConfigError(
+                f"Stores {seen[identity].name} and {store.name} are on the same directory; give each its own."
+            )
+        if identity is not None:
+            seen[identity] = store

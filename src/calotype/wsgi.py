@@ -1,0 +1,13 @@
+"""`calotype.wsgi:application`, for uWSGI, mod_wsgi or another gunicorn.
+
+Reads the configuration that `$OS_GLANCE_CONFIG_DIR` or `/etc/calotype` holds. `calotype serve` does not come
+by here: it starts its own gunicorn (`server.py`) with the same `app.build`.
+"""
+
+from oslo_log import log
+
+from calotype import app, config
+
+conf = config.load()
+log.setup(conf, "calotype")
+application = app.build(conf).wsgi

@@ -1,0 +1,202 @@
+"""What tests share: a real service in a process group of its own, and a client for it.
+
+A service listens on a free loopback port, keeps its state in a directory of the test's, and is stopped by its
+own pid. `Service.kill` is kill -9 of the whole group, as the crash tests want it.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from calotype.auth import basic
+
+PASSWORD = "correct horse"
+#: name → (project, roles); one user for each kind of caller.
+USERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "admin": ("admin", ("admin",)),
+    "manager": ("red", ("manager",)),
+    "alice": ("red", ("member",)),
+    "reader": ("red", ("reader",)),
+    "bob": ("blue", ("member",)),
+    "carol": ("green", ("member",)),
+    "service": ("service", ("service",)),
+}
+OCTETS = {"Content-Type": "application/octet-stream"}
+PATCH_21 = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
+PATCH_20 = {"Content-Type": "application/openstack-images-v2.0-json-patch"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+_HASHES: dict[str, basic.User] = {}
+
+
+def write_users(path: Path, names: Mapping[str, tuple[str, tuple[str, ...]]] = USERS) -> None:
+    """The users file; hashing is slow on purpose, so each user's entry is made once."""
+    for name, (project, roles) in names.items():
+        if name not in _HASHES:
+            _HASHES[name] = basic.make_user(name, project, roles, PASSWORD)
+    basic.write_users(path, {name: _HASHES[name] for name in names})
+
+
+@dataclass
+class Service:
+    """`calotype serve` on a state directory. `conf` is text for its configuration file."""
+
+    state: Path
+    conf: str = ""
+    arguments: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """Everything that the service wrote so far, over all its starts."""
+        return (self.state / "serve.log").read_text(errors="replace")
+
+    @property
+    def images(self) -> Path:
+        """The directory of the store that there is without a configuration."""
+        return self.state / "images"
+
+    def start(self, *, wait: float = 30) -> "Service":
+        self.state.mkdir(parents=True, exist_ok=True)
+        if not (self.state / "users.json").exists():
+            write_users(self.state / "users.json")
+        conf = self.state / "calotype.conf"
+        conf.write_text(self.conf or "[DEFAULT]\n")
+        command = [sys.executable, "-m", "calotype.cli.main", "serve", "--config-file", str(conf)]
+        command += ["--state-dir", str(self.state), "--bind", f"127.0.0.1:{self.port}", *self.arguments]
+        with (self.state / "serve.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **self.environment},
+            )
+        end = time.monotonic() + wait
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the service ended at once:\n{self.log}")
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{self.url}/healthcheck", timeout=5).ok:
+                    return self
+            time.sleep(0.02)
+        self.kill()
+        raise RuntimeError(f"the service did not come up:\n{self.log}")
+
+    def stop(self) -> int:
+        """SIGTERM and wait; the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """kill -9 of the whole process group."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=30)
+
+    def client(self, user: str | None = "alice", password: str = PASSWORD) -> "Client":
+        return Client(self.url, user, password)
+
+
+class Client:
+    """HTTP as one user. Methods are those of the API; each returns the response, whatever its status."""
+
+    def __init__(self, url: str, user: str | None, password: str = PASSWORD) -> None:
+        self.url = url
+        self.session = requests.Session()
+        self.session.trust_env = False
+        if user is not None:
+            self.session.auth = (user, password)
+
+    def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        arguments.setdefault("timeout", 120)
+        return self.session.request(method, self.url + path, **arguments)
+
+    def get(self, path: str, **arguments: Any) -> requests.Response:
+        return self.request("GET", path, **arguments)
+
+    def create(self, **values: Any) -> requests.Response:
+        return self.request("POST", "/v2/images", json=values)
+
+    def queued(self, **values: Any) -> str:
+        """The id of a new image that waits for data."""
+        values = {"disk_format": "raw", "container_format": "bare"} | values
+        made = self.create(**values)
+        assert made.status_code == 201, made.text
+        return str(made.json()["id"])
+
+    def put(self, image_id: str, data: Any, **headers: str) -> requests.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.request("PUT", f"/v2/images/{image_id}/file", data=data, headers=OCTETS | named)
+
+    def active(self, data: bytes = b"some data", **values: Any) -> str:
+        """The id of a new image with data."""
+        image_id = self.queued(**values)
+        done = self.put(image_id, data)
+        assert done.status_code == 204, done.text
+        return image_id
+
+    def show(self, image_id: str) -> dict[str, Any]:
+        found = self.get(f"/v2/images/{image_id}")
+        assert found.status_code == 200, found.text
+        return dict(found.json())
+
+    def file(self, image_id: str, **headers: str) -> requests.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.get(f"/v2/images/{image_id}/file", headers=named)
+
+    def patch(self, image_id: str, *steps: Mapping[str, Any], media: Mapping[str, str] = PATCH_21) -> requests.Response:
+        return self.request("PATCH", f"/v2/images/{image_id}", data=json.dumps(steps), headers=dict(media))
+
+    def delete(self, image_id: str) -> requests.Response:
+        return self.request("DELETE", f"/v2/images/{image_id}")
+
+
+@contextlib.contextmanager
+def running(state: Path, conf: str = "", *arguments: str, **more: Any) -> Iterator[Service]:
+    """A service for the length of a block."""
+    service = Service(state, conf, arguments, **more).start()
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def tool(name: str) -> str:
+    """A program that `tests/needs` installs."""
+    found = shutil.which(name)
+    assert found, f"{name} is missing: run tests/needs"
+    return found
