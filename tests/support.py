@@ -64,6 +64,7 @@ class Service:
     arguments: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     environment: Mapping[str, str] = field(default_factory=dict)
+    users: bool = True  #: whether to write the tests' users before the first start
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -81,8 +82,8 @@ class Service:
         return self.state / "images"
 
     def start(self, *, wait: float = 30) -> "Service":
-        self.state.mkdir(parents=True, exist_ok=True)
-        if not (self.state / "users.json").exists():
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.users and not (self.state / "users.json").exists():
             write_users(self.state / "users.json")
         conf = self.state / "calotype.conf"
         conf.write_text(self.conf or "[DEFAULT]\n")
@@ -148,7 +149,7 @@ class Client:
     def get(self, path: str, **arguments: Any) -> requests.Response:
         return self.request("GET", path, **arguments)
 
-    def create(self, **values: Any) -> requests.Response:
+    def create(self, /, **values: Any) -> requests.Response:
         return self.request("POST", "/v2/images", json=values)
 
     def queued(self, **values: Any) -> str:

@@ -6,6 +6,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from oslo_config import cfg
 
@@ -152,13 +153,23 @@ def load(
             default_config_files=[str(Path(f).absolute()) for f in files],
             default_config_dirs=[str(Path(d).absolute()) for d in dirs],
         )
-    except cfg.Error as exc:
+        values(conf)  # oslo.config looks at a value when it is asked for; a bad one should stop the start
+    except (cfg.Error, ValueError) as exc:
         raise errors.ConfigError(f"The configuration cannot be read: {exc}") from exc
     if state_dir is not None:
         conf.set_override("state_dir", str(Path(state_dir).absolute()))
     elif conf.state_dir is None:
         conf.set_default("state_dir", str(_usual_state_dir()))
     return conf
+
+
+def values(conf: cfg.ConfigOpts) -> list[tuple[str, cfg.Opt, Any]]:
+    """Every option of ours: its section, itself, its value in force."""
+    return [
+        (section, option, getattr(conf if section == "DEFAULT" else conf[section], option.dest))
+        for section, options in GROUPS.items()
+        for option in options
+    ]
 
 
 def register(conf: cfg.ConfigOpts) -> None:

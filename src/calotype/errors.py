@@ -10,6 +10,16 @@ class CalotypeError(Exception):
     """Anything that this service reports on purpose."""
 
 
+def reason(exc: BaseException) -> str:
+    """An error and what caused it, in one line, for logs."""
+    text = str(exc) or repr(exc)
+    cause = exc.__cause__
+    while cause is not None:
+        text += f" <- {cause!r}"
+        cause = cause.__cause__
+    return text
+
+
 # --- what the caller asked -------------------------------------------------------------------------------
 
 

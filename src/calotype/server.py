@@ -325,9 +325,9 @@ class SocketBody:
         """Receive more behind what the block holds."""
         ahead: bytes = self._unreader.take_buffered()
         held = self._have - self._at
-        room = max(size, len(ahead), 2 * _LINE) + held
+        room = (len(ahead) or size) + held
         if len(self._block) < room:
-            grown = bytearray(max(room, _BLOCK if self._recent else room))
+            grown = bytearray(room)
             grown[:held] = memoryview(self._block)[self._at : self._have]
             self._block = grown
         elif held:

@@ -65,12 +65,12 @@ def handle(req: falcon.Request, resp: falcon.Response, exc: Exception, params: d
     """Falcon's error handler for everything that our code raises."""
     status = status_of(exc)
     facts = (req.method, req.path, status, params.get("image_id", "-"), getattr(exc, "store", "") or "-")
-    if status >= 500:
-        known = isinstance(exc, errors.CalotypeError)
-        reason = f"{exc} ({exc.__cause__!r})" if exc.__cause__ is not None else str(exc)
-        LOG.error("%s %s answered %d; image %s, store %s: %s", *facts, reason, exc_info=None if known else exc)
+    if status >= 500 and not isinstance(exc, errors.CalotypeError):
+        LOG.error("%s %s answered %d; image %s, store %s: unforeseen", *facts, exc_info=exc)
+    elif status >= 500:
+        LOG.error("%s %s answered %d; image %s, store %s: %s", *facts, errors.reason(exc))
     elif isinstance(exc, errors.StoreError | errors.BodyBroken | errors.ContentRejected):
-        LOG.warning("%s %s answered %d; image %s, store %s: %s (%r)", *facts, exc, exc.__cause__)
+        LOG.warning("%s %s answered %d; image %s, store %s: %s", *facts, errors.reason(exc))
     message = str(exc) if isinstance(exc, errors.CalotypeError) else "The service failed; the log tells why."
     if isinstance(exc, errors.RangeUnsatisfiable):
         resp.set_header("Content-Range", f"bytes */{exc.size}")
@@ -82,6 +82,9 @@ def handle(req: falcon.Request, resp: falcon.Response, exc: Exception, params: d
 def handle_http(req: falcon.Request, resp: falcon.Response, exc: falcon.HTTPError, _params: dict[str, object]) -> None:
     """Falcon's own refusals (no route, wrong method), in the same words as ours."""
     for name, value in dict(exc.headers or {}).items():
+        # Falcon answers OPTIONS of itself and lists it; here it is refused like any other method.
+        if name.lower() == "allow":
+            value = ", ".join(method for method in value.split(", ") if method != "OPTIONS")
         resp.set_header(name, value)
     status = exc.status_code
     render(req, resp, status, exc.description or _EXPLAIN.get(status, exc.title or ""))

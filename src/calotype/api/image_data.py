@@ -12,6 +12,7 @@ from calotype.api.request import caller, integer, no_body, params, service
 from calotype.context import Context
 from calotype.images import data
 from calotype.images.data import Download
+from calotype.service import Service
 from calotype.stores.base import Body
 
 _OCTETS = "application/octet-stream"
@@ -50,15 +51,15 @@ def download(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     if wanted is None:
         if found.image.checksum:
             resp.set_header("Content-MD5", found.image.checksum)
-        _send(req, resp, ctx, found, 0, found.size)
+        _send(req, resp, svc, ctx, found, 0, found.size)
     elif len(wanted) == 1:
         offset, length = wanted[0]
         resp.status = 206
         resp.set_header("Content-Range", f"bytes {offset}-{offset + length - 1}/{found.size}")
-        _send(req, resp, ctx, found, offset, length)
+        _send(req, resp, svc, ctx, found, offset, length)
     else:
         resp.status = 206
-        _send_parts(req, resp, ctx, found, wanted)
+        _send_parts(req, resp, svc, ctx, found, wanted)
 
 
 def _wanted(req: falcon.Request, found: Download) -> list[ranges.Range] | None:
@@ -71,11 +72,13 @@ def _wanted(req: falcon.Request, found: Download) -> list[ranges.Range] | None:
     return ranges.parse(req.get_header("Range"), found.size)
 
 
-def _send(req: falcon.Request, resp: falcon.Response, ctx: Context, found: Download, offset: int, length: int) -> None:
+def _send(
+    req: falcon.Request, resp: falcon.Response, svc: Service, ctx: Context, found: Download, offset: int, length: int
+) -> None:
     resp.set_header("Content-Length", str(length))
     if req.method == "HEAD":
         return
-    content = data.open_(ctx, found, offset=offset, length=length)
+    content = data.open_(svc, ctx, found, offset=offset, length=length)
     # The server sends a file by sendfile, when it gets it bare: whatever wraps it makes it read and write.
     whole = offset == 0 and length == found.size
     file = content.file() if whole or _honours_offset(req) else None
@@ -85,6 +88,7 @@ def _send(req: falcon.Request, resp: falcon.Response, ctx: Context, found: Downl
 def _send_parts(
     req: falcon.Request,
     resp: falcon.Response,
+    svc: Service,
     ctx: Context,
     found: Download,
     wanted: list[ranges.Range],
@@ -101,11 +105,11 @@ def _send_parts(
     if req.method == "HEAD":
         return
     # The first copy that opens decides whether there is an answer at all; the others follow as they are sent.
-    first = data.open_(ctx, found, offset=wanted[0][0], length=wanted[0][1])
+    first = data.open_(svc, ctx, found, offset=wanted[0][0], length=wanted[0][1])
 
     def parts() -> Iterator[bytes]:
         for place, (head, (offset, length)) in enumerate(zip(heads, wanted, strict=True)):
-            content = first if place == 0 else data.open_(ctx, found, offset=offset, length=length)
+            content = first if place == 0 else data.open_(svc, ctx, found, offset=offset, length=length)
             try:
                 yield head
                 yield from content

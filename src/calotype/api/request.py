@@ -54,8 +54,9 @@ def json_body(req: falcon.Request) -> Any:
     try:
         text = raw.decode()
         found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-        # Lone surrogates come in as escapes, so the decoded text has to be looked at.
-        check_text(json.dumps(found, ensure_ascii=False) if "\\u" in text else text, "The request body")
+        if "\\u" in text:
+            _check_values(found)  # What may not be in the text may be in it as an escape.
+        check_text(text, "The request body")
     except UnicodeDecodeError as exc:
         raise errors.Invalid("The request body is not UTF-8.") from exc
     except RecursionError as exc:
@@ -63,6 +64,18 @@ def json_body(req: falcon.Request) -> Any:
     except ValueError as exc:
         raise errors.Invalid(f"Malformed JSON in request body: {exc}") from exc
     return found
+
+
+def _check_values(found: Any) -> None:
+    todo = [found]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, str):
+            check_text(value, "The request body")
+        elif isinstance(value, list):
+            todo += value
+        elif isinstance(value, dict):
+            todo += [*value.keys(), *value.values()]
 
 
 def _read(req: falcon.Request) -> bytes:

@@ -20,12 +20,12 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def run_show(options: argparse.Namespace) -> int:
     conf = load(options)
-    for section, opts in config.GROUPS.items():
-        print(f"[{section}]")
-        for opt in opts:
-            value = getattr(conf if section == "DEFAULT" else conf[section], opt.dest)
-            print(f"{opt.dest} = {_text(opt, value)}")
-        print()
+    last = None
+    for section, opt, value in config.values(conf):
+        if section != last:
+            print(f"{chr(10) if last else ''}[{section}]")
+        last = section
+        print(f"{opt.dest} = {_text(opt, value)}")
     return 0
 
 

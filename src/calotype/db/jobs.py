@@ -89,10 +89,16 @@ def fail(tx: Tx, job: Job, error: str, *, due: datetime) -> bool:
     return bool(tx.execute(statement).rowcount)
 
 
-def notes(tx: Tx, job: Job) -> list[dict[str, Any]] | None:
-    """What was noted so far; None when this attempt is not the one that counts any more."""
-    found = tx.execute(sa.select(jobs.c.notes).where(_holds(job))).scalar()
-    return None if found is None else list(json.loads(found))
+def revoke(tx: Tx, image_id: str, now: datetime) -> None:
+    """Take the image's running jobs from whoever has them: they are due, for anybody to clean up after."""
+    statement = sa.update(jobs).where(jobs.c.image_id == image_id, jobs.c.state == "running")
+    tx.execute(statement.values(state="pending", owner=None, attempt=jobs.c.attempt + 1, due_at=now))
+
+
+def look(tx: Tx, job: Job) -> tuple[bool, list[dict[str, Any]]] | None:
+    """Whether this attempt is still the one that counts, and the notes; None when the job is done."""
+    row = tx.execute(sa.select(jobs.c.attempt, jobs.c.notes).where(jobs.c.id == job.id)).first()
+    return None if row is None else (row.attempt == job.attempt, json.loads(row.notes))
 
 
 def backlog(tx: Tx) -> int:

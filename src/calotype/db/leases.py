@@ -127,7 +127,7 @@ class Leases:
                     ids = [token.rpartition("-")[0] for token in before]
                     kept = jobs.beat(tx, self.owner, ids, self.until())
             except errors.CalotypeError as exc:
-                LOG.warning("leases could not be renewed: %s (%s)", exc, exc.__cause__)
+                LOG.warning("leases could not be renewed: %s", errors.reason(exc))
                 continue
             for token, lost in before.items():
                 if token not in kept:

@@ -49,8 +49,10 @@ def upload(
         raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
 
     job = _intend(svc, image, store)
-    with _giving_back(svc, job), svc.leases.holding(job) as alive:
-        passing = Passing(
+    with (
+        _giving_back(svc, job),
+        svc.leases.holding(job) as alive,
+        Passing(
             source,
             expect=size,
             cap=svc.conf.image_size_cap,
@@ -58,14 +60,17 @@ def upload(
             md5=svc.conf.md5_checksum,
             disk_format=image.disk_format,
             container_format=image.container_format,
-            rules=FormatRules(
-                svc.conf.image_format.require_image_format_match,
-                frozenset(svc.conf.image_format.gpt_safety_checks_nonfatal),
-            ),
+            rules=_format_rules(svc),
             alive=alive,
-        )
+        ) as passing,
+    ):
         stored = store.write(image.id, passing, attempt=job.token, size=size, note=_noting(svc, job), ctx=ctx)
         _activate(svc, job, store, stored, passing)
+
+
+def _format_rules(svc: Service) -> FormatRules:
+    options = svc.conf.image_format
+    return FormatRules(options.require_image_format_match, frozenset(options.gpt_safety_checks_nonfatal))
 
 
 def _intend(svc: Service, image: Image, store: Store) -> Job:
@@ -123,24 +128,30 @@ def _giving_back(svc: Service, job: Job) -> Iterator[None]:
             give_up(svc, job, [job.token])
         except errors.CalotypeError as exc:
             # The lease runs out by itself, and the runner does the same with more patience.
-            LOG.error("a failed upload of image %s is left to be cleaned up later: %s", job.image_id, exc)
+            LOG.error(
+                "a failed upload of image %s is left to be cleaned up later: %s", job.image_id, errors.reason(exc)
+            )
         raise
 
 
 def give_up(svc: Service, job: Job, tokens: Sequence[str]) -> None:
     """Remove what these attempts left in the store, then return the image to the queue, unless it is deleted.
 
-    Does nothing when the job is not ours any more: its upload is reported after all, or somebody else cleans up.
+    Does nothing when the job is done: the upload is reported after all, or somebody else has cleaned up. Where the
+    job was only taken away, what is ours goes at once and the rest is left to whoever has it now.
     """
     with svc.db.read() as tx:
-        notes = jobs.notes(tx, job)
-    if notes is None:
+        found = jobs.look(tx, job)
+    if found is None:
         return
+    held, notes = found
     store = svc.stores.get(job.payload["store"])
     if store is None:
         raise errors.StoreUnavailable("The store is not configured any more.", job.payload["store"])
     for token in tokens:
         store.clean(job.image_id, token, notes)
+    if not held:
+        return
     with svc.db.begin() as tx:
         if jobs.finish(tx, job):
             db_images.move(tx, job.image_id, "saving", "queued", now=svc.now(), size=None, virtual_size=None)
@@ -187,19 +198,24 @@ def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = (
     return Download(image, svc.stores.by_preference(image.locations, prefer))
 
 
-def open_(ctx: Context, download: Download, *, offset: int = 0, length: int | None = None) -> Body:
+def open_(svc: Service, ctx: Context, download: Download, *, offset: int = 0, length: int | None = None) -> Body:
     """Bytes of the first copy that can be read. Raises `StoreError` when none can."""
-    failure = errors.StoreUnavailable("None of the image's copies can be read.")
     length = download.size - offset if length is None else length
+    failed: list[errors.StoreError] = []
     for store, location in download.copies:
         if Feature.READ not in store.features:
             continue
         try:
-            return store.read(location.url, offset=offset, length=length, ctx=ctx)
+            body = store.read(location.url, offset=offset, length=length, ctx=ctx)
         except errors.StoreError as exc:
-            LOG.error(
-                "image %s cannot be read from store %s: %s (%r)", download.image.id, store.name, exc, exc.__cause__
-            )
-            failure = errors.StoreUnavailable("None of the image's copies can be read.", exc.store)
-            failure.__cause__ = exc
-    raise failure
+            failed.append(exc)
+            continue
+        for failure in failed:
+            why = errors.reason(failure)
+            LOG.error("image %s: a copy in store %s was passed over: %s", download.image.id, failure.store, why)
+        return body
+    with svc.db.read() as tx:
+        if db_images.get(tx, ctx, download.image.id) is None:
+            raise no_image(download.image.id)  # deleted since its record was read
+    last = failed[-1] if failed else None
+    raise errors.StoreUnavailable("None of the image's copies can be read.", last.store if last else "") from last

@@ -185,6 +185,8 @@ def delete(svc: Service, ctx: Context, image_id: str) -> None:
         job = removal.begin(svc, tx, image)
     if job is not None:
         removal.carry_out(svc, ctx, job, asked=True)
+    if image.status == "saving":
+        svc.nudge()
 
 
 def fetch(tx: Tx, ctx: Context, image_id: str) -> Image:

@@ -29,6 +29,8 @@ def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
     now = svc.now()
     if not db_images.delete(tx, image, now):
         raise errors.NotFound(f"No image found with ID {image.id}")
+    # An upload that is still running has lost its image: its job goes to the runner, which removes the bytes.
+    jobs.revoke(tx, image.id, now)
     return _submit(svc, tx, image, image.locations, whole=True)
 
 
@@ -100,10 +102,7 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
 
 
 def _again(svc: Service, job: Job, exc: errors.StoreError) -> None:
-    LOG.error(
-        "data of deleted image %s stays in store %s for now, to be removed later: %s (%r)",
-        job.image_id, exc.store, exc, exc.__cause__,
-    )  # fmt: skip
+    LOG.error("data of deleted image %s stays in store %s for now: %s", job.image_id, exc.store, errors.reason(exc))
     with svc.db.begin() as tx:
         jobs.fail(tx, job, str(exc), due=svc.now() + _RETRY)
 

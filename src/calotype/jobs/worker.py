@@ -48,7 +48,8 @@ class Runner:
         while not self._stopping and (job := self._claim(dead)) is not None:
             self._do(job)
             done += 1
-        self._svc.leases.forget(dead)
+        if not self._stopping:  # Else jobs of the dead may be left, which nobody would know to be orphans any more.
+            self._svc.leases.forget(dead)
         return done
 
     def _run(self) -> None:
@@ -56,7 +57,7 @@ class Runner:
             try:
                 self.work_off()
             except errors.CalotypeError as exc:
-                LOG.warning("the queue cannot be read: %s (%s)", exc, exc.__cause__)
+                LOG.warning("the queue cannot be read: %s", errors.reason(exc))
             except Exception:
                 LOG.exception("the runner failed and goes on")
             self._wake.wait(self._poll)

@@ -1,6 +1,7 @@
 """Images in this process's memory: for tests and for trying things out. Nothing survives a restart."""
 
 import io
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
@@ -40,7 +41,7 @@ class MemoryStore:
         return self
 
     def owns(self, url: str) -> bool:
-        return url.startswith(f"memory://{self.name}/") and "/" not in url[len(f"memory://{self.name}/") :]
+        return re.fullmatch(f"memory://{re.escape(self.name)}/[0-9a-zA-Z-]+", url) is not None
 
     def write(
         self,
@@ -93,6 +94,8 @@ class MemoryStore:
                 del self._objects[url]
 
     def _get(self, url: str) -> bytes:
+        if not self.owns(url):
+            raise errors.StoreError("The location is not in this store.", self.name)
         with self._lock:
             if url not in self._objects:
                 raise errors.Missing("The image's data is not in the store.", self.name)

@@ -1,0 +1,287 @@
+"""Image data over HTTP: what goes in comes out, whole and in ranges, and from the store that was meant."""
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support import Client, Service
+
+DATA = bytes(range(256)) * 4096 + b"tail"  # 1 MiB and 4 bytes
+
+
+@pytest.fixture(scope="module")
+def image(service: Service) -> str:
+    return service.client("alice").active(DATA)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 1 << 20, (1 << 20) + 1, 5_000_001])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_is_put_is_got(alice: Client, size: int, chunked: bool) -> None:
+    data = os.urandom(size)
+    image_id = alice.queued()
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, size, 70_001):
+            yield data[start : start + 70_001]
+
+    assert alice.put(image_id, pieces() if chunked else data).status_code == 204
+    image = alice.show(image_id)
+    assert image["status"] == "active"
+    assert image["size"] == size
+    assert image["checksum"] == hashlib.md5(data).hexdigest()
+    assert image["os_hash_algo"] == "sha512"
+    assert image["os_hash_value"] == hashlib.sha512(data).hexdigest()
+    assert image["stores"] == "fast"
+    assert image["virtual_size"] == (size or None)
+    got = alice.file(image_id)
+    assert got.status_code == 200
+    assert got.content == data
+    assert got.headers["Content-Type"] == "application/octet-stream"
+    assert got.headers["Content-MD5"] == image["checksum"]
+    assert got.headers["ETag"] == f'"{image["os_hash_value"]}"'
+    assert got.headers["Accept-Ranges"] == "bytes"
+    alice.delete(image_id)
+
+
+def test_an_upload_goes_to_the_store_that_it_names(service: Service, alice: Client) -> None:
+    for store in ("cheap", "brief"):
+        image_id = alice.queued()
+        assert alice.put(image_id, DATA, x_image_meta_store=store).status_code == 204
+        assert alice.show(image_id)["stores"] == store
+        assert alice.file(image_id).content == DATA
+        assert alice.file(image_id, Range="bytes=5-9").content == DATA[5:10]
+        if store == "cheap":
+            assert (service.state / "cheap" / image_id).read_bytes() == DATA
+        assert alice.delete(image_id).status_code == 204
+
+
+def test_the_stated_size_must_be_the_real_one(alice: Client) -> None:
+    image_id = alice.queued()
+    assert alice.put(image_id, iter([DATA]), x_openstack_image_size="7").status_code == 400
+    assert alice.put(image_id, iter([DATA]), x_openstack_image_size=str(len(DATA) + 1)).status_code == 400
+    assert alice.put(image_id, iter([DATA]), x_openstack_image_size="x").status_code == 400
+    assert alice.show(image_id)["status"] == "queued"
+    assert alice.put(image_id, iter([DATA]), x_openstack_image_size=str(len(DATA))).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("values", "headers", "data", "status"),
+    [
+        ({}, {"Content-Type": "text/plain"}, b"x", 415), ({}, {"x-image-meta-store": "nope"}, b"x", 400),
+        ({"disk_format": None}, {}, b"x", 400), ({"container_format": None}, {}, b"x", 400),
+        ({"disk_format": "qcow2"}, {}, DATA, 415), ({}, {}, b"x" * (67108864 + 1), 413),
+        ({}, {"x-image-meta-store": "os_glance_staging_store"}, b"x", 400),
+    ],
+)  # fmt: skip
+def test_a_refused_upload_leaves_the_image_queued(
+    service: Service, alice: Client, values: dict[str, Any], headers: dict[str, str], data: bytes, status: int
+) -> None:
+    image_id = alice.queued(**values)
+    answer = alice.put(image_id, data, **headers)
+    assert answer.status_code == status, answer.text
+    assert alice.show(image_id)["status"] == "queued"
+    assert not [name for name in os.listdir(service.state / "fast") if image_id in name]
+
+
+def test_an_active_image_takes_no_other_data(alice: Client, image: str) -> None:
+    assert alice.put(image, b"other").status_code == 409
+    assert alice.file(image).content == DATA
+
+
+def test_an_image_without_data_has_none(alice: Client) -> None:
+    image_id = alice.queued()
+    got = alice.file(image_id)
+    assert got.status_code == 204
+    assert got.content == b""
+    assert alice.request("HEAD", f"/v2/images/{image_id}/file").status_code == 204
+
+
+# --- ranges ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "end"),
+    [
+        ("bytes=0-0", 0, 1), ("bytes=5-9", 5, 10), ("bytes=5-", 5, None), ("bytes=-4", -4, None), ("bytes=1048570-99999999", 1048570, None),
+        ("bytes=-99999999", 0, None), ("bytes=0-", 0, None), ("bytes=1-2,3-4", 1, 5), ("bytes=4-6,1-4", 1, 7), ("BYTES=0-1", 0, 2),
+        ("bytes=0-1,99999999-", 0, 2), ("bytes= 1-2 , 2-3", 1, 4),
+    ],
+)  # fmt: skip
+def test_one_range_is_served_as_it_is_wanted(
+    alice: Client, image: str, wanted: str, start: int, end: int | None
+) -> None:
+    expected = DATA[start:end]
+    first = start if start >= 0 else len(DATA) + start
+    for method in ("GET", "HEAD"):
+        got = alice.request(method, f"/v2/images/{image}/file", headers={"Range": wanted})
+        assert got.status_code == 206
+        assert got.headers["Content-Range"] == f"bytes {first}-{first + len(expected) - 1}/{len(DATA)}"
+        assert got.headers["Content-Length"] == str(len(expected))
+        assert "Content-MD5" not in got.headers
+        assert got.content == (expected if method == "GET" else b"")
+
+
+def test_several_ranges_come_as_parts(alice: Client, image: str) -> None:
+    got = alice.file(image, Range="bytes=0-9,100-109,-3")
+    assert got.status_code == 206
+    boundary = re.fullmatch(r"multipart/byteranges; boundary=(\w+)", got.headers["Content-Type"])
+    assert boundary
+    parts = got.content.split(f"\r\n--{boundary[1]}".encode())
+    assert parts[0] == b""
+    assert parts[-1] == b"--\r\n"
+    found = []
+    for part in parts[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        found.append((re.search(rb"Content-Range: bytes ([^\r]+)", head)[1].decode(), content))  # type: ignore[index]
+    size = len(DATA)
+    assert found == [
+        (f"0-9/{size}", DATA[:10]),
+        (f"100-109/{size}", DATA[100:110]),
+        (f"{size - 3}-{size - 1}/{size}", DATA[-3:]),
+    ]
+    head = alice.request("HEAD", f"/v2/images/{image}/file", headers={"Range": "bytes=0-9,100-109,-3"})
+    assert head.headers["Content-Length"] == got.headers["Content-Length"]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["bytes=99999999-", "bytes=9-5", "bytes=x-y", "bytes=", "bytes=-0", "bytes=--1", "bytes=1-2-3", "bytes=" + "9" * 5000,
+     "bytes=" + ",".join(f"{n * 10}-{n * 10 + 1}" for n in range(33))],
+)  # fmt: skip
+def test_a_range_that_cannot_be_served_is_416_with_the_size(alice: Client, image: str, wanted: str) -> None:
+    got = alice.file(image, Range=wanted)
+    assert got.status_code == 416
+    assert got.headers["Content-Range"] == f"bytes */{len(DATA)}"
+
+
+def test_other_units_are_ignored(alice: Client, image: str) -> None:
+    assert alice.file(image, Range="lines=1-2").status_code == 200
+
+
+def test_conditions_are_answered_by_the_hash(alice: Client, image: str) -> None:
+    etag = alice.file(image).headers["ETag"]
+    for given in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        got = alice.file(image, If_None_Match=given)
+        assert got.status_code == 304
+        assert got.headers["ETag"] == etag
+        assert got.content == b""
+    assert alice.file(image, If_None_Match='"other"').status_code == 200
+    assert alice.file(image, Range="bytes=0-1", If_Range=etag).status_code == 206
+    for stale in ('"other"', f"W/{etag}", "Wed, 21 Oct 2015 07:28:00 GMT"):
+        assert alice.file(image, Range="bytes=0-1", If_Range=stale).status_code == 200
+
+
+def test_the_old_way_to_ask_for_a_range_works(alice: Client, image: str) -> None:
+    assert alice.file(image, Content_Range=f"bytes 5-9/{len(DATA)}").content == DATA[5:10]
+    assert alice.file(image, Content_Range="bytes 9-5/1").status_code == 416
+
+
+def test_head_tells_what_get_would(alice: Client, image: str) -> None:
+    head, got = alice.request("HEAD", f"/v2/images/{image}/file"), alice.file(image)
+    skip = ("Date", "x-openstack-request-id")
+    assert {k: v for k, v in head.headers.items() if k not in skip} == {
+        k: v for k, v in got.headers.items() if k not in skip
+    }
+    assert head.content == b""
+
+
+def test_a_file_in_ranges_of_a_real_client_is_whole(alice: Client, image: str) -> None:
+    digest = hashlib.sha256()
+    for start in range(0, len(DATA), 100_000):
+        digest.update(alice.file(image, Range=f"bytes={start}-{start + 99_999}").content)
+    assert digest.digest() == hashlib.sha256(DATA).digest()
+
+
+# --- several copies --------------------------------------------------------------------------------------
+
+
+def second_copy(service: Service, image_id: str, store: str = "cheap") -> None:
+    """What an import into several stores will do: another copy and its location."""
+    from calotype.db import images
+    from calotype.db.engine import Database, now
+
+    shutil.copyfile(service.state / "fast" / image_id, service.state / store / image_id)
+    database = Database(f"sqlite:///{service.state / 'calotype.db'}")
+    with database.begin() as tx:
+        images.add_location(tx, image_id, f"file://{service.state / store / image_id}", {"store": store}, now())
+    database.close()
+
+
+def test_the_heaviest_copy_is_read_first_unless_one_is_preferred(service: Service, alice: Client) -> None:
+    image_id = alice.active(b"from-fast")
+    second_copy(service, image_id)
+    (service.state / "cheap" / image_id).write_bytes(b"fromcheap")
+    path = f"/v2/images/{image_id}/file"
+    assert alice.show(image_id)["stores"] == "fast,cheap"
+    assert alice.get(path).content == b"from-fast"
+    for prefer, expected in (
+        ("cheap", b"fromcheap"), ("cheap,fast", b"fromcheap"), ("fast,cheap", b"from-fast"), ("brief", b"from-fast"),
+        ("brief,cheap", b"fromcheap"),
+    ):  # fmt: skip
+        assert alice.get(f"{path}?prefer={prefer}").content == expected, prefer
+    assert alice.get(f"{path}?prefer=nope").status_code == 400
+    (service.state / "fast" / image_id).unlink()
+    assert alice.get(path).content == b"fromcheap"  # a copy that cannot be read gives way to the next
+    alice.delete(image_id)
+
+
+def test_a_copy_can_be_taken_out_of_a_store_but_not_the_last(service: Service, alice: Client, admin: Client) -> None:
+    image_id = alice.active(b"data")
+    assert admin.request("DELETE", f"/v2/stores/fast/{image_id}").status_code == 403
+    assert admin.request("DELETE", f"/v2/stores/cheap/{image_id}").status_code == 404
+    second_copy(service, image_id)
+    assert alice.request("DELETE", f"/v2/stores/cheap/{image_id}").status_code == 403
+    assert admin.request("DELETE", f"/v2/stores/nope/{image_id}").status_code == 409
+    assert admin.request("DELETE", f"/v2/stores/fast/{uuid.uuid4()}").status_code == 404
+    assert admin.request("DELETE", f"/v2/stores/fast/{image_id}").status_code == 204
+    assert not (service.state / "fast" / image_id).exists()
+    assert alice.show(image_id)["stores"] == "cheap"
+    assert alice.file(image_id).content == b"data"
+    assert admin.request("DELETE", f"/v2/stores/cheap/{image_id}").status_code == 403
+
+
+# --- sendfile --------------------------------------------------------------------------------------------
+
+
+def test_downloads_leave_by_sendfile(service: Service, alice: Client, tmp_path: Any) -> None:
+    """Through the whole stack, authentication and all; ranges too. What wraps the answer on its way loses this."""
+    import subprocess
+    import time
+
+    import psutil
+
+    from tests.support import tool
+
+    image_id = alice.active(os.urandom(3_000_000))
+    assert service.process
+    worker = psutil.Process(service.process.pid).children()[0].pid
+    trace = tmp_path / "trace"
+    tracer = subprocess.Popen(
+        [tool("strace"), "-f", "-qq", "-p", str(worker), "-e", "trace=sendfile,openat", "-o", str(trace)],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(100):
+            requests.get(f"{service.url}/healthcheck", timeout=5)
+            if f"TracerPid:\t{tracer.pid}" in open(f"/proc/{worker}/status").read():  # noqa: SIM115
+                break
+            time.sleep(0.05)
+        assert len(alice.file(image_id).content) == 3_000_000
+        assert len(alice.file(image_id, Range="bytes=1000000-2000000").content) == 1_000_001
+    finally:
+        tracer.terminate()
+        tracer.wait(timeout=10)
+    sent = [
+        int(line.rsplit("=", 1)[1])
+        for line in trace.read_text().splitlines()
+        if "sendfile(" in line and "resumed" not in line and "unfinished" not in line
+    ]
+    sent += [int(line.rsplit("=", 1)[1]) for line in trace.read_text().splitlines() if "sendfile resumed" in line]
+    assert sum(sent) == 3_000_000 + 1_000_001

@@ -1,0 +1,179 @@
+"""HTTP basic authentication: who gets in, how soon a change counts, what it costs."""
+
+import base64
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from calotype import errors
+from calotype.auth import basic
+from calotype.auth.basic import BasicAuth
+from tests.support import PASSWORD, USERS, Service, running, write_users
+
+
+def header(name: str, password: str = PASSWORD) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    write_users(tmp_path / "users.json")
+    return tmp_path / "users.json"
+
+
+def test_a_role_includes_those_below_it(users: Path) -> None:
+    auth = BasicAuth(users)
+    assert auth.identify(header("admin")).roles == {"admin", "manager", "member", "reader"}
+    assert auth.identify(header("manager")).roles == {"manager", "member", "reader"}
+    assert auth.identify(header("alice")).roles == {"member", "reader"}
+    assert auth.identify(header("reader")).roles == {"reader"}
+    assert auth.identify(header("service")).roles == {"service"}
+    assert auth.identify(header("alice")).project == "red"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, "", "Basic", "Basic !!!", "Bearer x", "Basic " + base64.b64encode(b"no colon").decode(), header("alice", "wrong"),
+        header("nobody"), header(""), header("alice", ""), "Basic " + base64.b64encode(b"\xff:\xff").decode(), header("alice", "x" * 100),
+        header("alice", PASSWORD + "\0"), "Basic " + "A" * 2000, header("Alice"),
+    ],
+)  # fmt: skip
+def test_nobody_else_gets_in(users: Path, wrong: str | None) -> None:
+    with pytest.raises(errors.Unauthenticated):
+        BasicAuth(users).identify(wrong)
+
+
+def test_a_verified_password_costs_little_from_then_on(users: Path) -> None:
+    auth = BasicAuth(users)
+    auth.identify(header("alice"))
+    start = time.process_time()
+    for _ in range(1000):
+        auth.identify(header("alice"))
+    assert (time.process_time() - start) / 1000 <= 0.2e-3  # seconds a request
+
+
+def test_a_change_counts_from_the_next_request(users: Path) -> None:
+    auth = BasicAuth(users)
+    auth.identify(header("alice"))
+    with basic.changing_users(users) as found:
+        found["alice"] = basic.make_user("alice", "red", ("member",), "another")
+    with pytest.raises(errors.Unauthenticated):
+        auth.identify(header("alice"))
+    auth.identify(header("alice", "another"))
+    with basic.changing_users(users) as found:
+        found["alice"] = basic.User("alice", "blue", ("reader",), found["alice"].password)
+    assert auth.identify(header("alice", "another")).project == "blue"
+    with basic.changing_users(users) as found:
+        del found["alice"]
+    with pytest.raises(errors.Unauthenticated):
+        auth.identify(header("alice", "another"))
+    users.unlink()
+    with pytest.raises(errors.Unauthenticated):
+        auth.identify(header("bob"))
+
+
+def test_a_broken_file_keeps_the_users_of_the_last_good_one(users: Path) -> None:
+    auth = BasicAuth(users)
+    auth.identify(header("alice"))
+    users.write_text("{")
+    auth.identify(header("alice"))
+
+
+def test_few_passwords_are_verified_at_once(users: Path) -> None:
+    auth, running_now, most, lock = BasicAuth(users, parallel=2), 0, 0, threading.Lock()
+    verify = basic.bcrypt.checkpw
+
+    def watched(*arguments: bytes) -> bool:
+        nonlocal running_now, most
+        with lock:
+            running_now += 1
+            most = max(most, running_now)
+        try:
+            return verify(*arguments)
+        finally:
+            with lock:
+                running_now -= 1
+
+    basic.bcrypt.checkpw = watched
+    try:
+        threads = [
+            threading.Thread(target=lambda: pytest.raises(errors.Unauthenticated, auth.identify, header("alice", "no")))
+            for _ in range(12)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        basic.bcrypt.checkpw = verify
+    assert most == 2
+
+
+def test_a_file_that_others_can_read_is_refused(users: Path) -> None:
+    users.chmod(0o640)
+    with pytest.raises(errors.ConfigError, match="chmod 600"):
+        basic.read_users(users)
+
+
+def test_users_files_are_private_and_keep_no_password(users: Path) -> None:
+    assert os.stat(users).st_mode & 0o777 == 0o600
+    assert PASSWORD not in users.read_text()
+
+
+def test_commands_at_once_lose_nothing_of_each_other(users: Path) -> None:
+    entry = basic.make_user("x", "p", ("member",), "pw")
+
+    def add(name: str) -> None:
+        with basic.changing_users(users) as found:
+            found[name] = basic.User(name, "p", ("member",), entry.password)
+
+    threads = [threading.Thread(target=add, args=(f"u{n}",)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(basic.read_users(users)) == {*USERS, *(f"u{n}" for n in range(20))}
+
+
+@pytest.mark.parametrize("roles", [(), ("king",)])
+def test_users_without_a_known_role_are_refused(roles: tuple[str, ...]) -> None:
+    with pytest.raises(errors.Invalid):
+        basic.make_user("x", "p", roles, "pw")
+
+
+@pytest.mark.parametrize(
+    ("name", "project", "password"),
+    [("a:b", "p", "x"), ("", "p", "x"), ("a", "", "x"), ("a", "p", ""), ("a", "p", "x" * 73)],
+)
+def test_names_that_would_not_work_are_refused(name: str, project: str, password: str) -> None:
+    with pytest.raises(errors.Invalid):
+        basic.make_user(name, project, ("member",), password)
+
+
+# --- over HTTP -------------------------------------------------------------------------------------------
+
+
+def test_wrong_credentials_are_401_on_every_route_that_is_not_open(service: Service) -> None:
+    from calotype.api.routes import ROUTES
+
+    for route in ROUTES:
+        path = route.path.format(image_id="x", tag="x", member_id="x", store_id="x", name="image")
+        for client in (service.client(None), service.client("alice", "wrong"), service.client("nobody")):
+            answer = client.request(route.method, path, allow_redirects=False)
+            assert (answer.status_code != 401) == route.open, path
+            if not route.open:
+                assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+
+
+def test_a_removed_user_is_out_at_once(state: Path) -> None:
+    with running(state, "", "--workers", "2") as service:
+        carol = service.client("carol")
+        for _ in range(10):
+            assert carol.get("/v2/images").status_code == 200
+        write_users(state / "users.json", {name: USERS[name] for name in USERS if name != "carol"})
+        for _ in range(10):
+            assert carol.get("/v2/images").status_code == 401

@@ -1,0 +1,161 @@
+"""The command line: what it explains, what it refuses, what it leaves behind."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.support import PASSWORD, Service, free_port, running
+
+
+def calotype(*arguments: str | Path, code: int = 0, stdin: str = "", **environment: str) -> str:
+    """Run the command; its output, both streams."""
+    done = subprocess.run(
+        [sys.executable, "-m", "calotype.cli.main", *map(str, arguments)],
+        input=stdin, capture_output=True, text=True, timeout=60, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_help_teaches_itself() -> None:
+    text = calotype("--help")
+    for command in ("serve", "user", "db", "config", "env"):
+        assert re.search(rf"^    {command} ", text, re.MULTILINE)
+        assert "--help" in calotype(command, "--help")
+    assert "openstack image create" in text
+    assert "usage:" in calotype(code=2)
+    assert "sync" in calotype("db", code=2)
+    assert "--workers" in calotype("serve", "--help")
+    assert calotype("--version").startswith("calotype ")
+
+
+def test_users_are_added_listed_and_removed(tmp_path: Path) -> None:
+    place = ("--state-dir", tmp_path)
+    calotype(
+        "user", "add", *place, "--project", "red", "--role", "reader", "--role", "member", "ann", CALOTYPE_PASSWORD="x"
+    )
+    calotype("user", "add", *place, "--project", "blue", "ben", stdin="secret\n")
+    made = calotype("user", "add", *place, "--project", "blue", "--generate", "cid").strip()
+    assert len(made) >= 20
+    listed = calotype("user", "list", *place)
+    assert re.search(r"^ann +reader,member +red$", listed, re.MULTILINE)
+    assert re.search(r"^ben +member +blue$", listed, re.MULTILINE)
+    assert "$2b$" not in listed
+    calotype("user", "remove", *place, "ben")
+    assert "ben" not in calotype("user", "list", *place)
+    assert "no user" in calotype("user", "remove", *place, "ben", code=1)
+    assert "72 bytes" in calotype("user", "add", *place, "--project", "p", "x", code=1, CALOTYPE_PASSWORD="x" * 73)
+    with running(tmp_path) as service:
+        assert service.client("cid", made).get("/v2/images").status_code == 200
+        assert service.client("ann", "x").get("/v2/images").status_code == 200
+
+
+def test_the_database_is_made_checked_and_purged(tmp_path: Path) -> None:
+    place = ("--state-dir", tmp_path / "s")
+    assert "was empty" in calotype("db", "sync", *place)
+    assert "already" in calotype("db", "sync", *place)
+    assert "as it should be" in calotype("db", "check", *place)
+    assert calotype("db", "check", "--state-dir", tmp_path, code=3).count("calotype db sync") == 1
+    assert "0 deleted images purged" in calotype("db", "purge", *place, "--age_in_days", "1", "--max_rows", "-1")
+
+
+def test_purging_never_frees_an_id(state: Path) -> None:
+    with running(state) as service:
+        alice = service.client()
+        image_id = alice.active(b"data")
+        alice.delete(image_id)
+        assert "1 deleted images purged" in calotype("db", "purge", "--state-dir", state, "--age_in_days", "0")
+        for client in (alice, service.client("admin")):
+            assert client.create(id=image_id).status_code == 409
+
+
+def test_the_configuration_is_shown_without_secrets_and_checked(tmp_path: Path) -> None:
+    conf = tmp_path / "c.conf"
+    conf.write_text("[DEFAULT]\nenabled_backends=a:file\n[database]\nconnection=sqlite:////secret/path\n")
+    shown = calotype("config", "show", "--config-file", conf, "--state-dir", tmp_path)
+    assert "connection = <hidden>" in shown
+    assert "enabled_backends = a:file" in shown
+    assert "default_backend" in calotype("config", "check", "--config-file", conf, "--state-dir", tmp_path, code=1)
+    conf.write_text("[DEFAULT]\n")
+    assert "can be served" in calotype("config", "check", "--config-file", conf, "--state-dir", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[DEFAULT]\nimage_size_cap = x\n", "image_size_cap"), ("[DEFAULT]\nhashing_algorithm = md5\n", "md5"),
+        ("[DEFAULT]\nhashing_algorithm = sha1\n", "sha1"), ("[paste_deploy]\nflavor = keystone\n", "HTTP basic"),
+        ("[database]\nconnection = nonsense\n", "connection"), ("[server]\ntls_cert = /nope\n", "go together"),
+        ("[server]\nbind = 9292\n", "HOST:PORT"), ("[DEFAULT]\nenabled_backends = a:file\n", "default_backend"),
+        ("no section", "configuration cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_cannot_be_served_is_refused_with_a_sentence(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "c.conf").write_text(text)
+    said = calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", code=1)
+    assert words in said
+    assert said.startswith("calotype: ") or "\ncalotype: " in said
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    assert "nope.conf" in calotype("serve", "--config-file", tmp_path / "nope.conf", code=1)
+
+
+def test_listening_beyond_loopback_in_the_clear_must_be_asked_for(state: Path) -> None:
+    port = free_port()
+    said = calotype("serve", "--bind", f"0.0.0.0:{port}", "--state-dir", state, code=1)
+    assert "--allow-plain-http" in said
+    assert not state.exists()
+    service = Service(state, "", ("--allow-plain-http",))
+    service.start()
+    service.stop()
+
+
+def test_a_policy_file_that_is_broken_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("{")
+    (tmp_path / "c.conf").write_text("")
+    assert "policy" in calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", code=1)
+
+
+def test_an_address_in_use_is_said_in_a_sentence(service: Service, tmp_path: Path) -> None:
+    said = calotype("serve", "--bind", f"127.0.0.1:{service.port}", "--state-dir", tmp_path / "s", code=1)
+    assert "in use" in said
+    assert str(service.port) in said
+
+
+def test_a_database_that_is_not_ours_to_change_must_be_synced_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "c.conf").write_text(f"[database]\nconnection = sqlite:///{tmp_path}/other.db\n")
+    said = calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", code=1)
+    assert "calotype db sync" in said
+
+
+def test_it_serves_soon_and_ends_when_told(state: Path) -> None:
+    service = Service(state)
+    service.start()
+    service.stop()
+    start = time.monotonic()
+    service.start()
+    assert time.monotonic() - start < 10  # the figure itself is measured in bench/
+    assert requests.get(f"{service.url}/healthcheck", timeout=5).text == "OK"
+    pid = service.process.pid if service.process else 0
+    assert service.stop() == 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(pid, 0)
+
+
+def test_several_workers_serve_one_state(state: Path) -> None:
+    with running(state, "", "--workers", "3") as service:
+        alice = service.client()
+        image_id = alice.active(b"data")
+        for _ in range(20):
+            assert service.client().file(image_id).content == b"data"
+        assert PASSWORD not in service.log

@@ -1,0 +1,208 @@
+"""The database: how SQLite is opened, what the schema is, what purging keeps, how many statements reading costs."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from calotype import errors
+from calotype.context import SERVICE, Context
+from calotype.db import images, schema, tables, tombstones
+from calotype.db.engine import Database, now
+from calotype.model import Image, Query
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'c.db'}")
+    schema.sync(database)
+    yield database
+    database.close()
+
+
+def an_image(number: int, **values: object) -> Image:
+    when = now()
+    image_id = f"00000000-0000-4000-8000-{number:012}"
+    image = Image(image_id, f"name {number}", "queued", "shared", "red", when, when)
+    return replace(image, **{"properties": {"a": "1", "b": "2"}, "tags": ("x", "y")} | values)  # type: ignore[arg-type]
+
+
+def test_sqlite_is_opened_so_that_a_commit_is_durable(db: Database) -> None:
+    with db.begin() as tx:
+        settings = {
+            name: tx.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_a_block_that_raises_changes_nothing(db: Database) -> None:
+    with pytest.raises(KeyError), db.begin() as tx:
+        images.add(tx, an_image(1))
+        raise KeyError
+    with db.read() as tx:
+        assert images.get(tx, SERVICE, an_image(1).id) is None
+
+
+def test_writers_of_several_connections_wait_for_each_other(tmp_path: Path, db: Database) -> None:
+    other = Database(f"sqlite:///{tmp_path / 'c.db'}")
+    failures: list[BaseException] = []
+
+    def write(database: Database, start: int) -> None:
+        try:
+            for number in range(start, start + 40):
+                with database.begin() as tx:
+                    images.get(tx, SERVICE, an_image(1).id)
+                    images.add(tx, an_image(number))
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [
+        threading.Thread(target=write, args=(d, s)) for s, d in ((100, db), (200, other), (300, db), (400, other))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with db.read() as tx:
+        assert len(images.page(tx, SERVICE, Query(limit=1000))) == 160
+    other.close()
+
+
+def test_reading_n_images_costs_a_fixed_number_of_statements(db: Database) -> None:
+    with db.begin() as tx:
+        for number in range(50):
+            images.add(tx, an_image(number))
+    statements: list[str] = []
+    event.listen(db.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+    alice = Context(project="red", roles=frozenset({"member"}))
+    counts = []
+    for limit in (1, 10, 50):
+        statements.clear()
+        with db.read() as tx:
+            assert len(images.page(tx, alice, Query(limit=limit))) == limit
+        counts.append(len([s for s in statements if s.startswith("SELECT")]))
+    assert counts == [2, 2, 2]
+    statements.clear()
+    with db.read() as tx:
+        assert images.get(tx, alice, an_image(7).id)
+    assert len([s for s in statements if s.startswith("SELECT")]) <= 2
+
+
+def test_purging_keeps_the_ids_refused(db: Database) -> None:
+    with db.begin() as tx:
+        for number in range(10):
+            images.add(tx, an_image(number))
+            images.add_location(tx, an_image(number).id, "file:///x", {}, now())
+    with db.begin() as tx:
+        for number in range(6):
+            image = images.get(tx, SERVICE, an_image(number).id)
+            assert image
+            assert images.delete(tx, image, now())
+    with db.begin() as tx:
+        assert images.purge(tx, now() - timedelta(days=1), -1) == 0
+        assert images.purge(tx, now() + timedelta(days=1), -1) == 6
+        assert tx.execute(sa.select(sa.func.count()).select_from(tables.images)).scalar() == 4
+        assert tx.execute(sa.select(sa.func.count()).select_from(tables.image_properties)).scalar() == 8
+    for number in range(6):
+        with pytest.raises(errors.Conflict), db.begin() as tx:
+            images.add(tx, an_image(number))
+
+
+def test_a_purge_takes_no_more_than_it_is_allowed(db: Database) -> None:
+    with db.begin() as tx:
+        for number in range(4):
+            images.add(tx, an_image(number, properties={}, tags=()))
+            image = images.get(tx, SERVICE, an_image(number).id)
+            assert image
+            images.delete(tx, image, now())
+    with db.begin() as tx:
+        assert images.purge(tx, now() + timedelta(days=1), 3) == 3
+
+
+def test_a_delete_that_is_undone_brings_everything_back(db: Database) -> None:
+    with db.begin() as tx:
+        images.add(tx, an_image(1))
+        for store in ("a", "b"):
+            images.add_location(tx, an_image(1).id, f"file:///{store}", {"store": store}, now())
+    with db.read() as tx:
+        before = images.get(tx, SERVICE, an_image(1).id)
+    assert before
+    with db.begin() as tx:
+        images.delete(tx, before, now())
+    with db.begin() as tx:
+        assert tombstones.holds(tx, before.id)
+        images.restore(tx, before.id, before.status, without=[before.locations[0].id])
+    with db.read() as tx:
+        after = images.get(tx, SERVICE, before.id)
+        assert after
+        assert not tombstones.holds(tx, before.id)
+    assert replace(after, updated_at=before.updated_at) == replace(before, locations=before.locations[1:])
+
+
+def test_the_head_in_the_code_is_the_newest_revision() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
+
+
+def test_migrations_make_the_tables_that_the_code_describes(db: Database) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with db.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        found = [d for d in compare_metadata(context, tables.metadata) if "calotype_version" not in str(d)]
+    assert found == []
+
+
+def test_syncing_again_changes_nothing_and_glance_still_finds_its_head(tmp_path: Path, db: Database) -> None:
+    assert schema.sync(db) == schema.HEAD
+    with sqlite3.connect(tmp_path / "c.db") as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("2024_1_contract01",)]
+
+
+def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "g.db") as raw:
+        raw.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        raw.execute("INSERT INTO alembic_version VALUES ('2023_1_contract01')")
+    with pytest.raises(errors.ConfigError, match="glance-manage"):
+        schema.sync(Database(f"sqlite:///{tmp_path / 'g.db'}"))
+
+
+def test_a_database_of_a_newer_release_is_refused(db: Database) -> None:
+    with db.begin() as tx:
+        tx.exec_driver_sql("UPDATE calotype_version SET version_num = '9999'")
+    with pytest.raises(errors.ConfigError, match="newer"):
+        schema.pending(db)
+
+
+def test_ids_that_glance_deleted_before_us_are_refused(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    ours = [table for name, table in tables.metadata.tables.items() if not name.startswith("calotype_")]
+    tables.metadata.create_all(database.engine, tables=ours)
+    gone, when = an_image(1).id.upper(), now()
+    with database.begin() as tx:
+        tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
+        row = {
+            "id": gone,
+            "status": "deleted",
+            "visibility": "shared",
+            "created_at": when,
+            "deleted_at": when,
+            "deleted": True,
+        }
+        tx.execute(sa.insert(tables.images).values(row | {"protected": False, "os_hidden": False}))
+    schema.sync(database)
+    with pytest.raises(errors.Conflict), database.begin() as tx:
+        images.add(tx, an_image(1))

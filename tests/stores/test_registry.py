@@ -1,0 +1,85 @@
+"""Which configurations of stores are served, and which are refused with what words."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from calotype import config, errors
+from calotype.model import Location
+from calotype.stores import registry
+
+HEAD = "[DEFAULT]\nenabled_backends = {backends}\n[glance_store]\ndefault_backend = {default}\n"
+
+
+def build(tmp_path: Path, text: str) -> registry.Stores:
+    (tmp_path / "c.conf").write_text(text.replace("{tmp}", str(tmp_path)))
+    return registry.build(config.load([str(tmp_path / "c.conf")], state_dir=str(tmp_path / "state")))
+
+
+def test_nothing_configured_is_one_file_store(tmp_path: Path) -> None:
+    stores = build(tmp_path, "")
+    assert [store.name for store in stores] == [stores.default] == ["local"]
+    assert stores.for_writing(None).details()["data_dir"] == str(tmp_path / "state" / "images")
+
+
+def test_the_directory_of_a_single_store_glance_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        stores = build(tmp_path, "[glance_store]\nfilesystem_store_datadir = {tmp}/old\n")
+    assert stores.for_writing("local").details()["data_dir"] == str(tmp_path / "old")
+    assert "single-store" in caplog.text
+
+
+def test_sections_take_unset_options_from_backend_defaults(tmp_path: Path) -> None:
+    stores = build(
+        tmp_path,
+        HEAD.format(backends="a:file,b:file", default="b")
+        + "[a]\nfilesystem_store_datadir={tmp}/a\nweight=7\nstore_description=words\n"
+        + "[b]\nfilesystem_store_datadir={tmp}/b\nfilesystem_store_chunk_size=8192\n"
+        + "[backend_defaults]\nfilesystem_store_chunk_size=4096\nfilesystem_thin_provisioning=true\n",
+    )
+    a, b = stores
+    assert (a.weight, a.description) == (7, "words")
+    assert (a.details()["chunk_size"], b.details()["chunk_size"]) == (4096, 8192)
+    assert a.details()["thin_provisioning"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (HEAD.format(backends="a:file", default="") + "[a]\nfilesystem_store_datadir={tmp}/a\n", "default_backend must name"),
+        (HEAD.format(backends="a:file", default="b") + "[a]\nfilesystem_store_datadir={tmp}/a\n", "not among"),
+        (HEAD.format(backends="a:file,b:file", default="a") + "[a]\nfilesystem_store_datadir={tmp}/a\n[b]\nfilesystem_store_datadir={tmp}/x/../a\n", "same directory"),
+        (HEAD.format(backends="os_glance_x:file", default="os_glance_x"), "reserved"),
+        (HEAD.format(backends="OS_GLANCE_x:file", default="OS_GLANCE_x"), "reserved"),
+        (HEAD.format(backends="database:file", default="database"), "another section"),
+        (HEAD.format(backends="a b:file", default="a b"), "no store name"),
+        (HEAD.format(backends="a:floppy", default="a"), "of type 'floppy'"),
+        (HEAD.format(backends="a:file", default="a"), "set filesystem_store_datadir"),
+        (HEAD.format(backends="a:file", default="a") + "[a]\nfilesystem_store_datadir=/proc/nope\n", "cannot be used"),
+        ("[glance_store]\ndefault_store = rbd\n", "default_store = rbd"),
+        ("[glance_store]\ndefault_backend = a\n", "names no store"),
+    ],
+)  # fmt: skip
+def test_what_could_lose_data_is_refused_at_the_start(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(errors.ConfigError, match=words):
+        build(tmp_path, text)
+
+
+def test_two_names_of_one_directory_are_seen_through(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    text = HEAD.format(backends="a:file,b:file", default="a")
+    with pytest.raises(errors.ConfigError, match="same directory"):
+        build(tmp_path, text + "[a]\nfilesystem_store_datadir={tmp}/real\n[b]\nfilesystem_store_datadir={tmp}/link\n")
+
+
+def test_a_location_is_found_by_name_or_else_by_its_url(tmp_path: Path) -> None:
+    text = HEAD.format(backends="a:file,b:file", default="a")
+    stores = build(tmp_path, text + "[a]\nfilesystem_store_datadir={tmp}/a\n[b]\nfilesystem_store_datadir={tmp}/b\n")
+    url = f"file://{tmp_path}/b/x"
+    for metadata in ({"store": "b"}, {}, {"store": "gone"}, {"backend": "b"}, {"store": "a"}):
+        found = stores.of(Location(1, url, metadata))
+        assert found is not None
+        assert found.name == "b"
+    assert stores.of(Location(1, "file:///elsewhere/x", {"store": "b"})) is None
