@@ -80,7 +80,9 @@ def build(conf: cfg.ConfigOpts) -> App:
     app = App(conf)
     if schema.pending(app.db):
         raise errors.ConfigError("The database schema is not that of this release; run: calotype db sync")
-    app.db.dispose()
+    # Closed, not just forgotten: a child that inherits an open SQLite file and closes it later loses the locks of
+    # its own connections with it (POSIX drops a process's locks on a file at its first close).
+    app.db.close()
     return app
 
 

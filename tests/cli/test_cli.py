@@ -159,3 +159,21 @@ def test_several_workers_serve_one_state(state: Path) -> None:
         for _ in range(20):
             assert service.client().file(image_id).content == b"data"
         assert PASSWORD not in service.log
+
+
+def test_no_open_database_is_handed_from_the_master_to_its_workers(state: Path) -> None:
+    """A child that closes an inherited SQLite file loses the locks of its own connections: rows would be lost."""
+    with running(state, "", "--workers", "2") as service:
+        service.client().active(b"data")
+        assert service.process
+        master = Path(f"/proc/{service.process.pid}/fd")
+        assert not [fd for fd in master.iterdir() if "calotype.db" in os.readlink(fd)]
+
+
+def test_everything_that_is_made_is_the_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    with running(tmp_path / "open") as service:
+        service.client().active(b"data")
+        for path in (tmp_path / "open").rglob("*"):
+            if path.name not in ("serve.log", "calotype.conf"):  # the test's own
+                assert path.stat().st_mode & 0o077 == 0, path

@@ -2,9 +2,11 @@
 
 import argparse
 import ipaddress
+import os
 import secrets
 import shutil
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from oslo_config import cfg
@@ -50,9 +52,11 @@ def run(options: argparse.Namespace) -> int:
             "listen on 127.0.0.1, set [server] tls_cert and tls_key, or insist with --allow-plain-http."
         )
     log.setup(conf, "calotype")
+    os.umask(0o077)  # Whatever is made from here on is nobody else's business.
     config.state_path(conf, "").mkdir(mode=0o700, parents=True, exist_ok=True)
     if conf.database.connection is None:
-        schema.sync(app.database(conf))
+        with closing(app.database(conf)) as database:
+            schema.sync(database)
     endpoint = f"{'https' if tls else 'http'}://{_reachable(host)}:{port}"
     first = _first_admin(conf, endpoint)
     built = app.build(conf)

@@ -4,6 +4,7 @@ Starting a service must not pay for importing alembic, so the expected head stan
 compares it with the newest revision.
 """
 
+import logging
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -35,6 +36,7 @@ def pending(db: Database) -> bool:
 
 def sync(db: Database) -> str | None:
     """Bring the schema to this release's revision; the revision that was found. One at a time, repeatable."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its plugins introduce themselves one by one
     from alembic import command
     from alembic.config import Config
 

@@ -133,8 +133,10 @@ class FileStore:
                 try:
                     os.unlink(part, dir_fd=self._dir)
                     os.fsync(self._dir)
-                except OSError:
+                except OSError as exc:
                     self._unlink_if(image_id, os.fstat(file).st_ino)
+                    if isinstance(exc, FileNotFoundError):  # A cleaner came between the link and here.
+                        raise errors.Gone("The upload was given up while data was arriving.") from exc
                     raise
         except BaseException:
             with contextlib.suppress(OSError):

@@ -1,0 +1,390 @@
+"""`SocketBody`: the body of a request, received from gunicorn's connection without a copy on the way.
+
+The server (`server.py`) puts it in place of gunicorn's own; the application finds it as `wsgi.input` and reads it
+by `api/body.py`, which runs as well on servers that have nothing like it.
+"""
+
+import contextlib
+import re
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from gunicorn.http.body import ChunkedReader, LengthReader  # type: ignore[import-untyped]
+
+from calotype import errors
+
+#: An unread rest of a body this small is read and thrown away, so that the connection can go on.
+DRAIN_BYTES = 64 << 10
+
+#: Chunks are cut out of blocks of this size: one that stays in the cache between the kernel's copy and ours.
+_BLOCK = 256 << 10
+#: What is left of a chunk is received in place, without the block, from this size on.
+_DIRECT = 128 << 10
+#: The longest chunk-size line with its extensions, and the longest trailer section.
+_LINE = 4096
+_TRAILERS = 32 << 10
+#: How much more than data a chunked body may be; refilled by each chunk, so that only needless bytes count.
+_OVERHEAD = 16 << 10
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
+
+
+class SocketBody:
+    """The body of one HTTP/1 request, received where the reader wants it.
+
+    `readinto` is the fast way; the rest is what WSGI asks for. A body that ends before its announced end, or breaks
+    the rules of its framing, or stays silent for `timeout` seconds raises `errors.BodyBroken` and is never a clean
+    end. The first read sends `100 Continue` if the client waits for it.
+    """
+
+    def __init__(self, req: Any, timeout: float) -> None:
+        self.failed = False  #: where the next request starts is unknown (gunicorn asks for this, too)
+        self._unreader = req.unreader
+        self._sock: socket.socket = req.unreader.sock
+        self._timeout = timeout
+        self._waits = bool(req._expected_100_continue)
+        req._expected_100_continue = False  # gunicorn would send it before the application had a chance to refuse
+        reader = req.body.reader
+        self._chunked = isinstance(reader, ChunkedReader)
+        self._length = reader.length if isinstance(reader, LengthReader) else 0
+        self._left: int = self._length  # of the body, or of the chunk
+        self._ended = not self._chunked and self._left == 0
+        self._refused = False
+        self._timed = False
+        self._plain = not isinstance(self._sock, ssl.SSLSocket)
+        self._lines = bytearray()  # read ahead by readline
+        # chunked only: received bytes that were not looked at yet are _block[_at:_have]
+        self._block = bytearray()
+        self._at = self._have = 0
+        self._between = False  # a chunk's data is followed by CRLF
+        self._overhead = 0
+        self._recent = 0  # size of the last chunk
+
+    # --- for the server ----------------------------------------------------------------------------------
+
+    @property
+    def unread(self) -> bool:
+        """A body exists and was not read to its end."""
+        return not self._ended
+
+    def close_connection(self) -> None:
+        """The rest will not be read: the answer says `Connection: close`."""
+        self._refused = True
+
+    def must_close(self) -> bool:
+        """Whether the connection cannot carry another request after this one."""
+        if self.failed:
+            return True
+        if self._ended:
+            return False
+        if self._refused or self._waits:
+            # Who was not told to continue may send the body or not; nobody knows what the next bytes are.
+            return True
+        if self._chunked:
+            self._skip_received()
+            return not self._ended
+        return self._left > DRAIN_BYTES
+
+    def finish(self, seconds: float) -> bool:
+        """After the answer: read a small rest. Whether the next request can follow."""
+        if not self.must_close() and not self._ended:
+            self._timeout = seconds
+            until = time.monotonic() + seconds
+            scratch = memoryview(bytearray(8192))
+            with contextlib.suppress(errors.BodyBroken):
+                while self.readinto(scratch) and time.monotonic() < until:
+                    pass
+        self._untime()
+        return self._ended and not self.failed
+
+    # --- WSGI --------------------------------------------------------------------------------------------
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill `view` as far as one wait allows, with at least one byte; 0 at the clean end."""
+        if self._lines:
+            size = min(len(view), len(self._lines))
+            view[:size] = self._lines[:size]
+            del self._lines[:size]
+            return size
+        if self._ended or not len(view):
+            return 0
+        if self.failed:
+            raise errors.BodyBroken("the request body broke off earlier")
+        try:
+            return self._read_chunked(view) if self._chunked else self._read_length(view)
+        except BaseException:
+            self.failed = True
+            self._untime()
+            raise
+
+    def read(self, size: int | None = None) -> bytes:
+        """`size` bytes, fewer only at the end; all there are without `size`."""
+        if size is None or size < 0:
+            return b"".join(iter(partial(self.read, 1 << 20), b""))
+        if not self._chunked:
+            size = min(size, self._left + len(self._lines))
+        data = bytearray()
+        while len(data) < size:
+            # grown by what arrives: a large `size` alone takes no memory
+            have = len(data)
+            data.extend(bytes(min(size - have, 1 << 20)))
+            with memoryview(data) as view:
+                got = self.readinto(view[have:])
+            del data[have + got :]
+            if not got:
+                break
+        return bytes(data)
+
+    def readline(self, size: int | None = None) -> bytes:
+        """Up to and with the next newline, or `size` bytes."""
+        limit = size if size is not None and size >= 0 else None
+        seen = 0
+        while not (end := self._lines.find(b"\n", seen) + 1):
+            seen = len(self._lines)
+            if limit is not None and seen >= limit:
+                break
+            scratch = bytearray(8192)
+            held, self._lines = self._lines, bytearray()
+            try:
+                got = self.readinto(memoryview(scratch))
+            finally:
+                self._lines = held
+            if not got:
+                break
+            self._lines += scratch[:got]
+        cut = end or len(self._lines)
+        if limit is not None:
+            cut = min(cut, limit)
+        line = bytes(self._lines[:cut])
+        del self._lines[:cut]
+        return line
+
+    def readlines(self, hint: int | None = None) -> list[bytes]:
+        """All lines, or as many as make up `hint` bytes."""
+        lines: list[bytes] = []
+        total = 0
+        for line in self:
+            lines.append(line)
+            total += len(line)
+            if hint is not None and 0 < hint <= total:
+                break
+        return lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+    # --- Content-Length ----------------------------------------------------------------------------------
+
+    def _read_length(self, view: memoryview) -> int:
+        if len(view) > self._left:
+            view = view[: self._left]
+        got = self._take_ahead(view) or self._receive(view)
+        if not got:
+            done = self._length - self._left
+            raise errors.BodyBroken(f"the connection ended after {done} of the {self._length} bytes of the body")
+        self._left -= got
+        if not self._left:
+            self._end()
+        return got
+
+    def _take_ahead(self, view: memoryview) -> int:
+        """Bytes of the body that came together with the head."""
+        ahead: bytes = self._unreader.take_buffered()
+        if not ahead:
+            return 0
+        size = min(len(ahead), len(view))
+        view[:size] = ahead[:size]
+        if size < len(ahead):
+            self._unreader.unread(ahead[size:])
+        return size
+
+    # --- chunked -----------------------------------------------------------------------------------------
+
+    def _read_chunked(self, view: memoryview) -> int:
+        filled = 0
+        room = len(view)
+        while filled < room:
+            if not self._left:
+                if not self._next_chunk(wait=not filled):
+                    break
+                if self._ended:
+                    break
+            want = min(self._left, room - filled)
+            held = self._have - self._at
+            if held:
+                got = min(want, held)
+                view[filled : filled + got] = memoryview(self._block)[self._at : self._at + got]
+                self._at += got
+            elif filled and want < _DIRECT:
+                break  # whoever wants more asks again; waiting here would keep what is there from being used
+            elif want >= _DIRECT:
+                got = self._receive(view[filled : filled + want])
+                if not got:
+                    raise errors.BodyBroken("the connection ended within a chunk of the body")
+            else:
+                self._receive_block(_BLOCK)
+                continue
+            filled += got
+            self._left -= got
+            self._between = not self._left
+        return filled
+
+    def _next_chunk(self, *, wait: bool) -> bool:
+        """Read the lines before the next chunk's data. False if they did not all arrive and `wait` is false."""
+        while True:
+            line = self._line()
+            if line is not None:
+                break
+            if not wait:
+                return False
+            # After large chunks the next data is received in place, so not much of it should land in the block.
+            self._receive_block(_LINE if self._recent >= _DIRECT else _BLOCK)
+        match = _SIZE.fullmatch(line)
+        if match is None:
+            raise errors.BodyBroken("a chunk of the body has no valid size")
+        size = int(match[1], 16)
+        self._overhead = max(0, self._overhead + len(line) - 16 - 2 * size)
+        if self._overhead > _OVERHEAD:
+            raise errors.BodyBroken("the body has too little data for its chunks")
+        self._recent = self._left = size
+        if not size:
+            self._trailers()
+        return True
+
+    def _line(self) -> bytes | None:
+        """The size line of the next chunk, after the end of the one before; None if it was not received yet."""
+        at = self._at
+        if self._between:
+            if self._have - at < 2:
+                return None
+            if self._block[at] != 13 or self._block[at + 1] != 10:
+                raise errors.BodyBroken("a chunk of the body is longer than its size")
+            self._between = False
+            at = self._at = at + 2
+        end = self._block.find(b"\n", at, min(self._have, at + _LINE)) + 1
+        if not end:
+            if self._have - at >= _LINE:
+                raise errors.BodyBroken("a chunk of the body has too long a size line")
+            return None
+        self._at = end
+        return bytes(memoryview(self._block)[at:end])
+
+    def _trailers(self) -> None:
+        """Skip what follows the last chunk."""
+        seen = 0
+        while True:
+            end = self._block.find(b"\n", self._at, min(self._have, self._at + _LINE)) + 1
+            if not end:
+                if self._have - self._at >= _LINE:
+                    raise errors.BodyBroken("the body has too long a trailer")
+                self._receive_block(_LINE)
+                continue
+            line = bytes(memoryview(self._block)[self._at : end])
+            self._at = end
+            if line == b"\r\n":
+                break
+            seen += len(line)
+            if seen > _TRAILERS or not _TRAILER.fullmatch(line):
+                raise errors.BodyBroken("the body has too many trailers, or one that is not valid")
+        if self._at < self._have:  # the next request
+            self._unreader.unread(bytes(memoryview(self._block)[self._at : self._have]))
+        self._end()
+
+    def _receive_block(self, size: int) -> None:
+        """Receive more behind what the block holds."""
+        ahead: bytes = self._unreader.take_buffered()
+        held = self._have - self._at
+        room = (len(ahead) or size) + held
+        if len(self._block) < room:
+            grown = bytearray(room)
+            grown[:held] = memoryview(self._block)[self._at : self._have]
+            self._block = grown
+        elif held:
+            self._block[:held] = self._block[self._at : self._have]
+        self._at, self._have = 0, held
+        view = memoryview(self._block)[held:]
+        if ahead:
+            got = len(ahead)
+            view[:got] = ahead
+        else:
+            got = self._receive(view[:size], whole=False)
+            if not got:
+                raise errors.BodyBroken("the connection ended before the end of the body")
+        self._have += got
+
+    def _skip_received(self) -> None:
+        """Pass over what is here already: often only the end of the body is, which nobody had asked for."""
+        ahead: bytes = self._unreader.take_buffered()
+        if ahead:
+            self._unreader.unread(ahead)
+        elif self._have == self._at and not select.select([self._sock], [], [], 0)[0]:
+            return
+        if self._left > DRAIN_BYTES:
+            return
+        with contextlib.suppress(errors.BodyBroken):
+            self.readinto(memoryview(bytearray(DRAIN_BYTES)))
+            if not self._ended and not self._left and self._have > self._at:
+                self.readinto(memoryview(bytearray(DRAIN_BYTES)))
+
+    # --- the socket --------------------------------------------------------------------------------------
+
+    def _receive(self, view: memoryview, *, whole: bool = True) -> int:
+        """At least one byte, as many as fit if they come soon; 0 if the client ended the connection."""
+        if self._waits:
+            self._waits = False
+            self._sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self._timed:
+            self._time()
+        # MSG_WAITALL fills a buffer with one call and one wake-up. With it a read ends after SO_RCVTIMEO at the
+        # latest, with what there is. TLS knows no such flag and hands out one record at a time.
+        flags = socket.MSG_WAITALL if whole and self._plain else 0
+        until = 0.0
+        while True:
+            try:
+                return self._sock.recv_into(view, 0, flags)
+            except BlockingIOError:
+                now = time.monotonic()
+                until = until or now + self._timeout - 1.0
+                if now < until:
+                    continue
+                raise errors.BodyBroken(f"no byte of the body arrived for {self._timeout:g} seconds") from None
+            except TimeoutError:
+                raise errors.BodyBroken(f"no byte of the body arrived for {self._timeout:g} seconds") from None
+            except OSError as exc:
+                raise errors.BodyBroken("the connection broke within the body") from exc
+
+    def _time(self) -> None:
+        """Limit waiting: on plain sockets by the kernel, a second at a time, and the socket stays a blocking one."""
+        self._timed = True
+        if self._plain:
+            _receive_timeout(self._sock, min(1.0, self._timeout))
+        else:
+            self._sock.settimeout(self._timeout)
+
+    def _untime(self) -> None:
+        if self._timed:
+            self._timed = False
+            with contextlib.suppress(OSError):
+                if self._plain:
+                    _receive_timeout(self._sock, 0)
+                else:
+                    self._sock.settimeout(None)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._block = bytearray()
+        self._at = self._have = 0
+        self._untime()
+
+
+def _receive_timeout(sock: socket.socket, seconds: float) -> None:
+    sock.setsockopt(
+        socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
+    )

@@ -1,0 +1,136 @@
+"""Deletes that do not go smoothly: data in use, stores that fail, processes that die half-way."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from calotype import errors
+from calotype.app import App
+from calotype.db import images as db_images
+from calotype.db import jobs
+from calotype.db.engine import now
+from calotype.images import lifecycle, removal, stores
+from calotype.jobs.worker import Runner
+from calotype.stores.base import Store
+from tests.inprocess import ADMIN, ALICE, make_active, parts
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    with parts(tmp_path) as made:
+        yield made
+
+
+def store(app: App, name: str = "one") -> Store:
+    found = app.service.stores.get(name)
+    assert found
+    return found
+
+
+def fail_delete(app: App, monkeypatch: pytest.MonkeyPatch, error: Exception, name: str = "one") -> None:
+    """What a cloned volume, or a store that is down, does to a delete: a fault of foreign parts."""
+
+    def refuse(url: str, *, ctx: object) -> None:
+        raise error
+
+    monkeypatch.setattr(store(app, name), "delete", refuse)
+
+
+def backlog(app: App) -> int:
+    with app.db.read() as tx:
+        return jobs.backlog(tx)
+
+
+def two_copies(app: App, tmp_path: Path) -> str:
+    image_id = make_active(app)
+    (tmp_path / "two" / image_id).write_bytes(b"data")
+    with app.db.begin() as tx:
+        db_images.add_location(tx, image_id, f"file://{tmp_path}/two/{image_id}", {"store": "two"}, now())
+    return image_id
+
+
+def test_data_in_use_is_a_conflict_and_everything_is_as_before(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_id = make_active(app, tags=("t",), properties={"a": "b"})
+    before = lifecycle.show(app.service, ALICE, image_id)
+    fail_delete(app, monkeypatch, errors.InUse("a volume depends on it", "one"))
+    with pytest.raises(errors.Conflict, match="in use"):
+        lifecycle.delete(app.service, ALICE, image_id)
+    after = lifecycle.show(app.service, ALICE, image_id)
+    assert after.status == "active"
+    assert (after.tags, after.properties, after.locations) == (before.tags, before.properties, before.locations)
+    assert backlog(app) == 0
+    monkeypatch.undo()
+    lifecycle.delete(app.service, ALICE, image_id)
+
+
+def test_a_deactivated_image_in_use_stays_deactivated(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_id = make_active(app)
+    lifecycle.deactivate(app.service, ALICE, image_id)
+    fail_delete(app, monkeypatch, errors.InUse("x", "one"))
+    with pytest.raises(errors.Conflict):
+        lifecycle.delete(app.service, ALICE, image_id)
+    assert lifecycle.show(app.service, ALICE, image_id).status == "deactivated"
+
+
+def test_a_copy_that_was_deleted_before_another_proved_in_use_is_not_restored(
+    app: App, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    image_id = two_copies(app, tmp_path)
+    fail_delete(app, monkeypatch, errors.InUse("x", "two"), "two")
+    with pytest.raises(errors.Conflict):
+        lifecycle.delete(app.service, ALICE, image_id)
+    assert [place.store for place in lifecycle.show(app.service, ALICE, image_id).locations] == ["two"]
+
+
+def test_a_store_that_fails_does_not_undo_a_delete_and_is_asked_again(
+    app: App, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    image_id = make_active(app)
+    fail_delete(app, monkeypatch, errors.StoreUnavailable("down", "one"))
+    lifecycle.delete(app.service, ALICE, image_id)
+    with pytest.raises(errors.NotFound):
+        lifecycle.show(app.service, ADMIN, image_id)
+    assert backlog(app) == 1
+    assert (tmp_path / "one" / image_id).exists()
+    runner = Runner(app.service, 1)
+    assert runner.work_off() == 0  # it is not due yet
+    monkeypatch.undo()
+    later = now() + timedelta(minutes=5)
+    object.__setattr__(app.service, "now", lambda: later)
+    assert runner.work_off() == 1
+    assert backlog(app) == 0
+    assert not (tmp_path / "one" / image_id).exists()
+
+
+def test_data_that_proves_in_use_after_a_crash_keeps_its_job(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_id = make_active(app)
+    fail_delete(app, monkeypatch, errors.InUse("x", "one"))
+    with app.db.begin() as tx:
+        image = db_images.get(tx, ADMIN, image_id)
+        assert image
+        job = removal.begin(app.service, tx, image)
+    assert job
+    removal.carry_out(app.service, ADMIN, job, asked=False)
+    assert backlog(app) == 1
+    with pytest.raises(errors.NotFound):
+        lifecycle.show(app.service, ADMIN, image_id)
+
+
+def test_a_copy_in_use_stays_in_its_store(app: App, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    image_id = two_copies(app, tmp_path)
+    fail_delete(app, monkeypatch, errors.InUse("x", "two"), "two")
+    with pytest.raises(errors.Conflict):
+        stores.remove_copy(app.service, ADMIN, "two", image_id)
+    assert len(lifecycle.show(app.service, ALICE, image_id).locations) == 2
+    assert backlog(app) == 0
+
+
+def test_data_in_no_configured_store_does_not_hinder_a_delete(app: App, tmp_path: Path) -> None:
+    image_id = make_active(app)
+    with app.db.begin() as tx:
+        db_images.add_location(tx, image_id, "rbd://fsid/pool/x/snap", {"store": "gone"}, now())
+    lifecycle.delete(app.service, ALICE, image_id)
+    assert backlog(app) == 0
+    assert not (tmp_path / "one" / image_id).exists()

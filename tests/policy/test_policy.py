@@ -1,0 +1,144 @@
+"""Rules: the table is the contract's, a file can change lines of it, the floor stands above any file."""
+
+import ast
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+import calotype.images
+from calotype import config, errors
+from calotype.context import Context
+from calotype.model import Image
+from calotype.policy import RULES, Policy, image_target
+from tests.inprocess import ADMIN, ALICE, BOB
+
+IMAGE = Image("i", "n", "active", "private", "red", datetime(2026, 1, 1), datetime(2026, 1, 1))
+READER = Context("r", "ray", "red", frozenset({"reader"}))
+
+
+def policy(tmp_path: Path, text: str = "") -> Policy:
+    (tmp_path / "policy.yaml").write_text(text)
+    (tmp_path / "c.conf").write_text("")
+    return Policy(config.load([str(tmp_path / "c.conf")], state_dir=str(tmp_path)))
+
+
+def test_there_are_all_rules_of_the_contract() -> None:
+    assert len(RULES) == 67
+    for name in (
+        "context_is_admin",
+        "get_image",
+        "copy_image",
+        "cache_prune",
+        "fetch_image_location",
+        "delete_metadef_tags",
+    ):
+        assert name in RULES
+
+
+@pytest.mark.parametrize(
+    ("ctx", "visibility", "action", "passes"),
+    [
+        (ALICE, "private", "get_image", True), (READER, "private", "get_image", True), (BOB, "private", "get_image", False),
+        (BOB, "public", "get_image", True), (BOB, "community", "download_image", True), (READER, "private", "download_image", False),
+        (ALICE, "private", "modify_image", True), (READER, "private", "modify_image", False), (BOB, "public", "modify_image", False),
+        (ADMIN, "private", "modify_image", True), (ALICE, "private", "publicize_image", False), (ADMIN, "private", "publicize_image", True),
+        (ALICE, "private", "communitize_image", True), (ALICE, "private", "delete_image_location", False),
+        (Context(), "public", "get_image", False), (Context("r", "s", "x", frozenset({"service"})), "private", "fetch_image_location", True),
+    ],
+)  # fmt: skip
+def test_the_defaults(tmp_path: Path, ctx: Context, visibility: str, action: str, passes: bool) -> None:
+    assert policy(tmp_path).allows(ctx, action, image_target(replace(IMAGE, visibility=visibility))) == passes
+
+
+def test_a_file_changes_single_rules_and_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    rules = policy(tmp_path, '"delete_image": "rule:context_is_admin"\n')
+    assert not rules.allows(ALICE, "delete_image", image_target(IMAGE))
+    assert rules.allows(ALICE, "modify_image", image_target(IMAGE))
+    (tmp_path / "policy.yaml").write_text('"delete_image": "role:member"\n"context_is_admin": "role:boss"\n')
+    import os
+
+    os.utime(tmp_path / "policy.yaml", (2**31, 2**31))
+    assert rules.allows(ALICE, "delete_image", image_target(IMAGE))
+    assert not rules.admit(replace(ADMIN, is_admin=False))
+    assert rules.admit(Context("r", "b", "x", frozenset({"boss"})))
+
+
+def test_no_file_hands_an_image_to_another_project(tmp_path: Path) -> None:
+    open_to_all = "\n".join(f'"{name}": "@"' for name in RULES if name not in ("context_is_admin",))
+    rules = policy(tmp_path, open_to_all)
+    for action in ("delete_image", "modify_image", "upload_image", "deactivate", "reactivate", "add_member", "delete_member",
+                   "publicize_image", "communitize_image", "delete_image_location", "set_image_location"):  # fmt: skip
+        assert not rules.allows(BOB, action, image_target(replace(IMAGE, visibility="public"))), action
+        assert rules.allows(ALICE, action, image_target(IMAGE)), action
+        assert not rules.allows(Context(), action, image_target(replace(IMAGE, owner=None))), action
+    assert rules.allows(BOB, "download_image", image_target(IMAGE))
+
+
+def test_refusals_tell_of_no_image_that_cannot_be_seen(tmp_path: Path) -> None:
+    rules = policy(tmp_path)
+    with pytest.raises(errors.NotFound):
+        rules.check_image(BOB, "modify_image", IMAGE)
+    with pytest.raises(errors.Forbidden):
+        rules.check_image(BOB, "modify_image", replace(IMAGE, visibility="public"))
+    with pytest.raises(errors.NotFound):
+        rules.check_image(BOB, "get_image", IMAGE)
+
+
+def test_a_list_asks_once_for_each_set_of_the_fields_that_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = policy(tmp_path)
+    asked: list[str] = []
+    ask = rules._ask
+
+    def watched(rule: str, target: object, ctx: Context) -> bool:
+        asked.append(rule)
+        return ask(rule, target, ctx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rules, "_ask", watched)
+    many = [replace(IMAGE, id=str(n), name=str(n), visibility=("private", "public")[n % 2]) for n in range(100)]
+    many += [replace(IMAGE, id=str(n), owner="blue") for n in range(100, 200)]
+    assert {image.id for image in rules.readable(ALICE, many)} == {str(n) for n in range(100)}
+    assert len(asked) == 3
+
+
+def test_a_rule_on_other_fields_is_asked_for_each_of_their_values(tmp_path: Path) -> None:
+    rules = policy(tmp_path, '"get_image": "\'secret\':%(name)s or rule:deep"\n"deep": "\'7\':%(min_disk)s"\n')
+    many = [replace(IMAGE, id=str(n), name=("secret", "other")[n % 2], min_disk=n) for n in range(10)]
+    assert [image.id for image in rules.readable(BOB, many)] == ["0", "2", "4", "6", "7", "8"]
+
+
+def test_every_use_case_asks_the_policy() -> None:
+    """Each public function that gets a service and a caller asks, itself or by a private helper that does."""
+    exempt = {
+        "removal.carry_out": "finishes what a use-case began",
+        "data.open_": "takes what `prepare` returned, which asked",
+        "lifecycle.fetch": "fetches for use-cases that ask next",
+    }
+    checked = 0
+    for file in sorted(Path(calotype.images.__file__ or "").parent.glob("*.py")):
+        functions = {node.name: node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
+
+        def asks(name: str, functions: dict[str, ast.FunctionDef] = functions) -> bool:
+            calls = [node for node in ast.walk(functions[name]) if isinstance(node, ast.Call)]
+            for call in calls:
+                if isinstance(call.func, ast.Attribute) and call.func.attr in ("check", "check_image", "allows"):
+                    return True
+                if (
+                    isinstance(call.func, ast.Name)
+                    and call.func.id in functions
+                    and call.func.id != name
+                    and asks(call.func.id)
+                ):
+                    return True
+            return False
+
+        for name, node in functions.items():
+            arguments = [argument.arg for argument in node.args.args]
+            public = not name.startswith("_") and {"svc", "ctx"} <= set(arguments)
+            if public and f"{file.stem}.{name}" not in exempt:
+                assert asks(name), f"{file.stem}.{name} never asks the policy"
+                checked += 1
+    assert checked >= 15
