@@ -57,7 +57,6 @@ def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[
             answer = [raw.readline(3).decode(), raw.readline().decode(), raw.read(2).decode()]
             answer += [line.decode() for line in raw.readlines()]
         elif path == "/refuse":
-            body.refuse(environ)
             status, answer = "409 Conflict", "no"
         elif path == "/sent":
             answer = SENT

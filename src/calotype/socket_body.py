@@ -44,6 +44,9 @@ class SocketBody:
     end. The first read sends `100 Continue` if the client waits for it.
     """
 
+    #: For `api/body.py`: an end before the announced end is an error here, so nobody else has to count.
+    keeps_its_length = True
+
     def __init__(self, req: Any, timeout: float) -> None:
         self.failed = False  #: where the next request starts is unknown (gunicorn asks for this, too)
         self._unreader = req.unreader
@@ -56,7 +59,6 @@ class SocketBody:
         self._length = reader.length if isinstance(reader, LengthReader) else 0
         self._left: int = self._length  # of the body, or of the chunk
         self._ended = not self._chunked and self._left == 0
-        self._refused = False
         self._timed = False
         self._plain = not isinstance(self._sock, ssl.SSLSocket)
         self._lines = bytearray()  # read ahead by readline
@@ -74,17 +76,13 @@ class SocketBody:
         """A body exists and was not read to its end."""
         return not self._ended
 
-    def close_connection(self) -> None:
-        """The rest will not be read: the answer says `Connection: close`."""
-        self._refused = True
-
     def must_close(self) -> bool:
         """Whether the connection cannot carry another request after this one."""
         if self.failed:
             return True
         if self._ended:
             return False
-        if self._refused or self._waits:
+        if self._waits:
             # Who was not told to continue may send the body or not; nobody knows what the next bytes are.
             return True
         if self._chunked:

@@ -119,21 +119,12 @@ def test_whether_there_is_a_body_is_seen_from_the_head(made: dict[str, Any], the
     assert body.has_body(made) is there
 
 
-def test_our_own_server_reads_for_itself_and_is_told_of_refusals() -> None:
+def test_our_own_server_reads_for_itself() -> None:
     class Own:
-        closed = False
+        keeps_its_length = True
 
         def readinto(self, view: memoryview) -> int:
             return 0
 
-        def close_connection(self) -> None:
-            self.closed = True
-
     own = Own()
     assert body.source({"wsgi.input": own, **CHUNKED}) is own
-    body.refuse({"wsgi.input": own})
-    assert own.closed
-
-
-def test_refusing_means_nothing_to_other_servers() -> None:
-    body.refuse(environ(b"rest", "4"))

@@ -212,6 +212,46 @@ def test_an_uploader_that_slept_through_its_lease_cannot_finish(app: App, tmp_pa
     assert (tmp_path / "one" / image_id).read_bytes() == b"new"
 
 
+def test_a_report_that_comes_late_does_not_activate_somebody_elses_upload(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old upload has linked its object; then its lease ends, it is cleaned up, and a new upload begins."""
+    image_id = queued(app)
+    store = app.service.stores.get("one")
+    assert store
+    write, begun = store.write, threading.Event()
+    proceed, results = threading.Event(), []
+
+    def endless() -> Iterator[bytes]:
+        yield b"new" * (1 << 20)
+        begun.set()
+        assert proceed.wait(10)
+
+    def second() -> None:
+        upload(app, image_id, endless())
+        results.append("active")
+
+    def slow_write(*arguments: object, **named: object) -> object:
+        stored = write(*arguments, **named)  # type: ignore[arg-type]
+        monkeypatch.undo()
+        with app.db.begin() as tx:
+            jobs.revoke(tx, image_id, now())
+        assert Runner(app.service, 1).work_off() == 1
+        thread.start()
+        assert begun.wait(10)
+        return stored
+
+    thread = threading.Thread(target=second)
+    monkeypatch.setattr(store, "write", slow_write)
+    with pytest.raises(errors.Gone):
+        upload(app, image_id, [b"old"])
+    assert lifecycle.show(app.service, ALICE, image_id).status == "saving"
+    proceed.set()
+    thread.join()
+    assert results == ["active"]
+    assert (tmp_path / "one" / image_id).read_bytes() == b"new" * (1 << 20)
+
+
 def test_deleting_an_image_stops_its_upload(app: App, tmp_path: Path) -> None:
     image_id = queued(app)
 

@@ -28,7 +28,7 @@ def source(environ: _Environ) -> Source:
     """The body of this request. Raises `Invalid` for a bad Content-Length, `NotSupported` where it cannot be read."""
     length = content_length(environ)
     raw = environ["wsgi.input"]
-    if hasattr(raw, "close_connection"):
+    if getattr(raw, "keeps_its_length", False):
         own: Source = raw  # our server's
         return own
     if _chunked(environ):
@@ -51,13 +51,6 @@ def content_length(environ: _Environ) -> int | None:
 def has_body(environ: _Environ) -> bool:
     """Whether the request carries a body of at least one byte, or one whose size is not announced."""
     return _chunked(environ) or bool(content_length(environ))
-
-
-def refuse(environ: _Environ) -> None:
-    """The rest of the body will not be read: the connection closes if there is a rest. For use before answering."""
-    close: Callable[[], None] | None = getattr(environ["wsgi.input"], "close_connection", None)
-    if close:
-        close()
 
 
 def _chunked(environ: _Environ) -> bool:
