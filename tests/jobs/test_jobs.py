@@ -301,3 +301,31 @@ def test_the_beat_ends_with_the_last_job(app: App, monkeypatch: pytest.MonkeyPat
     make_active(app)
     time.sleep(0.2)
     assert beating() <= before
+
+
+def test_temporary_files_without_a_job_are_swept_once_they_are_old(app: App, tmp_path: Path) -> None:
+    from calotype.jobs.chores import sweep
+
+    image_id = queued(app)
+    old = time.time() - 3600
+    orphan = tmp_path / "one" / f"{image_id}.0123456789abcdef-1.part"
+    foreign = tmp_path / "one" / "notes.part"
+
+    def pieces() -> Iterator[bytes]:
+        yield b"x" * (1 << 20)
+        ours = next((tmp_path / "one").glob(f"{image_id}.*.part"))
+        for path in (orphan, foreign):
+            path.touch()
+        for path in (ours, orphan, foreign):
+            os.utime(path, (old, old))
+        sweep(app.service)
+        assert ours.exists()
+        assert foreign.exists()
+        assert not orphan.exists()
+        orphan.touch()
+        sweep(app.service)
+        assert orphan.exists()  # it may belong to an upload that is just beginning
+        yield b"y"
+
+    upload(app, image_id, pieces())
+    assert lifecycle.show(app.service, ALICE, image_id).status == "active"

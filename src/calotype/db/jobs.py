@@ -101,6 +101,11 @@ def look(tx: Tx, job: Job) -> tuple[bool, list[dict[str, Any]]] | None:
     return None if row is None else (row.attempt == job.attempt, json.loads(row.notes))
 
 
+def lives(tx: Tx, token: str) -> bool:
+    """Whether the job of an attempt is there, whoever has it now."""
+    return tx.execute(sa.select(jobs.c.id).where(jobs.c.id == token.rpartition("-")[0])).first() is not None
+
+
 def backlog(tx: Tx) -> int:
     """How many jobs there are, in whatever state."""
     return int(tx.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one())

@@ -126,7 +126,7 @@ class Leases:
                 with self._db.begin() as tx:
                     ids = [token.rpartition("-")[0] for token in before]
                     kept = jobs.beat(tx, self.owner, ids, self.until())
-            except errors.CalotypeError as exc:
+            except Exception as exc:  # noqa: BLE001  # whatever it is: without this thread every lease would run out
                 LOG.warning("leases could not be renewed: %s", errors.reason(exc))
                 continue
             for token, lost in before.items():

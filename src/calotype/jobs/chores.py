@@ -1,12 +1,17 @@
-"""What the runner does with a job of each kind: one line a kind."""
+"""What the runner does with a job of each kind, one line a kind; and what it does unasked."""
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from calotype.context import SERVICE
+from calotype.db import jobs
 from calotype.images import data, removal
 from calotype.model import Job
 from calotype.service import Service
+from calotype.stores.base import Sweeps
+
+LOG = logging.getLogger(__name__)
 
 
 def abandon_upload(svc: Service, job: Job) -> None:
@@ -17,6 +22,18 @@ def abandon_upload(svc: Service, job: Job) -> None:
 def finish_delete(svc: Service, job: Job) -> None:
     """A delete was acknowledged, or is, as soon as the data is gone."""
     removal.carry_out(svc, SERVICE, job, asked=False)
+
+
+def sweep(svc: Service) -> None:
+    """Remove temporary names that no job knows: of an upload that lost its job, or from before a restored backup."""
+
+    def lives(token: str) -> bool:
+        with svc.db.read() as tx:
+            return jobs.lives(tx, token)
+
+    for store in svc.stores:
+        if isinstance(store, Sweeps) and (count := store.sweep(lives)):
+            LOG.warning("%d orphaned temporary files were removed from store %s", count, store.name)
 
 
 CHORES: Final[dict[str, Callable[[Service, Job], None]]] = {

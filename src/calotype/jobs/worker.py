@@ -5,17 +5,19 @@ A runner lives in every worker of `calotype serve`; each claim goes to one of th
 
 import logging
 import threading
+import time
 from datetime import timedelta
 
 from calotype import errors
 from calotype.db import jobs
-from calotype.jobs.chores import CHORES
+from calotype.jobs.chores import CHORES, sweep
 from calotype.model import Job
 from calotype.service import Service
 
 LOG = logging.getLogger(__name__)
 
 _RETRY = timedelta(seconds=30)
+_SWEEP_SECONDS = 600.0
 
 
 class Runner:
@@ -53,9 +55,13 @@ class Runner:
         return done
 
     def _run(self) -> None:
+        next_sweep = 0.0
         while not self._stopping:
             try:
                 self.work_off()
+                if time.monotonic() >= next_sweep:
+                    next_sweep = time.monotonic() + _SWEEP_SECONDS
+                    sweep(self._svc)
             except errors.CalotypeError as exc:
                 LOG.warning("the queue cannot be read: %s", errors.reason(exc))
             except Exception:

@@ -8,7 +8,7 @@ the bytes that pass (`images/stream.py`).
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 from calotype.context import Context
 
@@ -113,3 +113,11 @@ class Store(Protocol):
 
         Removes nothing that another attempt, or somebody else, put there.
         """
+
+
+@runtime_checkable
+class Sweeps(Protocol):
+    """A store whose temporary names can be listed cheaply; debris without any job is found this way alone."""
+
+    def sweep(self, lives: Callable[[str], bool]) -> int:
+        """Remove temporary names older than a lease whose attempt does not live; how many."""

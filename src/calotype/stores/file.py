@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import stat
-import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -47,7 +47,8 @@ _HOLE = 64 * 1024  #: Granularity of holes: what qemu-img uses for its clusters.
 _ZEROS = bytes(1 << 20)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SPACE_CHECK = 64 << 20  #: Bytes written between two looks at the free space.
-_PART = re.compile(r"^[0-9a-fA-F-]{36}\.[0-9a-f]+-[0-9]+\.part$")
+_PART = re.compile(r"^[0-9a-fA-F-]{36}\.([0-9a-f]+-[0-9]+)\.part$")
+_SWEEP_AGE = 60.0  #: Seconds; twice a lease, so that no upload that is just beginning is taken for debris.
 
 
 class FileStore:
@@ -64,7 +65,6 @@ class FileStore:
         self._thin: bool = options["filesystem_thin_provisioning"]
         self._reserve: int = options["filesystem_store_reserve"] << 20
         self._mode: int | None = _mode(options["filesystem_store_file_perm"], name)
-        self._lock = threading.Lock()
         features = {Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.SENDFILE}
         self.features = frozenset(features | ({Feature.SPARSE} if self._thin else set()))
         try:
@@ -224,9 +224,19 @@ class FileStore:
                 self._unlink_if(image_id, note["inode"])
             os.fsync(self._dir)
 
-    def parts(self) -> Iterator[str]:
-        """Temporary names that lie in the directory, for whoever looks for debris."""
-        return (name for name in os.listdir(self._dir) if _PART.match(name))
+    def sweep(self, lives: Callable[[str], bool]) -> int:
+        swept = 0
+        with self._translated():
+            for name in os.listdir(self._dir):
+                part = _PART.match(name)
+                with contextlib.suppress(FileNotFoundError):
+                    if part and self._age(name) > _SWEEP_AGE and not lives(part[1]):
+                        os.unlink(name, dir_fd=self._dir)
+                        swept += 1
+        return swept
+
+    def _age(self, name: str) -> float:
+        return time.time() - os.stat(name, dir_fd=self._dir, follow_symlinks=False).st_mtime
 
     def _unlink_if(self, name: str, inode: int) -> None:
         """Remove a name, if it is still the file that was meant."""

@@ -1,0 +1,167 @@
+"""What must be there after a crash, and what must not.
+
+`debris` looks at the state directory from below, `check` asks the API and compares with the journal.
+"""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.crash.journal import MIB, Content, Entry, Journal, create
+from tests.support import Client
+
+#: What promises.md grants a recovery, seconds from the first answer of /healthcheck.
+RECOVERY = 5.0
+_AT_REST = ("queued", "active")
+
+
+def debris(state: Path) -> list[str]:
+    """What a state directory at rest must not hold (I1, I5), seen from below: rows and files that do not agree."""
+    with contextlib.closing(sqlite3.connect(f"file:{state}/calotype.db?mode=ro", uri=True)) as db:
+        db.execute("BEGIN")
+        images = {row[0]: row[1:] for row in db.execute("SELECT id, status, size FROM images WHERE NOT deleted")}
+        places: dict[str, list[Path]] = {}
+        for image_id, url in db.execute("SELECT image_id, value FROM image_locations WHERE NOT deleted"):
+            places.setdefault(image_id, []).append(Path(url.removeprefix("file://")))
+        left = list(db.execute("SELECT kind, image_id, state, attempt, error FROM calotype_jobs"))
+        undead = list(db.execute("SELECT id, status FROM images WHERE deleted AND status <> 'deleted'"))
+    sizes: dict[str, int] = {}
+    for entry in os.scandir(state / "images"):
+        with contextlib.suppress(FileNotFoundError):  # The runner may be at work.
+            sizes[entry.path] = entry.stat().st_size
+
+    found = [f"a job is left: {job}" for job in left]
+    found += [f"the deleted image {image_id} has status {status}" for image_id, status in undead]
+    found += [f"image {image_id} is in status {row[0]}" for image_id, row in images.items() if row[0] not in _AT_REST]
+    found += [f"the temporary file {Path(path).name} is left" for path in sizes if path.endswith(".part")]
+    meant = {str(path) for image_id, paths in places.items() if image_id in images for path in paths}
+    found += [f"the file {Path(path).name} belongs to no image" for path in sizes if path not in meant]
+    for image_id, (status, size) in images.items():
+        copies = places.pop(image_id, [])
+        if (status == "active") != (len(copies) == 1):
+            found.append(f"image {image_id} is {status} and has {len(copies)} locations")
+        for path in copies:
+            if str(path) not in sizes:
+                found.append(f"the file of image {image_id} is missing")
+            elif sizes[str(path)] != size:
+                found.append(f"the file of image {image_id} has {sizes[str(path)]} bytes, its record says {size}")
+    found += [f"the locations of image {image_id} outlived it" for image_id in places]
+    return found
+
+
+def settle(state: Path, patience: float = RECOVERY) -> tuple[float, list[str]]:
+    """Wait until the state directory is at rest: after how many seconds it was, and what is left if it never was."""
+    begin = time.monotonic()
+    while True:
+        found = debris(state)
+        took = time.monotonic() - begin
+        if not found or took > patience:
+            return took, found
+        time.sleep(0.03)
+
+
+def check(client: Client, journal: Journal, entries: Iterable[Entry], others: Collection[str] = ()) -> list[str]:
+    """Compare what the API says of these entries with the journal (I1, I2), and the list with all of it (I4).
+
+    Settles in the journal what a crash left open; entries that a crash may have touched must all be among these.
+    `others` are images that the journal does not know of.
+    """
+    found = [problem for entry in entries for problem in _check_one(client, entry)]
+    living = {entry.id for entry in journal.entries.values() if entry.created and not entry.deleted}
+    listed = set(_listed(client)) - set(others)
+    found += [f"image {image_id} exists and is not listed" for image_id in living - listed]
+    found += [f"image {image_id} is listed and should not exist" for image_id in listed - living]
+    return found
+
+
+def _listed(client: Client) -> Iterator[str]:
+    path: str | None = "/v2/images?limit=1000"
+    while path:
+        page = client.get(path).json()
+        yield from (image["id"] for image in page["images"])
+        path = page.get("next")
+
+
+def _check_one(client: Client, entry: Entry) -> Iterator[str]:
+    who = f"image {entry.id}"
+    shown = client.get(f"/v2/images/{entry.id}")
+    if shown.status_code == 404:
+        if entry.created and not entry.deleted and not entry.deleting:
+            yield f"{who} is lost"
+        again = create(client, entry).status_code
+        if entry.created:
+            entry.deleted = True
+            if again != 409:
+                yield f"the id of the deleted {who} was given away again ({again})"
+        else:
+            entry.created = True
+            if again != 201:
+                yield f"{who}, which does not exist, cannot be created ({again})"
+        entry.deleting = False
+        return
+    if shown.status_code != 200:
+        yield f"{who} answers {shown.status_code}"
+        return
+    if entry.deleted:
+        yield f"the deleted {who} exists"
+        return
+    entry.created, entry.deleting = True, False
+    record = shown.json()
+    yield from _check_record(who, entry, record)
+    yield from _check_data(who, client, entry, record)
+
+
+def _check_record(who: str, entry: Entry, record: dict[str, Any]) -> Iterator[str]:
+    mine = {
+        name: record[name]
+        for name in record
+        if name in ("name", "tags", "born") or (name[:1] == "p" and name[1:].isdigit())
+    }
+    mine["tags"] = sorted(mine["tags"])
+    if entry.edit is not None and mine == entry.record(entry.edit):
+        entry.apply(entry.edit)
+    elif mine != entry.record():
+        yield f"{who} has {mine}, not {entry.record()}, edit under way: {entry.edit}"
+    entry.edit = None
+
+
+def _check_data(who: str, client: Client, entry: Entry, record: dict[str, Any]) -> Iterator[str]:
+    facts = (record["size"], record["os_hash_value"])
+    status, maybe, entry.maybe = record["status"], entry.maybe, []
+    if status == "queued" and entry.content is None:
+        if facts != (None, None):
+            yield f"{who} is queued and has size and hash {facts}"
+        if client.file(entry.id).status_code != 204:
+            yield f"{who} is queued and has data"
+        if maybe:
+            other = Content(maybe[0].seed ^ 1, min(maybe[0].size, 3 * MIB))
+            if (again := client.put(entry.id, other.data()).status_code) != 204:
+                yield f"{who}, whose upload was cut off, refuses another one ({again})"
+                return
+            entry.content = other
+            yield from _check_data(who, client, entry, client.show(entry.id))
+        return
+    if status != "active":
+        yield f"{who} is {status}" + (", though its upload was acknowledged" if entry.content else "")
+        return
+    possible = [entry.content] if entry.content else maybe
+    content = next((one for one in possible if facts == (one.size, one.sha512)), None)
+    if content is None:
+        yield f"{who} has size and hash {facts}, sent were {[(one.size, one.sha512) for one in possible]}"
+        return
+    entry.content = content
+    try:
+        answer = client.file(entry.id)
+    except requests.RequestException as exc:
+        yield f"{who} cannot be downloaded: {exc!r}"
+        return
+    if answer.status_code != 200:
+        yield f"{who} cannot be downloaded: {answer.status_code}"
+    elif answer.content != content.data():
+        yield f"{who} is downloaded with wrong bytes"

@@ -1,0 +1,211 @@
+"""What the documents say of options, errors, routes, layers, files and targets is what the code says."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+
+from calotype import config, policy
+from calotype.api.errors import STATUS
+from calotype.api.routes import ROUTES
+from calotype.auth.basic import ROLES
+from calotype.db import leases, tables
+from calotype.images import removal
+from calotype.jobs import worker
+from calotype.stores.registry import COMMON
+from tests.docs import samples
+
+ROOT = samples.ROOT
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("changes/*.md")])
+_HEADING = re.compile(r"^#{1,6} ", re.MULTILINE)
+_BLOCK = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_MAKE = re.compile(r"\bmake ([a-z]+)")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def code(text: str) -> str:
+    """All that a document shows as code: blocks and quoted words."""
+    return "\n".join([*_BLOCK.findall(text), *re.findall(r"`([^`]+)`", _BLOCK.sub("", text))])
+
+
+def section(text: str, heading: str) -> str:
+    """What stands between a heading and the next one."""
+    found = re.search(rf"^#+ {re.escape(heading)}$\n", text, re.MULTILINE)
+    assert found, f"there is no heading {heading!r}"
+    rest = text[found.end() :]
+    end = _HEADING.search(rest)
+    return rest[: end.start()] if end else rest
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the tables in a text, without headings and quotes."""
+    found = []
+    lines = text.splitlines()
+    for place, line in enumerate(lines):
+        following = lines[place + 1] if place + 1 < len(lines) else ""
+        if not line.startswith("|") or re.match(r"^\|[-| ]+\|$", line) or re.match(r"^\|[-| ]+\|$", following):
+            continue
+        cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
+        found.append([cell.strip().strip("`").replace("\\|", "|") for cell in cells])
+    return found
+
+
+# --- samples ---------------------------------------------------------------------------------------------
+
+
+def test_the_sample_configuration_is_what_the_code_makes() -> None:
+    assert samples.CONFIG.read_text() == samples.config_sample(), "run: make samples"
+
+
+def test_the_sample_policy_is_what_the_code_makes() -> None:
+    assert samples.POLICY.read_text() == samples.policy_sample(), "run: make samples"
+
+
+def test_the_samples_change_nothing_when_they_are_used_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(samples.POLICY.read_text())
+    plain, sampled = config.load(search=False), config.load([str(samples.CONFIG)])
+    assert [value for *_, value in config.values(sampled)] == [value for *_, value in config.values(plain)]
+    sampled = config.load([str(samples.CONFIG)], [str(tmp_path)])
+    policy.Policy(sampled)
+
+
+# --- options ---------------------------------------------------------------------------------------------
+
+
+def option_tables() -> Iterator[tuple[str, list[cfg.Opt]]]:
+    for group, options in config.GROUPS.items():
+        yield f"[{group}]", options
+    yield "Every store", COMMON
+    for kind, options in samples.kinds().items():
+        yield f"A store of type {kind}", options
+
+
+@pytest.mark.parametrize(("heading", "options"), list(option_tables()))
+def test_every_option_is_documented_with_its_default_and_nothing_else_is(heading: str, options: list[cfg.Opt]) -> None:
+    documented = rows(section(read("docs/operate/configure.md"), heading))
+    assert [row[:2] for row in documented] == [[option.dest, samples.default(option)] for option in options]
+    assert all(len(row) == 3 and row[2] for row in documented)
+
+
+def test_no_section_is_documented_that_does_not_exist() -> None:
+    wanted = {heading for heading, _ in option_tables()}
+    text = read("docs/operate/configure.md")
+    headings = [line.lstrip("# ") for line in text.splitlines() if _HEADING.match(line)]
+    assert {heading for heading in headings if rows(section(text, heading))} == wanted
+
+
+# --- the API ---------------------------------------------------------------------------------------------
+
+
+def test_every_error_is_documented_with_its_status_and_nothing_else_is() -> None:
+    documented = [(row[0], row[1]) for row in rows(section(read("docs/api/errors.md"), "Statuses"))]
+    assert documented == [(kind.__name__, str(status)) for kind, status in STATUS]
+
+
+def test_every_route_is_documented_and_nothing_else_is() -> None:
+    documented = rows(read("docs/api/routes.md"))
+    assert [(row[0], row[1]) for row in documented] == [(route.method, route.path) for route in ROUTES]
+    assert [row[2] == "open" for row in documented] == [route.open for route in ROUTES]
+    for row in documented:
+        assert len(row) == 5, row
+        assert set(re.findall(r"\w+", row[2])) <= {*policy.RULES, "open", "none", "and", "of"}, row
+
+
+def test_the_floor_of_the_policy_is_documented_as_it_is() -> None:
+    documented = rows(section(read("docs/operate/policy.md"), "The floor"))
+    assert {row[0] for row in documented} == policy._FLOOR
+
+
+def test_the_rules_that_are_asked_are_documented_as_they_are() -> None:
+    documented = {row[0] for row in rows(section(read("docs/operate/policy.md"), "Rules that this release asks"))}
+    source = "\n".join(path.read_text() for path in (ROOT / "src" / "calotype" / "images").glob("*.py"))
+    asked = {name for name in policy.RULES if f'"{name}"' in source} | {"context_is_admin"}
+    assert documented == asked
+
+
+def test_the_times_of_jobs_are_documented_as_they_are() -> None:
+    documented = [float(row[1]) for row in rows(section(read("docs/operate/jobs.md"), "Times"))]
+    poll = next(option.default for option in config.JOBS if option.dest == "poll")
+    moments = [leases.LEASE, leases._BEAT_SECONDS, poll, worker._RETRY, removal._RETRY]
+    assert documented == [one.total_seconds() if isinstance(one, timedelta) else one for one in moments]
+
+
+def test_the_roles_are_documented_in_their_order() -> None:
+    documented = [row[0] for row in rows(section(read("docs/operate/policy.md"), "Users and roles"))]
+    assert documented == [*ROLES, "service"]
+
+
+# --- the code --------------------------------------------------------------------------------------------
+
+
+def test_the_layers_are_those_that_lint_checks() -> None:
+    block = re.search(r"```layers\n(.*?)```", read("ARCHITECTURE.md"), re.DOTALL)
+    assert block
+    drawn = [re.split(r"  +", line)[0] for line in block[1].splitlines()]
+    contract = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
+    assert drawn == [layer.replace("calotype.", "") for layer in contract["layers"]]
+
+
+def test_every_file_that_is_named_exists() -> None:
+    named = re.compile(r"[\w./-]+\.(?:py|toml|md|sample)|(?:src|tests|docs|etc|bench|changes)/[\w./-]*")
+    here = ("", "src/calotype/", "docs/")
+    for document in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/contribute/testing.md"):
+        for name in named.findall(code(read(document))):
+            if "your" in name or "NNNN" in name:  # what a recipe asks the reader to write
+                continue
+            assert any((ROOT / place / name).exists() for place in here), f"{document} names {name}"
+
+
+def test_every_table_of_ours_is_documented() -> None:
+    ours = {name for name in tables.metadata.tables if name.startswith("calotype_")} | {"calotype_version"}
+    assert set(re.findall(r"`(calotype_\w+)`", read("docs/operate/database.md"))) == ours
+
+
+# --- the documents ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in _LINK.findall(document.read_text()):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_make_targets_that_are_named_exist(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    assert set(_MAKE.findall(code(document.read_text()))) <= targets
+
+
+def test_the_front_page_names_the_commands_that_people_look_for() -> None:
+    readme = read("README.md")
+    for command in ("make serve", "make test", "make lint", "pip install .", "calotype serve"):
+        assert command in readme
+    assert len(readme.splitlines()) <= 90
+
+
+def test_every_document_can_be_found_from_the_front_page() -> None:
+    found: set[Path] = set()
+    todo = [ROOT / "README.md"]
+    while todo:
+        document = todo.pop()
+        if document in found or not document.exists():
+            continue
+        found.add(document)
+        links = [link.partition("#")[0] for link in _LINK.findall(document.read_text())]
+        todo += [(document.parent / link).resolve() for link in links if link.endswith(".md") and "://" not in link]
+    assert [path for path in DOCUMENTS if path not in found and path.parent.name != "changes"] == []
