@@ -35,6 +35,7 @@ class App:
     """A configured service. `wsgi` is the application; `start` and `stop` are its threads, in each process."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
+        config.check_served(conf)
         check_hash_algo(conf.hashing_algorithm)
         if conf.paste_deploy.flavor and "keystone" in conf.paste_deploy.flavor:
             raise errors.ConfigError(
@@ -44,7 +45,7 @@ class App:
         if conf.show_multiple_locations:
             LOG.error(
                 "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0090). "
-                "Remove the option; services read locations from GET /v2/images/{id}/locations."
+                "Remove the option."
             )
         self.conf = conf
         self.db = database(conf)
@@ -128,6 +129,8 @@ class Arrival:
         if self._ESCAPED_SLASH.search(raw.partition("?")[0]):
             # A variable of a path never holds a slash, so an escaped one matches no route.
             raise errors.NotFound("The resource could not be found.")
+        if req.method not in falcon.HTTP_METHODS:
+            raise errors.NotSupported(f"Method {req.method[:20]} is not known.")
         versions.route(req)
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool) -> None:

@@ -3,6 +3,7 @@
 `load` reads the files into one `ConfigOpts` that is handed on; nothing reads a global.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from oslo_config import cfg
 
 from calotype import errors
+
+LOG = logging.getLogger(__name__)
 
 DEFAULT: list[cfg.Opt] = [
     cfg.StrOpt(
@@ -121,6 +124,20 @@ HEALTHCHECK: list[cfg.Opt] = [
     ),
 ]
 
+#: Options of Glance that protect something and are not served yet: to pass them over would be unsafe.
+REFUSED: list[cfg.Opt] = [
+    cfg.StrOpt("property_protection_file"),
+    cfg.StrOpt("metadata_encryption_key", secret=True),
+    cfg.StrOpt("user_storage_quota", default="0"),
+    cfg.BoolOpt("use_keystone_limits", default=False),
+]
+#: Options of Glance without an effect here, said at the start.
+WITHOUT_EFFECT: list[cfg.Opt] = [
+    cfg.BoolOpt("delayed_delete", default=False),
+    cfg.StrOpt("image_cache_dir"),
+    cfg.BoolOpt("allow_anonymous_access", default=False),
+]
+
 GROUPS: dict[str, list[cfg.Opt]] = {
     "DEFAULT": DEFAULT,
     "server": SERVER,
@@ -172,11 +189,25 @@ def values(conf: cfg.ConfigOpts) -> list[tuple[str, cfg.Opt, Any]]:
     ]
 
 
+def check_served(conf: cfg.ConfigOpts) -> None:
+    """Refuse options that would protect something if they were served; warn of those that merely do nothing."""
+    for option in REFUSED:
+        if getattr(conf, option.dest) != option.default:
+            raise errors.ConfigError(
+                f"{option.name} is set, but this release does not serve it: what it protects would be unprotected. "
+                "Unset it to go on without."
+            )
+    for option in WITHOUT_EFFECT:
+        if getattr(conf, option.dest) != option.default:
+            LOG.warning("%s is set, but has no effect in this release", option.name)
+
+
 def register(conf: cfg.ConfigOpts) -> None:
     """Make our options known; libraries register their own where they are set up."""
     from oslo_log import log
 
     log.register_options(conf)
+    conf.register_opts([*REFUSED, *WITHOUT_EFFECT])
     for group, options in GROUPS.items():
         conf.register_opts(options, group=None if group == "DEFAULT" else group)
 

@@ -7,6 +7,8 @@ them, but hand an image's content to nobody else.
 
 import logging
 import re
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -114,6 +116,7 @@ _FLOOR: Final = frozenset(
 )
 
 Target = Mapping[str, Any]
+_LOOK_SECONDS = 1.0  #: How often policy files are looked at.
 _FIELD = re.compile(r"%\((\w+)\)s")
 _RULE = re.compile(r"\brule:(\w+)")
 
@@ -122,6 +125,7 @@ class Policy:
     """The rules in force. Shared by threads."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
+        self._reading = threading.Lock()
         self._enforcer = oslo_policy.Enforcer(conf, use_conf=True)
         for name, check in RULES.items():
             self._enforcer.register_default(oslo_policy.RuleDefault(name, check))
@@ -130,11 +134,16 @@ class Policy:
             self._enforcer.load_rules()
         except Exception as exc:  # oslo.policy and PyYAML raise all sorts; whichever it is, serving would be unsafe
             raise errors.ConfigError(f"The policy file cannot be used: {exc}") from exc
+        # From here on files are looked at by `_refresh` alone: oslo.policy would do it at every check, and fail the
+        # request when a file is broken.
+        self._enforcer.use_conf = False
+        self._next_look = time.monotonic() + _LOOK_SECONDS
         self._admitted: tuple[object, dict[tuple[Any, ...], bool]] = (None, {})
         self._fields: tuple[object, dict[str, frozenset[str]]] = (None, {})
 
     def admit(self, ctx: Context) -> bool:
         """The answer of `context_is_admin`, for `Context.is_admin`; kept for as long as the rules are."""
+        self._refresh()
         rules = self._enforcer.rules
         if self._admitted[0] is not rules or len(self._admitted[1]) > 10_000:
             self._admitted = (rules, {})
@@ -176,7 +185,22 @@ class Policy:
             if known[key]:
                 yield image
 
+    def _refresh(self) -> None:
+        """Read policy files that changed; a broken one leaves the rules as they are."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+        with self._reading:
+            self._enforcer.use_conf = True
+            try:
+                self._enforcer.load_rules()
+            except Exception as exc:  # noqa: BLE001  # as above
+                LOG.error("a policy file cannot be used; the rules in force stay: %s", errors.reason(exc))
+            finally:
+                self._enforcer.use_conf = False
+
     def _ask(self, rule: str, target: Target, ctx: Context) -> bool:
+        self._refresh()
         credentials = {
             "user_id": ctx.user,
             "project_id": ctx.project,

@@ -161,10 +161,6 @@ def _more_than_stated(wire: Wire, image_id: str, data: bytes) -> None:
     _chunked(wire, image_id, data, x_openstack_image_size=len(data) - 1)
 
 
-def _nothing_stated_but_bytes(wire: Wire, image_id: str, data: bytes) -> None:
-    _chunked(wire, image_id, data, x_openstack_image_size=0)
-
-
 def _length_and_stated_size_differ(wire: Wire, image_id: str, data: bytes) -> None:
     wire.head(image_id, Content_Length=len(data), x_openstack_image_size=len(data) + 1)
     wire.send(data)
@@ -222,7 +218,6 @@ BREAKS: dict[str, tuple[Break, int | None]] = {
     "cut within the last chunk": (_last_chunk_cut, 400),
     "fewer bytes than stated": (_fewer_than_stated, 400),
     "more bytes than stated": (_more_than_stated, 400),
-    "bytes where none were stated": (_nothing_stated_but_bytes, 400),
     "a length that is not the stated size": (_length_and_stated_size_differ, 400),
     "a chunk size that is no number": (_framed(size=b"zz%x\r\n"), 400),
     "a negative chunk size": (_framed(size=b"-%x\r\n"), 400),

@@ -183,3 +183,36 @@ def test_json_is_json(alice: Client) -> None:
     answer = alice.get("/v2/images?limit=1")
     assert answer.headers["Content-Type"] == "application/json"
     assert json.loads(answer.text)
+
+
+def test_whatever_is_wanted_of_an_unknown_version_the_answer_is_which_there_are(service: Service) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        answer = requests.request(method, f"{service.url}/v3/images", timeout=5)
+        assert answer.status_code == 300
+        assert answer.json()["versions"]
+    assert requests.get(f"{service.url}/versions/x", timeout=5).status_code == 200
+
+
+def test_a_method_that_nobody_knows_is_501(alice: Client) -> None:
+    for path in ("/v2/images", "/nope"):
+        assert alice.request("BREW", path).status_code == 501
+
+
+def test_a_failed_download_has_no_headers_of_the_content(service: Service, alice: Client) -> None:
+    image_id = alice.active(b"data")
+    (service.state / "fast" / image_id).unlink()
+    for method in ("GET", "HEAD"):
+        for headers in ({}, {"Range": "bytes=0-1"}, {"Range": "bytes=0-0,2-3"}):
+            answer = alice.request(method, f"/v2/images/{image_id}/file", headers=headers)
+            assert answer.status_code == 503
+            assert not {"ETag", "Content-MD5", "Accept-Ranges", "Content-Range"} & set(answer.headers)
+    alice.delete(image_id)
+
+
+def test_an_image_that_asks_for_its_signature_to_be_verified_is_not_taken_unverified(alice: Client) -> None:
+    names = ("", "_hash_method", "_key_type", "_certificate_uuid")
+    image_id = alice.queued(**{f"img_signature{name}": "x" for name in names})
+    answer = alice.put(image_id, b"data")
+    assert answer.status_code == 400
+    assert "signature" in answer.text
+    assert alice.show(image_id)["status"] == "queued"

@@ -177,3 +177,54 @@ def test_everything_that_is_made_is_the_owners_alone(tmp_path: Path) -> None:
         for path in (tmp_path / "open").rglob("*"):
             if path.name not in ("serve.log", "calotype.conf"):  # the test's own
                 assert path.stat().st_mode & 0o077 == 0, path
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["property_protection_file = /x", "metadata_encryption_key = 0123456789abcdef", "user_storage_quota = 10GB",
+     "use_keystone_limits = true"],
+)  # fmt: skip
+def test_protection_that_is_not_served_is_refused_rather_than_passed_over(tmp_path: Path, line: str) -> None:
+    (tmp_path / "c.conf").write_text(f"[DEFAULT]\n{line}\n")
+    said = calotype("config", "check", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", code=1)
+    assert line.split()[0] in said
+
+
+def test_checking_finds_what_would_stop_the_start(tmp_path: Path) -> None:
+    place = ("--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s")
+    (tmp_path / "c.conf").write_text("[server]\nbind = 0.0.0.0:9292\n")
+    assert "without TLS" in calotype("config", "check", *place, code=1)
+    (tmp_path / "c.conf").write_text(f"[database]\nconnection = sqlite:///{tmp_path}/x.db\n")
+    assert "db sync" in calotype("config", "check", *place, code=1)
+    calotype("db", "sync", *place)
+    calotype("config", "check", *place)
+
+
+def test_a_worker_beside_another_server_cleans_up(state: Path) -> None:
+    import signal
+
+    service = Service(state).start()
+    alice = service.client()
+    image_id = alice.queued()
+    sock = requests.Session()
+
+    def half() -> object:
+        yield b"x" * 100_000
+        while not list(service.images.glob("*.part")):
+            time.sleep(0.01)
+        service.kill()
+        yield b"y"
+
+    with pytest.raises(requests.RequestException):
+        sock.put(f"{service.url}/v2/images/{image_id}/file", data=half(), auth=("alice", PASSWORD), timeout=20,
+                 headers={"Content-Type": "application/octet-stream"})  # fmt: skip
+    assert list(service.images.glob("*.part"))
+    worker = subprocess.Popen([sys.executable, "-m", "calotype.cli.main", "worker", "--state-dir", str(state)])
+    try:
+        end = time.monotonic() + 15
+        while list(service.images.glob("*")) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not list(service.images.glob("*"))
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(timeout=20) == 0

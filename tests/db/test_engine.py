@@ -206,3 +206,28 @@ def test_ids_that_glance_deleted_before_us_are_refused(tmp_path: Path) -> None:
     schema.sync(database)
     with pytest.raises(errors.Conflict), database.begin() as tx:
         images.add(tx, an_image(1))
+
+
+def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    ours = [table for name, table in tables.metadata.tables.items() if not name.startswith("calotype_")]
+    tables.metadata.create_all(database.engine, tables=ours)
+    capital, when = "ABCDEF00-0000-4000-8000-000000000001", now()
+    with database.begin() as tx:
+        tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
+        row = {"id": capital, "status": "queued", "visibility": "shared", "created_at": when, "deleted": False}
+        tx.execute(sa.insert(tables.images).values(row | {"protected": False, "os_hidden": False, "owner": "red"}))
+    schema.sync(database)
+    with database.read() as tx:
+        found = images.get(tx, SERVICE, capital)
+        assert found
+        assert [image.id for image in images.page(tx, SERVICE, Query(limit=5))] == [capital]
+        assert images.page(tx, SERVICE, Query(limit=5, marker=capital)) == []
+    with pytest.raises(errors.Conflict), database.begin() as tx:
+        images.add(tx, replace(an_image(1), id=capital.lower()))
+    with database.begin() as tx:
+        assert images.delete(tx, found, now())
+        images.restore(tx, capital, "queued")
+    with pytest.raises(errors.Conflict), database.begin() as tx:
+        images.add(tx, replace(an_image(1), id=capital.lower()))
+    database.close()

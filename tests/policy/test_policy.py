@@ -60,9 +60,26 @@ def test_a_file_changes_single_rules_and_is_read_again_when_it_changes(tmp_path:
     import os
 
     os.utime(tmp_path / "policy.yaml", (2**31, 2**31))
+    look_again(rules)
     assert rules.allows(ALICE, "delete_image", image_target(IMAGE))
     assert not rules.admit(replace(ADMIN, is_admin=False))
     assert rules.admit(Context("r", "b", "x", frozenset({"boss"})))
+
+
+def test_a_file_that_breaks_or_goes_keeps_the_rules(tmp_path: Path) -> None:
+    rules = policy(tmp_path, '"delete_image": "!"\n')
+    (tmp_path / "policy.yaml").write_text("{")
+    look_again(rules)
+    assert not rules.allows(ALICE, "delete_image", image_target(IMAGE))
+    assert rules.allows(ALICE, "modify_image", image_target(IMAGE))
+    (tmp_path / "policy.yaml").unlink()
+    look_again(rules)
+    assert rules.allows(ALICE, "modify_image", image_target(IMAGE))
+
+
+def look_again(rules: Policy) -> None:
+    """As after the second that passes between two looks at the files."""
+    rules._next_look = 0.0
 
 
 def test_no_file_hands_an_image_to_another_project(tmp_path: Path) -> None:

@@ -83,3 +83,18 @@ def test_a_location_is_found_by_name_or_else_by_its_url(tmp_path: Path) -> None:
         assert found is not None
         assert found.name == "b"
     assert stores.of(Location(1, "file:///elsewhere/x", {"store": "b"})) is None
+
+
+def test_a_value_that_is_set_counts_even_when_it_is_the_default(tmp_path: Path) -> None:
+    stores = build(
+        tmp_path,
+        HEAD.format(backends="a:file", default="a")
+        + "[a]\nfilesystem_store_datadir={tmp}/a\nfilesystem_thin_provisioning=false\n"
+        + "[backend_defaults]\nfilesystem_thin_provisioning=true\n",
+    )
+    assert not next(iter(stores)).details()["thin_provisioning"]
+
+
+def test_the_options_of_a_single_store_glance_are_kept(tmp_path: Path) -> None:
+    text = "[glance_store]\nfilesystem_store_datadir={tmp}/old\nfilesystem_thin_provisioning=true\n"
+    assert next(iter(build(tmp_path, text))).details()["thin_provisioning"]

@@ -96,6 +96,10 @@ def render(req: falcon.Request, resp: falcon.Response, status: int, message: str
     resp.status = status
     resp.data = None
     resp.stream = None
+    for name in ("ETag", "Content-MD5", "Accept-Ranges", "Content-Length"):
+        resp.delete_header(name)  # set for the content that there is not
+    if status != 416:
+        resp.delete_header("Content-Range")
     accept = req.get_header("Accept") or ""
     if "application/json" in accept:
         body = {

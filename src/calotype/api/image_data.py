@@ -24,7 +24,7 @@ def upload(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
         raise errors.UnsupportedMedia(f"Send image data as {_OCTETS}.")
     size = body.content_length(req.env)
     if stated := req.get_header("x-openstack-image-size"):
-        size = integer(stated, "x-openstack-image-size")
+        size = integer(stated, "x-openstack-image-size") or size  # 0 says that it is not known
     store_name = req.get_header("x-image-meta-store")
     source = body.source(req.env)
     data.upload(service(req), caller(req), known_id(image_id), source, store_name=store_name, size=size)
@@ -76,9 +76,10 @@ def _send(
     req: falcon.Request, resp: falcon.Response, svc: Service, ctx: Context, found: Download, offset: int, length: int
 ) -> None:
     resp.set_header("Content-Length", str(length))
-    if req.method == "HEAD":
-        return
     content = data.open_(svc, ctx, found, offset=offset, length=length)
+    if req.method == "HEAD":
+        content.close()
+        return
     # The server sends a file by sendfile, when it gets it bare: whatever wraps it makes it read and write.
     whole = offset == 0 and length == found.size
     file = content.file() if whole or _honours_offset(req) else None
@@ -102,10 +103,11 @@ def _send_parts(
     ]
     end = f"\r\n--{boundary}--\r\n".encode()
     resp.set_header("Content-Length", str(sum(map(len, heads)) + sum(length for _, length in wanted) + len(end)))
-    if req.method == "HEAD":
-        return
     # The first copy that opens decides whether there is an answer at all; the others follow as they are sent.
     first = data.open_(svc, ctx, found, offset=wanted[0][0], length=wanted[0][1])
+    if req.method == "HEAD":
+        first.close()
+        return
 
     def parts() -> Iterator[bytes]:
         for place, (head, (offset, length)) in enumerate(zip(heads, wanted, strict=True)):

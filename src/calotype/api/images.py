@@ -124,9 +124,8 @@ def _entity(req: falcon.Request, resp: falcon.Response, image: Image) -> None:
 
 
 def _view(req: falcon.Request, image: Image) -> dict[str, Any]:
-    stores = service(req).stores
-    names = [store.name for place in image.locations if (store := stores.of(place)) is not None]
-    return views.image(image, names)
+    copies = service(req).stores.by_preference(image.locations)
+    return views.image(image, [store.name for store, _ in copies])
 
 
 def _new_image(values: dict[str, Any], schemas: Schemas) -> NewImage:

@@ -3,6 +3,7 @@
 The minor version never changes behaviour (contract: api.md §1.1): it tells clients which routes exist.
 """
 
+import json
 import re
 from typing import Any, Final
 
@@ -18,13 +19,13 @@ _IN_PATH: Final = frozenset(("v2", *OFFERED))
 _IN_ACCEPT: Final = re.compile(r"application/vnd\.openstack\.images-(v2(?:\.\d+)?)")
 
 
-def show(req: falcon.Request, resp: falcon.Response, **_rest: str) -> None:
+def show(req: falcon.Request, resp: falcon.Response) -> None:
     """GET /versions"""
     send(resp, _document(req))
 
 
-def choices(req: falcon.Request, resp: falcon.Response, **_rest: str) -> None:
-    """GET / and any version that is not offered"""
+def choices(req: falcon.Request, resp: falcon.Response) -> None:
+    """GET /"""
     resp.status = 300
     send(resp, _document(req))
 
@@ -43,8 +44,11 @@ def route(req: falcon.Request) -> None:
         req.path = f"/v2{req.path}"
     elif first in _IN_PATH:
         req.path = f"/v2{slash}{rest}"
-    elif first not in ("versions", "healthcheck"):
-        req.path = "/"
+    elif first == "versions":
+        req.path = "/versions"
+    elif first not in ("", "healthcheck"):
+        # Whatever is wanted of a version that is not offered, the answer is which ones are.
+        raise falcon.HTTPStatus(300, text=json.dumps(_document(req)))
 
 
 def _document(req: falcon.Request) -> dict[str, Any]:

@@ -168,6 +168,8 @@ def read_users(path: Path) -> dict[str, User]:
         users = [User(e["name"], e["project"], tuple(e["roles"]), e["password"]) for e in entries]
     except FileNotFoundError:
         return {}
+    except OSError as exc:
+        raise errors.ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
     except (ValueError, KeyError, TypeError) as exc:
         raise errors.ConfigError(f"{path} is no users file: {exc}") from exc
     return {user.name: user for user in users}

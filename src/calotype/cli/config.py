@@ -5,6 +5,7 @@ import argparse
 from oslo_config import cfg
 
 from calotype import app, config
+from calotype.cli import serve
 from calotype.cli.common import Commands, group, load
 
 
@@ -30,7 +31,10 @@ def run_show(options: argparse.Namespace) -> int:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    app.App(load(options))
+    conf = load(options)
+    serve.check_listening(conf)
+    # The database of the state directory is made and upgraded by `calotype serve` itself.
+    app.App(conf) if conf.database.connection is None else app.build(conf)
     print("The configuration can be served.")
     return 0
 

@@ -44,20 +44,15 @@ def run(options: argparse.Namespace) -> int:
         if options.workers < 1:
             raise errors.Invalid("--workers must be at least 1.")
         conf.set_override("workers", options.workers, group="server")
-    tls = _tls(conf)
-    host, port = _address(conf.server.bind)
-    if not (tls or options.allow_plain_http or conf.server.allow_plain_http or _loopback(host)):
-        raise errors.ConfigError(
-            f"Listening on {host} without TLS would send passwords in the clear. Put a TLS proxy in front and "
-            "listen on 127.0.0.1, set [server] tls_cert and tls_key, or insist with --allow-plain-http."
-        )
+    if options.allow_plain_http:
+        conf.set_override("allow_plain_http", True, group="server")
+    endpoint = check_listening(conf)
     log.setup(conf, "calotype")
     os.umask(0o077)  # Whatever is made from here on is nobody else's business.
     config.state_path(conf, "").mkdir(mode=0o700, parents=True, exist_ok=True)
     if conf.database.connection is None:
         with closing(app.database(conf)) as database:
             schema.sync(database)
-    endpoint = f"{'https' if tls else 'http'}://{_reachable(host)}:{port}"
     first = _first_admin(conf, endpoint)
     built = app.build(conf)
 
@@ -79,6 +74,18 @@ def run(options: argparse.Namespace) -> int:
         keyfile=conf.server.tls_key,
     )
     return 0
+
+
+def check_listening(conf: cfg.ConfigOpts) -> str:
+    """The URL of the service. Raises `ConfigError` for an address or certificate that should not be used."""
+    tls = _tls(conf)
+    host, port = _address(conf.server.bind)
+    if not (tls or conf.server.allow_plain_http or _loopback(host)):
+        raise errors.ConfigError(
+            f"Listening on {host} without TLS would send passwords in the clear. Put a TLS proxy in front and "
+            "listen on 127.0.0.1, set [server] tls_cert and tls_key, or insist with --allow-plain-http."
+        )
+    return f"{'https' if tls else 'http'}://{_reachable(host)}:{port}"
 
 
 def _first_admin(conf: cfg.ConfigOpts, endpoint: str) -> bool:

@@ -24,7 +24,8 @@ _COLUMNS = (
     "container_format size virtual_size min_disk min_ram checksum os_hash_algo os_hash_value"
 ).split()
 _SELECT = sa.select(*(images.c[name] for name in _COLUMNS)).where(images.c.deleted == sa.false())
-_BY_ID = _SELECT.where(images.c.id == sa.bindparam("image_id"))
+# Our ids are lower-case; rows that Glance left may not be, and are found by the id as it was given.
+_BY_ID = _SELECT.where(images.c.id.in_((sa.bindparam("image_id"), sa.bindparam("lower"))))
 
 _PROPERTY, _TAG, _LOCATION = 1, 2, 3
 
@@ -73,8 +74,9 @@ def get(tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image | N
     statement = _BY_ID if ctx.is_admin else _BY_ID.where(visible(ctx))
     if lock:
         statement = statement.with_for_update()
-    row = tx.execute(statement, {"image_id": image_id.lower()}).first()
-    return _assemble(tx, ctx, [row])[0] if row is not None else None
+    rows = tx.execute(statement, {"image_id": image_id, "lower": image_id.lower()}).all()
+    rows = [row for row in rows if row.id == image_id] or rows
+    return _assemble(tx, ctx, rows[:1])[0] if rows else None
 
 
 def page(tx: Tx, ctx: Context, query: Query) -> list[Image]:
@@ -84,7 +86,10 @@ def page(tx: Tx, ctx: Context, query: Query) -> list[Image]:
     statement = _SELECT.where(_listed(ctx, query), images.c.status != "killed", *filters.conditions(query))
     order = filters.order(query)
     if query.marker is not None:
-        keys = sa.select(*(key.expression for key in order)).where(images.c.id == query.marker.lower())
+        either = images.c.id.in_((query.marker, query.marker.lower()))
+        keys = (
+            sa.select(*(key.expression for key in order)).where(either).order_by((images.c.id == query.marker).desc())
+        )
         marker = tx.execute(keys.where(images.c.deleted == sa.false(), visible(ctx))).first()
         if marker is None:
             raise errors.Invalid(f"The marker {query.marker!r} names no image.")

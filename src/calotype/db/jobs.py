@@ -10,7 +10,7 @@ what the sweeper finds lapsed is what a dead process left.
 import json
 import secrets
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -87,6 +87,11 @@ def fail(tx: Tx, job: Job, error: str, *, due: datetime) -> bool:
     """Put a job back, to be tried again from `due`, with the reason for whoever looks."""
     statement = sa.update(jobs).where(_holds(job)).values(state="pending", owner=None, due_at=due, error=error[:2000])
     return bool(tx.execute(statement).rowcount)
+
+
+def pause(job: Job) -> timedelta:
+    """How long to wait before the next attempt: a minute, then twice as long each time, up to an hour."""
+    return timedelta(minutes=min(60, 2 ** min(job.attempt - 1, 6)))
 
 
 def revoke(tx: Tx, image_id: str, now: datetime) -> None:

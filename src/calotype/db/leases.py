@@ -98,6 +98,7 @@ class Leases:
 
     def close(self) -> None:
         """Say good-bye: whatever this process still held may be taken over at once."""
+        self._wake.set()
         with self._lock:
             if self._owner and self._owner[0] == os.getpid():
                 if not self._held:

@@ -11,13 +11,15 @@ from calotype.db.tables import tombstones
 
 def bury(tx: Tx, image_ids: Iterable[str], when: datetime) -> None:
     """Remember that these ids were used."""
-    rows = [{"image_id": image_id.lower(), "deleted_at": when} for image_id in image_ids]
-    if rows:
-        tx.execute(sa.insert(tombstones), rows)
+    for image_id in image_ids:
+        if not holds(tx, image_id):
+            tx.execute(sa.insert(tombstones).values(image_id=image_id.lower(), deleted_at=when))
 
 
 def unbury(tx: Tx, image_id: str) -> None:
-    """Forget one, for the image whose delete was undone."""
+    """Forget one, for the image whose delete was undone. An id that Glance kept in upper case stays refused."""
+    if image_id != image_id.lower():
+        return
     tx.execute(sa.delete(tombstones).where(tombstones.c.image_id == image_id.lower()))
 
 

@@ -19,6 +19,9 @@ LOG = logging.getLogger(__name__)
 
 KIND = "upload"
 
+#: With all of these an image asks for its data to be verified.
+_SIGNATURE = {f"img_signature{part}" for part in ("", "_hash_method", "_key_type", "_certificate_uuid")}
+
 
 # --- in --------------------------------------------------------------------------------------------------
 
@@ -44,6 +47,8 @@ def upload(
         )
     if not image.disk_format or not image.container_format:
         raise errors.Invalid("Set disk_format and container_format before uploading data.")
+    if image.properties.keys() >= _SIGNATURE:
+        raise errors.Invalid("This release does not verify signatures; remove the img_signature properties to upload.")
     store = svc.stores.for_writing(store_name)
     if size is not None and size > svc.conf.image_size_cap:
         raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")

@@ -7,7 +7,6 @@ outlives its process is carried out by the runner.
 
 import contextlib
 import logging
-from datetime import timedelta
 from typing import Any
 
 from calotype import errors
@@ -21,7 +20,6 @@ from calotype.service import Service
 LOG = logging.getLogger(__name__)
 
 KIND = "delete"
-_RETRY = timedelta(seconds=60)
 
 
 def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
@@ -62,18 +60,22 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
     restored). Any other failure keeps the job, to be tried again.
     """
     gone: list[int] = []
-    try:
-        with svc.leases.holding(job) if asked else contextlib.nullcontext():
-            for location in _locations(job):
+    failure: errors.StoreError | None = None
+    with svc.leases.holding(job) if asked else contextlib.nullcontext():
+        for location in _locations(job):
+            try:
                 _remove(svc, ctx, location)
                 gone.append(location.id)
-    except errors.InUse as exc:
-        if asked and _restore(svc, job, gone):
-            raise errors.Conflict(f"Image {job.image_id} could not be deleted because it is in use: {exc}") from exc
-        _again(svc, job, exc)
-        return
-    except errors.StoreError as exc:
-        _again(svc, job, exc)
+            except errors.InUse as exc:
+                if asked and _restore(svc, job, gone):
+                    raise errors.Conflict(
+                        f"Image {job.image_id} could not be deleted because it is in use: {exc}"
+                    ) from exc
+                failure = exc
+            except errors.StoreError as exc:
+                failure = exc  # the other copies can go all the same
+    if failure is not None:
+        _again(svc, job, failure)
         return
     with svc.db.begin() as tx:
         jobs.finish(tx, job)
@@ -82,8 +84,7 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
 def _remove(svc: Service, ctx: Context, location: Location) -> None:
     store = svc.stores.of(location)
     if store is None:
-        LOG.warning("a location is in no configured store; its data, if any, is left alone")
-        return
+        raise errors.StoreUnavailable("The store of this copy is not configured.", location.store or "")
     try:
         store.delete(location.url, ctx=ctx)
     except errors.Missing:
@@ -104,7 +105,7 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
 def _again(svc: Service, job: Job, exc: errors.StoreError) -> None:
     LOG.error("data of deleted image %s stays in store %s for now: %s", job.image_id, exc.store, errors.reason(exc))
     with svc.db.begin() as tx:
-        jobs.fail(tx, job, str(exc), due=svc.now() + _RETRY)
+        jobs.fail(tx, job, str(exc), due=svc.now() + jobs.pause(job))
 
 
 def _locations(job: Job) -> list[Location]:

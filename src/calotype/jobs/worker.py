@@ -6,7 +6,6 @@ A runner lives in every worker of `calotype serve`; each claim goes to one of th
 import logging
 import threading
 import time
-from datetime import timedelta
 
 from calotype import errors
 from calotype.db import jobs
@@ -16,7 +15,6 @@ from calotype.service import Service
 
 LOG = logging.getLogger(__name__)
 
-_RETRY = timedelta(seconds=30)
 _SWEEP_SECONDS = 600.0
 
 
@@ -87,4 +85,4 @@ class Runner:
             # Whatever it was, the job stays and is tried again; a later release may even know its kind.
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
             with self._svc.db.begin() as tx:
-                jobs.fail(tx, job, repr(exc), due=self._svc.now() + _RETRY)
+                jobs.fail(tx, job, repr(exc), due=self._svc.now() + jobs.pause(job))

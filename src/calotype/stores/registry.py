@@ -110,8 +110,12 @@ def _zero_config(conf: cfg.ConfigOpts) -> Stores:
             "Name the store in enabled_backends, with a section of its own, to silence this.",
             DEFAULT_NAME,
         )
-    directory = old.filesystem_store_datadir or str(Path(conf.state_dir) / "images")
-    options = {option.dest: option.default for option in file.OPTIONS} | {"filesystem_store_datadir": directory}
+    # Glance's own default directory is meant where Glance was told to keep files, but not where.
+    glances = "/var/lib/glance/images" if old.default_store else None
+    directory = old.filesystem_store_datadir or glances or str(Path(conf.state_dir) / "images")
+    conf.register_opts([option for option in file.OPTIONS if option.dest not in old], group="glance_store")
+    options = {option.dest: getattr(conf.glance_store, option.dest) for option in file.OPTIONS}
+    options["filesystem_store_datadir"] = directory
     return Stores([file.FileStore(DEFAULT_NAME, options)], DEFAULT_NAME)
 
 
@@ -134,9 +138,9 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
     section = getattr(conf, name)
     values: dict[str, Any] = {}
     for option in options:
-        values[option.dest] = getattr(section, option.dest)
-        if values[option.dest] == option.default:
-            values[option.dest] = getattr(conf.backend_defaults, option.dest)
+        origin = conf.get_location(option.dest, group=name)
+        unset = origin is None or origin.location is cfg.Locations.opt_default
+        values[option.dest] = getattr(conf.backend_defaults if unset else section, option.dest)
     if kind in ("file", "filesystem") and not values["filesystem_store_datadir"]:
         raise errors.ConfigError(f"Store {name}: set filesystem_store_datadir in section [{name}].")
     return driver(name, values, description=section.store_description, weight=section.weight)

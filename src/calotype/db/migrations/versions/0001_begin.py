@@ -46,7 +46,8 @@ def upgrade() -> None:
     op.create_index("calotype_jobs_due", "calotype_jobs", ["due_at"])
     op.create_index("calotype_jobs_image", "calotype_jobs", ["image_id"])
     op.create_index("calotype_jobs_owner", "calotype_jobs", ["owner"])
-    # Rows that Glance deleted before we came: their ids are spent as well.
+    # Rows that Glance deleted before we came: their ids are spent as well. So are the lower-case forms of living
+    # ids with capitals, which Glance took for other ids.
     connection.execute(
         sa.insert(tables.tombstones).from_select(
             ["image_id", "deleted_at"],
@@ -54,7 +55,7 @@ def upgrade() -> None:
                 sa.func.lower(tables.images.c.id),
                 sa.func.min(sa.func.coalesce(tables.images.c.deleted_at, tables.images.c.created_at)),
             )
-            .where(tables.images.c.deleted == sa.true())
+            .where((tables.images.c.deleted == sa.true()) | (tables.images.c.id != sa.func.lower(tables.images.c.id)))
             .group_by(sa.func.lower(tables.images.c.id)),
         )
     )
