@@ -108,13 +108,13 @@ def test_a_list_asks_once_for_each_set_of_the_fields_that_matter(
 ) -> None:
     rules = policy(tmp_path)
     asked: list[str] = []
-    ask = rules._ask
+    evaluate = rules._evaluate
 
     def watched(rule: str, target: object, ctx: Context) -> bool:
         asked.append(rule)
-        return ask(rule, target, ctx)  # type: ignore[arg-type]
+        return evaluate(rule, target, ctx)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rules, "_ask", watched)
+    monkeypatch.setattr(rules, "_evaluate", watched)
     many = [replace(IMAGE, id=str(n), name=str(n), visibility=("private", "public")[n % 2]) for n in range(100)]
     many += [replace(IMAGE, id=str(n), owner="blue") for n in range(100, 200)]
     assert {image.id for image in rules.readable(ALICE, many)} == {str(n) for n in range(100)}
@@ -125,6 +125,22 @@ def test_a_rule_on_other_fields_is_asked_for_each_of_their_values(tmp_path: Path
     rules = policy(tmp_path, '"get_image": "\'secret\':%(name)s or rule:deep"\n"deep": "\'7\':%(min_disk)s"\n')
     many = [replace(IMAGE, id=str(n), name=("secret", "other")[n % 2], min_disk=n) for n in range(10)]
     assert [image.id for image in rules.readable(BOB, many)] == ["0", "2", "4", "6", "7", "8"]
+
+
+def test_rules_that_look_elsewhere_are_always_asked(tmp_path: Path) -> None:
+    rules = policy(tmp_path, '"get_image": "rule:far"\n"far": "http://127.0.0.1:1/%(name)s"\n')
+    assert rules._plan("get_image") is None
+    assert rules._plan("delete_image") == ("project_id",)
+
+
+def test_an_answer_is_remembered_for_the_same_caller_and_values_only(tmp_path: Path) -> None:
+    rules = policy(tmp_path)
+    for _ in range(2):
+        assert rules.allows(ALICE, "modify_image", image_target(IMAGE))
+        assert not rules.allows(READER, "modify_image", image_target(IMAGE))
+        assert not rules.allows(replace(ALICE, project="blue"), "get_image", image_target(IMAGE))
+        assert rules.allows(replace(ALICE, project="blue"), "get_image", image_target(replace(IMAGE, member="blue")))
+        assert rules.allows(replace(READER, is_admin=True), "modify_image", image_target(IMAGE)) is False
 
 
 def test_every_use_case_asks_the_policy() -> None:

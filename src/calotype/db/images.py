@@ -24,9 +24,6 @@ _COLUMNS = (
     "container_format size virtual_size min_disk min_ram checksum os_hash_algo os_hash_value"
 ).split()
 _SELECT = sa.select(*(images.c[name] for name in _COLUMNS)).where(images.c.deleted == sa.false())
-# Our ids are lower-case; rows that Glance left may not be, and are found by the id as it was given.
-_BY_ID = _SELECT.where(images.c.id.in_((sa.bindparam("image_id"), sa.bindparam("lower"))))
-
 _PROPERTY, _TAG, _LOCATION = 1, 2, 3
 
 
@@ -38,20 +35,24 @@ def visible(ctx: Context, member_status: str = "all") -> sa.ColumnElement[bool]:
 
     `member_status` narrows what is seen through a share, for lists.
     """
-    if ctx.is_admin:
-        return sa.true()
+    return sa.true() if ctx.is_admin else _seen_by(ctx.project, member_status)
+
+
+def _seen_by(project: Any, member_status: str) -> sa.ColumnElement[bool]:
+    """What a caller sees who is no admin; `project` is an id, a bound parameter for one, or None for no project."""
     seen = images.c.owner.is_(None) | images.c.visibility.in_(("public", "community"))
-    if ctx.project is None:
+    if project is None:
         return seen
     shared = (
         sa.exists()
         .where(image_members.c.image_id == images.c.id)
-        .where(image_members.c.member == ctx.project)
+        .where(image_members.c.member == project)
         .where(image_members.c.deleted == sa.false())
     )
     if member_status != "all":
         shared = shared.where(image_members.c.status == member_status)
-    return seen | (images.c.owner == ctx.project) | ((images.c.visibility == "shared") & shared)
+    own: sa.ColumnElement[bool] = images.c.owner == project
+    return seen | own | ((images.c.visibility == "shared") & shared)
 
 
 def _listed(ctx: Context, query: Query) -> sa.ColumnElement[bool]:
@@ -68,13 +69,23 @@ def _listed(ctx: Context, query: Query) -> sa.ColumnElement[bool]:
 
 # --- reading ---------------------------------------------------------------------------------------------
 
+# Our ids are lower-case; rows that Glance left may not be, and are found by the id as it was given.
+_BY_ID = _SELECT.where(images.c.id.in_((sa.bindparam("image_id"), sa.bindparam("lower"))))
+# Built once: building such a statement costs more than running it.
+_SEEN_BY_ID = _BY_ID.where(_seen_by(sa.bindparam("project"), "all"))
+_OPEN_BY_ID = _BY_ID.where(_seen_by(None, "all"))
+
 
 def get(tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image | None:
     """The image, if it exists and the caller may know of it. `lock` keeps other writers out until the commit."""
-    statement = _BY_ID if ctx.is_admin else _BY_ID.where(visible(ctx))
-    if lock:
-        statement = statement.with_for_update()
-    rows = tx.execute(statement, {"image_id": image_id, "lower": image_id.lower()}).all()
+    values = {"image_id": image_id, "lower": image_id.lower()}
+    if ctx.is_admin:
+        statement = _BY_ID
+    elif ctx.project is None:
+        statement = _OPEN_BY_ID
+    else:
+        statement, values["project"] = _SEEN_BY_ID, ctx.project
+    rows = tx.execute(statement.with_for_update() if lock else statement, values).all()
     rows = [row for row in rows if row.id == image_id] or rows
     return _assemble(tx, ctx, rows[:1])[0] if rows else None
 
