@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from calotype.db import schema
+from calotype.db.engine import Database
+from tests import databases
 from tests.support import Client, Service, running
 
 #: Two file stores and one in memory, so that every test of the API runs in multi-store mode.
@@ -29,10 +32,35 @@ memory_store_size = 64
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=databases.KINDS,
+        default="sqlite",
+        help="what records are kept in where a test has a choice",
+    )
+
+
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def database_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--database"))
+
+
+@pytest.fixture
+def database_url(database_kind: str, tmp_path: Path) -> str:
+    """An empty database of the kind that this run is about."""
+    return databases.fresh(database_kind, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, database_kind: str) -> Iterator[Service]:
     state = tmp_path_factory.mktemp("service")
-    with running(state, CONF.format(state=state)) as started:
+    url = databases.fresh(database_kind, state)
+    database = Database(url)
+    schema.sync(database)
+    database.close()
+    conf = CONF.format(state=state) + f"[database]\nconnection = {url}\n"
+    with running(state, conf, database=url) as started:
         yield started
 
 

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from calotype import config
 from calotype.app import App
 from calotype.context import Context
-from calotype.db import schema
+from calotype.db import schema, tables
 from calotype.images import data, lifecycle
 from calotype.images.lifecycle import NewImage
 
@@ -45,9 +47,9 @@ class Pieces:
 
 
 @contextmanager
-def parts(path: Path, conf: str = CONF) -> Iterator[App]:
-    """A configured service with a fresh SQLite database."""
-    (path / "c.conf").write_text(conf.format(path=path))
+def parts(path: Path, database_url: str, conf: str = CONF) -> Iterator[App]:
+    """A configured service with an empty database."""
+    (path / "c.conf").write_text(conf.format(path=path) + f"[database]\nconnection = {database_url}\n")
     app = App(config.load([str(path / "c.conf")], state_dir=str(path)))
     schema.sync(app.db)
     try:
@@ -63,3 +65,9 @@ def make_active(app: App, ctx: Context = ALICE, content: bytes = b"data", **valu
     image = lifecycle.create(app.service, ctx, new)
     data.upload(app.service, ctx, image.id, Pieces([content]), store_name=None, size=None)
     return image.id
+
+
+def backlog(app: App) -> int:
+    """How many jobs there are, in whatever state."""
+    with app.db.read() as tx:
+        return int(tx.execute(sa.select(sa.func.count()).select_from(tables.jobs)).scalar_one())

@@ -21,6 +21,8 @@ from typing import Any
 import requests
 
 from calotype.auth import basic
+from calotype.db import images
+from calotype.db.engine import Database, now
 
 PASSWORD = "correct horse"
 #: name → (project, roles); one user for each kind of caller.
@@ -64,12 +66,17 @@ class Service:
     arguments: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     environment: Mapping[str, str] = field(default_factory=dict)
+    database: str = ""  #: URL; the SQLite file in the state directory when empty
     users: bool = True  #: whether to write the tests' users before the first start
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.state / 'calotype.db'}"
 
     @property
     def log(self) -> str:
@@ -194,6 +201,15 @@ def running(state: Path, conf: str = "", *arguments: str, **more: Any) -> Iterat
         yield service
     finally:
         service.stop()
+
+
+def second_copy(service: Service, image_id: str, store: str = "cheap") -> None:
+    """What an import into several stores will do: another copy and its location."""
+    shutil.copyfile(service.state / "fast" / image_id, service.state / store / image_id)
+    database = Database(service.database_url)
+    with database.begin() as tx:
+        images.add_location(tx, image_id, f"file://{service.state / store / image_id}", {"store": store}, now())
+    database.close()
 
 
 def tool(name: str) -> str:

@@ -531,3 +531,21 @@ def test_tls_works_both_ways(tmp_path: Path) -> None:
             assert (status, json.loads(content)["error"]) == (400, "BodyBroken")
     finally:
         child.stop()
+
+
+def test_running_out_of_descriptors_ends_no_worker(tmp_path: Path) -> None:
+    import resource
+
+    child = Child(tmp_path)
+    try:
+        status = Client(child.connect()).send(head("/pid")).json()
+        resource.prlimit(status[0], resource.RLIMIT_NOFILE, (60, 4096))
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(child.connect())
+            time.sleep(0.5)
+            assert os.path.exists(f"/proc/{status[0]}")
+        again = Client(child.connect()).send(head("/pid")).json()
+        assert again[0] == status[0]
+    finally:
+        child.stop()

@@ -147,7 +147,7 @@ class Authentication:
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: Any, _params: dict[str, Any]
     ) -> None:
-        if resource is None or req.method in resource.open_methods:
+        if resource is None or resource.open:
             return
         try:
             found = self._auth.identify(req.get_header("Authorization"))
@@ -178,7 +178,7 @@ def _resource(routes: list[Route]) -> object:
     allowed = sorted(route.method for route in routes)
     responders: dict[str, Any] = {f"on_{route.method.lower()}": staticmethod(route.handler) for route in routes}
     responders.setdefault("on_options", staticmethod(partial(_refuse_method, allowed)))
-    responders["open_methods"] = frozenset(route.method for route in routes if route.open)
+    responders["open"] = routes[0].open  # a path is open for all of its methods, or for none
     return type("Resource", (), responders)()
 
 

@@ -5,11 +5,14 @@ says, a write to an image needs an admin or the owner's project (`_FLOOR`): the 
 them, but hand an image's content to nobody else.
 """
 
+import contextlib
 import logging
+import os
 import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from oslo_config import cfg
@@ -128,18 +131,13 @@ class Policy:
     """The rules in force. Shared by threads."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        self._reading = threading.Lock()
-        self._enforcer = oslo_policy.Enforcer(conf, use_conf=True)
-        for name, check in RULES.items():
-            self._enforcer.register_default(oslo_policy.RuleDefault(name, check))
-        self._enforcer.suppress_deprecation_warnings = True
+        self._conf = conf
         try:
-            self._enforcer.load_rules()
+            self._enforcer = _load(conf)
         except Exception as exc:  # oslo.policy and PyYAML raise all sorts; whichever it is, serving would be unsafe
             raise errors.ConfigError(f"The policy file cannot be used: {exc}") from exc
-        # From here on files are looked at by `_refresh` alone: oslo.policy would do it at every check, and fail the
-        # request when a file is broken.
-        self._enforcer.use_conf = False
+        self._files = _files(conf)
+        self._reading = threading.Lock()
         self._next_look = time.monotonic() + _LOOK_SECONDS
         #: The rules that the rest was made from; the fields that a rule reads; answers given.
         self._known: tuple[object, dict[str, tuple[str, ...] | None], dict[tuple[Any, ...], bool]] = (None, {}, {})
@@ -173,18 +171,28 @@ class Policy:
         return (image for image in images if self.allows(ctx, "get_image", image_target(image)))
 
     def _refresh(self) -> None:
-        """Read policy files that changed; a broken one leaves the rules as they are."""
-        if time.monotonic() < self._next_look:
+        """Read policy files anew when they changed: all of them into new rules, which replace the old ones whole.
+
+        With a file that is broken, or gone, the rules in force stay: half of an operator's rules are none.
+        """
+        if time.monotonic() < self._next_look or not self._reading.acquire(blocking=False):
             return
-        self._next_look = time.monotonic() + _LOOK_SECONDS
-        with self._reading:
-            self._enforcer.use_conf = True
-            try:
-                self._enforcer.load_rules()
-            except Exception as exc:  # noqa: BLE001  # as above
-                LOG.error("a policy file cannot be used; the rules in force stay: %s", errors.reason(exc))
-            finally:
-                self._enforcer.use_conf = False
+        try:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            found = _files(self._conf)
+            if found == self._files:
+                return
+            gone = {path for path, *_ in self._files} - {path for path, *_ in found}
+            self._files = found
+            if gone:
+                LOG.error("policy files are gone; the rules in force stay until a restart: %s", ", ".join(sorted(gone)))
+                return
+            self._enforcer = _load(self._conf)
+            LOG.info("policy files were read again")
+        except Exception as exc:  # noqa: BLE001  # as above
+            LOG.error("a policy file cannot be used; the rules in force stay: %s", errors.reason(exc))
+        finally:
+            self._reading.release()
 
     def _ask(self, rule: str, target: Target, ctx: Context) -> bool:
         """The rule's answer; remembered for the same caller and the same values of the fields that the rule reads.
@@ -192,7 +200,8 @@ class Policy:
         One evaluation costs 0.3 ms, a list may need a thousand. Rules that ask another service are always asked.
         """
         self._refresh()
-        rules = self._enforcer.rules
+        enforcer = self._enforcer
+        rules = enforcer.rules
         if self._known[0] is not rules or len(self._known[2]) > _KNOWN:
             self._known = (rules, {}, {})
         _, plans, answers = self._known
@@ -233,6 +242,31 @@ class Policy:
             fields.update(_FIELD.findall(text))
             todo += _RULE.findall(text)
         return tuple(sorted(fields))
+
+
+def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
+    """All rules: the defaults, with what the operator's files say."""
+    enforcer = oslo_policy.Enforcer(conf, use_conf=True)
+    for name, check in RULES.items():
+        enforcer.register_default(oslo_policy.RuleDefault(name, check))
+    enforcer.suppress_deprecation_warnings = True
+    enforcer.load_rules()
+    enforcer.use_conf = False  # else oslo.policy looks at the files at every check, and changes rules in place
+    return enforcer
+
+
+def _files(conf: cfg.ConfigOpts) -> frozenset[tuple[str, int, int, int]]:
+    """The policy files that there are, each with what changes when it does."""
+    names = [conf.find_file(conf.oslo_policy.policy_file)]
+    for directory in conf.oslo_policy.policy_dirs:
+        if path := conf.find_file(directory):
+            names += [str(file) for file in Path(path).iterdir() if not file.name.startswith(".")]
+    found = set()
+    for name in filter(None, names):
+        with contextlib.suppress(OSError):
+            stat = os.stat(name)
+            found.add((name, stat.st_mtime_ns, stat.st_ino, stat.st_size))
+    return frozenset(found)
 
 
 def image_target(image: Image) -> dict[str, Any]:

@@ -6,8 +6,10 @@ see the answer, and no thread's goodbye to a client blocks the others.
 """
 
 import contextlib
+import errno
 import logging
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable
@@ -62,6 +64,13 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         try:
             client, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            # The connection waits in the backlog; raising would end the worker and every transfer in it.
+            self.log.warning("no connection can be accepted just now: %s", exc.strerror)
+            time.sleep(0.05)
             return
         self.nr_conns += 1
         if client.family != socket.AF_UNIX:
@@ -216,6 +225,9 @@ def run(
             # Transfers outlived their grace. Python would wait for their threads; the sweeper knows what to do.
             os._exit(0)
 
+    # A connection is a descriptor, a transfer some more; the usual soft limit of 1024 is for programs that use select.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     settings = {
         "bind": bind,
         "worker_class": Worker,

@@ -322,7 +322,7 @@ class SocketBody:
         ahead: bytes = self._unreader.take_buffered()
         if ahead:
             self._unreader.unread(ahead)
-        elif self._have == self._at and not select.select([self._sock], [], [], 0)[0]:
+        elif self._have == self._at and not _readable(self._sock):
             return
         if self._left > DRAIN_BYTES:
             return
@@ -380,6 +380,12 @@ class SocketBody:
         self._block = bytearray()
         self._at = self._have = 0
         self._untime()
+
+
+def _readable(sock: socket.socket) -> bool:
+    poll = select.poll()  # unlike select.select, it takes descriptors above 1023
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _receive_timeout(sock: socket.socket, seconds: float) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support import Client, Service
+from tests.support import Client, Service, second_copy
 
 DATA = bytes(range(256)) * 4096 + b"tail"  # 1 MiB and 4 bytes
 
@@ -200,18 +199,6 @@ def test_a_file_in_ranges_of_a_real_client_is_whole(alice: Client, image: str) -
 
 
 # --- several copies --------------------------------------------------------------------------------------
-
-
-def second_copy(service: Service, image_id: str, store: str = "cheap") -> None:
-    """What an import into several stores will do: another copy and its location."""
-    from calotype.db import images
-    from calotype.db.engine import Database, now
-
-    shutil.copyfile(service.state / "fast" / image_id, service.state / store / image_id)
-    database = Database(f"sqlite:///{service.state / 'calotype.db'}")
-    with database.begin() as tx:
-        images.add_location(tx, image_id, f"file://{service.state / store / image_id}", {"store": store}, now())
-    database.close()
 
 
 def test_the_heaviest_copy_is_read_first_unless_one_is_preferred(service: Service, alice: Client) -> None:

@@ -216,3 +216,24 @@ def test_an_image_that_asks_for_its_signature_to_be_verified_is_not_taken_unveri
     assert answer.status_code == 400
     assert "signature" in answer.text
     assert alice.show(image_id)["status"] == "queued"
+
+
+def test_nothing_that_a_client_writes_begins_a_line_of_the_log(service: Service, alice: Client) -> None:
+    before = len(service.log)
+    alice.request("BREW", "/v2/x%0a2026-01-01%20ERROR%20forged")
+    alice.put(alice.queued(), b"x", x_image_meta_store="a\tforged")
+    assert not [line for line in service.log[before:].splitlines() if line.startswith("2026-01-01 ERROR forged")]
+
+
+def test_load_balancers_may_ask_by_head(service: Service) -> None:
+    assert requests.head(f"{service.url}/healthcheck", timeout=5).status_code == 200
+    assert requests.options(f"{service.url}/healthcheck", timeout=5).status_code == 405
+
+
+@pytest.mark.parametrize("values", [{"min_ram": 1.0}, {"min_disk": 2.5}, {"custom": "x" * 65_536}])
+def test_values_that_a_column_does_not_hold_are_400(alice: Client, values: dict[str, object]) -> None:
+    assert alice.create(**values).status_code == 400
+
+
+def test_a_time_at_the_edge_of_time_is_400(alice: Client) -> None:
+    assert alice.get("/v2/images?created_at=gt:0001-01-01T00:00:00%2B14:00").status_code == 400

@@ -3,9 +3,6 @@
 Nobody ever gets a 5xx. Each race is run a few times, as a race that went well once proves little.
 """
 
-import contextlib
-import shutil
-import sqlite3
 import threading
 import uuid
 from collections import Counter
@@ -15,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support import Client, Service
+from tests.support import Client, Service, second_copy
 
 RACERS = 8
 TIMES = 5
@@ -260,7 +257,7 @@ def test_the_quota_of_members_holds_when_many_are_added_at_once(alice: Client, r
 @again
 def test_of_the_two_last_copies_one_stays(service: Service, alice: Client, time: int) -> None:
     image_id = alice.active(b"twice", name="two copies")
-    _copy_by_hand(service, image_id)
+    second_copy(service, image_id)
     admins = [service.client("admin") for _ in range(RACERS)]
     for admin in admins:
         assert admin.show(image_id)["stores"] == "fast,cheap"
@@ -276,16 +273,3 @@ def test_of_the_two_last_copies_one_stays(service: Service, alice: Client, time:
     gone = "fast" if 204 in [answer.status_code for answer in answers[::2]] else "cheap"
     assert alice.show(image_id)["stores"] == ({"fast", "cheap"} - {gone}).pop()
     assert alice.file(image_id).content == b"twice"
-
-
-def _copy_by_hand(service: Service, image_id: str) -> None:
-    """A second copy, in the store `cheap`."""
-    shutil.copy(service.state / "fast" / image_id, service.state / "cheap" / image_id)
-    with contextlib.closing(sqlite3.connect(service.state / "calotype.db", timeout=10)) as db:
-        db.execute(
-            "INSERT INTO image_locations (image_id, value, meta_data, status, created_at, updated_at, deleted) "
-            "SELECT image_id, replace(value, '/fast/', '/cheap/'), '{\"store\": \"cheap\"}', status, created_at, "
-            "updated_at, deleted FROM image_locations WHERE image_id = ?",
-            (image_id,),
-        )
-        db.commit()

@@ -177,3 +177,49 @@ def test_a_removed_user_is_out_at_once(state: Path) -> None:
         write_users(state / "users.json", {name: USERS[name] for name in USERS if name != "carol"})
         for _ in range(10):
             assert carol.get("/v2/images").status_code == 401
+
+
+def test_guessing_does_not_hold_the_threads_of_those_who_are_known(users: Path) -> None:
+    auth = BasicAuth(users, parallel=1)
+    auth.identify(header("alice"))
+    refused: list[type] = []
+
+    def guess() -> None:
+        try:
+            auth.identify(header("alice", "guess"))
+        except errors.CalotypeError as exc:
+            refused.append(type(exc))
+
+    threads = [threading.Thread(target=guess) for _ in range(60)]
+    for thread in threads:
+        thread.start()
+    start = time.monotonic()
+    auth.identify(header("alice"))
+    assert time.monotonic() - start < 1
+    for thread in threads:
+        thread.join()
+    assert errors.Busy in refused
+    assert len(refused) == 60
+
+
+def test_a_failure_to_read_is_not_taken_for_an_unchanged_file(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    auth = BasicAuth(users)
+    auth.identify(header("alice"))
+    write_users(users, {"bob": USERS["bob"]})
+
+    def fail(_: Path) -> dict[str, basic.User]:
+        raise errors.ConfigError("no descriptor") from OSError(24, "Too many open files")
+
+    monkeypatch.setattr(basic, "read_users", fail)
+    auth.identify(header("alice"))
+    monkeypatch.undo()
+    with pytest.raises(errors.Unauthenticated):
+        auth.identify(header("alice"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_leaves_the_file_to_its_owner(users: Path) -> None:
+    os.chown(users, 1234, 1234)
+    with basic.changing_users(users):
+        pass
+    assert os.stat(users).st_uid == 1234

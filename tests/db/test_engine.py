@@ -1,6 +1,5 @@
 """The database: how SQLite is opened, what the schema is, what purging keeps, how many statements reading costs."""
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,8 +18,8 @@ from calotype.model import Image, Query
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'c.db'}")
+def db(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
     schema.sync(database)
     yield database
     database.close()
@@ -33,8 +32,8 @@ def an_image(number: int, **values: object) -> Image:
     return replace(image, **{"properties": {"a": "1", "b": "2"}, "tags": ("x", "y")} | values)  # type: ignore[arg-type]
 
 
-def test_sqlite_is_opened_so_that_a_commit_is_durable(db: Database) -> None:
-    with db.begin() as tx:
+def test_sqlite_is_opened_so_that_a_commit_is_durable(tmp_path: Path) -> None:
+    with Database(f"sqlite:///{tmp_path / 'c.db'}").begin() as tx:
         settings = {
             name: tx.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")
@@ -50,8 +49,8 @@ def test_a_block_that_raises_changes_nothing(db: Database) -> None:
         assert images.get(tx, SERVICE, an_image(1).id) is None
 
 
-def test_writers_of_several_connections_wait_for_each_other(tmp_path: Path, db: Database) -> None:
-    other = Database(f"sqlite:///{tmp_path / 'c.db'}")
+def test_writers_of_several_connections_wait_for_each_other(database_url: str, db: Database) -> None:
+    other = Database(database_url)
     failures: list[BaseException] = []
 
     def write(database: Database, start: int) -> None:
@@ -81,7 +80,7 @@ def test_reading_n_images_costs_a_fixed_number_of_statements(db: Database) -> No
         for number in range(50):
             images.add(tx, an_image(number))
     statements: list[str] = []
-    event.listen(db.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+    event.listen(db.reads, "before_cursor_execute", lambda *a: statements.append(a[2]))
     alice = Context(project="red", roles=frozenset({"member"}))
     counts = []
     for limit in (1, 10, 50):
@@ -160,24 +159,26 @@ def test_migrations_make_the_tables_that_the_code_describes(db: Database) -> Non
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    with db.engine.connect() as connection:
+    with db.reads.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         found = [d for d in compare_metadata(context, tables.metadata) if "calotype_version" not in str(d)]
     assert found == []
 
 
-def test_syncing_again_changes_nothing_and_glance_still_finds_its_head(tmp_path: Path, db: Database) -> None:
+def test_syncing_again_changes_nothing_and_glance_still_finds_its_head(db: Database) -> None:
     assert schema.sync(db) == schema.HEAD
-    with sqlite3.connect(tmp_path / "c.db") as raw:
-        assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("2024_1_contract01",)]
+    with db.read() as tx:
+        assert tx.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == ["2024_1_contract01"]
 
 
-def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "g.db") as raw:
-        raw.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
-        raw.execute("INSERT INTO alembic_version VALUES ('2023_1_contract01')")
+def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(database_url: str) -> None:
+    database = Database(database_url)
+    with database.begin() as tx:
+        tx.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        tx.exec_driver_sql("INSERT INTO alembic_version VALUES ('2023_1_contract01')")
     with pytest.raises(errors.ConfigError, match="glance-manage"):
-        schema.sync(Database(f"sqlite:///{tmp_path / 'g.db'}"))
+        schema.sync(database)
+    database.close()
 
 
 def test_a_database_of_a_newer_release_is_refused(db: Database) -> None:
@@ -187,10 +188,10 @@ def test_a_database_of_a_newer_release_is_refused(db: Database) -> None:
         schema.pending(db)
 
 
-def test_ids_that_glance_deleted_before_us_are_refused(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+def test_ids_that_glance_deleted_before_us_are_refused(database_url: str) -> None:
+    database = Database(database_url)
     ours = [table for name, table in tables.metadata.tables.items() if not name.startswith("calotype_")]
-    tables.metadata.create_all(database.engine, tables=ours)
+    tables.metadata.create_all(database.writes, tables=ours)
     gone, when = an_image(1).id.upper(), now()
     with database.begin() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
@@ -208,10 +209,10 @@ def test_ids_that_glance_deleted_before_us_are_refused(tmp_path: Path) -> None:
         images.add(tx, an_image(1))
 
 
-def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(database_url: str) -> None:
+    database = Database(database_url)
     ours = [table for name, table in tables.metadata.tables.items() if not name.startswith("calotype_")]
-    tables.metadata.create_all(database.engine, tables=ours)
+    tables.metadata.create_all(database.writes, tables=ours)
     capital, when = "ABCDEF00-0000-4000-8000-000000000001", now()
     with database.begin() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
@@ -231,3 +232,28 @@ def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(tmp_path:
     with pytest.raises(errors.Conflict), database.begin() as tx:
         images.add(tx, replace(an_image(1), id=capital.lower()))
     database.close()
+
+
+def test_a_crowd_of_readers_keeps_no_connection_from_a_writer(database_url: str, db: Database) -> None:
+    small = Database(database_url, pool_size=1, max_overflow=0, pool_timeout=5)
+    with small.read(), small.begin() as tx:
+        images.add(tx, an_image(1))
+    small.close()
+
+
+def test_purging_buries_what_somebody_else_deleted_and_leaves_what_is_still_to_be_scrubbed(db: Database) -> None:
+    with db.begin() as tx:
+        for number in (1, 2):
+            images.add(tx, an_image(number, properties={}, tags=()))
+            images.add_location(tx, an_image(number).id, "file:///x", {}, now())
+            status = ("deleted", "pending_delete")[number - 1]
+            which = tables.images.c.id == an_image(number).id
+            gone = {"deleted": True, "deleted_at": now(), "status": status}
+            tx.execute(sa.update(tables.images).where(which).values(gone))
+            place = tables.image_locations.c.image_id == an_image(number).id
+            tx.execute(sa.update(tables.image_locations).where(place).values(gone))
+    with db.begin() as tx:
+        assert images.purge(tx, now() + timedelta(days=1), -1) == 1
+        assert tx.execute(sa.select(tables.image_locations.c.status)).scalars().all() == ["pending_delete"]
+    with pytest.raises(errors.Conflict), db.begin() as tx:
+        images.add(tx, an_image(1))

@@ -9,17 +9,16 @@ import pytest
 from calotype import errors
 from calotype.app import App
 from calotype.db import images as db_images
-from calotype.db import jobs
 from calotype.db.engine import now
 from calotype.images import lifecycle, removal, stores
 from calotype.jobs.worker import Runner
 from calotype.stores.base import Store
-from tests.inprocess import ADMIN, ALICE, make_active, parts
+from tests.inprocess import ADMIN, ALICE, backlog, make_active, parts
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
-    with parts(tmp_path) as made:
+def app(tmp_path: Path, database_url: str) -> Iterator[App]:
+    with parts(tmp_path, database_url) as made:
         yield made
 
 
@@ -36,11 +35,6 @@ def fail_delete(app: App, monkeypatch: pytest.MonkeyPatch, error: Exception, nam
         raise error
 
     monkeypatch.setattr(store(app, name), "delete", refuse)
-
-
-def backlog(app: App) -> int:
-    with app.db.read() as tx:
-        return jobs.backlog(tx)
 
 
 def two_copies(app: App, tmp_path: Path) -> str:

@@ -175,3 +175,18 @@ def test_every_use_case_asks_the_policy() -> None:
                 assert asks(name), f"{file.stem}.{name} never asks the policy"
                 checked += 1
     assert checked >= 15
+
+
+def test_a_broken_file_in_the_directory_changes_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "policy.d").mkdir()
+    rules = policy(tmp_path, '"default": ""\n')
+    boring = replace(ALICE, is_admin=False)
+    for broken in (False, True, False):
+        (tmp_path / "policy.d" / "b.yaml").write_text("{" if broken else '"delete_image": "!"\n')
+        (tmp_path / "policy.yaml").write_text(f'"default": ""\n# {broken}\n')
+        look_again(rules)
+        for _ in range(2):
+            assert not rules.admit(boring)
+            assert rules.admit(replace(ADMIN, is_admin=False))
+            assert rules.allows(ALICE, "modify_image", image_target(IMAGE))
+            assert not rules.allows(ALICE, "delete_image", image_target(IMAGE))

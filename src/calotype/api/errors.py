@@ -64,10 +64,18 @@ def status_of(exc: Exception) -> int:
 def handle(req: falcon.Request, resp: falcon.Response, exc: Exception, params: dict[str, object]) -> None:
     """Falcon's error handler for everything that our code raises."""
     status = status_of(exc)
-    facts = (req.method, req.path, status, params.get("image_id", "-"), getattr(exc, "store", "") or "-")
+    # What the client wrote is quoted: a line break in a path must not begin a line of the log.
+    image_id = ascii(params.get("image_id", "-"))[1:-1]
+    facts = (
+        ascii(req.method[:20])[1:-1],
+        ascii(req.path[:200])[1:-1],
+        status,
+        image_id,
+        getattr(exc, "store", "") or "-",
+    )
     if status >= 500 and not isinstance(exc, errors.CalotypeError):
         LOG.error("%s %s answered %d; image %s, store %s: unforeseen", *facts, exc_info=exc)
-    elif status >= 500:
+    elif status >= 500 and status != 501:
         LOG.error("%s %s answered %d; image %s, store %s: %s", *facts, errors.reason(exc))
     elif isinstance(exc, errors.StoreError | errors.BodyBroken | errors.ContentRejected):
         LOG.warning("%s %s answered %d; image %s, store %s: %s", *facts, errors.reason(exc))

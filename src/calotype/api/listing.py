@@ -135,10 +135,10 @@ def _moment(value: str, name: str) -> Comparison:
         op, rest = "eq", value
     try:
         when = datetime.fromisoformat(rest.strip().replace(" ", "+") if "T" in rest else rest.strip())
-    except ValueError as exc:
+        if when.tzinfo is not None:
+            when = when.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError) as exc:
         raise errors.Invalid(
             f"Invalid time {rest[:100]!r} in filter {name}: write it as 2026-01-31T12:00:00Z."
         ) from exc
-    if when.tzinfo is not None:
-        when = when.astimezone(UTC).replace(tzinfo=None)
     return Comparison(name, op, when)

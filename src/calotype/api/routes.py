@@ -24,6 +24,7 @@ ROUTES: Final = (
     Route("GET", "/versions", versions.show, open=True),
     Route("GET", "/v2", versions.to_v2, open=True),
     Route("GET", "/healthcheck", health.show, open=True),
+    Route("HEAD", "/healthcheck", health.show, open=True),
     #
     Route("GET", "/v2/images", images.index),
     Route("POST", "/v2/images", images.create),

@@ -10,6 +10,9 @@ from calotype.model import MAX_INT, MAX_NAME, MEMBER_STATUSES, STATUSES, VISIBIL
 
 UUID_PATTERN: Final = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$"
 
+#: The longest property value, bytes: what a TEXT column of MariaDB holds.
+MAX_VALUE: Final = 65_535
+
 Schema = dict[str, Any]
 
 
@@ -117,6 +120,11 @@ class Schemas:
         for name in values:
             if not 0 < len(name) <= MAX_NAME:
                 raise errors.Invalid(f"A property name has 1 to {MAX_NAME} characters.")
+        for name, value in values.items():
+            if isinstance(value, float):  # JSON schema takes 1.0 for an integer; a column of integers should not
+                raise errors.Invalid(f"Provided object does not match schema 'image': {name} must not be a fraction.")
+            if isinstance(value, str) and len(value.encode()) > MAX_VALUE:
+                raise errors.Invalid(f"Property {name[:64]} has more than {MAX_VALUE} bytes.")
         try:
             self._image(dict(values))
         except fastjsonschema.JsonSchemaValueException as exc:

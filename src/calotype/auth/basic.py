@@ -72,6 +72,7 @@ class BasicAuth:
     def __init__(self, path: Path, *, parallel: int = 2) -> None:
         self._path = path
         self._gate = threading.BoundedSemaphore(parallel)
+        self._queue = threading.BoundedSemaphore(16 * parallel)
         self._key = secrets.token_bytes(32)
         self._stamp: tuple[int, ...] | None = None
         self._users: Mapping[str, User] = {}
@@ -94,15 +95,18 @@ class BasicAuth:
 
     def _verify(self, user: User, password: str) -> bool:
         """bcrypt costs some 50 ms of CPU by design: a few at a time, so that guessing starves nobody."""
-        if not self._gate.acquire(timeout=_WAIT_SECONDS):
-            raise errors.Busy("Too many passwords are being verified; try again later.")
+        busy = errors.Busy("Too many passwords are being verified; try again later.")
+        if not self._queue.acquire(blocking=False):
+            raise busy  # Threads that wait here serve nobody else.
         try:
-            encoded = password.encode()
-            return len(encoded) <= MAX_PASSWORD and bcrypt.checkpw(encoded, user.password.encode())
-        except ValueError:
-            return False  # A hash that is none, or a NUL in the password.
+            if not self._gate.acquire(timeout=_WAIT_SECONDS):
+                raise busy
+            try:
+                return _matches(user, password)
+            finally:
+                self._gate.release()
         finally:
-            self._gate.release()
+            self._queue.release()
 
     def _digest(self, user: User, password: str) -> bytes:
         entry = f"{user.name}\0{user.project}\0{','.join(user.roles)}\0{user.password}\0{password}"
@@ -120,13 +124,22 @@ class BasicAuth:
                 users = read_users(self._path)
             except errors.ConfigError as exc:
                 LOG.error("the users of the last good file stay in force: %s", exc)
-                self._stamp = stamp
+                if not isinstance(exc.__cause__, OSError):  # else the file may be sound: look again next time
+                    self._stamp = stamp
                 return self._users
             self._known = {
                 name: digest for name, digest in self._known.items() if users.get(name) == self._users.get(name)
             }
             self._users, self._stamp = users, stamp
         return self._users
+
+
+def _matches(user: User, password: str) -> bool:
+    encoded = password.encode()
+    try:
+        return len(encoded) <= MAX_PASSWORD and bcrypt.checkpw(encoded, user.password.encode())
+    except ValueError:
+        return False  # A hash that is none, or a NUL in the password.
 
 
 def _parse(header: str | None) -> tuple[str, str]:
@@ -201,11 +214,20 @@ def write_private(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     number = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
     try:
+        if os.geteuid() == 0:
+            # Root works for the service's user here: the file stays that user's, or becomes the directory's.
+            before = path.stat() if path.exists() else path.parent.stat()
+            os.fchown(number, before.st_uid, before.st_gid)
         with os.fdopen(number, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

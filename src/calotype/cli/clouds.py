@@ -30,6 +30,6 @@ def move(path: Path, endpoint: str) -> None:
         if cloud["image_endpoint_override"] == endpoint:
             return
         cloud["auth"]["endpoint"] = cloud["image_endpoint_override"] = endpoint
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return
     write_private(path, yaml.safe_dump(found, sort_keys=False))

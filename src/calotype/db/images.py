@@ -278,21 +278,25 @@ def touch(tx: Tx, image: Image, now: datetime) -> Image:
 
 
 def purge(tx: Tx, before: datetime, max_rows: int) -> int:
-    """Remove rows of images deleted before a moment, oldest first; their tombstones stay. How many images went.
+    """Remove rows of images deleted before a moment, oldest first; their ids stay refused. How many images went.
 
-    Also children that were removed from living images before that moment. `max_rows` bounds each table; -1 lifts it.
+    Also children that were removed from living images before that moment. Locations that Glance's scrubber still has
+    to delete stay, with their images. `max_rows` bounds each table; -1 lifts it.
     """
 
     def some(statement: sa.Select[Any]) -> list[Any]:
         return list(tx.execute(statement if max_rows < 0 else statement.limit(max_rows)).scalars())
 
     for table in (image_properties, image_tags, image_members, image_locations):
-        ids = some(sa.select(table.c.id).where(table.c.deleted == sa.true(), table.c.deleted_at < before))
+        old = sa.select(table.c.id).where(table.c.deleted == sa.true(), table.c.deleted_at < before)
+        ids = some(old.where(table.c.status != "pending_delete") if table is image_locations else old)
         _delete_rows(tx, table.c.id, ids)
     old = sa.select(images.c.id).where(images.c.deleted == sa.true(), images.c.deleted_at < before)
+    old = old.where(images.c.status != "pending_delete")
     for table in (image_properties, image_tags, image_members, image_locations):
         old = old.where(~sa.exists().where(table.c.image_id == images.c.id))
     gone = some(old.order_by(images.c.deleted_at))
+    tombstones.bury(tx, gone, before)  # A Glance beside us may have deleted some, and it buries nothing.
     _delete_rows(tx, images.c.id, gone)
     return len(gone)
 

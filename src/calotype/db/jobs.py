@@ -111,11 +111,6 @@ def lives(tx: Tx, token: str) -> bool:
     return tx.execute(sa.select(jobs.c.id).where(jobs.c.id == token.rpartition("-")[0])).first() is not None
 
 
-def backlog(tx: Tx) -> int:
-    """How many jobs there are, in whatever state."""
-    return int(tx.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one())
-
-
 def ready(tx: Tx, now: datetime, dead: Collection[str] = ()) -> bool:
     """Whether `claim` would find a job."""
     return tx.execute(sa.select(jobs.c.id).where(_ready(now, dead)).limit(1)).first() is not None

@@ -60,10 +60,10 @@ class Leases:
         """Keep the lease of a job while the block runs; yields a check that raises `Gone` once it is lost."""
         lost = threading.Event()
         with self._lock:
-            self._held[job.token] = lost
             if not self._beating:
-                self._beating = True
                 threading.Thread(target=self._beat, name="leases", daemon=True).start()
+                self._beating = True
+            self._held[job.token] = lost
 
         def check() -> None:
             if lost.is_set():

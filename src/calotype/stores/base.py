@@ -95,8 +95,9 @@ class Store(Protocol):
 
         `chunks` raises when the bytes turn out to be wrong, on its last `next()` at the latest; nothing may be
         made final before it ends. Whatever it raises passes through and nothing is left behind. `attempt` is a
-        fencing token and part of every temporary name. `note` makes durable what `clean` will need; call it
-        before the first byte goes there. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`, `StoreUnavailable`.
+        fencing token and part of every temporary name. `note` makes durable what `clean` needs besides the two; call
+        it before there is anything that would be found by it alone, and before anything is final. It raises when the
+        attempt was given up. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`, `StoreUnavailable`.
         """
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:

@@ -117,11 +117,13 @@ class FileStore:
             )
         try:
             with self._translated():
-                note({"inode": os.fstat(file).st_ino})
                 written = self._copy(file, chunks)
                 if self._mode is not None:
                     os.fchmod(file, self._mode)
                 os.fsync(file)
+                # What a cleaner knows the object by once it is final. An inode number alone is not enough: it is used
+                # again as soon as the file is gone.
+                note(_identity(file))
                 # The link is what makes the object: atomic, and it fails where the name is taken. Should this
                 # process have slept until a cleaner removed the temporary name, it fails here as well.
                 try:
@@ -134,7 +136,7 @@ class FileStore:
                     os.unlink(part, dir_fd=self._dir)
                     os.fsync(self._dir)
                 except OSError as exc:
-                    self._unlink_if(image_id, os.fstat(file).st_ino)
+                    self._unlink_if(image_id, _identity(file))
                     if isinstance(exc, FileNotFoundError):  # A cleaner came between the link and here.
                         raise errors.Gone("The upload was given up while data was arriving.") from exc
                     raise
@@ -221,7 +223,7 @@ class FileStore:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{image_id}.{attempt}.part", dir_fd=self._dir)
             for note in notes:
-                self._unlink_if(image_id, note["inode"])
+                self._unlink_if(image_id, note)
             os.fsync(self._dir)
 
     def sweep(self, lives: Callable[[str], bool]) -> int:
@@ -238,10 +240,11 @@ class FileStore:
     def _age(self, name: str) -> float:
         return time.time() - os.stat(name, dir_fd=self._dir, follow_symlinks=False).st_mtime
 
-    def _unlink_if(self, name: str, inode: int) -> None:
+    def _unlink_if(self, name: str, identity: Note) -> None:
         """Remove a name, if it is still the file that was meant."""
         with contextlib.suppress(FileNotFoundError):
-            if os.stat(name, dir_fd=self._dir, follow_symlinks=False).st_ino == inode:
+            found = os.stat(name, dir_fd=self._dir, follow_symlinks=False)
+            if (found.st_ino, found.st_mtime_ns) == (identity["inode"], identity["mtime"]):
                 os.unlink(name, dir_fd=self._dir)
 
     # --- the rest ----------------------------------------------------------------------------------------
@@ -314,6 +317,12 @@ class _FileBody:
 
     def close(self) -> None:
         self._part.close()
+
+
+def _identity(file: int) -> Note:
+    """What no other file under the same name has in common with this one, once it is written."""
+    found = os.fstat(file)
+    return {"inode": found.st_ino, "mtime": found.st_mtime_ns}
 
 
 def _exists(directory: int, name: str) -> bool:
