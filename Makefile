@@ -5,8 +5,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STATE  ?= .state
 ARGS   ?=
+RECORDS := tests/db tests/jobs tests/images/test_removal.py $(addprefix tests/api/test_,images.py lists.py data.py members.py races.py)
 
-.PHONY: help serve client test lint crash bench samples clean
+.PHONY: help serve client test databases lint crash bench samples clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,6 +36,11 @@ client: $(VENV)/.client ## install the openstack client beside the service, as .
 test: $(VENV)/.test ## run all tests; sets up what they need
 	@tests/needs
 	$(BIN)/pytest $(ARGS)
+
+databases: $(VENV)/.test ## the tests of records, on real MariaDB and PostgreSQL servers of their own
+	@tests/needs databases
+	$(BIN)/pytest --database=mariadb $(RECORDS) $(ARGS)
+	$(BIN)/pytest --database=postgresql $(RECORDS) $(ARGS)
 
 lint: $(VENV)/.test ## ruff, mypy (strict on src) and the import rules
 	$(BIN)/ruff check .

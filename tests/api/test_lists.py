@@ -2,10 +2,14 @@
 
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from calotype.db import tables
+from calotype.db.engine import Database, now
 from tests.support import Client, Service, write_users
 
 NAMES = ["delta", "alpha", "", "charlie", "bravo", "bravo"]
@@ -21,7 +25,7 @@ def owner(service: Service) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def images(owner: Client) -> list[dict[str, Any]]:
+def images(service: Service, owner: Client) -> list[dict[str, Any]]:
     """Six images with differing names, sizes, tags and properties, in the order of their creation."""
     ids = []
     for number, name in enumerate(NAMES):
@@ -32,6 +36,14 @@ def images(owner: Client) -> list[dict[str, Any]]:
             ids.append(owner.queued(**values))
         else:
             ids.append(owner.active(b"x" * (10 - number), **values))
+    # A second apart, whatever the database makes of fractions of one.
+    database, begin = Database(service.database_url), now() - timedelta(hours=1)
+    with database.begin() as tx:
+        for place, image_id in enumerate(ids):
+            when = begin + timedelta(seconds=place)
+            which = tables.images.c.id == image_id
+            tx.execute(sa.update(tables.images).where(which).values(created_at=when, updated_at=when))
+    database.close()
     return [owner.show(image_id) for image_id in ids]
 
 

@@ -104,8 +104,7 @@ def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Pas
     """Location, size, digests and status in one transaction, if the upload is still wanted."""
     now = svc.now()
     with svc.db.begin() as tx:
-        if not jobs.finish(tx, job):
-            raise errors.Gone("The upload took too long to report and was given up.")
+        # The image's row first, the job's second, here as in a delete: in another order two could wait for each other.
         active = db_images.move(
             tx,
             job.image_id,
@@ -120,6 +119,8 @@ def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Pas
         )
         if not active:
             raise errors.Gone("The image was deleted while its data was arriving.")
+        if not jobs.finish(tx, job):
+            raise errors.Gone("The upload took too long to report and was given up.")
         db_images.add_location(tx, job.image_id, stored.url, {**stored.metadata, "store": store.name}, now)
 
 
@@ -157,9 +158,10 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str]) -> None:
         store.clean(job.image_id, token, notes)
     if not held:
         return
-    with svc.db.begin() as tx:
-        if jobs.finish(tx, job):
-            db_images.move(tx, job.image_id, "saving", "queued", now=svc.now(), size=None, virtual_size=None)
+    with contextlib.suppress(errors.Gone), svc.db.begin() as tx:
+        db_images.move(tx, job.image_id, "saving", "queued", now=svc.now(), size=None, virtual_size=None)
+        if not jobs.finish(tx, job):
+            raise errors.Gone("Somebody else has cleaned up.")  # and our change of the status is undone
 
 
 # --- out -------------------------------------------------------------------------------------------------
