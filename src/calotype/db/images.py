@@ -16,6 +16,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db import filters, tombstones
 from calotype.db.engine import Tx
+from calotype.db.exact import exactly
 from calotype.db.tables import image_locations, image_members, image_properties, image_tags, images
 from calotype.model import TRANSITIONS, Image, Location, Query
 
@@ -46,13 +47,12 @@ def _seen_by(project: Any, member_status: str) -> sa.ColumnElement[bool]:
     shared = (
         sa.exists()
         .where(image_members.c.image_id == images.c.id)
-        .where(image_members.c.member == project)
+        .where(exactly(image_members.c.member, project))
         .where(image_members.c.deleted == sa.false())
     )
     if member_status != "all":
         shared = shared.where(image_members.c.status == member_status)
-    own: sa.ColumnElement[bool] = images.c.owner == project
-    return seen | own | ((images.c.visibility == "shared") & shared)
+    return seen | exactly(images.c.owner, project) | ((images.c.visibility == "shared") & shared)
 
 
 def _listed(ctx: Context, query: Query) -> sa.ColumnElement[bool]:
@@ -64,7 +64,7 @@ def _listed(ctx: Context, query: Query) -> sa.ColumnElement[bool]:
         return seen & (images.c.visibility == query.visibility)
     if ctx.project is None:
         return seen & (images.c.visibility != "community")
-    return seen & ((images.c.visibility != "community") | (images.c.owner == ctx.project))
+    return seen & ((images.c.visibility != "community") | exactly(images.c.owner, ctx.project))
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -199,12 +199,14 @@ def save(tx: Tx, before: Image, after: Image) -> None:
     tx.execute(sa.update(images).where(images.c.id == before.id).values(values | {"updated_at": when}))
     gone = [name for name in before.properties if name not in after.properties]
     if gone:
-        _soft_delete(tx, image_properties, before.id, when, image_properties.c.name.in_(gone))
+        _soft_delete(
+            tx, image_properties, before.id, when, sa.or_(*[exactly(image_properties.c.name, n) for n in gone])
+        )
     changed = {k: v for k, v in after.properties.items() if before.properties.get(k) != v}
     _put_properties(tx, before.id, changed, when)
     gone = [tag for tag in before.tags if tag not in after.tags]
     if gone:
-        _soft_delete(tx, image_tags, before.id, when, image_tags.c.value.in_(gone))
+        _soft_delete(tx, image_tags, before.id, when, sa.or_(*[exactly(image_tags.c.value, tag) for tag in gone]))
     _put_tags(tx, before.id, [tag for tag in after.tags if tag not in before.tags], when)
 
 

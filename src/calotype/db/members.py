@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from calotype.db.engine import Tx
+from calotype.db.exact import exactly
 from calotype.db.tables import image_members
 from calotype.model import Member
 
@@ -19,14 +20,16 @@ def members_of(tx: Tx, image_id: str) -> list[Member]:
 
 
 def get(tx: Tx, image_id: str, member: str) -> Member | None:
-    row = tx.execute(sa.select(*_COLUMNS).where(_living(image_id), image_members.c.member == member)).first()
+    row = tx.execute(sa.select(*_COLUMNS).where(_living(image_id), exactly(image_members.c.member, member))).first()
     return _member(row) if row is not None else None
 
 
 def add(tx: Tx, image_id: str, member: str, now: datetime) -> Member:
     """Add a pending member, reusing the row of one that was removed. The caller has locked the image's row."""
     old = sa.select(image_members.c.id).where(
-        image_members.c.image_id == image_id, image_members.c.member == member, image_members.c.deleted == sa.true()
+        image_members.c.image_id == image_id,
+        exactly(image_members.c.member, member),
+        image_members.c.deleted == sa.true(),
     )
     number = tx.execute(old.limit(1)).scalar()
     values: dict[str, Any] = {"status": "pending", "can_share": False, "deleted": False, "deleted_at": None}
@@ -40,13 +43,13 @@ def add(tx: Tx, image_id: str, member: str, now: datetime) -> Member:
 
 def set_status(tx: Tx, image_id: str, member: str, status: str, now: datetime) -> bool:
     """False when there is no such member (any more)."""
-    statement = sa.update(image_members).where(_living(image_id), image_members.c.member == member)
+    statement = sa.update(image_members).where(_living(image_id), exactly(image_members.c.member, member))
     return bool(tx.execute(statement.values(status=status, updated_at=now)).rowcount)
 
 
 def remove(tx: Tx, image_id: str, member: str, now: datetime) -> bool:
     """False when there is no such member (any more)."""
-    statement = sa.update(image_members).where(_living(image_id), image_members.c.member == member)
+    statement = sa.update(image_members).where(_living(image_id), exactly(image_members.c.member, member))
     return bool(tx.execute(statement.values(deleted=True, deleted_at=now)).rowcount)
 
 
