@@ -41,19 +41,12 @@ def upload(
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "upload_image", image)
-    if image.status != "queued":
-        raise errors.Conflict(
-            f"Image {image.id} is in status {image.status}: data can be uploaded to a queued one only."
-        )
-    if not image.disk_format or not image.container_format:
-        raise errors.Invalid("Set disk_format and container_format before uploading data.")
-    if image.properties.keys() >= _SIGNATURE:
-        raise errors.Invalid("This release does not verify signatures; remove the img_signature properties to upload.")
+    _refuse_unready(image)
     store = svc.stores.for_writing(store_name)
     if size is not None and size > svc.conf.image_size_cap:
         raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
 
-    job = _intend(svc, image, store)
+    image, job = _intend(svc, ctx, image.id, store)
     with (
         _giving_back(svc, job),
         svc.leases.holding(job) as alive,
@@ -78,14 +71,33 @@ def _format_rules(svc: Service) -> FormatRules:
     return FormatRules(options.require_image_format_match, frozenset(options.gpt_safety_checks_nonfatal))
 
 
-def _intend(svc: Service, image: Image, store: Store) -> Job:
-    """Take the image, and leave a trace that the sweeper acts on should this process die."""
+def _refuse_unready(image: Image) -> None:
+    """Raise `Conflict` or `Invalid` unless the image waits for data and says what it will be."""
+    if image.status != "queued":
+        raise errors.Conflict(
+            f"Image {image.id} is in status {image.status}: data can be uploaded to a queued one only."
+        )
+    if not image.disk_format or not image.container_format:
+        raise errors.Invalid("Set disk_format and container_format before uploading data.")
+    if image.properties.keys() >= _SIGNATURE:
+        raise errors.Invalid("This release does not verify signatures; remove the img_signature properties to upload.")
+
+
+def _intend(svc: Service, ctx: Context, image_id: str, store: Store) -> tuple[Image, Job]:
+    """Take the image, and leave a trace that the sweeper acts on should this process die.
+
+    The image as it is now: from here on its formats cannot change, so these are the ones to inspect the data for.
+    """
     now = svc.now()
     owner = svc.leases.owner
     with svc.db.begin() as tx:
-        if not db_images.move(tx, image.id, "queued", "saving", now=now):
-            raise errors.Conflict(f"Image {image.id} is being uploaded or deleted by somebody else.")
-        return jobs.submit(tx, KIND, image.id, {"store": store.name}, now=now, due=svc.leases.until(), owner=owner)
+        image = db_images.get(tx, ctx, image_id, lock=True)
+        if image is None:
+            raise no_image(image_id)
+        _refuse_unready(image)
+        db_images.move(tx, image.id, "queued", "saving", now=now)
+        job = jobs.submit(tx, KIND, image.id, {"store": store.name}, now=now, due=svc.leases.until(), owner=owner)
+        return image, job
 
 
 def _noting(svc: Service, job: Job) -> Callable[[Note], None]:
