@@ -1,7 +1,6 @@
 """The database: how SQLite is opened, what the schema is, what purging keeps, how many statements reading costs."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,14 +14,6 @@ from calotype.context import SERVICE, Context
 from calotype.db import images, schema, tables, tombstones
 from calotype.db.engine import Database, now
 from calotype.model import Image, Query
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    schema.sync(database)
-    yield database
-    database.close()
 
 
 def an_image(number: int, **values: object) -> Image:

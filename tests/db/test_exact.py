@@ -1,25 +1,16 @@
 """Names that differ in case or in blanks at the end are different names, whatever a database's collation says."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from calotype.context import SERVICE, Context
-from calotype.db import images, members, schema
+from calotype.db import images, members
 from calotype.db.engine import Database, now
 from calotype.model import Image, Query
 
 ID = "00000000-0000-4000-8000-000000000001"
 ALIKE = ("Demo", "DEMO", "demo ", "demo  ", "démo")
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    schema.sync(database)
-    yield database
-    database.close()
 
 
 def add(db: Database, owner: str, **values: object) -> Image:

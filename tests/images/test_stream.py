@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import itertools
-import shutil
 import struct
 import subprocess
 import threading
@@ -17,6 +16,7 @@ import pytest
 from calotype import errors
 from calotype.images import stream
 from calotype.images.stream import BUFFER, RING, FormatRules, Passing, check_hash_algo
+from tests.support import tool
 
 
 class Memory:
@@ -502,7 +502,6 @@ def test_a_small_wrong_image_never_reaches_the_store() -> None:
         next(iter(passing(EXT, disk_format="qcow2", container_format="bare")))
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img (qemu-utils) is not installed")
 @pytest.mark.parametrize(
     ("disk_format", "options"),
     [
@@ -520,17 +519,16 @@ def test_what_qemu_makes_is_recognised(tmp_path: Path, disk_format: str, options
     raw = tmp_path / "raw"
     raw.write_bytes(pattern(3 * MIB).ljust(8 * MIB, b"\0"))
     made = tmp_path / "made"
-    subprocess.run(["qemu-img", "convert", "-O", disk_format, *options, raw, made], check=True)
+    subprocess.run([tool("qemu-img"), "convert", "-O", disk_format, *options, raw, made], check=True)
     found = inspected(made.read_bytes(), {"vpc": "vhd"}.get(disk_format, disk_format))
     # vhd rounds up to whole cylinders
     assert found == 8 * MIB or (disk_format == "vpc" and found is not None and 8 * MIB <= found < 9 * MIB)
 
 
-@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img (qemu-utils) is not installed")
 def test_a_qcow2_file_with_a_backing_file_is_rejected(tmp_path: Path) -> None:
     base, top = tmp_path / "base", tmp_path / "top"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "raw", base, "1M"], check=True)
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, top], check=True)
+    subprocess.run([tool("qemu-img"), "create", "-q", "-f", "raw", base, "1M"], check=True)
+    subprocess.run([tool("qemu-img"), "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, top], check=True)
     for declared in ("raw", "qcow2"):
         with pytest.raises(errors.ContentRejected, match="backing file"):
             inspected(top.read_bytes(), declared)
