@@ -200,8 +200,7 @@ class Policy:
         One evaluation costs 0.3 ms, a list may need a thousand. Rules that ask another service are always asked.
         """
         self._refresh()
-        enforcer = self._enforcer
-        rules = enforcer.rules
+        rules = self._enforcer.rules
         if self._known[0] is not rules or len(self._known[2]) > _KNOWN:
             self._known = (rules, {}, {})
         _, plans, answers = self._known

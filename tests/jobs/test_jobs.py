@@ -268,6 +268,28 @@ def test_deleting_an_image_stops_its_upload(app: App, tmp_path: Path) -> None:
         assert db_images.get(tx, ADMIN, image_id) is None
 
 
+def test_an_upload_whose_image_is_deleted_ends_before_its_data_does(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calotype.db import leases
+
+    monkeypatch.setattr(leases, "_BEAT_SECONDS", 0.05)
+    image_id, end = queued(app), time.monotonic() + 15
+
+    def endless() -> Iterator[bytes]:
+        yield b"x" * (2 << 20)
+        lifecycle.delete(app.service, ALICE, image_id)
+        while time.monotonic() < end:
+            yield b"x" * (1 << 20)
+            time.sleep(0.1)
+
+    with pytest.raises(errors.Gone):
+        upload(app, image_id, endless())
+    assert time.monotonic() < end
+    Runner(app.service, 1).work_off()
+    assert os.listdir(tmp_path / "one") == []
+
+
 def test_a_lost_lease_is_noticed_within_seconds(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     from calotype.db import leases
 

@@ -108,7 +108,7 @@ def remove_tag(req: falcon.Request, resp: falcon.Response, image_id: str, tag: s
 
 def known_id(image_id: str) -> str:
     """An id that could exist; anything else is an image that does not."""
-    if not UUID.match(image_id):
+    if not UUID.fullmatch(image_id):
         raise errors.NotFound(f"No image found with ID {image_id[:64]}")
     return image_id
 

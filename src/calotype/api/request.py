@@ -14,7 +14,7 @@ from calotype.service import Service
 
 #: The largest JSON body that is read, bytes.
 MAX_JSON: Final = 1 << 20
-UUID: Final = re.compile(r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
+UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff\U00010000-\U0010ffff]")
 
 Handler = Callable[..., None]
