@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from calotype import errors
 from calotype.context import SERVICE, Context
-from calotype.db import images, schema, tables, tombstones
+from calotype.db import images, pages, schema, tables, tombstones
 from calotype.db.engine import Database, now
 from calotype.model import Image, Query
 
@@ -62,7 +62,7 @@ def test_writers_of_several_connections_wait_for_each_other(database_url: str, d
         thread.join()
     assert failures == []
     with db.read() as tx:
-        assert len(images.page(tx, SERVICE, Query(limit=1000))) == 160
+        assert len(pages.page(tx, SERVICE, Query(limit=1000))) == 160
     other.close()
 
 
@@ -77,7 +77,7 @@ def test_reading_n_images_costs_a_fixed_number_of_statements(db: Database) -> No
     for limit in (1, 10, 50):
         statements.clear()
         with db.read() as tx:
-            assert len(images.page(tx, alice, Query(limit=limit))) == limit
+            assert len(pages.page(tx, alice, Query(limit=limit))) == limit
         counts.append(len([s for s in statements if s.startswith("SELECT")]))
     assert counts == [2, 2, 2]
     statements.clear()
@@ -152,7 +152,9 @@ def test_migrations_make_the_tables_that_the_code_describes(db: Database) -> Non
 
     with db.reads.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        found = [d for d in compare_metadata(context, tables.metadata) if "calotype_version" not in str(d)]
+        # SQLite cannot describe an index on an expression.
+        unlike = [d for d in compare_metadata(context, tables.metadata) if "calotype_version" not in str(d)]
+        found = [d for d in unlike if "calotype_property" not in str(d)]
     assert found == []
 
 
@@ -181,8 +183,7 @@ def test_a_database_of_a_newer_release_is_refused(db: Database) -> None:
 
 def test_ids_that_glance_deleted_before_us_are_refused(database_url: str) -> None:
     database = Database(database_url)
-    ours = [table for name, table in tables.metadata.tables.items() if not name.startswith("calotype_")]
-    tables.metadata.create_all(database.writes, tables=ours)
+    tables.glance_tables().create_all(database.writes)
     gone, when = an_image(1).id.upper(), now()
     with database.begin() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
@@ -202,8 +203,7 @@ def test_ids_that_glance_deleted_before_us_are_refused(database_url: str) -> Non
 
 def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(database_url: str) -> None:
     database = Database(database_url)
-    ours = [table for name, table in tables.metadata.tables.items() if not name.startswith("calotype_")]
-    tables.metadata.create_all(database.writes, tables=ours)
+    tables.glance_tables().create_all(database.writes)
     capital, when = "ABCDEF00-0000-4000-8000-000000000001", now()
     with database.begin() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
@@ -213,8 +213,8 @@ def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(database_
     with database.read() as tx:
         found = images.get(tx, SERVICE, capital)
         assert found
-        assert [image.id for image in images.page(tx, SERVICE, Query(limit=5))] == [capital]
-        assert images.page(tx, SERVICE, Query(limit=5, marker=capital)) == []
+        assert [image.id for image in pages.page(tx, SERVICE, Query(limit=5))] == [capital]
+        assert pages.page(tx, SERVICE, Query(limit=5, marker=capital)) == []
     with pytest.raises(errors.Conflict), database.begin() as tx:
         images.add(tx, replace(an_image(1), id=capital.lower()))
     with database.begin() as tx:

@@ -1,20 +1,20 @@
 """From a `model.Query` to conditions and an order on `images`.
 
-Order is total and the same on every database: the wanted keys, then `created_at`, then `id`; an unset name or
-format sorts as the empty string and an unset size as 0, before everything else when ascending.
+The order is total and the same on every database: the wanted keys, then `created_at`, then `id`. A column without a
+value comes before all values when ascending, after all when descending.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from calotype.db.tables import image_properties, image_tags, images
-from calotype.model import Query
+from calotype.db.tables import INDEXED_VALUE, image_properties, image_tags, images, property_start, walk_columns
+from calotype.model import Comparison, Query
 
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq,
     "neq": operator.ne,
     "lt": operator.lt,
@@ -22,68 +22,100 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "gt": operator.gt,
     "gte": operator.ge,
 }
-_WHEN_NULL: dict[str, Any] = {"name": "", "disk_format": "", "container_format": "", "size": 0}
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key of an order."""
-
-    expression: sa.ColumnElement[Any]
-    descending: bool
-
-    @property
-    def ordered(self) -> sa.ColumnElement[Any]:
-        return self.expression.desc() if self.descending else self.expression.asc()
+# --- conditions ------------------------------------------------------------------------------------------
 
 
-def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
-    """All that the caller asked for, without who they are."""
-    wanted: list[sa.ColumnElement[bool]] = [images.c.os_hidden == sa.literal(query.os_hidden)]
+def conditions(query: Query, without: Collection[str | Comparison] = ()) -> list[sa.ColumnElement[bool]]:
+    """All that the caller asked for, but for who sees what (`visibility`, `owner`) and `os_hidden`.
+
+    `without` leaves out columns and comparisons that are taken care of elsewhere.
+    """
+    wanted: list[sa.ColumnElement[bool]] = []
     for name, values in query.one_of.items():
-        column = images.c[name]
-        wanted.append(column == values[0] if len(values) == 1 else column.in_(values))
-    wanted += [_OPERATORS[test.op](images.c[test.column], test.value) for test in query.comparisons]
+        if name != "owner" and name not in without:
+            column = images.c[name]
+            wanted.append(column == values[0] if len(values) == 1 else column.in_(values))
+    wanted += [
+        OPERATORS[test.op](images.c[test.column], test.value) for test in query.comparisons if test not in without
+    ]
     for tag in query.tags:
-        wanted.append(
-            sa.exists().where(
-                image_tags.c.image_id == images.c.id, image_tags.c.value == tag, image_tags.c.deleted == sa.false()
-            )
-        )
+        wanted.append(sa.exists().where(image_tags.c.image_id == images.c.id, *tagged(tag)))
     for name, value in query.properties.items():
-        wanted.append(
-            sa.exists().where(
-                image_properties.c.image_id == images.c.id,
-                image_properties.c.name == name,
-                image_properties.c.value == value,
-                image_properties.c.deleted == sa.false(),
-            )
-        )
+        wanted.append(sa.exists().where(image_properties.c.image_id == images.c.id, *has_property(name, value)))
     return wanted
 
 
-def order(query: Query) -> list[Key]:
-    """The keys of a total order; the tie-breakers follow the only direction given, or descend."""
-    directions = {direction for _, direction in query.sort}
-    last = directions.pop() if len(directions) == 1 else "desc"
-    pairs = dict(query.sort)
-    for tie in ("created_at", "id"):
-        pairs.setdefault(tie, last)
-    return [Key(_sortable(name), direction == "desc") for name, direction in pairs.items()]
+def tagged(tag: str) -> list[sa.ColumnElement[bool]]:
+    """On `image_tags`."""
+    return [image_tags.c.value == tag, image_tags.c.deleted == sa.false()]
 
 
-def after(keys: Sequence[Key], marker: Sequence[Any]) -> sa.ColumnElement[bool]:
-    """What follows the marker in this order."""
-    steps = []
-    for place, key in enumerate(keys):
-        same = [earlier.expression == value for earlier, value in zip(keys[:place], marker, strict=False)]
-        beyond = key.expression < marker[place] if key.descending else key.expression > marker[place]
-        steps.append(sa.and_(*same, beyond))
-    return sa.or_(*steps)
+def has_property(name: str, value: str) -> list[sa.ColumnElement[bool]]:
+    """On `image_properties`; the beginning of the value is what its index has."""
+    table = image_properties.c
+    start = property_start == value[:INDEXED_VALUE]
+    return [table.name == name, start, table.value == value, table.deleted == sa.false()]
 
 
-def _sortable(name: str) -> sa.ColumnElement[Any]:
-    column: sa.ColumnElement[Any] = images.c[name]
-    if name == "updated_at":
-        return sa.func.coalesce(column, images.c.created_at)
-    return sa.func.coalesce(column, _WHEN_NULL[name]) if name in _WHEN_NULL else column
+# --- order -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A total order: (column, descending) pairs, the tie-breakers among them."""
+
+    keys: tuple[tuple[str, bool], ...]
+
+    @classmethod
+    def of(cls, query: Query) -> "Order":
+        """The tie-breakers follow the only direction given, or descend. Nothing after a unique key counts."""
+        directions = {direction for _, direction in query.sort}
+        last = directions.pop() if len(directions) == 1 else "desc"
+        pairs = dict(query.sort)
+        for tie in ("created_at", "id"):
+            pairs.setdefault(tie, last)
+        keys = [(name, direction == "desc") for name, direction in pairs.items()]
+        return cls(tuple(keys[: 1 + [name for name, _ in keys].index("id")]))
+
+    @property
+    def walk(self) -> str | None:
+        """The column whose index has this order, forwards or backwards; None where no index has it."""
+        names = tuple(name for name, _ in self.keys)
+        one_way = len({descending for _, descending in self.keys}) == 1
+        return names[0] if one_way and names == walk_columns(names[0]) else None
+
+    @property
+    def descending(self) -> bool:
+        return self.keys[0][1]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.keys]
+
+    def by(self, columns: Any = images.c) -> list[sa.ColumnElement[Any]]:
+        """For ORDER BY, with the columns of `images` or of a subquery that has them."""
+        found: list[sa.ColumnElement[Any]] = []
+        for name, descending in self.keys:
+            steps = [columns[name].is_not(None)] if images.c[name].nullable else []
+            found += [step.desc() if descending else step.asc() for step in (*steps, columns[name])]
+        return found
+
+    def after(self, marker: Sequence[Any]) -> sa.ColumnElement[bool]:
+        """What follows an image with these values."""
+        steps = []
+        for place, ((name, descending), value) in enumerate(zip(self.keys, marker, strict=True)):
+            before = zip(self.keys[:place], marker, strict=False)
+            same = [
+                images.c[key] == there if there is not None else images.c[key].is_(None) for (key, _), there in before
+            ]
+            steps.append(sa.and_(*same, _beyond(images.c[name], descending, value)))
+        return sa.or_(*steps)
+
+
+def _beyond(column: Any, descending: bool, value: Any) -> sa.ColumnElement[bool]:
+    if value is None:
+        return sa.false() if descending else column.is_not(None)
+    found: sa.ColumnElement[bool] = column < value if descending else column > value
+    return found | column.is_(None) if descending and column.nullable else found

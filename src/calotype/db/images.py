@@ -1,4 +1,4 @@
-"""Image records: reading, listing and changing them. Who may see which image is decided here, once, in `visible`.
+"""Image records: reading and changing them. Who may see which is `visibility.py`, lists are `pages.py`.
 
 Frozen values come out; nothing here asks the policy or touches a store. Functions that change a row return
 whether they did, so that a caller who lost a race can say so.
@@ -8,134 +8,86 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from calotype import errors
 from calotype.context import Context
-from calotype.db import filters, tombstones
+from calotype.db import tombstones, visibility
+from calotype.db.compare import exactly
 from calotype.db.engine import Tx
-from calotype.db.exact import exactly
 from calotype.db.tables import image_locations, image_members, image_properties, image_tags, images
-from calotype.model import TRANSITIONS, Image, Location, Query
+from calotype.db.visibility import Branch
+from calotype.model import TRANSITIONS, Image, Location
 
-_COLUMNS = (
+COLUMNS: Final = (
     "id name status visibility owner created_at updated_at protected os_hidden disk_format "
     "container_format size virtual_size min_disk min_ram checksum os_hash_algo os_hash_value"
 ).split()
-_SELECT = sa.select(*(images.c[name] for name in _COLUMNS)).where(images.c.deleted == sa.false())
-_PROPERTY, _TAG, _LOCATION = 1, 2, 3
-
-
-# --- who sees what ---------------------------------------------------------------------------------------
-
-
-def visible(ctx: Context, member_status: str = "all") -> sa.ColumnElement[bool]:
-    """Whether the caller may know of an image (contract: images.md §4), as a condition on `images`.
-
-    `member_status` narrows what is seen through a share, for lists.
-    """
-    return sa.true() if ctx.is_admin else _seen_by(ctx.project, member_status)
-
-
-def _seen_by(project: Any, member_status: str) -> sa.ColumnElement[bool]:
-    """What a caller sees who is no admin; `project` is an id, a bound parameter for one, or None for no project."""
-    seen = images.c.owner.is_(None) | images.c.visibility.in_(("public", "community"))
-    if project is None:
-        return seen
-    shared = (
-        sa.exists()
-        .where(image_members.c.image_id == images.c.id)
-        .where(exactly(image_members.c.member, project))
-        .where(image_members.c.deleted == sa.false())
-    )
-    if member_status != "all":
-        shared = shared.where(image_members.c.status == member_status)
-    return seen | exactly(images.c.owner, project) | ((images.c.visibility == "shared") & shared)
-
-
-def _listed(ctx: Context, query: Query) -> sa.ColumnElement[bool]:
-    """What a list shows of what is visible: community images of others only to whoever asks for them."""
-    seen = visible(ctx, query.member_status)
-    if query.visibility == "all":
-        return seen
-    if query.visibility is not None:
-        return seen & (images.c.visibility == query.visibility)
-    if ctx.project is None:
-        return seen & (images.c.visibility != "community")
-    return seen & ((images.c.visibility != "community") | exactly(images.c.owner, ctx.project))
+_UNLOCKED = sa.select(*(images.c[name] for name in COLUMNS))
+_LOCKED = _UNLOCKED.with_for_update()
+#: What a child is; a location says its id.
+_PROPERTY, _TAG = -1, -2
 
 
 # --- reading ---------------------------------------------------------------------------------------------
 
-# Our ids are lower-case; rows that Glance left may not be, and are found by the id as it was given.
-_BY_ID = _SELECT.where(images.c.id.in_((sa.bindparam("image_id"), sa.bindparam("lower"))))
-# Built once: building such a statement costs more than running it.
-_SEEN_BY_ID = _BY_ID.where(_seen_by(sa.bindparam("project"), "all"))
-_OPEN_BY_ID = _BY_ID.where(_seen_by(None, "all"))
-
 
 def get(tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image | None:
     """The image, if it exists and the caller may know of it. `lock` keeps other writers out until the commit."""
+    row = find(tx, ctx, _LOCKED if lock else _UNLOCKED, image_id)
+    return assemble(tx, ctx, [row])[0] if row is not None else None
+
+
+def find(tx: Tx, ctx: Context, columns: sa.Select[Any], image_id: str) -> Any | None:
+    """What `columns`, a select from `images` with the id, says of an image that the caller may know of.
+
+    Our ids are lower-case; rows that Glance left may not be, and are found by the id as it was given.
+    """
+    somebody = Context(project="") if ctx.project is not None else Context()
+    statement = _visible(columns, None if ctx.is_admin else visibility.branches(somebody))
     values = {"image_id": image_id, "lower": image_id.lower()}
-    if ctx.is_admin:
-        statement = _BY_ID
-    elif ctx.project is None:
-        statement = _OPEN_BY_ID
-    else:
-        statement, values["project"] = _SEEN_BY_ID, ctx.project
-    rows = tx.execute(statement.with_for_update() if lock else statement, values).all()
-    rows = [row for row in rows if row.id == image_id] or rows
-    return _assemble(tx, ctx, rows[:1])[0] if rows else None
+    rows = tx.execute(statement, values | visibility.parameters(ctx)).all()
+    return next((row for row in rows if row.id == image_id), rows[0] if rows else None)
 
 
-def page(tx: Tx, ctx: Context, query: Query) -> list[Image]:
-    """Up to `query.limit` images after `query.marker`. Raises `Invalid` for a marker that the caller cannot see."""
-    if query.limit == 0:
-        return []
-    statement = _SELECT.where(_listed(ctx, query), images.c.status != "killed", *filters.conditions(query))
-    order = filters.order(query)
-    if query.marker is not None:
-        either = images.c.id.in_((query.marker, query.marker.lower()))
-        keys = (
-            sa.select(*(key.expression for key in order)).where(either).order_by((images.c.id == query.marker).desc())
-        )
-        marker = tx.execute(keys.where(images.c.deleted == sa.false(), visible(ctx))).first()
-        if marker is None:
-            raise errors.Invalid(f"The marker {query.marker!r} names no image.")
-        statement = statement.where(filters.after(order, marker))
-    statement = statement.order_by(*(key.ordered for key in order)).limit(query.limit)
-    return _assemble(tx, ctx, tx.execute(statement).all())
+# Built once: building such a statement costs more than running it.
+@lru_cache(maxsize=256)
+def _visible(columns: sa.Select[Any], branches: tuple[Branch, ...] | None) -> sa.Select[Any]:
+    which = images.c.id.in_((sa.bindparam("image_id"), sa.bindparam("lower")))
+    found = columns.where(images.c.deleted == sa.false(), which)
+    return found if branches is None else found.where(visibility.holds(branches))
 
 
-def _assemble(tx: Tx, ctx: Context, rows: Sequence[Any]) -> list[Image]:
+def assemble(tx: Tx, ctx: Context, rows: Sequence[Any]) -> list[Image]:
     """Images from rows: one more statement for everything that hangs on them, however many they are."""
     children: dict[str, tuple[dict[str, str], list[str], list[Location]]] = {row.id: ({}, [], []) for row in rows}
     if children:
-        for image_id, kind, number, name, value in tx.execute(_CHILDREN, {"ids": list(children)}):
+        for image_id, kind, name, value in tx.execute(_CHILDREN, {"ids": list(children)}):
             properties, tags, locations = children[image_id]
             if kind == _PROPERTY:
                 properties[name] = value
             elif kind == _TAG:
                 tags.append(value)
             else:
-                locations.append(Location(number, value, json.loads(name) if name else {}))
+                locations.append(Location(kind, value, json.loads(name) if name else {}))
     return [_image(row, ctx, *children[row.id]) for row in rows]
 
 
 def _children() -> sa.CompoundSelect[Any]:
     ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 
-    def part(kind: int, table: sa.Table, name: Any, value: Any) -> sa.Select[Any]:
-        columns = (table.c.image_id, sa.literal(kind).label("kind"), table.c.id, name, value)
+    def part(kind: Any, table: sa.Table, name: Any, value: Any) -> sa.Select[Any]:
+        columns = (table.c.image_id, kind.label("kind"), name, value)
         return sa.select(*columns).where(table.c.image_id.in_(ids), table.c.deleted == sa.false())
 
     nothing = sa.literal("").label("name")
     return sa.union_all(
-        part(_PROPERTY, image_properties, image_properties.c.name, image_properties.c.value),
-        part(_TAG, image_tags, nothing, image_tags.c.value),
-        part(_LOCATION, image_locations, image_locations.c.meta_data, image_locations.c.value).where(
+        part(sa.literal(_PROPERTY), image_properties, image_properties.c.name, image_properties.c.value),
+        part(sa.literal(_TAG), image_tags, nothing, image_tags.c.value),
+        part(image_locations.c.id, image_locations, image_locations.c.meta_data, image_locations.c.value).where(
             image_locations.c.status == "active"
         ),
     )
@@ -184,7 +136,7 @@ def add(tx: Tx, image: Image) -> None:
         raise taken
     try:
         with tx.begin_nested():
-            values = {name: getattr(image, name) for name in _COLUMNS}
+            values = {name: getattr(image, name) for name in COLUMNS}
             tx.execute(sa.insert(images).values(values | {"deleted": False}))
     except sa.exc.IntegrityError as exc:
         raise taken from exc
@@ -194,7 +146,7 @@ def add(tx: Tx, image: Image) -> None:
 
 def save(tx: Tx, before: Image, after: Image) -> None:
     """Write what differs between two states of one record; read `before` with `lock` in the same transaction."""
-    values = {name: getattr(after, name) for name in _COLUMNS if getattr(after, name) != getattr(before, name)}
+    values = {name: getattr(after, name) for name in COLUMNS if getattr(after, name) != getattr(before, name)}
     when = after.updated_at
     tx.execute(sa.update(images).where(images.c.id == before.id).values(values | {"updated_at": when}))
     gone = [name for name in before.properties if name not in after.properties]

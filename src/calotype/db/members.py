@@ -5,8 +5,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from calotype.db.compare import exactly
 from calotype.db.engine import Tx
-from calotype.db.exact import exactly
 from calotype.db.tables import image_members
 from calotype.model import Member
 

@@ -13,7 +13,7 @@ from calotype import errors
 from calotype.db.engine import Database
 from calotype.db.tables import GLANCE_HEAD
 
-HEAD = "0001"
+HEAD = "0002"
 
 
 def current(db: Database) -> str | None:

@@ -1,7 +1,7 @@
 """Every table as SQLAlchemy Core metadata.
 
 The first half is Glance's schema at `2024_1_contract01`, name for name, so that an existing database can be
-taken over and given back. The tables at the end, `calotype_…`, are ours alone.
+taken over and given back. The tables at the end and the indexes named `calotype_…` are ours alone.
 """
 
 from datetime import datetime
@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Enum,
     ForeignKey,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
 )
 from sqlalchemy.dialects import mysql
 
@@ -41,6 +43,24 @@ def _c4() -> list[Column[datetime] | Column[bool] | Column[datetime | None]]:
         Column("deleted_at", DateTime),
         Column("deleted", Boolean, nullable=False, default=False),
     ]
+
+
+#: Columns that lists may be sorted by. Each has two indexes of ours that hold the images of one owner, or of one
+#: visibility, in its order; `db/pages.py` walks them.
+WALKED = ("created_at", "name", "status", "container_format", "disk_format", "size", "updated_at", "id")
+
+
+def walk_columns(key: str) -> tuple[str, ...]:
+    """The columns of the total order by `key`."""
+    return {"id": ("id",), "created_at": ("created_at", "id")}.get(key, (key, "created_at", "id"))
+
+
+def _walks() -> list[Index]:
+    found = []
+    for key in WALKED:
+        found.append(Index(f"calotype_owner_{key}", "owner", "deleted", "os_hidden", *walk_columns(key), "visibility"))
+        found.append(Index(f"calotype_visibility_{key}", "visibility", "deleted", "os_hidden", *walk_columns(key)))
+    return found
 
 
 images = Table(
@@ -76,6 +96,7 @@ images = Table(
     Index("updated_at_image_idx", "updated_at"),
     Index("os_hidden_image_idx", "os_hidden"),
     Index("os_hash_value_image_idx", "os_hash_value"),
+    *_walks(),
 )
 
 
@@ -95,6 +116,27 @@ image_properties = Table(
     Index("ix_image_properties_image_id", "image_id"),
     Index("ix_image_properties_deleted", "deleted"),
 )
+#: How much of a property's value its index holds, in characters.
+INDEXED_VALUE = 64
+#: A property's value as far as the index has it. MariaDB's index has a key length instead, and takes either.
+property_start = func.substr(image_properties.c.value, 1, INDEXED_VALUE)
+
+
+def _index_properties(value: ColumnElement[str], *, mariadb: bool) -> None:
+    length = {"value": INDEXED_VALUE}
+    index = Index(
+        "calotype_property",
+        image_properties.c.name,
+        value,
+        image_properties.c.image_id,
+        mysql_length=length,
+        mariadb_length=length,
+    )
+    index.ddl_if(callable_=lambda *_, dialect, **__: mariadb == (dialect.name in ("mysql", "mariadb")))
+
+
+_index_properties(image_properties.c.value, mariadb=True)
+_index_properties(property_start, mariadb=False)
 
 image_tags = Table(
     "image_tags",
@@ -105,6 +147,7 @@ image_tags = Table(
     *_c4(),
     Index("ix_image_tags_image_id", "image_id"),
     Index("ix_image_tags_image_id_tag_value", "image_id", "value"),
+    Index("calotype_tag", "value", "deleted", "image_id"),
 )
 
 image_locations = Table(
@@ -133,6 +176,7 @@ image_members = Table(
     Index("ix_image_members_deleted", "deleted"),
     Index("ix_image_members_image_id", "image_id"),
     Index("ix_image_members_image_id_member", "image_id", "member"),
+    Index("calotype_member", "member", "deleted", "status", "image_id"),
 )
 
 tasks = Table(
@@ -299,3 +343,13 @@ jobs = Table(
     Index("calotype_jobs_image", "image_id"),
     Index("calotype_jobs_owner", "owner"),
 )
+
+
+def glance_tables() -> MetaData:
+    """Glance's half alone, without our indexes."""
+    found = MetaData()
+    for table in metadata.sorted_tables:
+        if not table.name.startswith("calotype_"):
+            copy = table.to_metadata(found)
+            copy.indexes = {index for index in copy.indexes if not str(index.name).startswith("calotype_")}
+    return found

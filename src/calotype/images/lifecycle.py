@@ -12,6 +12,7 @@ from typing import Any, Final
 from calotype import errors
 from calotype.context import Context
 from calotype.db import images as db_images
+from calotype.db import pages
 from calotype.db.engine import Tx
 from calotype.images import removal
 from calotype.model import FORMATS_OPEN, RESERVED_PREFIX, Change, Image, Query
@@ -105,7 +106,7 @@ def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | 
     """A page of images, and the marker of the next page if there is one."""
     svc.policy.check(ctx, "get_images", {"project_id": ctx.project})
     with svc.db.read() as tx:
-        rows = db_images.page(tx, ctx, replace(query, limit=query.limit + 1 if query.limit else 0))
+        rows = pages.page(tx, ctx, replace(query, limit=query.limit + 1 if query.limit else 0))
     more = len(rows) > query.limit
     rows = rows[: query.limit]
     return list(svc.policy.readable(ctx, rows)), rows[-1].id if more else None

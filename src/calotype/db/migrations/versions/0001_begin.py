@@ -20,8 +20,7 @@ _MOMENT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
 def upgrade() -> None:
     connection = op.get_bind()
-    ours = [table for name, table in tables.metadata.tables.items() if not name.startswith("calotype_")]
-    tables.metadata.create_all(connection, tables=ours, checkfirst=True)
+    tables.glance_tables().create_all(connection, checkfirst=True)
     if connection.execute(sa.select(tables.alembic_version)).first() is None:
         connection.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
     op.create_table(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from calotype.context import SERVICE, Context
-from calotype.db import images, members
+from calotype.db import images, members, pages
 from calotype.db.engine import Database, now
 from calotype.model import Image, Query
 
@@ -33,8 +33,8 @@ def test_projects_alike_see_nothing_of_each_other(db: Database, project: str) ->
         assert images.get(tx, member_of(project), ID) is None
         for visibility in (None, "all", "shared"):
             query = Query(limit=5, visibility=visibility, member_status="all")
-            assert len(images.page(tx, member_of("demo"), query)) == 1
-            assert images.page(tx, member_of(project), query) == []
+            assert len(pages.page(tx, member_of("demo"), query)) == 1
+            assert pages.page(tx, member_of(project), query) == []
 
 
 @pytest.mark.parametrize("project", ALIKE)

@@ -1,0 +1,92 @@
+"""Comparisons that databases have in different words.
+
+`exactly` tells `demo` from `Demo` and from `demo ` everywhere: MariaDB compares text by a collation that ignores case
+and blanks at the end, which is no way to decide who sees whose images. `beyond` compares rows as an index has them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+
+class _Condition(FunctionElement[bool]):
+    type = sa.Boolean()
+    inherit_cache = True
+
+    def self_group(self, against: Any = None) -> Any:
+        # A function would be compared with 1 where there are no booleans, and no index be used.
+        return self
+
+
+# --- exactly ---------------------------------------------------------------------------------------------
+
+
+class exactly(_Condition):  # noqa: N801  # it reads as a verb where it is used
+    """`exactly(column, value)`: the same text, character for character."""
+
+    name = "exactly"
+    inherit_cache = True
+
+
+@compiles(exactly)
+def _plain(element: Any, compiler: Any, **options: Any) -> str:
+    column, value = _processed(element, compiler, options)
+    return f"{column} = {value}"
+
+
+@compiles(exactly, "mysql")
+@compiles(exactly, "mariadb")
+def _binary(element: Any, compiler: Any, **options: Any) -> str:
+    # The plain comparison stays, because it is the one that has an index.
+    column, value = _processed(element, compiler, options)
+    return f"({column} = {value} AND CAST({column} AS BINARY) = CAST({value} AS BINARY))"
+
+
+# --- beyond ----------------------------------------------------------------------------------------------
+
+
+class _RowAbove(_Condition):
+    name = "row_above"
+    inherit_cache = True
+    sign = ">"
+
+
+class _RowBelow(_Condition):
+    name = "row_below"
+    inherit_cache = True
+    sign = "<"
+
+
+def beyond(columns: Sequence[Any], values: Sequence[Any], *, descending: bool) -> sa.ColumnElement[bool]:
+    """What follows the row of values in the order of these columns. None of them is NULL."""
+    return (_RowBelow if descending else _RowAbove)(*columns, *values)
+
+
+@compiles(_RowAbove)
+@compiles(_RowBelow)
+def _as_rows(element: Any, compiler: Any, **options: Any) -> str:
+    parts = _processed(element, compiler, options)
+    half = len(parts) // 2
+    return f"({', '.join(parts[:half])}) {element.sign} ({', '.join(parts[half:])})"
+
+
+@compiles(_RowAbove, "mysql")
+@compiles(_RowAbove, "mariadb")
+@compiles(_RowBelow, "mysql")
+@compiles(_RowBelow, "mariadb")
+def _as_ranges(element: Any, compiler: Any, **options: Any) -> str:
+    # MariaDB does not look for rows in an index; spelt out, it finds the ranges.
+    parts = _processed(element, compiler, options)
+    half = len(parts) // 2
+    *pairs, (column, value) = zip(parts[:half], parts[half:], strict=True)
+    text = f"{column} {element.sign} {value}"
+    for column, value in reversed(pairs):
+        text = f"{column} {element.sign} {value} OR ({column} = {value} AND ({text}))"
+    return f"({text})"
+
+
+def _processed(element: Any, compiler: Any, options: Any) -> list[str]:
+    return [compiler.process(part, **options) for part in element.clauses]

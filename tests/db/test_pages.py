@@ -1,0 +1,246 @@
+"""Lists against a plain model of them: every caller, order and filter, page by page, whichever way answers."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from calotype import errors
+from calotype.context import Context
+from calotype.db import images, pages, tables
+from calotype.db.engine import Database
+from calotype.model import STATUSES, VISIBILITIES, Comparison, Image, Query
+
+COUNT = 120
+KEYS = tables.WALKED
+BEGIN = datetime(2026, 1, 1)
+CALLERS = {
+    "admin": Context(project="admin", is_admin=True),
+    "admin without a project": Context(is_admin=True),
+    "red": Context(project="red"),
+    "blue": Context(project="blue"),
+    "stranger": Context(project="stranger"),
+    "nobody": Context(),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    image: Image
+    shares: dict[str, str]
+
+
+def some_images() -> list[Entry]:
+    choose = random.Random(20261122)
+    found = []
+    for number in range(COUNT):
+        created = BEGIN + timedelta(seconds=choose.randrange(40))
+        image = Image(
+            id=f"{choose.getrandbits(32):08x}-0000-4000-8000-{number:012d}",
+            name=choose.choice((None, "", "a", "b", f"n{number}")),
+            status=choose.choice(("active", "active", "active", "queued", "deactivated", "killed")),
+            visibility=choose.choice(VISIBILITIES),
+            owner=choose.choice(("red", "red", "blue", "green", "admin", None)),
+            created_at=created,
+            updated_at=created + timedelta(seconds=choose.randrange(3)),
+            os_hidden=choose.random() < 0.1,
+            protected=choose.random() < 0.3,
+            disk_format=choose.choice((None, "raw", "qcow2")),
+            container_format=choose.choice((None, "bare")),
+            size=choose.choice((None, 0, 1, 2**40)),
+            min_ram=choose.choice((0, 512)),
+            checksum=choose.choice((None, "c1", "c2")),
+            os_hash_value=choose.choice((None, "h1", f"h{number}")),
+            tags=tuple(sorted(choose.sample(("t1", "t2", "t3"), choose.randrange(3)))),
+            properties={"distro": choose.choice(("d1", "d2")), "long": "x" * 80 + choose.choice("ab")},
+        )
+        shares = {
+            project: choose.choice(("pending", "accepted", "accepted", "rejected"))
+            for project in ("red", "blue")
+            if choose.random() < 0.5
+        }
+        found.append(Entry(image, shares))
+    return found
+
+
+@pytest.fixture(scope="module")
+def entries() -> list[Entry]:
+    return some_images()
+
+
+@pytest.fixture
+def full(db: Database, entries: list[Entry]) -> Database:
+    with db.begin() as tx:
+        for entry in entries:
+            images.add(tx, entry.image)
+        rows = [
+            {"image_id": e.image.id, "member": project, "status": status, "created_at": BEGIN, "deleted": False}
+            for e in entries
+            for project, status in e.shares.items()
+        ]
+        tx.execute(sa.insert(tables.image_members), rows)
+        # An image that was deleted and one that never changed are in nobody's way.
+        unset = sa.update(tables.images).where(tables.images.c.id == entries[0].image.id)
+        tx.execute(unset.values(updated_at=None))
+    return db
+
+
+# --- the model -------------------------------------------------------------------------------------------
+
+
+def listed(entry: Entry, ctx: Context, query: Query) -> bool:
+    image = entry.image
+    own = ctx.project is not None and image.owner == ctx.project
+    seen = ctx.is_admin or own or image.owner is None or image.visibility in ("public", "community")
+    if ctx.project is not None and image.visibility == "shared":
+        status = entry.shares.get(ctx.project)
+        seen = seen or (status is not None and query.member_status in ("all", status))
+    if query.visibility is None:
+        seen = seen and (own or image.visibility != "community")
+    elif query.visibility != "all":
+        seen = seen and image.visibility == query.visibility
+    return seen and image.status != "killed" and image.os_hidden == query.os_hidden and wanted(image, query)
+
+
+def wanted(image: Image, query: Query) -> bool:
+    compare: dict[str, Callable[[Any, Any], bool]] = {
+        "eq": lambda a, b: a == b,
+        "neq": lambda a, b: a is not None and a != b,
+        "lt": lambda a, b: a is not None and a < b,
+        "lte": lambda a, b: a is not None and a <= b,
+        "gt": lambda a, b: a is not None and a > b,
+        "gte": lambda a, b: a is not None and a >= b,
+    }
+    return (
+        all(getattr(image, name) in values for name, values in query.one_of.items())
+        and all(compare[test.op](getattr(image, test.column), test.value) for test in query.comparisons)
+        and set(query.tags) <= set(image.tags)
+        and all(image.properties.get(name) == value for name, value in query.properties.items())
+    )
+
+
+def ordered(found: list[Entry], query: Query) -> list[str]:
+    """Sorted by the last key first, each time stably."""
+    directions = {direction for _, direction in query.sort}
+    last = directions.pop() if len(directions) == 1 else "desc"
+    keys = dict(query.sort)
+    keys.setdefault("created_at", last)
+    keys.setdefault("id", last)
+    rows = [entry.image for entry in found]
+    for name, direction in reversed(list(keys.items())):
+        value: Callable[[Image], Any] = lambda image, name=name: (  # noqa: E731
+            getattr(image, name) is not None,
+            getattr(image, name) if getattr(image, name) is not None else 0,
+        )
+        rows.sort(key=value, reverse=direction == "desc")
+    return [image.id for image in rows]
+
+
+def expected(entries: list[Entry], ctx: Context, query: Query) -> list[str]:
+    changed = [e if n else replace(e, image=replace(e.image, updated_at=None)) for n, e in enumerate(entries)]
+    return ordered([entry for entry in changed if listed(entry, ctx, query)], query)
+
+
+def walked(db: Database, ctx: Context, query: Query) -> list[str]:
+    """All pages, one after the other."""
+    found: list[str] = []
+    with db.read() as tx:
+        while True:
+            page = pages.page(tx, ctx, replace(query, marker=found[-1] if found else None))
+            assert len(page) <= query.limit
+            found += [image.id for image in page]
+            if len(page) < query.limit:
+                return found
+            assert len(found) <= COUNT, "an image comes again"
+
+
+def queries() -> Iterator[Query]:
+    choose = random.Random(7)
+    orders: list[tuple[tuple[str, str], ...]] = [((key, way),) for key in KEYS for way in ("asc", "desc")]
+    orders += [
+        (("name", "asc"), ("size", "desc")),
+        (("status", "desc"), ("name", "desc")),
+        (("id", "asc"), ("name", "desc")),
+        (("disk_format", "asc"), ("created_at", "asc")),
+        (("created_at", "desc"), ("name", "asc")),
+    ]
+    filters: list[dict[str, Any]] = [
+        {},
+        *({"visibility": each} for each in (*VISIBILITIES, "all")),
+        *({"member_status": each} for each in ("pending", "rejected", "all")),
+        {"visibility": "all", "member_status": "all"},
+        {"os_hidden": True},
+        *({"one_of": {"owner": (each,)}} for each in ("red", "blue", "green", "admin", "none")),
+        {"one_of": {"owner": ("green",)}, "visibility": "all"},
+        {"one_of": {"owner": ("green",)}, "visibility": "private"},
+        {"one_of": {"owner": ("green",)}, "visibility": "shared", "member_status": "all"},
+        *({"one_of": {"name": each}} for each in (("a",), ("",), ("a", "b"), ("no such",))),
+        *({"one_of": {"status": each}} for each in (("active",), ("queued", "deactivated"), ("saving",))),
+        {"one_of": {"size": (0,)}},
+        {"one_of": {"size": (0,), "name": ("a",), "status": ("active",)}},
+        {"one_of": {"disk_format": ("raw",), "protected": (True,)}},
+        {"one_of": {"checksum": ("c1",)}},
+        {"one_of": {"os_hash_value": ("h1",), "min_ram": (512,)}},
+        {"comparisons": (Comparison("size", "gte", 1),)},
+        {"comparisons": (Comparison("size", "lte", 1), Comparison("min_ram", "gte", 1))},
+        {"comparisons": (Comparison("created_at", "gt", BEGIN + timedelta(seconds=20)),)},
+        {"comparisons": (Comparison("created_at", "lte", BEGIN + timedelta(seconds=20)),), "one_of": {"name": ("a",)}},
+        {
+            "comparisons": (
+                Comparison("created_at", "neq", BEGIN),
+                Comparison("updated_at", "lt", BEGIN + timedelta(10)),
+            )
+        },
+        {"comparisons": tuple(Comparison("created_at", "lt", BEGIN + timedelta(seconds=s)) for s in (30, 10))},
+        {"tags": ("t1",)},
+        {"tags": ("t1", "t2")},
+        {"tags": ("none",)},
+        {"properties": {"distro": "d1"}},
+        {"properties": {"long": "x" * 80 + "a"}, "tags": ("t3",)},
+    ]
+    for chosen in filters:
+        yield Query(limit=1000, **chosen)
+        for order in choose.sample(orders, 2):
+            yield Query(limit=choose.choice((9, 30, 1000)), sort=order, **chosen)
+    for order in orders:
+        yield Query(limit=choose.choice((3, 7)), sort=order)
+        yield Query(limit=20, sort=order, visibility="all", member_status="all")
+
+
+@pytest.fixture(params=["as it is", "few are two", "few are none"])
+def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Limits so low that every way of answering has its turn."""
+    few = {"as it is": pages.FEW, "few are two": 2, "few are none": -1}[request.param]
+    if few != pages.FEW:
+        monkeypatch.setattr(pages, "FEW", few)
+        monkeypatch.setattr(pages, "_WINDOW", 20)
+        monkeypatch.setattr(pages, "_WIDER", 2)
+        monkeypatch.setattr(pages, "_SHARES", 3)
+    pages.forget_statements()
+    yield
+    pages.forget_statements()
+
+
+def test_every_list_is_what_the_plain_model_says(full: Database, entries: list[Entry], ways: None) -> None:
+    for query in queries():
+        for name, ctx in CALLERS.items():
+            assert walked(full, ctx, query) == expected(entries, ctx, query), (name, query)
+
+
+def test_all_that_can_be_listed_is_all_that_can_be_fetched(full: Database, entries: list[Entry]) -> None:
+    assert set(STATUSES) >= {entry.image.status for entry in entries}
+    for name, ctx in CALLERS.items():
+        with full.read() as tx:
+            fetched = {e.image.id for e in entries if e.image.status != "killed" and images.get(tx, ctx, e.image.id)}
+        both = [Query(1000, visibility="all", member_status="all", os_hidden=hidden) for hidden in (True, False)]
+        assert {each for query in both for each in walked(full, ctx, query)} == fetched, name
+
+
+def test_a_marker_that_the_caller_cannot_see_is_refused(full: Database, entries: list[Entry]) -> None:
+    private = next(e.image.id for e in entries if e.image.visibility == "private" and e.image.owner == "green")
+    with full.read() as tx, pytest.raises(errors.Invalid):
+        pages.page(tx, CALLERS["red"], Query(5, marker=private))
