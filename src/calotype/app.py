@@ -3,7 +3,7 @@
 import logging
 import re
 import secrets
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from calotype.api.schemas import Schemas
 from calotype.auth.basic import BasicAuth
 from calotype.context import Context
 from calotype.db import schema
+from calotype.db.drivers import Settings
 from calotype.db.engine import Database, now
 from calotype.db.leases import Leases
 from calotype.images.stream import check_hash_algo
@@ -55,7 +56,7 @@ class App:
             db=self.db,
             policy=Policy(conf),
             stores=registry.build(conf),
-            leases=Leases(self.db, config.state_path(conf, "owners"), now),
+            leases=Leases(self.db.reserve(), config.state_path(conf, "owners"), now),
             now=now,
             nudge=lambda: self.runner.nudge() if self.runner else None,
         )
@@ -66,7 +67,7 @@ class App:
     def start(self) -> None:
         """Begin to work off jobs. Call it after forking."""
         self.db.dispose()
-        self.runner = Runner(self.service, self.conf.jobs.poll)
+        self.runner = Runner(replace(self.service, db=self.db.reserve()), self.conf.jobs.poll)
         self.runner.start()
 
     def stop(self) -> None:
@@ -76,9 +77,13 @@ class App:
         self.service.leases.close()
 
 
-def build(conf: cfg.ConfigOpts) -> App:
-    """The service of a configuration. Raises `ConfigError` where it cannot be served safely."""
+def build(conf: cfg.ConfigOpts, *, wait: bool = True) -> App:
+    """The service of a configuration, once its database answers. Raises `ConfigError` where it cannot be served safely.
+
+    Without `wait`, `Busy` when the database does not answer at once.
+    """
     app = App(conf)
+    app.db.wait(conf.database.max_retries if wait else 0, conf.database.retry_interval)
     if schema.pending(app.db):
         raise errors.ConfigError("The database schema is not that of this release; run: calotype db sync")
     # Closed, not just forgotten: a child that inherits an open SQLite file and closes it later loses the locks of
@@ -87,9 +92,11 @@ def build(conf: cfg.ConfigOpts) -> App:
     return app
 
 
-def database(conf: cfg.ConfigOpts) -> Database:
-    """The configured database, or SQLite in the state directory."""
-    return Database(conf.database.connection or f"sqlite:///{config.state_path(conf, 'calotype.db')}")
+def database(conf: cfg.ConfigOpts, *, patient: bool = False) -> Database:
+    """The configured database, or SQLite in the state directory; `patient` waits for answers as long as they take."""
+    url = conf.database.connection or f"sqlite:///{config.state_path(conf, 'calotype.db')}"
+    settings = Settings(**{field.name: conf.database[field.name] for field in fields(Settings)})
+    return Database(url, replace(settings, response_timeout=None) if patient else settings)
 
 
 def users_file(conf: cfg.ConfigOpts) -> Path:

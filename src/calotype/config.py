@@ -15,6 +15,12 @@ from calotype import errors
 
 LOG = logging.getLogger(__name__)
 
+
+def _was(name: str, group: str = "DEFAULT") -> cfg.DeprecatedOpt:
+    """An older name of an option, as oslo.db still reads it."""
+    return cfg.DeprecatedOpt(name, group=group)
+
+
 DEFAULT: list[cfg.Opt] = [
     cfg.StrOpt(
         "state_dir",
@@ -77,7 +83,90 @@ HTTP_BASIC: list[cfg.Opt] = [
 ]
 
 DATABASE: list[cfg.Opt] = [
-    cfg.StrOpt("connection", secret=True, help="SQLAlchemy URL; default: calotype.db in the state directory."),
+    cfg.StrOpt(
+        "connection",
+        secret=True,
+        deprecated_opts=[_was("sql_connection"), _was("sql_connection", "DATABASE"), _was("connection", "sql")],
+        help="SQLAlchemy URL; default: calotype.db in the state directory. mysql://, mariadb:// and postgresql:// need "
+        "the extra mysql or postgresql installed.",
+    ),
+    cfg.StrOpt(
+        "connection_parameters",
+        default="",
+        help="Put at the end of the URL's parameters: param1=value1&param2=value2.",
+    ),
+    cfg.IntOpt(
+        "max_pool_size",
+        default=5,
+        min=0,
+        deprecated_opts=[_was("sql_max_pool_size"), _was("sql_max_pool_size", "DATABASE")],
+        help="Connections that a worker keeps open; 0 lifts all limits.",
+    ),
+    cfg.IntOpt(
+        "max_overflow",
+        default=50,
+        min=-1,
+        deprecated_opts=[_was("sql_max_overflow"), _was("sqlalchemy_max_overflow", "DATABASE")],
+        help="Connections that a worker opens beyond these for a crowd of requests; -1 lifts the limit.",
+    ),
+    cfg.FloatOpt(
+        "pool_timeout",
+        default=30,
+        min=0,
+        deprecated_opts=[_was("sqlalchemy_pool_timeout", "DATABASE")],
+        help="Seconds that a request waits for one of them before it is answered 503.",
+    ),
+    cfg.IntOpt(
+        "connection_recycle_time",
+        default=3600,
+        min=-1,
+        deprecated_opts=[
+            _was("idle_timeout", "database"),
+            _was("idle_timeout", "DATABASE"),
+            _was("sql_idle_timeout"),
+            _was("sql_idle_timeout", "DATABASE"),
+            _was("idle_timeout", "sql"),
+        ],
+        help="Age in seconds at which a connection is replaced before its next use; -1: never.",
+    ),
+    cfg.FloatOpt(
+        "response_timeout",
+        default=30,
+        min=2,
+        help="Seconds that the database may take for one answer; then the connection is given up. Not for commands.",
+    ),
+    cfg.IntOpt(
+        "max_retries",
+        default=10,
+        min=-1,
+        deprecated_opts=[_was("sql_max_retries"), _was("sql_max_retries", "DATABASE")],
+        help="How often a start tries again to reach the database; -1: for ever.",
+    ),
+    cfg.IntOpt(
+        "retry_interval",
+        default=10,
+        min=0,
+        deprecated_opts=[_was("sql_retry_interval"), _was("reconnect_interval", "DATABASE")],
+        help="Seconds between these.",
+    ),
+    cfg.IntOpt(
+        "db_max_retries",
+        default=20,
+        min=0,
+        help="How often a transaction is run again that the database gave up (deadlock, conflict, lost connection); "
+        "never for longer than 15 seconds.",
+    ),
+    cfg.StrOpt(
+        "mysql_sql_mode",
+        default="TRADITIONAL",
+        help="SQL mode of sessions on MariaDB; empty keeps the server's. One that is not strict is made strict.",
+    ),
+    cfg.IntOpt(
+        "mysql_wsrep_sync_wait",
+        min=0,
+        max=15,
+        help="wsrep_sync_wait of sessions on Galera: 1 makes reads wait for what other nodes committed before.",
+    ),
 ]
 
 IMAGE_FORMAT: list[cfg.Opt] = [
@@ -132,11 +221,20 @@ REFUSED: list[cfg.Opt] = [
     cfg.BoolOpt("use_keystone_limits", default=False),
 ]
 #: Options of Glance without an effect here, said at the start.
-WITHOUT_EFFECT: list[cfg.Opt] = [
-    cfg.BoolOpt("delayed_delete", default=False),
-    cfg.StrOpt("image_cache_dir"),
-    cfg.BoolOpt("allow_anonymous_access", default=False),
-]
+WITHOUT_EFFECT: dict[str, list[cfg.Opt]] = {
+    "DEFAULT": [
+        cfg.BoolOpt("delayed_delete", default=False),
+        cfg.StrOpt("image_cache_dir"),
+        cfg.BoolOpt("allow_anonymous_access", default=False),
+    ],
+    "database": [
+        cfg.StrOpt("slave_connection", secret=True),  # reads from there would not see what was just written
+        cfg.BoolOpt("sqlite_synchronous", default=True),  # what is answered stays durable
+        cfg.IntOpt("db_retry_interval", default=1),  # pauses grow from 10 ms to half a second
+        cfg.BoolOpt("db_inc_retry_interval", default=True),
+        cfg.IntOpt("db_max_retry_interval", default=10),
+    ],
+}
 
 GROUPS: dict[str, list[cfg.Opt]] = {
     "DEFAULT": DEFAULT,
@@ -197,9 +295,10 @@ def check_served(conf: cfg.ConfigOpts) -> None:
                 f"{option.name} is set, but this release does not serve it: what it protects would be unprotected. "
                 "Unset it to go on without."
             )
-    for option in WITHOUT_EFFECT:
-        if getattr(conf, option.dest) != option.default:
-            LOG.warning("%s is set, but has no effect in this release", option.name)
+    for group, options in WITHOUT_EFFECT.items():
+        for option in options:
+            if getattr(conf if group == "DEFAULT" else conf[group], option.dest) != option.default:
+                LOG.warning("[%s] %s is set, but has no effect in this release", group, option.name)
 
 
 def register(conf: cfg.ConfigOpts) -> None:
@@ -207,8 +306,8 @@ def register(conf: cfg.ConfigOpts) -> None:
     from oslo_log import log
 
     log.register_options(conf)
-    conf.register_opts([*REFUSED, *WITHOUT_EFFECT])
-    for group, options in GROUPS.items():
+    conf.register_opts(REFUSED)
+    for group, options in [*GROUPS.items(), *WITHOUT_EFFECT.items()]:
         conf.register_opts(options, group=None if group == "DEFAULT" else group)
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import event
 from calotype import errors
 from calotype.context import SERVICE, Context
 from calotype.db import images, pages, schema, tables, tombstones
+from calotype.db.drivers import Settings
 from calotype.db.engine import Database, now
 from calotype.model import Image, Query
 
@@ -226,7 +227,7 @@ def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(database_
 
 
 def test_a_crowd_of_readers_keeps_no_connection_from_a_writer(database_url: str, db: Database) -> None:
-    small = Database(database_url, pool_size=1, max_overflow=0, pool_timeout=5)
+    small = Database(database_url, Settings(max_pool_size=1, max_overflow=0, pool_timeout=5))
     with small.read(), small.begin() as tx:
         images.add(tx, an_image(1))
     small.close()

@@ -34,7 +34,7 @@ def run_check(options: argparse.Namespace) -> int:
     conf = load(options)
     serve.check_listening(conf)
     # The database of the state directory is made and upgraded by `calotype serve` itself.
-    app.App(conf) if conf.database.connection is None else app.build(conf)
+    app.App(conf) if conf.database.connection is None else app.build(conf, wait=False)
     print("The configuration can be served.")
     return 0
 

@@ -39,7 +39,7 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
 def run_sync(options: argparse.Namespace) -> int:
     conf = load(options)
     config.state_path(conf, "").mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = schema.sync(app.database(conf))
+    found = schema.sync(app.database(conf, patient=True))
     print(
         f"The schema is at {schema.HEAD}" + (" already." if found == schema.HEAD else f"; it was {found or 'empty'}.")
     )
@@ -56,7 +56,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def run_purge(options: argparse.Namespace) -> int:
-    with app.database(load(options)).begin() as tx:
+    with app.database(load(options), patient=True).begin() as tx:
         gone = images.purge(tx, now() - timedelta(days=max(options.age_in_days, 0)), options.max_rows)
     print(f"{gone} deleted images purged; their ids stay refused.")
     return 0

@@ -1,27 +1,35 @@
-"""The connection to the database: one transaction per `with`, and what each backend needs to keep its promises.
+"""The database: transactions that survive what databases do. Connections are made in `drivers.py`.
 
-Functions of this package take the `Tx` that `Database.begin()` or `.read()` hands out, so that several of them
-commit together. Nothing else in Calotype opens a connection.
+Functions of this package take the `Tx` that `Database.transact` or `.look` hands to the work, so that several of
+them commit together. Nothing else in Calotype opens a connection.
 """
 
-import sqlite3
+import logging
+import random
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.pool import QueuePool
 
 from calotype import errors
+from calotype.db import drivers, failures
+from calotype.db.drivers import Pool, Settings
+
+LOG = logging.getLogger(__name__)
 
 Tx = Connection
+T = TypeVar("T")
 
-#: How long SQLite waits for another process's write transaction, milliseconds.
-SQLITE_BUSY_MS = 30_000
+#: A transaction that is this old is not begun again, seconds; it ends before the lease of a job does.
+PATIENCE = 15.0
+#: Pauses between two tries, seconds: the first, and what they double up to.
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 
 
 def now() -> datetime:
@@ -29,53 +37,132 @@ def now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
+def same_moment(one: datetime | None, other: datetime | None) -> bool:
+    """Whether one may be the other, read back: on MariaDB Glance's columns keep whole seconds."""
+    return one == other if one is None or other is None else abs(one - other) < timedelta(seconds=1)
+
+
+_DEFAULTS = Settings()
+
+
 class Database:
     """Connections for reading and for writing. Make it before forking, but begin the first transaction after.
 
-    Readers and writers have pools of their own: a crowd of lists must not keep the connection from a writer, least
-    of all from the thread that renews leases.
+    Readers and writers have pools of their own: a crowd of lists must not keep the connection from a writer. Use
+    `transact` and `look`; `begin` and `read` try once, for commands that a person can repeat.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 5, max_overflow: int = 20, pool_timeout: float = 30) -> None:
-        pool = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}
-        try:
-            self.url = sa.make_url(url)
-            if self.is_sqlite:
-                options: dict[str, Any] = {"poolclass": QueuePool, "connect_args": {"check_same_thread": False}}
-                self.reads: Engine = sa.create_engine(self.url, **pool, **options)
-                self.writes: Engine = sa.create_engine(self.url, **options, pool_size=1, max_overflow=0)
-            else:
-                # An image's row and what hangs on it are two statements: both must see the same moment. Writers lock
-                # the row first and want what was committed last.
-                options = {"pool_pre_ping": True, **pool}
-                self.reads = sa.create_engine(self.url, isolation_level="REPEATABLE READ", **options)
-                self.writes = sa.create_engine(self.url, isolation_level="READ COMMITTED", **options)
-        except (sa.exc.ArgumentError, ImportError) as exc:
-            raise errors.ConfigError(f"[database] connection cannot be used: {exc}") from exc
+    def __init__(self, url: str | sa.URL, settings: Settings = _DEFAULTS) -> None:
+        self.url = drivers.parse(url, settings.connection_parameters)
+        self._settings = settings
+        self._reserve: Database | None = None
+        readers, writers = drivers.pools(settings)
         # SQLite has one writer. Threads of this process wait for it here, without polling; other processes are waited
         # for by SQLite's busy handler.
         self._writer: Any = threading.Lock() if self.is_sqlite else nullcontext()
-        if self.is_sqlite:
-            for engine in (self.reads, self.writes):
-                event.listen(engine, "connect", _sqlite_connect)
-            event.listen(self.reads, "begin", _sqlite_begin_reading)
-            event.listen(self.writes, "begin", _sqlite_begin_writing)
+        self.reads: Engine = drivers.engine(self.url, settings, readers, writes=False)
+        self.writes: Engine = drivers.engine(self.url, settings, Pool(1, 0) if self.is_sqlite else writers, writes=True)
 
     @property
     def is_sqlite(self) -> bool:
         return self.url.get_backend_name() == "sqlite"
 
+    # --- transactions ------------------------------------------------------------------------------------
+
+    def transact(self, work: Callable[[Tx], T], landed: Callable[[Tx, T], bool] | None = None) -> T:
+        """Run `work` in a transaction that writes; it is durable on return, and undone when `work` raises.
+
+        What the database gives up (a deadlock, a conflict on Galera, a lost connection) is run again, a number of
+        times, with pauses. So `work` changes nothing but the database, and is harmless to repeat, even when it
+        was committed and only the answer to that got lost; or else `landed` tells from the tables, and from what
+        `work` returned, whether that commit is in force. Raises what `work` raises, and `Busy`.
+        """
+        begun = time.monotonic()
+        tries = 0
+        unheard: list[T] = []  # what the work returned before a COMMIT that nobody answered
+        while True:
+            committing = False
+            try:
+                with self._writer, _transaction(self.writes) as tx:
+                    if unheard and landed is not None and landed(tx, unheard[0]):
+                        return unheard[0]
+                    result = work(tx)
+                    committing = True
+                return result
+            except sa.exc.SQLAlchemyError as exc:
+                doubtful = committing and failures.doubtful(exc)
+                if doubtful:
+                    unheard = [result]
+                if not ((doubtful or failures.repeatable(exc)) and self._again(tries, begun, exc)):
+                    if self._in_force(landed, unheard):
+                        return unheard[0]
+                    raise failures.translated(exc)  # noqa: B904  # it has its cause
+                tries += 1
+            except errors.CalotypeError:
+                # A commit may come into force after we looked for it; then it is what the work stumbled over now.
+                if self._in_force(landed, unheard):
+                    return unheard[0]
+                raise
+
+    def _in_force(self, landed: Callable[[Tx, T], bool] | None, unheard: list[T]) -> bool:
+        return bool(unheard) and landed is not None and self.look(lambda tx: landed(tx, unheard[0]))
+
+    def look(self, work: Callable[[Tx], T]) -> T:
+        """Run `work` in a transaction that only reads, and sees one moment throughout; again, as `transact` does."""
+        begun = time.monotonic()
+        tries = 0
+        while True:
+            try:
+                with _transaction(self.reads) as tx:
+                    return work(tx)
+            except sa.exc.SQLAlchemyError as exc:
+                if not (failures.repeatable(exc) and self._again(tries, begun, exc)):
+                    raise failures.translated(exc)  # noqa: B904  # it has its cause
+                tries += 1
+
     @contextmanager
     def begin(self) -> Iterator[Tx]:
-        """A transaction that writes; durable when the block ends, undone when it raises."""
-        with self._writer, _translated(), self.writes.begin() as tx:
+        """One try of a transaction that writes; durable when the block ends, undone when it raises."""
+        with _translated(), self._writer, _transaction(self.writes) as tx:
             yield tx
 
     @contextmanager
     def read(self) -> Iterator[Tx]:
-        """A transaction that only reads, and sees one moment throughout."""
-        with _translated(), self.reads.begin() as tx:
+        """One try of a transaction that only reads, and sees one moment throughout."""
+        with _translated(), _transaction(self.reads) as tx:
             yield tx
+
+    def _again(self, tries: int, begun: float, exc: Exception) -> bool:
+        """Pause before another try; False when there were enough of them."""
+        if tries >= self._settings.db_max_retries or time.monotonic() - begun > PATIENCE:
+            return False
+        LOG.debug("a transaction is run again: %s", exc)
+        most = min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries)
+        time.sleep(random.uniform(most / 2, most))  # noqa: S311  # so that those who collided do not meet again
+        return True
+
+    # --- connections -------------------------------------------------------------------------------------
+
+    def reserve(self) -> "Database":
+        """The same database with two connections of its own, for threads that must not wait behind requests."""
+        if self.is_sqlite:
+            return self  # a writer has to wait for the others anyhow, and pools are not what it waits for
+        if self._reserve is None:
+            self._reserve = Database(self.url, replace(self._settings, max_pool_size=2, max_overflow=0))
+        return self._reserve
+
+    def wait(self, tries: int, pause: float) -> None:
+        """Return once the database answers; `Busy` when it still does not after so many more tries (-1: no end)."""
+        while True:
+            try:
+                with self.read():
+                    return
+            except errors.Busy as exc:
+                if tries == 0 or failures.hopeless(exc.__cause__):
+                    raise
+                LOG.warning("waiting for the database, trying again in %g s: %s", pause, errors.reason(exc))
+            tries -= 1
+            time.sleep(pause)
 
     def dispose(self) -> None:
         """Forget pooled connections, as a forked child must do before its first transaction."""
@@ -83,10 +170,34 @@ class Database:
             engine.dispose(close=False)
         if self.is_sqlite:
             self._writer = threading.Lock()
+        if self._reserve is not None:
+            self._reserve.dispose()
 
     def close(self) -> None:
         for engine in (self.reads, self.writes):
             engine.dispose()
+        if self._reserve is not None:
+            self._reserve.close()
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Tx]:
+    """A transaction, and its connection back to the pool with nothing left in it."""
+    with engine.connect() as tx:
+        tx.begin()
+        try:
+            yield tx
+        except BaseException:
+            try:
+                tx.rollback()
+            except Exception:  # noqa: BLE001  # why the block failed is what counts
+                tx.invalidate()
+            raise
+        try:
+            tx.commit()
+        except BaseException:
+            tx.invalidate()  # SQLAlchemy takes a failed COMMIT for the end of the transaction; SQLite does not
+            raise
 
 
 @contextmanager
@@ -94,29 +205,5 @@ def _translated() -> Iterator[None]:
     """The driver's errors in our words."""
     try:
         yield
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as exc:
-        raise errors.Busy("The database cannot be reached, or is busy or full; try again later.") from exc
-    except sa.exc.DataError as exc:
-        raise errors.Invalid("A value is longer than the database takes.") from exc
-    except sa.exc.IntegrityError as exc:
-        raise errors.Conflict(
-            "Somebody else changed the same thing at the same time, or two names are one here."
-        ) from exc
-
-
-def _sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # Transactions are begun below, never behind our back.
-    connection.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_MS}")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _sqlite_begin_reading(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-def _sqlite_begin_writing(connection: Connection) -> None:
-    # A deferred transaction that reads and then writes fails at once with "database is locked" when another
-    # one wrote in between; IMMEDIATE waits for its turn instead.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except sa.exc.SQLAlchemyError as exc:
+        raise failures.translated(exc)  # noqa: B904  # it has its cause

@@ -209,6 +209,17 @@ def add_location(tx: Tx, image_id: str, url: str, metadata: Mapping[str, Any], n
     tx.execute(sa.insert(image_locations).values(values | times))
 
 
+def has_location(tx: Tx, image_id: str, url: str) -> bool:
+    """Whether this copy was ever added."""
+    statement = sa.select(image_locations.c.id).where(image_locations.c.image_id == image_id)
+    return tx.execute(statement.where(image_locations.c.value == url)).first() is not None
+
+
+def is_deleted(tx: Tx, image_id: str) -> bool:
+    """Whether the record is there and marked deleted."""
+    return bool(tx.execute(sa.select(images.c.deleted).where(images.c.id == image_id)).scalar())
+
+
 def remove_location(tx: Tx, location_id: int, now: datetime) -> bool:
     """Drop one copy from the record. False when somebody was quicker."""
     statement = (
@@ -217,6 +228,12 @@ def remove_location(tx: Tx, location_id: int, now: datetime) -> bool:
         .values(deleted=True, deleted_at=now, status="deleted")
     )
     return bool(tx.execute(statement).rowcount)
+
+
+def lists_location(tx: Tx, location_id: int) -> bool:
+    """Whether this copy is in its image's record."""
+    statement = sa.select(image_locations.c.deleted).where(image_locations.c.id == location_id)
+    return tx.execute(statement).scalar() is False
 
 
 def restore_location(tx: Tx, location_id: int) -> None:

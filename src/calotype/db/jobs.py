@@ -49,9 +49,17 @@ def submit(
     return job
 
 
-def claim(tx: Tx, owner: str, *, now: datetime, lease_until: datetime, dead: Collection[str] = ()) -> Job | None:
-    """Take the oldest job that is due, whose lease ran out, or whose owner is known to be dead."""
-    statement = sa.select(jobs).where(_ready(now, dead)).order_by(jobs.c.due_at).limit(1)
+def claim(
+    tx: Tx,
+    owner: str,
+    *,
+    now: datetime,
+    lease_until: datetime,
+    dead: Collection[str] = (),
+    left: Collection[str] = (),
+) -> Job | None:
+    """Take the oldest job that is due, whose lease ran out, whose owner is known to be dead, or that this one left."""
+    statement = sa.select(jobs).where(_ready(owner, now, dead, left)).order_by(jobs.c.due_at).limit(1)
     if tx.dialect.name != "sqlite":
         statement = statement.with_for_update(skip_locked=True)
     row = tx.execute(statement).first()
@@ -100,10 +108,20 @@ def revoke(tx: Tx, image_id: str, now: datetime) -> None:
     tx.execute(statement.values(state="pending", owner=None, attempt=jobs.c.attempt + 1, due_at=now))
 
 
-def look(tx: Tx, job: Job) -> tuple[bool, list[dict[str, Any]]] | None:
-    """Whether this attempt is still the one that counts, and the notes; None when the job is done."""
+def settle(tx: Tx, job: Job, lease_until: datetime) -> tuple[bool, list[dict[str, Any]]] | None:
+    """Whether this attempt is still the one that counts, and the notes; None when the job is done.
+
+    Writes to the job, and so waits for a transaction that is about to finish it: one whose COMMIT was sent over a
+    connection that broke has either happened before this returns, or never will.
+    """
+    tx.execute(sa.update(jobs).where(_holds(job)).values(due_at=lease_until))
     row = tx.execute(sa.select(jobs.c.attempt, jobs.c.notes).where(jobs.c.id == job.id)).first()
     return None if row is None else (row.attempt == job.attempt, json.loads(row.notes))
+
+
+def held(tx: Tx, job: Job) -> bool:
+    """Whether this attempt is there, and the one that counts."""
+    return tx.execute(sa.select(jobs.c.id).where(_holds(job))).first() is not None
 
 
 def lives(tx: Tx, token: str) -> bool:
@@ -111,14 +129,18 @@ def lives(tx: Tx, token: str) -> bool:
     return tx.execute(sa.select(jobs.c.id).where(jobs.c.id == token.rpartition("-")[0])).first() is not None
 
 
-def ready(tx: Tx, now: datetime, dead: Collection[str] = ()) -> bool:
+def ready(tx: Tx, owner: str, now: datetime, dead: Collection[str] = (), left: Collection[str] = ()) -> bool:
     """Whether `claim` would find a job."""
-    return tx.execute(sa.select(jobs.c.id).where(_ready(now, dead)).limit(1)).first() is not None
+    return tx.execute(sa.select(jobs.c.id).where(_ready(owner, now, dead, left)).limit(1)).first() is not None
 
 
-def _ready(now: datetime, dead: Collection[str]) -> sa.ColumnElement[bool]:
-    due = jobs.c.due_at <= now
-    return due | jobs.c.owner.in_(dead) if dead else due
+def _ready(owner: str, now: datetime, dead: Collection[str], left: Collection[str]) -> sa.ColumnElement[bool]:
+    ready: sa.ColumnElement[bool] = jobs.c.due_at <= now
+    if dead:
+        ready |= jobs.c.owner.in_(dead)
+    if left:
+        ready |= (jobs.c.owner == owner) & jobs.c.id.in_(left)
+    return ready
 
 
 def _holds(job: Job) -> sa.ColumnElement[bool]:

@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Leases:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._held: dict[str, threading.Event] = {}
+        self._left: set[str] = set()
         self._owner: tuple[int, str] | None = None
         self._beating = False
 
@@ -49,6 +50,7 @@ class Leases:
                 self._owner = (os.getpid(), self._announce())
                 self._beating = False
                 self._held = {}
+                self._left = set()
             return self._owner[1]
 
     def until(self) -> datetime:
@@ -74,6 +76,20 @@ class Leases:
         finally:
             with self._lock:
                 self._held.pop(job.token, None)
+
+    def leave(self, job: Job) -> None:
+        """Nobody works on this job of ours any more, and the table could not be told: the database was away."""
+        with self._lock:
+            self._left.add(job.id)
+
+    def left(self) -> frozenset[str]:
+        """Ids of jobs that were left, until `forget_left`."""
+        with self._lock:
+            return frozenset(self._left)
+
+    def forget_left(self, ids: frozenset[str]) -> None:
+        with self._lock:
+            self._left -= ids
 
     def dead(self) -> list[str]:
         """Owners on this host whose process is gone. Their files stay until `forget`."""
@@ -124,12 +140,15 @@ class Leases:
                     return
                 before = dict(self._held)
             try:
-                with self._db.begin() as tx:
-                    ids = [token.rpartition("-")[0] for token in before]
-                    kept = jobs.beat(tx, self.owner, ids, self.until())
+                kept = self._renew(before)
             except Exception as exc:  # noqa: BLE001  # whatever it is: without this thread every lease would run out
                 LOG.warning("leases could not be renewed: %s", errors.reason(exc))
                 continue
             for token, lost in before.items():
                 if token not in kept:
                     lost.set()
+
+    def _renew(self, tokens: Iterable[str]) -> frozenset[str]:
+        ids = [token.rpartition("-")[0] for token in tokens]
+        owner = self.owner
+        return self._db.transact(lambda tx: jobs.beat(tx, owner, ids, self.until()))

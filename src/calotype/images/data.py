@@ -9,6 +9,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import jobs
+from calotype.db.engine import Tx
 from calotype.images.stream import FormatRules, Passing, Source
 from calotype.model import Image, Job, Location
 from calotype.policy import no_image
@@ -36,8 +37,7 @@ def upload(
     `Forbidden`, `Conflict` in the wrong status, `Invalid`, `BodyBroken`, `ContentRejected`, `OverLimit`,
     `Gone` when the image was deleted meanwhile, and `StoreError`s.
     """
-    with svc.db.read() as tx:
-        image = db_images.get(tx, ctx, image_id)
+    image = svc.db.look(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "upload_image", image)
@@ -90,7 +90,8 @@ def _intend(svc: Service, ctx: Context, image_id: str, store: Store) -> tuple[Im
     """
     now = svc.now()
     owner = svc.leases.owner
-    with svc.db.begin() as tx:
+
+    def work(tx: Tx) -> tuple[Image, Job]:
         image = db_images.get(tx, ctx, image_id, lock=True)
         if image is None:
             raise no_image(image_id)
@@ -99,15 +100,16 @@ def _intend(svc: Service, ctx: Context, image_id: str, store: Store) -> tuple[Im
         job = jobs.submit(tx, KIND, image.id, {"store": store.name}, now=now, due=svc.leases.until(), owner=owner)
         return image, job
 
+    return svc.db.transact(work, lambda tx, intent: jobs.held(tx, intent[1]))
+
 
 def _noting(svc: Service, job: Job) -> Callable[[Note], None]:
     notes: list[Note] = []
 
     def note(what: Note) -> None:
         notes.append(what)
-        with svc.db.begin() as tx:
-            if not jobs.note(tx, job, notes):
-                raise errors.Gone("The upload was given up.")
+        if not svc.db.transact(lambda tx: jobs.note(tx, job, notes)):
+            raise errors.Gone("The upload was given up.")
 
     return note
 
@@ -115,7 +117,8 @@ def _noting(svc: Service, job: Job) -> Callable[[Note], None]:
 def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Passing) -> None:
     """Location, size, digests and status in one transaction, if the upload is still wanted."""
     now = svc.now()
-    with svc.db.begin() as tx:
+
+    def work(tx: Tx) -> None:
         # The image's row first, the job's second, here as in a delete: in another order two could wait for each other.
         active = db_images.move(
             tx,
@@ -135,6 +138,9 @@ def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Pas
             raise errors.Gone("The upload took too long to report and was given up.")
         db_images.add_location(tx, job.image_id, stored.url, {**stored.metadata, "store": store.name}, now)
 
+    # The location is ours alone; that it is there is enough, whatever happened to the image since.
+    svc.db.transact(work, lambda tx, _: db_images.has_location(tx, job.image_id, stored.url))
+
 
 @contextlib.contextmanager
 def _giving_back(svc: Service, job: Job) -> Iterator[None]:
@@ -145,21 +151,22 @@ def _giving_back(svc: Service, job: Job) -> Iterator[None]:
         try:
             give_up(svc, job, [job.token])
         except errors.CalotypeError as exc:
-            # The lease runs out by itself, and the runner does the same with more patience.
+            # The runner does the same with more patience.
             LOG.error(
                 "a failed upload of image %s is left to be cleaned up later: %s", job.image_id, errors.reason(exc)
             )
+            if isinstance(exc, errors.Busy):
+                svc.leases.leave(job)
         raise
 
 
 def give_up(svc: Service, job: Job, tokens: Sequence[str]) -> None:
     """Remove what these attempts left in the store, then return the image to the queue, unless it is deleted.
 
-    Does nothing when the job is done: the upload is reported after all, or somebody else has cleaned up. Where the
+    Does nothing when the job is done: the image is active after all, or somebody else has cleaned up. Where the
     job was only taken away, what is ours goes at once and the rest is left to whoever has it now.
     """
-    with svc.db.read() as tx:
-        found = jobs.look(tx, job)
+    found = svc.db.transact(lambda tx: jobs.settle(tx, job, svc.leases.until()))
     if found is None:
         return
     held, notes = found
@@ -170,10 +177,14 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str]) -> None:
         store.clean(job.image_id, token, notes)
     if not held:
         return
-    with contextlib.suppress(errors.Gone), svc.db.begin() as tx:
+
+    def work(tx: Tx) -> None:
         db_images.move(tx, job.image_id, "saving", "queued", now=svc.now(), size=None, virtual_size=None)
         if not jobs.finish(tx, job):
             raise errors.Gone("Somebody else has cleaned up.")  # and our change of the status is undone
+
+    with contextlib.suppress(errors.Gone):
+        svc.db.transact(work)
 
 
 # --- out -------------------------------------------------------------------------------------------------
@@ -203,8 +214,7 @@ class Download:
 
 def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = ()) -> Download:
     """Find out what may be downloaded. Raises `NotFound`, `Forbidden`, `Invalid` for an unknown preferred store."""
-    with svc.db.read() as tx:
-        image = db_images.get(tx, ctx, image_id)
+    image = svc.db.look(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "download_image", image)
@@ -233,8 +243,7 @@ def open_(svc: Service, ctx: Context, download: Download, *, offset: int = 0, le
             why = errors.reason(failure)
             LOG.error("image %s: a copy in store %s was passed over: %s", download.image.id, failure.store, why)
         return body
-    with svc.db.read() as tx:
-        if db_images.get(tx, ctx, download.image.id) is None:
-            raise no_image(download.image.id)  # deleted since its record was read
+    if svc.db.look(lambda tx: db_images.get(tx, ctx, download.image.id)) is None:
+        raise no_image(download.image.id)  # deleted since its record was read
     last = failed[-1] if failed else None
     raise errors.StoreUnavailable("None of the image's copies can be read.", last.store if last else "") from last

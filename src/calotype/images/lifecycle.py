@@ -12,10 +12,10 @@ from typing import Any, Final
 from calotype import errors
 from calotype.context import Context
 from calotype.db import images as db_images
-from calotype.db import pages
-from calotype.db.engine import Tx
+from calotype.db import jobs, pages
+from calotype.db.engine import Tx, same_moment
 from calotype.images import removal
-from calotype.model import FORMATS_OPEN, RESERVED_PREFIX, Change, Image, Query
+from calotype.model import FORMATS_OPEN, RESERVED_PREFIX, Change, Image, Job, Query
 from calotype.policy import no_image
 from calotype.service import Service
 
@@ -87,15 +87,18 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
         properties=new.properties,
         tags=tags,
     )
-    with svc.db.begin() as tx:
-        db_images.add(tx, image)
+
+    def landed(tx: Tx, _: None) -> bool:
+        found = db_images.get(tx, ctx, image.id)
+        return found is not None and found.owner == owner and same_moment(found.created_at, now)
+
+    svc.db.transact(lambda tx: db_images.add(tx, image), landed)
     return image
 
 
 def show(svc: Service, ctx: Context, image_id: str) -> Image:
     """The image. Raises `NotFound` whenever the caller may not see it."""
-    with svc.db.read() as tx:
-        image = db_images.get(tx, ctx, image_id)
+    image = svc.db.look(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "get_image", image)
@@ -105,8 +108,8 @@ def show(svc: Service, ctx: Context, image_id: str) -> Image:
 def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | None]:
     """A page of images, and the marker of the next page if there is one."""
     svc.policy.check(ctx, "get_images", {"project_id": ctx.project})
-    with svc.db.read() as tx:
-        rows = pages.page(tx, ctx, replace(query, limit=query.limit + 1 if query.limit else 0))
+    wanted = replace(query, limit=query.limit + 1 if query.limit else 0)
+    rows = svc.db.look(lambda tx: pages.page(tx, ctx, wanted))
     more = len(rows) > query.limit
     rows = rows[: query.limit]
     return list(svc.policy.readable(ctx, rows)), rows[-1].id if more else None
@@ -114,7 +117,8 @@ def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | 
 
 def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change]) -> Image:
     """Apply changes in order, all or none. Raises `NotFound`, `Forbidden`, `Conflict`, `OverLimit`."""
-    with svc.db.begin() as tx:
+
+    def work(tx: Tx) -> Image:
         before = fetch(tx, ctx, image_id)
         svc.policy.check_image(ctx, "modify_image", before)
         after = before
@@ -132,10 +136,21 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
         db_images.save(tx, before, after)
         return after
 
+    def landed(tx: Tx, after: Image) -> bool:
+        found = db_images.get(tx, ctx, image_id)
+        return found is not None and all(_value(found, change.name) == _value(after, change.name) for change in changes)
+
+    return svc.db.transact(work, landed)
+
+
+def _value(image: Image, name: str) -> Any:
+    return getattr(image, name) if name in WRITABLE else image.properties.get(name)
+
 
 def add_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
     """Give the image a tag; it may have it already."""
-    with svc.db.begin() as tx:
+
+    def work(tx: Tx) -> None:
         image = fetch(tx, ctx, image_id)
         svc.policy.check_image(ctx, "modify_image", image)
         if tag in image.tags:
@@ -143,16 +158,25 @@ def add_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
         _within(svc.conf.image_tag_quota, len(image.tags) + 1, "tags")
         db_images.save(tx, image, replace(image, tags=(*image.tags, tag), updated_at=svc.now()))
 
+    svc.db.transact(work)
+
 
 def remove_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
     """Take a tag away. Raises `NotFound` when the image does not have it."""
-    with svc.db.begin() as tx:
+
+    def work(tx: Tx) -> None:
         image = fetch(tx, ctx, image_id)
         svc.policy.check_image(ctx, "modify_image", image)
         if tag not in image.tags:
             raise errors.NotFound(f"The image has no tag {tag!r}.")
         tags = tuple(other for other in image.tags if other != tag)
         db_images.save(tx, image, replace(image, tags=tags, updated_at=svc.now()))
+
+    def landed(tx: Tx, _: None) -> bool:
+        found = db_images.get(tx, ctx, image_id)
+        return found is not None and tag not in found.tags
+
+    svc.db.transact(work, landed)
 
 
 def deactivate(svc: Service, ctx: Context, image_id: str) -> None:
@@ -166,7 +190,7 @@ def reactivate(svc: Service, ctx: Context, image_id: str) -> None:
 
 
 def _switch(svc: Service, ctx: Context, image_id: str, action: str, expected: str, to: str) -> None:
-    with svc.db.begin() as tx:
+    def work(tx: Tx) -> None:
         image = fetch(tx, ctx, image_id)
         svc.policy.check_image(ctx, action, image)
         if image.status == to:
@@ -175,15 +199,24 @@ def _switch(svc: Service, ctx: Context, image_id: str, action: str, expected: st
             raise errors.Forbidden(f"An image in status {image.status} cannot be {action}d.")
         db_images.move(tx, image.id, expected, to, now=svc.now())
 
+    svc.db.transact(work)
+
 
 def delete(svc: Service, ctx: Context, image_id: str) -> None:
     """Delete the record and its data. Raises `NotFound`, `Forbidden`, `Conflict` when the data is in use."""
-    with svc.db.begin() as tx:
+
+    def work(tx: Tx) -> tuple[Image, Job | None]:
         image = fetch(tx, ctx, image_id)
         svc.policy.check_image(ctx, "delete_image", image)
         if image.protected:
             raise errors.Forbidden(f"Image {image.id} is protected and cannot be deleted.")
-        job = removal.begin(svc, tx, image)
+        return image, removal.begin(svc, tx, image)
+
+    def landed(tx: Tx, begun: tuple[Image, Job | None]) -> bool:
+        image, job = begun
+        return jobs.held(tx, job) if job else db_images.is_deleted(tx, image.id)
+
+    image, job = svc.db.transact(work, landed)
     if job is not None:
         removal.carry_out(svc, ctx, job, asked=True)
     if image.status == "saving":

@@ -7,6 +7,7 @@ outlives its process is carried out by the runner.
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from calotype import errors
@@ -77,8 +78,8 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
     if failure is not None:
         _again(svc, job, failure)
         return
-    with svc.db.begin() as tx:
-        jobs.finish(tx, job)
+    with _the_record_stands(svc, job):
+        svc.db.transact(lambda tx: jobs.finish(tx, job))
 
 
 def _remove(svc: Service, ctx: Context, location: Location) -> None:
@@ -92,20 +93,43 @@ def _remove(svc: Service, ctx: Context, location: Location) -> None:
 
 
 def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
-    with svc.db.begin() as tx:
+    """Bring back what is left, unless the job was taken away."""
+    copy = job.payload["locations"][0]["id"]
+
+    def work(tx: Tx) -> None:
         if not jobs.finish(tx, job):
-            return False
+            raise errors.Gone("Somebody else finishes this delete.")
         if job.payload["whole"]:
             db_images.restore(tx, job.image_id, job.payload["status"], without=gone)
         else:
-            db_images.restore_location(tx, job.payload["locations"][0]["id"])
+            db_images.restore_location(tx, copy)
+
+    def landed(tx: Tx, _: None) -> bool:
+        if job.payload["whole"]:
+            return not db_images.is_deleted(tx, job.image_id)
+        return db_images.lists_location(tx, copy)
+
+    try:
+        svc.db.transact(work, landed)
+    except errors.Gone:
+        return False
     return True
 
 
 def _again(svc: Service, job: Job, exc: errors.StoreError) -> None:
     LOG.error("data of deleted image %s stays in store %s for now: %s", job.image_id, exc.store, errors.reason(exc))
-    with svc.db.begin() as tx:
-        jobs.fail(tx, job, str(exc), due=svc.now() + jobs.pause(job))
+    with _the_record_stands(svc, job):
+        svc.db.transact(lambda tx: jobs.fail(tx, job, str(exc), due=svc.now() + jobs.pause(job)))
+
+
+@contextlib.contextmanager
+def _the_record_stands(svc: Service, job: Job) -> Iterator[None]:
+    """The record is deleted and the caller may know; what cannot be said of the job now, the runner finds out."""
+    try:
+        yield
+    except errors.Busy as exc:
+        LOG.error("the delete of image %s is left to be finished later: %s", job.image_id, errors.reason(exc))
+        svc.leases.leave(job)
 
 
 def _locations(job: Job) -> list[Location]:

@@ -4,7 +4,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import members
-from calotype.db.engine import Tx
+from calotype.db.engine import Tx, same_moment
 from calotype.model import Image, Member
 from calotype.policy import member_target, no_image
 from calotype.service import Service
@@ -12,10 +12,13 @@ from calotype.service import Service
 
 def list_(svc: Service, ctx: Context, image_id: str) -> list[Member]:
     """The members, or, to one of them, its own entry alone. Raises `Forbidden` where the image is not shared."""
-    with svc.db.read() as tx:
+
+    def work(tx: Tx) -> tuple[Image, list[Member]]:
         image = _shared(svc, tx, ctx, image_id)
         svc.policy.check_image(ctx, "get_members", image)
-        found = members.members_of(tx, image.id)
+        return image, members.members_of(tx, image.id)
+
+    image, found = svc.db.look(work)
     if not ctx.is_admin and image.owner != ctx.project:
         found = [member for member in found if member.member == ctx.project]
     return [member for member in found if svc.policy.allows(ctx, "get_member", member_target(image, member))]
@@ -23,17 +26,21 @@ def list_(svc: Service, ctx: Context, image_id: str) -> list[Member]:
 
 def show(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
     """One member. Raises `NotFound` for any reason to refuse."""
-    with svc.db.read() as tx:
+
+    def work(tx: Tx) -> Member:
         try:
             image = _shared(svc, tx, ctx, image_id)
         except errors.Forbidden as exc:
             raise _no_member(image_id, project) from exc
         return _member(svc, tx, ctx, image, project)
 
+    return svc.db.look(work)
+
 
 def add(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
     """Share the image with a project. Raises `Conflict` when it is a member already, `OverLimit`."""
-    with svc.db.begin() as tx:
+
+    def work(tx: Tx) -> Member:
         image = _shared(svc, tx, ctx, image_id, lock=True)
         svc.policy.check_image(ctx, "add_member", image)
         there = members.members_of(tx, image.id)
@@ -44,10 +51,17 @@ def add(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
             raise errors.OverLimit(f"The limit of {limit} members on an image has been reached.")
         return members.add(tx, image.id, project, svc.now())
 
+    def landed(tx: Tx, added: Member) -> bool:
+        found = members.get(tx, added.image_id, project)
+        return found is not None and same_moment(found.created_at, added.created_at)
+
+    return svc.db.transact(work, landed)
+
 
 def answer(svc: Service, ctx: Context, image_id: str, project: str, status: str) -> Member:
     """A member accepts, rejects or leaves open. Raises `Forbidden` for anybody else but an admin."""
-    with svc.db.begin() as tx:
+
+    def work(tx: Tx) -> Member:
         image = _shared(svc, tx, ctx, image_id, lock=True)
         member = _member(svc, tx, ctx, image, project)
         target = member_target(image, member)
@@ -60,15 +74,21 @@ def answer(svc: Service, ctx: Context, image_id: str, project: str, status: str)
         assert found is not None
         return found
 
+    return svc.db.transact(work)
+
 
 def remove(svc: Service, ctx: Context, image_id: str, project: str) -> None:
     """Stop sharing. The owner's to do; a member cannot leave. Raises `NotFound`."""
-    with svc.db.begin() as tx:
+
+    def work(tx: Tx) -> str:
         image = _shared(svc, tx, ctx, image_id, lock=True)
         _member(svc, tx, ctx, image, project)
         svc.policy.check_image(ctx, "delete_member", image)
         if not members.remove(tx, image.id, project, svc.now()):
             raise _no_member(image_id, project)
+        return image.id
+
+    svc.db.transact(work, lambda tx, removed_from: members.get(tx, removed_from, project) is None)
 
 
 def _shared(svc: Service, tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image:

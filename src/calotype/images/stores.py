@@ -6,7 +6,10 @@ from typing import Any
 
 from calotype import errors
 from calotype.context import Context
+from calotype.db import jobs
+from calotype.db.engine import Tx
 from calotype.images import lifecycle, removal
+from calotype.model import Job
 from calotype.service import Service
 from calotype.stores.base import Feature, Health, Store
 
@@ -39,7 +42,8 @@ def details(svc: Service, ctx: Context) -> list[StoreFacts]:
 
 def remove_copy(svc: Service, ctx: Context, store_name: str, image_id: str) -> None:
     """Delete the image's copy in one store. Raises `Forbidden` for the last copy, `Conflict`, `NotFound`."""
-    with svc.db.begin() as tx:
+
+    def work(tx: Tx) -> Job:
         image = lifecycle.fetch(tx, ctx, image_id)
         svc.policy.check_image(ctx, "get_image_location", image)
         svc.policy.check_image(ctx, "delete_image_location", image)
@@ -55,7 +59,9 @@ def remove_copy(svc: Service, ctx: Context, store_name: str, image_id: str) -> N
             raise errors.NotFound(f"Image {image.id} has no copy in store {store_name}.")
         if len(image.locations) == 1:
             raise errors.Forbidden("This is the image's only copy; delete the image instead.")
-        job = removal.begin_copy(svc, tx, image, here[0])
+        return removal.begin_copy(svc, tx, image, here[0])
+
+    job = svc.db.transact(work, jobs.held)
     removal.carry_out(svc, ctx, job, asked=True)
 
 

@@ -28,8 +28,7 @@ def sweep(svc: Service) -> None:
     """Remove temporary names that no job knows: of an upload that lost its job, or from before a restored backup."""
 
     def lives(token: str) -> bool:
-        with svc.db.read() as tx:
-            return jobs.lives(tx, token)
+        return svc.db.look(lambda tx: jobs.lives(tx, token))
 
     for store in svc.stores:
         if isinstance(store, Sweeps) and (count := store.sweep(lives)):

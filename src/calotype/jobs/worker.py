@@ -9,6 +9,7 @@ import time
 
 from calotype import errors
 from calotype.db import jobs
+from calotype.db.engine import Tx
 from calotype.jobs.chores import CHORES, sweep
 from calotype.model import Job
 from calotype.service import Service
@@ -44,12 +45,13 @@ class Runner:
     def work_off(self) -> int:
         """Do everything that is due now; how much that was."""
         done = 0
-        dead = self._svc.leases.dead()
-        while not self._stopping and (job := self._claim(dead)) is not None:
+        dead, left = self._svc.leases.dead(), self._svc.leases.left()
+        while not self._stopping and (job := self._claim(dead, left)) is not None:
             self._do(job)
             done += 1
-        if not self._stopping:  # Else jobs of the dead may be left, which nobody would know to be orphans any more.
+        if not self._stopping:  # Else some of these jobs may be there, which nobody would know to be orphans any more.
             self._svc.leases.forget(dead)
+            self._svc.leases.forget_left(left)
         return done
 
     def _run(self) -> None:
@@ -67,22 +69,30 @@ class Runner:
             self._wake.wait(self._poll)
             self._wake.clear()
 
-    def _claim(self, dead: list[str]) -> Job | None:
-        leases = self._svc.leases
+    def _claim(self, dead: list[str], left: frozenset[str]) -> Job | None:
+        db, leases, now = self._svc.db, self._svc.leases, self._svc.now
         owner = leases.owner
-        with self._svc.db.read() as tx:
-            if not jobs.ready(tx, self._svc.now(), dead):
-                return None  # Most looks find nothing; they should not queue for the write lock.
-        with self._svc.db.begin() as tx:
-            return jobs.claim(tx, owner, now=self._svc.now(), lease_until=leases.until(), dead=dead)
+
+        def work(tx: Tx) -> Job | None:
+            return jobs.claim(tx, owner, now=now(), lease_until=leases.until(), dead=dead, left=left)
+
+        def landed(tx: Tx, job: Job | None) -> bool:
+            return job is not None and jobs.held(tx, job)
+
+        if not db.look(lambda tx: jobs.ready(tx, owner, now(), dead, left)):
+            return None  # Most looks find nothing; they should not queue for the write lock.
+        return db.transact(work, landed)
 
     def _do(self, job: Job) -> None:
         try:
             with self._svc.leases.holding(job):
                 CHORES[job.kind](self._svc, job)
             LOG.info("job %s of image %s done", job.kind, job.image_id)
+        except errors.Busy as exc:
+            LOG.warning("job %s of image %s waits for the database: %s", job.kind, job.image_id, errors.reason(exc))
+            self._svc.leases.leave(job)
         except Exception as exc:
             # Whatever it was, the job stays and is tried again; a later release may even know its kind.
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
-            with self._svc.db.begin() as tx:
-                jobs.fail(tx, job, repr(exc), due=self._svc.now() + jobs.pause(job))
+            why = repr(exc)
+            self._svc.db.transact(lambda tx: jobs.fail(tx, job, why, due=self._svc.now() + jobs.pause(job)))
