@@ -7,7 +7,7 @@ STATE  ?= .state
 ARGS   ?=
 RECORDS := tests/db tests/jobs tests/images/test_removal.py $(addprefix tests/api/test_,images.py lists.py data.py members.py races.py)
 
-.PHONY: help serve client test databases lint crash bench samples clean
+.PHONY: help serve client test databases lint crash bench samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -57,6 +57,10 @@ bench: $(VENV)/.test ## measure the data path against its hardware floors
 
 samples: $(VENV)/.test ## regenerate the samples in etc/
 	$(BIN)/python -m tests.docs.samples
+
+plans: $(VENV)/.test ## write docs/contribute/queries.md anew: how each database answers lists
+	@tests/needs databases
+	$(BIN)/python -m tests.db.plans
 
 clean: ## remove the virtual environment; leaves the state directory alone
 	rm -rf $(VENV)

@@ -156,6 +156,12 @@ DATABASE: list[cfg.Opt] = [
         help="How often a transaction is run again that the database gave up (deadlock, conflict, lost connection); "
         "never for longer than 15 seconds.",
     ),
+    cfg.IntOpt(
+        "purge_age_in_days",
+        default=30,
+        min=0,
+        help="How long ago an image must have been deleted for `calotype db purge` to remove its rows.",
+    ),
     cfg.StrOpt(
         "mysql_sql_mode",
         default="TRADITIONAL",

@@ -1,7 +1,9 @@
 """The command line: what it explains, what it refuses, what it leaves behind."""
 
+import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from calotype.db import schema
 from tests.support import PASSWORD, Service, free_port, running
 
 
@@ -64,6 +67,39 @@ def test_the_database_is_made_checked_and_purged(tmp_path: Path) -> None:
     assert "as it should be" in calotype("db", "check", *place)
     assert calotype("db", "check", "--state-dir", tmp_path, code=3).count("calotype db sync") == 1
     assert "0 deleted images purged" in calotype("db", "purge", *place, "--age_in_days", "1", "--max_rows", "-1")
+    for wrong in (("--max_rows", "0"), ("--max_rows", "-2"), ("--age_in_days", "-1")):
+        calotype("db", "purge", *place, *wrong, code=2)
+
+
+def test_a_program_can_ask_about_the_schema_and_lost_indexes_are_made_anew(tmp_path: Path) -> None:
+    place = ("--state-dir", tmp_path)
+    assert json.loads(calotype("db", "check", *place, "--json", code=3)) == {
+        "revision": None,
+        "wanted": schema.HEAD,
+        "glance_revisions": [],
+        "missing": [],
+        "ready": False,
+    }
+    calotype("db", "sync", *place)
+    assert json.loads(calotype("db", "check", *place, "--json"))["glance_revisions"] == ["2024_1_contract01"]
+    with sqlite3.connect(tmp_path / "calotype.db") as connection:
+        for name in ("calotype_owner_name", "calotype_property"):
+            connection.execute(f"DROP INDEX {name}")
+    found = json.loads(calotype("db", "check", *place, "--json", code=3))
+    assert found["missing"] == ["calotype_owner_name", "calotype_property"]
+    assert "calotype_owner_name" in calotype("db", "check", *place, code=3)
+    calotype("db", "sync", *place)
+    assert json.loads(calotype("db", "check", *place, "--json"))["ready"] is True
+
+
+def test_how_long_deleted_images_are_kept_can_be_configured(state: Path, tmp_path: Path) -> None:
+    with running(state) as service:
+        service.client().delete(service.client().active(b"data"))
+    conf = tmp_path / "c.conf"
+    for days, gone in ((1, 0), (0, 1)):
+        conf.write_text(f"[database]\npurge_age_in_days = {days}\n")
+        said = calotype("db", "purge", "--state-dir", state, "--config-file", conf, "--max_rows", "-1")
+        assert f"{gone} deleted images purged" in said
 
 
 def test_purging_never_frees_an_id(state: Path) -> None:

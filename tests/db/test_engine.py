@@ -98,8 +98,8 @@ def test_purging_keeps_the_ids_refused(db: Database) -> None:
             assert image
             assert images.delete(tx, image, now())
     with db.begin() as tx:
-        assert images.purge(tx, now() - timedelta(days=1), -1) == 0
-        assert images.purge(tx, now() + timedelta(days=1), -1) == 6
+        assert images.purge(tx, now() - timedelta(days=1), 100)[0] == 0
+        assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 6
         assert tx.execute(sa.select(sa.func.count()).select_from(tables.images)).scalar() == 4
         assert tx.execute(sa.select(sa.func.count()).select_from(tables.image_properties)).scalar() == 8
     for number in range(6):
@@ -115,7 +115,7 @@ def test_a_purge_takes_no_more_than_it_is_allowed(db: Database) -> None:
             assert image
             images.delete(tx, image, now())
     with db.begin() as tx:
-        assert images.purge(tx, now() + timedelta(days=1), 3) == 3
+        assert images.purge(tx, now() + timedelta(days=1), 3) == (3, 3)
 
 
 def test_a_delete_that_is_undone_brings_everything_back(db: Database) -> None:
@@ -245,7 +245,7 @@ def test_purging_buries_what_somebody_else_deleted_and_leaves_what_is_still_to_b
             place = tables.image_locations.c.image_id == an_image(number).id
             tx.execute(sa.update(tables.image_locations).where(place).values(gone))
     with db.begin() as tx:
-        assert images.purge(tx, now() + timedelta(days=1), -1) == 1
+        assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 1
         assert tx.execute(sa.select(tables.image_locations.c.status)).scalars().all() == ["pending_delete"]
     with pytest.raises(errors.Conflict), db.begin() as tx:
         images.add(tx, an_image(1))

@@ -72,9 +72,9 @@ def entries() -> list[Entry]:
     return some_images()
 
 
-@pytest.fixture
-def full(db: Database, entries: list[Entry]) -> Database:
-    with db.begin() as tx:
+@pytest.fixture(scope="module")
+def full(module_db: Database, entries: list[Entry]) -> Database:
+    with module_db.begin() as tx:
         for entry in entries:
             images.add(tx, entry.image)
         rows = [
@@ -86,7 +86,7 @@ def full(db: Database, entries: list[Entry]) -> Database:
         # An image that was deleted and one that never changed are in nobody's way.
         unset = sa.update(tables.images).where(tables.images.c.id == entries[0].image.id)
         tx.execute(unset.values(updated_at=None))
-    return db
+    return module_db
 
 
 # --- the model -------------------------------------------------------------------------------------------

@@ -1,12 +1,18 @@
 """`calotype db sync|check|purge`: the schema, and rows that nobody needs any more."""
 
 import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 
 from calotype import app, config
 from calotype.cli.common import Commands, group, load
 from calotype.db import images, schema
 from calotype.db.engine import now
+
+#: Rows of each table that one transaction of a purge removes.
+_BATCH = 1000
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -18,17 +24,24 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
     check = verbs.add_parser(
         "check", parents=[common], help="is the schema this release's? exit code 0 yes, 3 no: run `calotype db sync`"
     )
+    check.add_argument("--json", action="store_true", help="say it for programs")
     check.set_defaults(run=run_check)
     purge = verbs.add_parser(
         "purge",
         parents=[common],
         help="remove the rows of images deleted long ago; their ids stay refused for ever",
     )
-    purge.add_argument("--age_in_days", "--age-in-days", type=int, default=30, metavar="N", help="default 30")
+    purge.add_argument(
+        "--age_in_days",
+        "--age-in-days",
+        type=_count(0),
+        metavar="N",
+        help="how long ago; default: [database] purge_age_in_days",
+    )
     purge.add_argument(
         "--max_rows",
         "--max-rows",
-        type=int,
+        type=_count(-1),
         default=100,
         metavar="N",
         help="at most so many a table, -1 all; default 100",
@@ -47,16 +60,41 @@ def run_sync(options: argparse.Namespace) -> int:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    found = schema.current(app.database(load(options)))
-    if found == schema.HEAD:
-        print(f"The schema is at {found}, as it should be.")
-        return 0
-    print(f"The schema is at {found or 'nothing'}, this release wants {schema.HEAD}. Run: calotype db sync")
-    return 3
+    report = schema.inspect(app.database(load(options)))
+    if options.json:
+        print(json.dumps(asdict(report) | {"ready": report.ready}))
+    elif report.ready:
+        print(f"The schema is at {report.revision}, as it should be.")
+    elif report.missing:
+        print(f"Indexes are missing: {', '.join(report.missing)}. Run: calotype db sync")
+    else:
+        found = report.revision or "nothing"
+        print(f"The schema is at {found}, this release wants {report.wanted}. Run: calotype db sync")
+    return 0 if report.ready else 3
 
 
 def run_purge(options: argparse.Namespace) -> int:
-    with app.database(load(options), patient=True).begin() as tx:
-        gone = images.purge(tx, now() - timedelta(days=max(options.age_in_days, 0)), options.max_rows)
-    print(f"{gone} deleted images purged; their ids stay refused.")
+    conf = load(options)
+    db = app.database(conf, patient=True)
+    age = conf.database.purge_age_in_days if options.age_in_days is None else options.age_in_days
+    before, left = now() - timedelta(days=age), options.max_rows
+    images_gone = 0
+    while left:
+        some = _BATCH if left < 0 else min(_BATCH, left)
+        with db.begin() as tx:
+            gone, rows = images.purge(tx, before, some)
+        images_gone += gone
+        left -= some if left > 0 else 0
+        if not rows:
+            break
+    print(f"{images_gone} deleted images purged; their ids stay refused.")
     return 0
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least or (int(text) == 0 and least < 0):
+            raise argparse.ArgumentTypeError(f"{text} is not {'-1 or a number above 0' if least < 0 else '0 or above'}")
+        return int(text)
+
+    return number

@@ -1,7 +1,8 @@
-"""Comparisons that databases have in different words.
+"""Comparisons, orders and joins that databases want in different words.
 
 `exactly` tells `demo` from `Demo` and from `demo ` everywhere: MariaDB compares text by a collation that ignores case
 and blanks at the end, which is no way to decide who sees whose images. `beyond` compares rows as an index has them.
+`join_from` says with which table to begin.
 """
 
 from collections.abc import Sequence
@@ -90,3 +91,54 @@ def _as_ranges(element: Any, compiler: Any, **options: Any) -> str:
 
 def _processed(element: Any, compiler: Any, options: Any) -> list[str]:
     return [compiler.process(part, **options) for part in element.clauses]
+
+
+# --- order -----------------------------------------------------------------------------------------------
+
+
+class all_alike(FunctionElement[Any]):  # noqa: N801  # it reads as a note to a column
+    """`all_alike(column)`, in ORDER BY: a column that is NULL in all rows that are sorted.
+
+    PostgreSQL finds its index only if it is there, MariaDB only if it is not.
+    """
+
+    name = "all_alike"
+    inherit_cache = True
+
+
+@compiles(all_alike)
+def _named(element: Any, compiler: Any, **options: Any) -> str:
+    return str(_processed(element, compiler, options)[0])
+
+
+@compiles(all_alike, "mysql")
+@compiles(all_alike, "mariadb")
+def _unnamed(_element: Any, _compiler: Any, **_options: Any) -> str:
+    return "NULL"
+
+
+# --- joins -----------------------------------------------------------------------------------------------
+
+
+class _JoinFrom(sa.Join):
+    inherit_cache = True
+
+
+def join_from(left: sa.FromClause, right: sa.FromClause, on: sa.ColumnElement[bool]) -> sa.Join:
+    """A join that begins with `left`, whatever a database guesses; only PostgreSQL, which counts, may choose."""
+    return _JoinFrom(left, right, on)
+
+
+def _joined(word: str) -> Any:
+    def compiled(element: Any, compiler: Any, **options: Any) -> str:
+        options["asfrom"] = True
+        left, right = (compiler.process(side, **options) for side in (element.left, element.right))
+        return f"{left} {word} {right} ON {compiler.process(element.onclause, **options)}"
+
+    return compiled
+
+
+compiles(_JoinFrom)(_joined("JOIN"))
+compiles(_JoinFrom, "sqlite")(_joined("CROSS JOIN"))
+compiles(_JoinFrom, "mysql")(_joined("STRAIGHT_JOIN"))
+compiles(_JoinFrom, "mariadb")(_joined("STRAIGHT_JOIN"))

@@ -248,20 +248,22 @@ def touch(tx: Tx, image: Image, now: datetime) -> Image:
     return replace(image, updated_at=now)
 
 
-def purge(tx: Tx, before: datetime, max_rows: int) -> int:
-    """Remove rows of images deleted before a moment, oldest first; their ids stay refused. How many images went.
+def purge(tx: Tx, before: datetime, max_rows: int) -> tuple[int, int]:
+    """Remove rows of images deleted before a moment, oldest first; their ids stay refused. How many images and rows.
 
     Also children that were removed from living images before that moment. Locations that Glance's scrubber still has
-    to delete stay, with their images. `max_rows` bounds each table; -1 lifts it.
+    to delete stay, with their images. `max_rows` bounds each table.
     """
 
     def some(statement: sa.Select[Any]) -> list[Any]:
-        return list(tx.execute(statement if max_rows < 0 else statement.limit(max_rows)).scalars())
+        return list(tx.execute(statement.limit(max_rows)).scalars())
 
+    rows = 0
     for table in (image_properties, image_tags, image_members, image_locations):
         old = sa.select(table.c.id).where(table.c.deleted == sa.true(), table.c.deleted_at < before)
         ids = some(old.where(table.c.status != "pending_delete") if table is image_locations else old)
         _delete_rows(tx, table.c.id, ids)
+        rows += len(ids)
     old = sa.select(images.c.id).where(images.c.deleted == sa.true(), images.c.deleted_at < before)
     old = old.where(images.c.status != "pending_delete")
     for table in (image_properties, image_tags, image_members, image_locations):
@@ -269,7 +271,7 @@ def purge(tx: Tx, before: datetime, max_rows: int) -> int:
     gone = some(old.order_by(images.c.deleted_at))
     tombstones.bury(tx, gone, before)  # A Glance beside us may have deleted some, and it buries nothing.
     _delete_rows(tx, images.c.id, gone)
-    return len(gone)
+    return len(gone), rows + len(gone)
 
 
 def _delete_rows(tx: Tx, key: sa.Column[Any], ids: list[Any]) -> None:

@@ -24,7 +24,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db import filters, visibility
 from calotype.db import images as db_images
-from calotype.db.compare import beyond
+from calotype.db.compare import all_alike, beyond, join_from
 from calotype.db.engine import Tx
 from calotype.db.tables import WALKED, image_members, image_properties, image_tags, images, walk_columns
 from calotype.db.visibility import Branch
@@ -111,43 +111,41 @@ def _ids(walk: Walk) -> sa.Select[Any]:
 
 
 def _entries(walk: Walk, branch: Branch) -> Iterator[sa.Select[Any]]:
-    """The first `window` entries of one branch, from its indexes; as two parts where the key may be unset."""
+    """The first `window` entries of one branch, from its index; in parts, or more of them where that is cheaper."""
+    index = f"calotype_{'owner' if branch.kind == 'owner' else 'visibility'}_{walk.key}"
+    first = walk.columns[0]
     for segment, order in _segments(walk):
         entry = sa.select(*(images.c[name] for name in walk.columns)).where(*branch.conditions(), *_KEPT, *segment)
         if walk.fixed:
             entry = entry.where(images.c[walk.key] == _parameter("fixed", walk.key))
-        first = walk.columns[0]
         for op in walk.bounds:
             entry = entry.where(filters.OPERATORS[op](images.c[first], _parameter(f"bound_{op}", first)))
-        entry = entry.order_by(*(column.desc() if walk.descending else column for column in order))
-        index = f"calotype_{'owner' if branch.kind == 'owner' else 'visibility'}_{walk.key}"
         if branch.kind == "shared":
-            yield from (shared.limit(_WINDOW_SIZE) for shared in _shared(entry, branch, index))
-        else:
-            yield _by_index(entry, index).limit(_WINDOW_SIZE)
+            few, entry = _shared(entry, branch)
+            yield few
+        # MariaDB would weigh two dozen indexes for each part, which costs more than reading one; and may be wrong.
+        for name in ("mysql", "mariadb"):
+            entry = entry.with_hint(images, f"FORCE INDEX ({index})", name)
+        yield entry.order_by(*(sa.desc(column) if walk.descending else column for column in order)).limit(_WINDOW_SIZE)
 
 
-def _by_index(entry: sa.Select[Any], index: str) -> sa.Select[Any]:
-    """MariaDB would weigh two dozen indexes for each part, which costs more than reading it; and may be wrong."""
-    for name in ("mysql", "mariadb"):
-        entry = entry.with_hint(images, f"FORCE INDEX ({index})", name)
-    return entry
-
-
-def _shared(entry: sa.Select[Any], branch: Branch, index: str) -> Iterator[sa.Select[Any]]:
-    """From a project's shares to images, or, when it has many, from shared images to the project's share.
+def _shared(entry: sa.Select[Any], branch: Branch) -> tuple[sa.Select[Any], sa.Select[Any]]:
+    """From a project's few shares to images, all of them; or from shared images to the project's share, if it has many.
 
     The database finds out which, and does not begin the other one.
     """
     member = sa.select(sa.literal(1)).where(*branch.membership())
     many = member.limit(1).offset(_SHARES).scalar_subquery()
-    yield entry.join(image_members, image_members.c.image_id == images.c.id).where(*branch.membership(), many.is_(None))
+    shares = join_from(image_members, images, image_members.c.image_id == images.c.id)
     # As a value, not EXISTS, which MariaDB would turn into a join in an order of its own.
     one = member.where(image_members.c.image_id == images.c.id).limit(1).correlate(images).scalar_subquery()
-    yield _by_index(entry.where(one.is_not(None), many.is_not(None)), index)
+    return (
+        entry.select_from(shares).where(*branch.membership(), many.is_(None)),
+        entry.where(one.is_not(None), many.is_not(None)),
+    )
 
 
-def _segments(walk: Walk) -> list[tuple[list[Any], list[sa.Column[Any]]]]:
+def _segments(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
     """The entries beyond the marker: those with a value in the first column, and those without. Conditions, order."""
     columns = [images.c[name] for name in walk.columns]
     marker = [_parameter(f"marker_{name}", name) for name in walk.columns]
@@ -155,9 +153,8 @@ def _segments(walk: Walk) -> list[tuple[list[Any], list[sa.Column[Any]]]]:
     there: list[Any] = [beyond(columns, marker, descending=walk.descending)] if walk.start == "value" else []
     if not first.nullable:
         return [(there, columns)]
-    valued = ([first.is_not(None), *there], columns)
-    # Without the first column, which is the same for all: MariaDB would sort them.
-    unset: tuple[list[Any], list[sa.Column[Any]]] = ([first.is_(None)], others)
+    valued: tuple[list[Any], list[Any]] = ([first.is_not(None), *there], columns)
+    unset: tuple[list[Any], list[Any]] = ([first.is_(None)], [all_alike(first), *others])
     if walk.start == "unset":
         unset[0].append(beyond(others, marker[1:], descending=walk.descending))
         return [unset] if walk.descending else [unset, valued]
@@ -165,12 +162,9 @@ def _segments(walk: Walk) -> list[tuple[list[Any], list[sa.Column[Any]]]]:
 
 
 def _driven(found: sa.Select[Any], candidates: sa.Select[Any]) -> sa.Select[Any]:
-    """From candidates to images, in this order on every database."""
+    """From candidates to images."""
     ids = candidates.distinct().subquery()
-    found = found.select_from(ids.join(images, images.c.id == ids.c.id))
-    for name in ("mysql", "mariadb"):
-        found = found.prefix_with("STRAIGHT_JOIN", dialect=name)
-    return found
+    return found.select_from(join_from(ids, images, images.c.id == ids.c.id))
 
 
 @lru_cache(maxsize=512)

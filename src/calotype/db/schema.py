@@ -5,13 +5,14 @@ compares it with the newest revision.
 """
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from calotype import errors
 from calotype.db.engine import Database
-from calotype.db.tables import GLANCE_HEAD
+from calotype.db.tables import GLANCE_HEAD, PropertyIndex, alembic_version, metadata
 
 HEAD = "0002"
 
@@ -34,6 +35,47 @@ def pending(db: Database) -> bool:
     return found != HEAD
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found: our revision, the one that this release wants, Glance's, and indexes of ours that are gone."""
+
+    revision: str | None
+    wanted: str
+    glance_revisions: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def ready(self) -> bool:
+        return self.revision == self.wanted and not self.missing
+
+
+def inspect(db: Database) -> Report:
+    """Compare the database with this release. Reads only."""
+    found = current(db)
+    with db.read() as tx:
+        glance: tuple[str, ...] = ()
+        if sa.inspect(tx).has_table("alembic_version"):
+            glance = tuple(sorted(tx.execute(sa.select(alembic_version.c.version_num)).scalars()))
+        missing = tuple(sorted(str(index.name) for index in _missing(tx))) if found == HEAD else ()
+    return Report(found, HEAD, glance, missing)
+
+
+def _missing(tx: sa.Connection) -> list[sa.Index]:
+    """Indexes of ours that somebody dropped. What a list needs them for stands in `pages.py`."""
+    if tx.dialect.name == "sqlite":  # which does not describe indexes on expressions
+        there = set(tx.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'index'")).scalars())
+    else:
+        tables = sa.inspect(tx).get_multi_indexes()
+        there = {index["name"] for indexes in tables.values() for index in indexes}
+    ours = [index for table in metadata.tables.values() for index in table.indexes]
+    return [i for i in ours if str(i.name).startswith("calotype_") and i.name not in there and _meant(i, tx.dialect)]
+
+
+def _meant(index: sa.Index, dialect: sa.Dialect) -> bool:
+    """Whether an index is for this kind of database; the one on properties comes in two forms."""
+    return not isinstance(index, PropertyIndex) or index.mariadb == (dialect.name in ("mysql", "mariadb"))
+
+
 def sync(db: Database) -> str | None:
     """Bring the schema to this release's revision; the revision that was found. One at a time, repeatable."""
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its plugins introduce themselves one by one
@@ -42,6 +84,9 @@ def sync(db: Database) -> str | None:
 
     found = current(db)
     if not pending(db):
+        with db.begin() as tx:
+            for index in _missing(tx):
+                index.create(tx)
         return found
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))

@@ -122,21 +122,20 @@ INDEXED_VALUE = 64
 property_start = func.substr(image_properties.c.value, 1, INDEXED_VALUE)
 
 
-def _index_properties(value: ColumnElement[str], *, mariadb: bool) -> None:
-    length = {"value": INDEXED_VALUE}
-    index = Index(
-        "calotype_property",
-        image_properties.c.name,
-        value,
-        image_properties.c.image_id,
-        mysql_length=length,
-        mariadb_length=length,
-    )
-    index.ddl_if(callable_=lambda *_, dialect, **__: mariadb == (dialect.name in ("mysql", "mariadb")))
+class PropertyIndex(Index):
+    """The index on properties, in the form for MariaDB or in that for the others."""
+
+    def __init__(self, value: ColumnElement[str], *, mariadb: bool) -> None:
+        table, length = image_properties.c, {"value": INDEXED_VALUE}
+        self.mariadb = mariadb
+        super().__init__(
+            "calotype_property", table.name, value, table.image_id, mysql_length=length, mariadb_length=length
+        )
+        self.ddl_if(callable_=lambda *_, dialect, **__: mariadb == (dialect.name in ("mysql", "mariadb")))
 
 
-_index_properties(image_properties.c.value, mariadb=True)
-_index_properties(property_start, mariadb=False)
+PropertyIndex(image_properties.c.value, mariadb=True)
+PropertyIndex(property_start, mariadb=False)
 
 image_tags = Table(
     "image_tags",
