@@ -45,7 +45,7 @@ def basic(user: str) -> tuple[str, ...]:
 
 
 class Refused(Exception):
-    """An answer that was not wanted, with its beginning."""
+    """An answer that was not wanted, with its beginning; or what else made a client give up."""
 
 
 class Connection:
@@ -143,7 +143,7 @@ def run(
 ) -> Load:
     """Let clients, each a process with a connection, repeat `step` for some seconds and at least `least` times each.
 
-    `on_start` is called when they are ready, before the first request.
+    `on_start` is called when they are ready, before the first request. Raises `Refused` when one of them failed.
     """
     gate, results = _FORK.Barrier(clients + 1), _FORK.SimpleQueue()
 
@@ -173,7 +173,7 @@ def run(
     for process in processes:
         process.join()
     if wrong := [message for *_, message in found if message]:
-        raise SystemExit(f"a client failed: {wrong[0]}")
+        raise Refused(wrong[0])
     return Load(sum(done for done, *_ in found), max(end for _, end, _ in found) - begin)
 
 

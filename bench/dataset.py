@@ -32,8 +32,8 @@ DAYS = 730
 POPULAR_NAMES = tuple(f"{system}-{release}" for system in ("ubuntu", "debian", "rocky") for release in (1, 2, 3))
 POPULAR_NAME = POPULAR_NAMES[0]  #: 3 % of the images have it
 POPULAR_TAG = "production"  #: 20 %
-OTHER_TAG = "nightly"  #: 20 %, too
-RARE_TAG = "team-0007"  #: 0.1 %
+OTHER_TAG = "nightly"  #: 20 %, too, of which a fifth have both
+RARE_TAG = "team-0007"  #: 0.08 %
 COMMON_PROPERTY = ("architecture", "x86_64")  #: 85 %
 RARE_PROPERTY = ("audit", "needed")  #: 0.1 %
 ABSENT_PROPERTY = ("audit", "never")
@@ -124,7 +124,6 @@ _FORMAT = _weighted(
 _STATUS = _weighted([("active", 90), ("queued", 5), ("deactivated", 3), ("saving", 1), ("importing", 1)])
 _DISTRO = _weighted([("ubuntu", 40), ("debian", 25), ("rocky", 15), ("fedora", 10), ("windows", 10)])
 _ARCHITECTURE = _weighted([("x86_64", 85), ("aarch64", 14), ("riscv64", 1)])
-_TAG = _weighted([(POPULAR_TAG, 20), (OTHER_TAG, 20), (None, 60)])
 
 
 class _Rows:
@@ -166,9 +165,7 @@ class _Rows:
             f"{int(point() < 0.02)}\t{int(point() < 0.03)}\t{ends}",
         )
         yield "image_properties", self._properties(image_id, number, ends)
-        rare = f"team-{int(point() * 1000):04}"
-        first = f"{image_id}\t{_TAG(point()) or f'batch-{number // 100}'}\t{ends}"
-        yield "image_tags", f"{first}{image_id}\t{rare}\t{ends}"
+        yield "image_tags", "".join(f"{image_id}\t{tag}\t{ends}" for tag in self._tags(number))
         if visibility == "shared":
             yield "image_members", self._members(image_id, owner, ends)
 
@@ -212,6 +209,11 @@ class _Rows:
         if point() < 0.001:
             pairs.append(RARE_PROPERTY)
         return "".join(f"{image_id}\t{name}\t{value}\t{ends}" for name, value in pairs)
+
+    def _tags(self, number: int) -> tuple[str, str]:
+        point = self._rng.random
+        first = POPULAR_TAG if point() < 0.2 else f"batch-{number // 100}"
+        return first, OTHER_TAG if point() < 0.2 else f"team-{int(point() * 1000):04}"
 
     def _members(self, image_id: str, owner: str, ends: str) -> str:
         point, shape, lines = self._rng.random, self._shape, []

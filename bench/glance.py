@@ -109,6 +109,11 @@ class Glance:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def log(self) -> str:
+        """Everything that Glance wrote so far."""
+        return (self.root / "glance.log").read_text(errors="replace")
+
     def prepare(self) -> None:
         """Write the configuration and make the tables."""
         for name in ("images", "staging", "tasks", "lock"):

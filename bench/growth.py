@@ -344,7 +344,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds for all requests of one list of the growth, default %(default)s",
     )
     parser.add_argument(
-        "--only", default="", help="of the growth, callers and queries with this pattern, such as 'owner sort='"
+        "--only", default="", help="lists whose caller and query match this pattern, such as 'owner sort='"
     )
     parser.add_argument("--workers", type=int, default=1, help="worker processes of Calotype, default %(default)s")
     parser.add_argument(

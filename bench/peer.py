@@ -9,13 +9,14 @@ alone grows with the number of images is `growth.py`.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
+import re
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -93,8 +94,16 @@ class Figure:
 class Bench:
     """Both services at work, and the table of figures as it is printed."""
 
-    def __init__(self, glance: Side, calotype: Side, engine: sa.Engine, options: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        glance: Side,
+        calotype: Side,
+        engine: sa.Engine,
+        options: argparse.Namespace,
+        complaints: Callable[[], str],
+    ) -> None:
         self.sides = (glance, calotype)
+        self.complaints = complaints  #: the last errors in the logs of both
         self.engine = engine  #: to Calotype's database; the server is the one of both
         self.database = meter.database_server(engine)
         self.options = options
@@ -102,13 +111,20 @@ class Bench:
 
     def compare(self, label: str, steps: Callable[[Side], Step], promises: tuple[Promise, ...], clients: int) -> None:
         """Measure a step of both services in turns, and print the line."""
+        try:
+            self._print(label, self._rounds(steps, clients), promises)
+        except client.Refused as exc:
+            print(f"{label:34} | FAILED: {str(exc)[:600]}\n{self.complaints()}", flush=True)
+            self.missed.append(f"{label}: could not be measured")
+
+    def _rounds(self, steps: Callable[[Side], Step], clients: int) -> Figure:
         figure = Figure()
         for side in self.sides:  # each process of each service gets to know what it will be asked
             client.run(side.target, steps(side), clients=clients, seconds=min(1, self.options.seconds), least=4)
         for _ in range(self.options.rounds):
             for side, samples in zip(self.sides, (figure.glance, figure.calotype), strict=True):
                 samples.append(self._sample(side, steps(side), clients))
-        self._print(label, figure, promises)
+        return figure
 
     def _sample(self, side: Side, step: Step, clients: int) -> Sample:
         before = [0.0, 0.0]
@@ -202,9 +218,12 @@ def list_(bench: Bench) -> None:
     queries = {"default": "", **{f"sort={key}:asc": f"sort={key}:asc" for key in sorted(SORT_KEYS)}}
     queries |= {text[:34]: text for text in filters(some_ids(bench.engine, 3))}
     for label, query in queries.items():
+        if not re.search(bench.options.only, label):
+            continue
         path = f"/v2/images?{query}"
-        if difference := differs(bench, path):
-            print(f"  {label}: {difference}")
+        with contextlib.suppress(client.Refused):  # which is told by what follows
+            if difference := differs(bench, path):
+                print(f"  {label}: {difference}")
         bench.compare(label, get(path), LIST, 1)
 
 
@@ -295,7 +314,7 @@ def data(bench: Bench) -> None:
 # --- setting up ------------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def both(directory: Path, options: argparse.Namespace) -> Iterator[Bench]:
     """Glance and Calotype at work on equal rows."""
     venv = install(options.peer.resolve())
@@ -316,7 +335,7 @@ def both(directory: Path, options: argparse.Namespace) -> Iterator[Bench]:
             Side("Glance", Target(glance.port, CALLERS[options.caller]), Server(glance.process.pid)),
             Side("Calotype", Target(calotype.port, client.basic("alice")), Server(calotype.process.pid)),
         )
-        yield Bench(*sides, engines[1], options)
+        yield Bench(*sides, engines[1], options, lambda: complaints(glance.log + calotype.log))
     finally:
         glance.stop()
         if calotype.process:
@@ -325,12 +344,17 @@ def both(directory: Path, options: argparse.Namespace) -> Iterator[Bench]:
             engine.dispose()
 
 
+def complaints(log: str) -> str:
+    """The last errors of a log, shortened."""
+    return "\n".join("  " + line[:300] for line in re.findall(r"^.*Error\b.*$", log, re.MULTILINE)[-3:])
+
+
 def introduce(options: argparse.Namespace) -> None:
     """What is measured, and how."""
     print(
         f"Glance {VERSION}: uWSGI, {PROCESSES} processes; it takes the caller for {options.caller}.\n"
         f"Calotype: workers {options.workers}; HTTP basic authentication; the caller is a member of a project.\n"
-        f"Medians of {options.rounds} rounds of {options.seconds:g} s on {os.cpu_count()} CPUs; ms is CPU-milliseconds a "
+        f"Medians of {options.rounds} rounds of {options.seconds:g} s, {os.cpu_count()} CPUs; ms is CPU-milliseconds a "
         "request of the service, ms db of the database."
     )
 
