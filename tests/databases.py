@@ -45,11 +45,15 @@ def fresh(kind: str, directory: Path, *settings: str) -> str:
 def mariadb(*more: str) -> str:
     """The URL of a MariaDB server. Its options are these and `more`."""
     directory, port = _directory(), free_port()
+    # A server that starts removes what it takes for its own leftovers from the common directory, others' tables too.
+    temporary = f"--tmpdir={directory}/tmp"
+    (directory / "tmp").mkdir()
     install = [
         tool("mariadb-install-db"),
         "--no-defaults",
         f"--user={getpass.getuser()}",
         f"--datadir={directory}/data",
+        temporary,
     ]
     install += ["--auth-root-authentication-method=normal", "--skip-test-db"]
     subprocess.run(install, check=True, capture_output=True, timeout=120)
@@ -59,6 +63,7 @@ def mariadb(*more: str) -> str:
     )
     settings = [
         f"--datadir={directory}/data",
+        temporary,
         f"--socket={directory}/sock",
         f"--port={port}",
         "--bind-address=127.0.0.1",
@@ -69,9 +74,6 @@ def mariadb(*more: str) -> str:
         "--max-connections=400",
         "--skip-name-resolve",
     ]
-    # A server that starts removes what it takes for its own leftovers from the common directory, others' tables too.
-    (directory / "tmp").mkdir()
-    settings.append(f"--tmpdir={directory}/tmp")
     # Tests kill no database server: its own syncs would only take time.
     settings += ["--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync"]
     _start(directory, [tool("mariadbd"), "--no-defaults", *settings, *more])
