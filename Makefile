@@ -7,7 +7,7 @@ STATE  ?= .state
 ARGS   ?=
 RECORDS := tests/db tests/jobs tests/images/test_removal.py $(addprefix tests/api/test_,images.py lists.py data.py members.py races.py)
 
-.PHONY: help serve client test databases lint crash bench samples plans clean
+.PHONY: help serve client test databases lint crash bench peer samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -54,6 +54,10 @@ crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N"
 
 bench: $(VENV)/.test ## measure the data path against its hardware floors
 	$(BIN)/python -m bench $(ARGS)
+
+peer: $(VENV)/.test ## measure beside a real Glance 33, which it installs into .peer; on MariaDB; takes an hour
+	@tests/needs databases
+	$(BIN)/python -m bench.peer $(ARGS)
 
 samples: $(VENV)/.test ## regenerate the samples in etc/
 	$(BIN)/python -m tests.docs.samples

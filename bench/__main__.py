@@ -7,13 +7,10 @@ service take turns, so that a machine that slows down slows all. Ratios are what
 """
 
 import argparse
-import multiprocessing
-import socket
 import statistics
 import tempfile
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +19,12 @@ import psutil
 from tests.support import PASSWORD, Client, Service
 
 from bench import floors
+from bench.client import MIB, Target, basic, elsewhere, receive, send
 
-MIB = 1 << 20
-_BLOCK = bytes(range(256)) * (MIB // 256)
+
+def target(service: Service) -> Target:
+    """The service as alice reaches it."""
+    return Target(service.port, basic("alice"))
 
 
 def processes(service: Service) -> list[psutil.Process]:
@@ -36,58 +36,6 @@ def processes(service: Service) -> list[psutil.Process]:
 def cpu(service: Service) -> float:
     """CPU-seconds that the service has used so far."""
     return sum(sum(process.cpu_times()[:2]) for process in processes(service))
-
-
-def send(port: int, image_id: str, size: int, chunk: int | None) -> None:
-    """PUT `size` bytes; in chunks of `chunk` bytes, or with a Content-Length when None. Runs in its own process."""
-    block = _BLOCK
-    credentials = b64encode(f"alice:{PASSWORD}".encode()).decode()
-    framing = f"Content-Length: {size}" if chunk is None else "Transfer-Encoding: chunked"
-    head = (
-        f"PUT /v2/images/{image_id}/file HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {credentials}\r\n"
-        f"Content-Type: application/octet-stream\r\nConnection: close\r\n{framing}\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", port)) as sock:
-        sock.sendall(head.encode())
-        if chunk is None:
-            for _ in range(size // MIB):
-                sock.sendall(block)
-        else:
-            piece = f"{chunk:x}\r\n".encode() + block[:chunk] + b"\r\n"
-            for _ in range(size // chunk):
-                sock.sendall(piece)
-            sock.sendall(b"0\r\n\r\n")
-        answer = sock.recv(1000)
-    if b" 204 " not in answer.split(b"\r\n")[0]:
-        raise SystemExit(f"upload refused: {answer!r}")
-
-
-def receive(port: int, image_id: str, size: int) -> None:
-    """GET an image and throw it away. Runs in its own process."""
-    credentials = b64encode(f"alice:{PASSWORD}".encode()).decode()
-    buffer = bytearray(MIB)
-    with socket.create_connection(("127.0.0.1", port)) as sock:
-        sock.sendall(
-            f"GET /v2/images/{image_id}/file HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {credentials}\r\n"
-            "Connection: close\r\n\r\n".encode()
-        )
-        seen = 0
-        while got := sock.recv_into(buffer):
-            seen += got
-    if seen < size:
-        raise SystemExit(f"received {seen} of {size} bytes")
-
-
-def elsewhere(work: object, *arguments: object) -> float:
-    """Run a function in another process; the seconds it took."""
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=work, args=arguments)  # type: ignore[arg-type]
-    start = time.monotonic()
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"a client failed: {process.exitcode}")
-    return time.monotonic() - start
 
 
 class Figures:
@@ -114,7 +62,7 @@ def data_path(service: Service, directory: Path, size: int, times: int) -> Figur
             image_id = put(service, alice, size, None, figures=figures, name="PUT, Content-Length", keep=True)
             figures.add("send", floors.send_floor(cached))
             before = cpu(service)
-            figures.add("GET wall", elsewhere(receive, service.port, image_id, size))
+            figures.add("GET wall", elsewhere(receive, target(service), image_id, size))
             figures.add("GET", cpu(service) - before)
             alice.delete(image_id)
             put(service, alice, size, 64 << 10, figures=figures, name="PUT, chunks of 64 KiB")
@@ -133,7 +81,7 @@ def put(
 ) -> str:
     image_id = alice.queued()
     before = cpu(service)
-    wall = elsewhere(send, service.port, image_id, size, chunk)
+    wall = elsewhere(send, target(service), image_id, size, chunk)
     if figures is not None:
         figures.add(name, cpu(service) - before)
         figures.add(f"{name} wall", wall)

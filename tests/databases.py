@@ -23,11 +23,14 @@ KINDS = ("sqlite", "mariadb", "postgresql")
 _PASSWORD = secrets.token_hex(8)
 
 
-def fresh(kind: str, directory: Path) -> str:
-    """The URL of an empty database; `directory` is where one that is a file goes."""
+def fresh(kind: str, directory: Path, *settings: str) -> str:
+    """The URL of an empty database; `directory` is where one that is a file goes.
+
+    `settings` are more options for the server's command line, later ones winning: another server than without.
+    """
     if kind == "sqlite":
         return f"sqlite:///{directory / 'calotype.db'}"
-    server = {"mariadb": mariadb, "postgresql": postgresql}[kind]()
+    server = {"mariadb": mariadb, "postgresql": postgresql}[kind](*settings)
     name = f"t{secrets.token_hex(6)}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -39,14 +42,18 @@ def fresh(kind: str, directory: Path) -> str:
 
 
 @functools.cache
-def mariadb() -> str:
-    """The URL of a MariaDB server."""
+def mariadb(*more: str) -> str:
+    """The URL of a MariaDB server. Its options are these and `more`."""
     directory, port = _directory(), free_port()
+    # A server that starts removes what it takes for its own leftovers from the common directory, others' tables too.
+    temporary = f"--tmpdir={directory}/tmp"
+    (directory / "tmp").mkdir()
     install = [
         tool("mariadb-install-db"),
         "--no-defaults",
         f"--user={getpass.getuser()}",
         f"--datadir={directory}/data",
+        temporary,
     ]
     install += ["--auth-root-authentication-method=normal", "--skip-test-db"]
     subprocess.run(install, check=True, capture_output=True, timeout=120)
@@ -56,6 +63,7 @@ def mariadb() -> str:
     )
     settings = [
         f"--datadir={directory}/data",
+        temporary,
         f"--socket={directory}/sock",
         f"--port={port}",
         "--bind-address=127.0.0.1",
@@ -68,13 +76,13 @@ def mariadb() -> str:
     ]
     # Tests kill no database server: its own syncs would only take time.
     settings += ["--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync"]
-    _start(directory, [tool("mariadbd"), "--no-defaults", *settings])
+    _start(directory, [tool("mariadbd"), "--no-defaults", *settings, *more])
     return _answering(f"mysql+pymysql://calotype:{_PASSWORD}@127.0.0.1:{port}/mysql", directory)
 
 
 @functools.cache
-def postgresql() -> str:
-    """The URL of a PostgreSQL server. It refuses to run as root, and then runs as the user `postgres`."""
+def postgresql(*more: str) -> str:
+    """The URL of a PostgreSQL server. Its options are these and `more`. It refuses to run as root, and then runs as the user `postgres`."""
     directory, port = _directory(), free_port()
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     other = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
@@ -89,7 +97,7 @@ def postgresql() -> str:
     settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": 300}
     settings |= {"fsync": "off", "synchronous_commit": "off"}
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    _start(directory, [*other, str(programs / "postgres"), "-D", f"{directory}/data", *options])
+    _start(directory, [*other, str(programs / "postgres"), "-D", f"{directory}/data", *options, *more])
     return _answering(f"postgresql+psycopg://calotype:{_PASSWORD}@127.0.0.1:{port}/postgres", directory)
 
 
