@@ -38,6 +38,8 @@ HIDDEN_PROPERTIES: Final = frozenset({"os_glance_stage_host", "os_glance_hash_op
 
 MAX_INT: Final = 2**31 - 1
 MAX_NAME: Final = 255
+#: Bytes of all custom properties of an image together. A record is read as one document; databases bound those.
+MAX_PROPERTIES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

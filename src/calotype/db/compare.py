@@ -117,6 +117,34 @@ def _unnamed(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "NULL"
 
 
+class apart(FunctionElement[Any]):  # noqa: N801
+    """`apart(column)`: the column, but no index on it, which a database without statistics may take for a good one.
+
+    For texts on SQLite alone, which also must not put a text that is asked for into other conditions on the column.
+    """
+
+    name = "apart"
+    inherit_cache = True
+
+
+@compiles(apart)
+def _itself(element: Any, compiler: Any, **options: Any) -> str:
+    return str(_processed(element, compiler, options)[0])
+
+
+@compiles(apart, "sqlite")
+def _with_plus(element: Any, compiler: Any, **options: Any) -> str:
+    return f"+{_processed(element, compiler, options)[0]}"
+
+
+@compiles(apart, "mysql")
+@compiles(apart, "mariadb")
+def _with_zero(element: Any, compiler: Any, **options: Any) -> str:
+    (column,) = element.clauses
+    text = str(compiler.process(column, **options))
+    return text if isinstance(column.type, sa.String) else f"({text} + 0)"
+
+
 # --- joins -----------------------------------------------------------------------------------------------
 
 

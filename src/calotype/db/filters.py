@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from calotype.db.compare import apart
 from calotype.db.tables import INDEXED_VALUE, image_properties, image_tags, images, property_start, walk_columns
 from calotype.model import Comparison, Query
 
@@ -49,14 +50,14 @@ def conditions(query: Query, without: Collection[str | Comparison] = ()) -> list
 
 def tagged(tag: str) -> list[sa.ColumnElement[bool]]:
     """On `image_tags`."""
-    return [image_tags.c.value == tag, image_tags.c.deleted == sa.false()]
+    return [image_tags.c.value == tag, apart(image_tags.c.deleted) == sa.false()]
 
 
 def has_property(name: str, value: str) -> list[sa.ColumnElement[bool]]:
     """On `image_properties`; the beginning of the value is what its index has."""
     table = image_properties.c
     start = property_start == value[:INDEXED_VALUE]
-    return [table.name == name, start, table.value == value, table.deleted == sa.false()]
+    return [table.name == name, start, apart(table.value) == value, apart(table.deleted) == sa.false()]
 
 
 # --- order -----------------------------------------------------------------------------------------------

@@ -5,31 +5,26 @@ whether they did, so that a caller who lost a race can say so.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
 from calotype import errors
 from calotype.context import Context
-from calotype.db import tombstones, visibility
+from calotype.db import documents, tombstones, visibility
 from calotype.db.compare import exactly
+from calotype.db.documents import COLUMNS, document
 from calotype.db.engine import Tx
 from calotype.db.tables import image_locations, image_members, image_properties, image_tags, images
 from calotype.db.visibility import Branch
-from calotype.model import TRANSITIONS, Image, Location
+from calotype.model import TRANSITIONS, Image
 
-COLUMNS: Final = (
-    "id name status visibility owner created_at updated_at protected os_hidden disk_format "
-    "container_format size virtual_size min_disk min_ram checksum os_hash_algo os_hash_value"
-).split()
-_UNLOCKED = sa.select(*(images.c[name] for name in COLUMNS))
-_LOCKED = _UNLOCKED.with_for_update()
-#: What a child is; a location says its id.
-_PROPERTY, _TAG = -1, -2
+_RECORD = sa.select(images.c.id, document)
+_HELD = sa.select(images.c.id).with_for_update()
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -37,8 +32,14 @@ _PROPERTY, _TAG = -1, -2
 
 def get(tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image | None:
     """The image, if it exists and the caller may know of it. `lock` keeps other writers out until the commit."""
-    row = find(tx, ctx, _LOCKED if lock else _UNLOCKED, image_id)
-    return assemble(tx, ctx, [row])[0] if row is not None else None
+    if lock:
+        # What hangs on the image is read only after those who had it locked have committed.
+        held = find(tx, ctx, _HELD, image_id)
+        if held is None:
+            return None
+        image_id = held.id
+    row = find(tx, ctx, _RECORD, image_id)
+    return documents.image(row.document, ctx) if row is not None else None
 
 
 def find(tx: Tx, ctx: Context, columns: sa.Select[Any], image_id: str) -> Any | None:
@@ -59,69 +60,6 @@ def _visible(columns: sa.Select[Any], branches: tuple[Branch, ...] | None) -> sa
     which = images.c.id.in_((sa.bindparam("image_id"), sa.bindparam("lower")))
     found = columns.where(images.c.deleted == sa.false(), which)
     return found if branches is None else found.where(visibility.holds(branches))
-
-
-def assemble(tx: Tx, ctx: Context, rows: Sequence[Any]) -> list[Image]:
-    """Images from rows: one more statement for everything that hangs on them, however many they are."""
-    children: dict[str, tuple[dict[str, str], list[str], list[Location]]] = {row.id: ({}, [], []) for row in rows}
-    if children:
-        for image_id, kind, name, value in tx.execute(_CHILDREN, {"ids": list(children)}):
-            properties, tags, locations = children[image_id]
-            if kind == _PROPERTY:
-                properties[name] = value
-            elif kind == _TAG:
-                tags.append(value)
-            else:
-                locations.append(Location(kind, value, json.loads(name) if name else {}))
-    return [_image(row, ctx, *children[row.id]) for row in rows]
-
-
-def _children() -> sa.CompoundSelect[Any]:
-    ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
-
-    def part(kind: Any, table: sa.Table, name: Any, value: Any) -> sa.Select[Any]:
-        columns = (table.c.image_id, kind.label("kind"), name, value)
-        return sa.select(*columns).where(table.c.image_id.in_(ids), table.c.deleted == sa.false())
-
-    nothing = sa.literal("").label("name")
-    return sa.union_all(
-        part(sa.literal(_PROPERTY), image_properties, image_properties.c.name, image_properties.c.value),
-        part(sa.literal(_TAG), image_tags, nothing, image_tags.c.value),
-        part(image_locations.c.id, image_locations, image_locations.c.meta_data, image_locations.c.value).where(
-            image_locations.c.status == "active"
-        ),
-    )
-
-
-_CHILDREN = _children()
-
-
-def _image(row: Any, ctx: Context, properties: dict[str, str], tags: list[str], locations: list[Location]) -> Image:
-    shared = row.visibility == "shared" and row.owner is not None and row.owner != ctx.project and not ctx.is_admin
-    return Image(
-        id=row.id,
-        name=row.name,
-        status=row.status,
-        visibility=row.visibility,
-        owner=row.owner,
-        created_at=row.created_at,
-        updated_at=row.updated_at or row.created_at,
-        protected=row.protected,
-        os_hidden=row.os_hidden,
-        disk_format=row.disk_format,
-        container_format=row.container_format,
-        size=row.size,
-        virtual_size=row.virtual_size,
-        min_disk=row.min_disk,
-        min_ram=row.min_ram,
-        checksum=row.checksum,
-        os_hash_algo=row.os_hash_algo,
-        os_hash_value=row.os_hash_value,
-        properties=properties,
-        tags=tuple(sorted(set(tags))),
-        locations=tuple(sorted(locations, key=lambda location: location.id)),
-        member=ctx.project if shared else None,
-    )
 
 
 # --- changing --------------------------------------------------------------------------------------------

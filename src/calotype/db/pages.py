@@ -22,9 +22,10 @@ import sqlalchemy as sa
 
 from calotype import errors
 from calotype.context import Context
-from calotype.db import filters, visibility
+from calotype.db import documents, filters, visibility
 from calotype.db import images as db_images
 from calotype.db.compare import all_alike, beyond, join_from
+from calotype.db.documents import document
 from calotype.db.engine import Tx
 from calotype.db.tables import WALKED, image_members, image_properties, image_tags, images, walk_columns
 from calotype.db.visibility import Branch
@@ -51,7 +52,7 @@ def page(tx: Tx, ctx: Context, query: Query) -> list[Image]:
     """Up to `query.limit` images after `query.marker`. Raises `Invalid` for a marker that the caller cannot see."""
     if query.limit == 0:
         return []
-    return db_images.assemble(tx, ctx, _Search(tx, ctx, query).rows())
+    return [documents.image(found, ctx) for found in _Search(tx, ctx, query).documents()]
 
 
 # --- walks -----------------------------------------------------------------------------------------------
@@ -92,12 +93,11 @@ def _window(walk: Walk) -> sa.Subquery:
 
 
 @lru_cache(maxsize=512)
-def _rows(walk: Walk) -> sa.Select[Any]:
-    """The rows of a window, in order, without what is not listed: its entries have an id, and NULLs."""
+def _records(walk: Walk) -> sa.Select[Any]:
+    """The documents of a window, in order; of an image that is not listed, one without an id."""
     entries = _window(walk)
-    wanted = [images.c[name] for name in db_images.COLUMNS]
     joined = entries.outerjoin(images, (images.c.id == entries.c.id) & _LISTED)
-    return sa.select(*wanted).select_from(joined).order_by(*walk.order.by(entries.c)).limit(_MOST)
+    return sa.select(document).select_from(joined).order_by(*walk.order.by(entries.c))
 
 
 @lru_cache(maxsize=512)
@@ -178,7 +178,7 @@ def _parameter(name: str, column: str) -> sa.BindParameter[Any]:
 
 def forget_statements() -> None:
     """For whoever changes the limits above."""
-    for built in (_window, _rows, _length, _ids):
+    for built in (_window, _records, _length, _ids):
         built.cache_clear()
 
 
@@ -210,7 +210,7 @@ class _Search:
             f"marker_{name}": value for name, value in zip(self.order.names, self.marker or (), strict=False)
         }
 
-    def rows(self) -> Sequence[Any]:
+    def documents(self) -> Sequence[list[Any]]:
         if not self.branches:
             return []
         found = self._if_few()
@@ -229,7 +229,7 @@ class _Search:
 
     # few
 
-    def _if_few(self) -> Sequence[Any] | None:
+    def _if_few(self) -> Sequence[list[Any]] | None:
         for candidates in self._named():
             if self._at_most(FEW, candidates):
                 return self._sorted(candidates)
@@ -258,17 +258,19 @@ class _Search:
 
     # walk
 
-    def _walked(self, key: str) -> Sequence[Any] | None:
+    def _walked(self, key: str) -> Sequence[list[Any]] | None:
         walk, values, rest = self._plan(key)
         most = self.query.limit
         if not rest:
-            entries = self.tx.execute(_rows(walk), values | {"window": most}).all()
-            found = [row for row in entries if row.id is not None]
+            entries = self.tx.execute(_records(walk), values | {"window": most}).scalars().all()
+            found = [entry for entry in entries if entry[0] is not None]
             if len(found) == len(entries) or len(entries) < most:
                 return found
+        among = _window(walk)
+        wanted = sa.select(among).select_from(join_from(among, images, images.c.id == among.c.id)).where(_LISTED, *rest)
         for window in (_WIDER * most, max(_WIDER * most, _WINDOW)):
             values["window"] = window
-            found = list(self.tx.execute(_rows(walk).where(images.c.id.is_not(None), *rest), values).all())
+            found = self._chosen(wanted, walk.order, among.c, values)
             if len(found) == most or self.tx.execute(_length(walk), values).scalar_one() < window:
                 return found
         return None
@@ -297,8 +299,8 @@ class _Search:
 
     # sort
 
-    def _sorted(self, candidates: sa.Select[Any] | None = None) -> Sequence[Any]:
-        """All that is wanted of the candidates, sorted: first what sorts, then the rows of what remains."""
+    def _sorted(self, candidates: sa.Select[Any] | None = None) -> list[list[Any]]:
+        """All that is wanted of the candidates, sorted."""
         candidates = next(self._named(), None) if candidates is None else candidates
         found = sa.select(*(images.c[name] for name in self.order.names)).where(
             visibility.holds(self.branches), *_KEPT, _LISTED, *filters.conditions(self.query)
@@ -307,7 +309,10 @@ class _Search:
             found = _driven(found, candidates)
         if self.marker is not None:
             found = found.where(self.order.after(self.marker))
-        entries = found.order_by(*self.order.by()).limit(_MOST).subquery()
-        wanted = sa.select(*(images.c[name] for name in db_images.COLUMNS))
-        wanted = wanted.select_from(entries.join(images, images.c.id == entries.c.id))
-        return self.tx.execute(wanted.order_by(*self.order.by(entries.c)), self.values).all()
+        return self._chosen(found, self.order, images.c, self.values)
+
+    def _chosen(self, found: sa.Select[Any], order: filters.Order, columns: Any, values: Any) -> list[list[Any]]:
+        """The documents of a page: first what sorts is sorted, then the rest is read of what remains."""
+        entries = found.order_by(*order.by(columns)).limit(_MOST).subquery()
+        wanted = sa.select(document).select_from(join_from(entries, images, images.c.id == entries.c.id))
+        return list(self.tx.execute(wanted.order_by(*order.by(entries.c)), values).scalars())

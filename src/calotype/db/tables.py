@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    literal_column,
 )
 from sqlalchemy.dialects import mysql
 
@@ -119,7 +120,7 @@ image_properties = Table(
 #: How much of a property's value its index holds, in characters.
 INDEXED_VALUE = 64
 #: A property's value as far as the index has it. MariaDB's index has a key length instead, and takes either.
-property_start = func.substr(image_properties.c.value, 1, INDEXED_VALUE)
+property_start = func.substr(image_properties.c.value, literal_column("1"), literal_column(str(INDEXED_VALUE)))
 
 
 class PropertyIndex(Index):
@@ -146,7 +147,7 @@ image_tags = Table(
     *_c4(),
     Index("ix_image_tags_image_id", "image_id"),
     Index("ix_image_tags_image_id_tag_value", "image_id", "value"),
-    Index("calotype_tag", "value", "deleted", "image_id"),
+    Index("calotype_tag", "value", "image_id", "deleted"),
 )
 
 image_locations = Table(
@@ -175,7 +176,7 @@ image_members = Table(
     Index("ix_image_members_deleted", "deleted"),
     Index("ix_image_members_image_id", "image_id"),
     Index("ix_image_members_image_id_member", "image_id", "member"),
-    Index("calotype_member", "member", "deleted", "status", "image_id"),
+    Index("calotype_member", "member", "image_id", "status", "deleted"),
 )
 
 tasks = Table(

@@ -5,7 +5,7 @@ has locked it, so that of two changes at once the second one works on what the f
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from calotype.db import images as db_images
 from calotype.db import jobs, pages
 from calotype.db.engine import Tx, same_moment
 from calotype.images import removal
-from calotype.model import FORMATS_OPEN, RESERVED_PREFIX, Change, Image, Job, Query
+from calotype.model import FORMATS_OPEN, MAX_PROPERTIES, RESERVED_PREFIX, Change, Image, Job, Query
 from calotype.policy import no_image
 from calotype.service import Service
 
@@ -67,6 +67,7 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
     for name in new.properties:
         _refuse_special(name)
     _within(svc.conf.image_property_quota, _counted(new.properties), "properties")
+    _within(MAX_PROPERTIES, _bytes(new.properties), "bytes for all properties")
     tags = tuple(sorted(set(new.tags)))
     _within(svc.conf.image_tag_quota, len(tags), "tags")
     now = svc.now()
@@ -130,6 +131,8 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
             _within(svc.conf.image_property_quota, _counted(after.properties), "properties")
         if set(after.tags) - set(before.tags):
             _within(svc.conf.image_tag_quota, len(after.tags), "tags")
+        if _bytes(after.properties) > _bytes(before.properties):
+            _within(MAX_PROPERTIES, _bytes(after.properties), "bytes for all properties")
         if after == before:
             return before
         after = replace(after, updated_at=svc.now())
@@ -281,6 +284,10 @@ def _refuse_special(name: str) -> None:
 
 def _counted(properties: Any) -> int:
     return sum(not name.startswith(RESERVED_PREFIX) for name in properties)
+
+
+def _bytes(properties: Mapping[str, str]) -> int:
+    return sum(len(name.encode()) + len((value or "").encode()) for name, value in properties.items())
 
 
 def _within(limit: int, count: int, what: str) -> None:

@@ -20,7 +20,16 @@ _MOMENT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
 def upgrade() -> None:
     connection = op.get_bind()
-    tables.glance_tables().create_all(connection, checkfirst=True)
+    glance = tables.glance_tables()
+    there = sa.inspect(connection).get_table_names()
+    for table in glance.sorted_tables:
+        if table.name not in there:
+            # One by one, in an order: SQLite chooses the last of two indexes that it takes for equally good.
+            indexes = sorted(table.indexes, key=lambda index: str(index.name))
+            table.indexes.clear()
+            table.create(connection)
+            for index in indexes:
+                index.create(connection)
     if connection.execute(sa.select(tables.alembic_version)).first() is None:
         connection.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
     op.create_table(

@@ -28,8 +28,8 @@ def upgrade() -> None:
     for key, order in _ORDERS.items():
         op.create_index(f"calotype_owner_{key}", "images", ["owner", "deleted", "os_hidden", *order, "visibility"])
         op.create_index(f"calotype_visibility_{key}", "images", ["visibility", "deleted", "os_hidden", *order])
-    op.create_index("calotype_member", "image_members", ["member", "deleted", "status", "image_id"])
-    op.create_index("calotype_tag", "image_tags", ["value", "deleted", "image_id"])
+    op.create_index("calotype_member", "image_members", ["member", "image_id", "status", "deleted"])
+    op.create_index("calotype_tag", "image_tags", ["value", "image_id", "deleted"])
     on_mariadb = op.get_bind().dialect.name in ("mysql", "mariadb")
     # PostgreSQL refuses long values in an index, MariaDB wants to be told a length.
     value = "value" if on_mariadb else sa.text("substr(value, 1, 64)")

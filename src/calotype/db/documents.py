@@ -1,0 +1,103 @@
+"""An image with all that hangs on it as one value: a JSON document that the database puts together.
+
+One statement reads an image or a page of them at one moment, whatever they have; and a driver that is written in Python
+spends its time on a few long values rather than on hundreds of short ones, which is most of what a list would cost.
+"""
+
+import json
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from calotype.context import Context
+from calotype.db.compare import apart
+from calotype.db.tables import image_locations, image_properties, image_tags, images
+from calotype.model import Image, Location
+
+#: Columns of `images` that a record has, named as the fields of `Image`.
+COLUMNS: Final = (
+    "id name status visibility owner created_at updated_at protected os_hidden disk_format "
+    "container_format size virtual_size min_disk min_ram checksum os_hash_algo os_hash_value"
+).split()
+
+
+class _Array(FunctionElement[Any]):
+    """A JSON array of columns and of other JSON."""
+
+    type = sa.JSON()
+    name = "json_array"
+    inherit_cache = True
+
+
+class _Collected(FunctionElement[Any]):
+    """An aggregate: a JSON object of names and values."""
+
+    type = sa.JSON()
+    name = "json_collected"
+    inherit_cache = True
+
+
+class _Nested(FunctionElement[Any]):
+    """JSON from a subquery, which SQLite would take for text."""
+
+    type = sa.JSON()
+    name = "json_nested"
+    inherit_cache = True
+
+
+def _call(default: str, **names: str) -> Any:
+    def compiled(element: Any, compiler: Any, **options: Any) -> str:
+        return names.get(compiler.dialect.name, default) + f"({compiler.process(element.clauses, **options)})"
+
+    return compiled
+
+
+compiles(_Array)(_call("JSON_ARRAY", postgresql="json_build_array"))
+compiles(_Collected)(_call("JSON_OBJECTAGG", postgresql="json_object_agg", sqlite="json_group_object"))
+compiles(_Nested)(_call("", sqlite="json"))
+
+
+def _collected(table: sa.Table, name: Any, value: Any, *where: sa.ColumnElement[bool]) -> Any:
+    living: sa.ColumnElement[bool] = apart(table.c.deleted) == sa.false()
+    found = sa.select(_Collected(name, value)).where(table.c.image_id == images.c.id, living, *where)
+    return _Nested(found.correlate(images).scalar_subquery())
+
+
+#: The document of a row of `images`.
+document: Final = _Array(
+    *(images.c[name] for name in COLUMNS),
+    _collected(image_properties, image_properties.c.name, image_properties.c.value),
+    _collected(image_tags, image_tags.c.value, image_tags.c.id),
+    _collected(
+        image_locations,
+        image_locations.c.id,
+        _Array(image_locations.c.value, image_locations.c.meta_data),
+        image_locations.c.status == "active",
+    ),
+).label("document")
+
+
+def image(found: list[Any], ctx: Context) -> Image:
+    """The record, as the caller sees it."""
+    *columns, properties, tags, locations = found
+    values = dict(zip(COLUMNS, columns, strict=True))
+    owner, created = values["owner"], datetime.fromisoformat(values["created_at"])
+    shared = values["visibility"] == "shared" and owner is not None and owner != ctx.project and not ctx.is_admin
+    values["created_at"] = created
+    values["updated_at"] = datetime.fromisoformat(values["updated_at"]) if values["updated_at"] else created
+    values["protected"], values["os_hidden"] = bool(values["protected"]), bool(values["os_hidden"])
+    return Image(
+        **values,
+        properties=properties or {},
+        tags=tuple(sorted(tags)) if tags else (),
+        locations=_locations(locations) if locations else (),
+        member=ctx.project if shared else None,
+    )
+
+
+def _locations(found: dict[str, list[Any]]) -> tuple[Location, ...]:
+    numbers = sorted(found, key=int)
+    return tuple(Location(int(n), found[n][0], json.loads(found[n][1]) if found[n][1] else {}) for n in numbers)
