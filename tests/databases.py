@@ -170,7 +170,7 @@ class Server:
         subprocess.run(install, check=True, capture_output=True, timeout=120)
         (directory / "init.sql").write_text(
             f"CREATE USER IF NOT EXISTS 'calotype'@'127.0.0.1' IDENTIFIED BY '{_PASSWORD}';\n"
-            "GRANT ALL ON *.* TO 'calotype'@'127.0.0.1';\n"
+            "GRANT ALL ON *.* TO 'calotype'@'127.0.0.1' WITH GRANT OPTION;\n"
         )
         settings = [f"--datadir={directory}/data", f"--socket={directory}/sock", f"--port={self.port}"]
         settings += ["--bind-address=127.0.0.1", f"--init-file={directory}/init.sql", f"--user={user}"]

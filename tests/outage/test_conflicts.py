@@ -218,3 +218,36 @@ def test_a_wrong_password_is_not_waited_for_where_the_database_says_so(server: S
         with pytest.raises(errors.Busy):
             db.wait(5, 1)
         assert time.monotonic() - begin < 0.9
+
+
+def test_a_server_that_became_read_only_is_connected_to_anew(server: Server) -> None:
+    """As after a failover: old connections end at a server that takes no changes any more."""
+    url = server.fresh()
+    name = url.rpartition("/")[2]
+    if server.kind == "mariadb":
+        server.sql("CREATE OR REPLACE USER 'plain'@'127.0.0.1' IDENTIFIED BY 'x'")  # who is not above read_only
+        server.sql(f"GRANT ALL ON {name}.* TO 'plain'@'127.0.0.1'")
+        who, off, on = "SELECT CONNECTION_ID()", "SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0"
+        db = Database(sa.make_url(url).set(username="plain", password="x"))
+    else:
+        who = "SELECT pg_backend_pid()"
+        off, on = (f"ALTER DATABASE {name} SET default_transaction_read_only = {word}" for word in ("on", "off"))
+        db = Database(url)
+
+    def work(tx: Tx) -> int:
+        seen.append(tx.exec_driver_sql(who).scalar_one())
+        if len(seen) == 2:
+            server.sql(on)
+        tx.exec_driver_sql("INSERT INTO facts VALUES (1)")
+        return len(seen)
+
+    seen: list[int] = []
+    db.transact(lambda tx: tx.exec_driver_sql("CREATE TABLE facts (a INTEGER)"))
+    server.sql(off)
+    try:
+        db.close()  # PostgreSQL tells sessions only when they begin
+        assert db.transact(work) >= 2
+    finally:
+        server.sql(on)
+    assert seen[0] != seen[1]
+    db.close()
