@@ -85,7 +85,7 @@ def test_slow_transfers_hold_no_connection(server: Server, state: Path) -> None:
                 took.append((time.monotonic() - begin) / 5)
 
             with ThreadPoolExecutor(8) as pool:
-                list(pool.map(ask, range(24)))
+                list(pool.map(ask, range(12)))
         finally:
             over.set()
             watcher.join()

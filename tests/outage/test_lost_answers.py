@@ -72,9 +72,10 @@ def shared_bench(server: Server, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def bench(shared_bench: Bench) -> Bench:
-    # New connections: the proxy reads statements, and psycopg sends prepared ones by number.
-    shared_bench.app.db.close()
+def bench(server: Server, shared_bench: Bench) -> Bench:
+    if server.kind == "postgresql":
+        # New connections: the proxy reads statements, and psycopg sends prepared ones by number.
+        shared_bench.app.db.close()
     return shared_bench
 
 

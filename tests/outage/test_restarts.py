@@ -31,7 +31,10 @@ def test_restarts_of_the_database_lose_nothing_and_leave_nothing(server: Server,
         recoveries = [_restart(server, workers, rng, gently=number % 2 == 0) for number in range(restarts)]
         for worker in workers:
             worker.finish()
-        problems = [problem for worker in workers for problem in worker.problems]
+        for worker in workers:
+            worker.join(120)
+        problems = [f"a client hangs: {worker}" for worker in workers if worker.is_alive()]
+        problems += [problem for worker in workers for problem in worker.problems]
         problems += _left(services[0].database_url, state / "store")
         for service in services:
             if "Traceback" in service.log:
@@ -58,9 +61,7 @@ def _two_services(server: Server, state: Path) -> Iterator[list[Service]]:
     database = Database(url)
     schema.sync(database)
     database.close()
-    conf = (
-        f"[glance_store]\nfilesystem_store_datadir = {state}/store\n[database]\nconnection = {url}\ndb_max_retries = "
-    )
+    conf = f"[glance_store]\nfilesystem_store_datadir = {state}/store\n[jobs]\npoll = 0.5\n[database]\nconnection = {url}\ndb_max_retries = "
     with (
         running(state / "patient", f"{conf}{PATIENT}\n", database=url) as patient,
         running(state / "hasty", f"{conf}{HASTY}\n", database=url) as hasty,
