@@ -38,7 +38,7 @@ test: $(VENV)/.test ## run all tests; sets up what they need
 	$(BIN)/pytest $(ARGS)
 
 databases: $(VENV)/.test ## the tests of records, on real MariaDB and PostgreSQL servers of their own
-	@tests/needs databases
+	@tests/needs
 	$(BIN)/pytest --database=mariadb $(RECORDS) $(ARGS)
 	$(BIN)/pytest --database=postgresql $(RECORDS) $(ARGS)
 

@@ -47,9 +47,9 @@ class Pieces:
 
 
 @contextmanager
-def parts(path: Path, database_url: str, conf: str = CONF) -> Iterator[App]:
-    """A configured service with an empty database."""
-    (path / "c.conf").write_text(conf.format(path=path) + f"[database]\nconnection = {database_url}\n")
+def parts(path: Path, database_url: str, conf: str = CONF, more: str = "") -> Iterator[App]:
+    """A configured service with an empty database; `more` are lines of the section [database]."""
+    (path / "c.conf").write_text(conf.format(path=path) + f"[database]\nconnection = {database_url}\n{more}")
     app = App(config.load([str(path / "c.conf")], state_dir=str(path)))
     schema.sync(app.db)
     try:

@@ -137,6 +137,10 @@ def engine(url: sa.URL, settings: Settings, pool: Pool, *, writes: bool) -> Engi
     return made
 
 
+def _connect_seconds(settings: Settings) -> int:
+    return int(min(CONNECT_SECONDS, settings.response_timeout or CONNECT_SECONDS))
+
+
 def _lock_seconds(settings: Settings) -> int | None:
     """Less than the time for an answer: a connection that waits for a lock is not lost."""
     if settings.response_timeout is None:
@@ -161,7 +165,7 @@ def _mysql_arguments(settings: Settings) -> dict[str, Any]:
     if settings.mysql_wsrep_sync_wait is not None:
         commands.append(f"wsrep_sync_wait = {settings.mysql_wsrep_sync_wait}")
     return {
-        "connect_timeout": CONNECT_SECONDS,
+        "connect_timeout": _connect_seconds(settings),
         "read_timeout": settings.response_timeout,
         "write_timeout": settings.response_timeout,
         "init_command": f"SET SESSION {', '.join(commands)}",
@@ -172,7 +176,7 @@ def _mysql_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def _postgresql_arguments(settings: Settings) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS}
+    arguments: dict[str, Any] = {"connect_timeout": _connect_seconds(settings)}
     if lock := _lock_seconds(settings):
         arguments["options"] = f"-c lock_timeout={lock}s"
     return arguments

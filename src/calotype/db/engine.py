@@ -56,6 +56,8 @@ class Database:
         self.url = drivers.parse(url, settings.connection_parameters)
         self._settings = settings
         self._reserve: Database | None = None
+        # Who waited for an answer in vain for so long does not wait again.
+        self._patience = min(PATIENCE, settings.response_timeout or PATIENCE)
         readers, writers = drivers.pools(settings)
         # SQLite has one writer. Threads of this process wait for it here, without polling; other processes are waited
         # for by SQLite's busy handler.
@@ -69,43 +71,59 @@ class Database:
 
     # --- transactions ------------------------------------------------------------------------------------
 
-    def transact(self, work: Callable[[Tx], T], landed: Callable[[Tx, T], bool] | None = None) -> T:
+    def transact(
+        self,
+        work: Callable[[Tx], T],
+        landed: Callable[[Tx, T], bool] | None = None,
+        adrift: Callable[[T], object] | None = None,
+    ) -> T:
         """Run `work` in a transaction that writes; it is durable on return, and undone when `work` raises.
 
         What the database gives up (a deadlock, a conflict on Galera, a lost connection) is run again, a number of
         times, with pauses. So `work` changes nothing but the database, and is harmless to repeat, even when it
         was committed and only the answer to that got lost; or else `landed` tells from the tables, and from what
-        `work` returned, whether that commit is in force. Raises what `work` raises, and `Busy`.
+        `work` returned, whether that commit is in force. `adrift` is told what `work` returned when in the end
+        nobody knows whether that was committed. Raises what `work` raises, and `Busy`.
         """
+        unheard: list[T] = []  # what the work returned before each COMMIT that nobody answered
+        try:
+            result = self._persist(work, landed, unheard)
+            unheard = [other for other in unheard if other is not result]
+            return result
+        finally:
+            if adrift is not None:
+                for one in unheard:
+                    adrift(one)
+
+    def _persist(self, work: Callable[[Tx], T], landed: Callable[[Tx, T], bool] | None, unheard: list[T]) -> T:
+        def in_force(tx: Tx) -> list[T]:
+            return [one for one in unheard if landed is not None and landed(tx, one)]
+
         begun = time.monotonic()
         tries = 0
-        unheard: list[T] = []  # what the work returned before a COMMIT that nobody answered
         while True:
             committing = False
             try:
                 with self._writer, _transaction(self.writes) as tx:
-                    if unheard and landed is not None and landed(tx, unheard[0]):
-                        return unheard[0]
+                    if unheard and (found := in_force(tx)):
+                        return found[0]
                     result = work(tx)
                     committing = True
                 return result
             except sa.exc.SQLAlchemyError as exc:
                 doubtful = committing and failures.doubtful(exc)
                 if doubtful:
-                    unheard = [result]
+                    unheard.append(result)
                 if not ((doubtful or failures.repeatable(exc)) and self._again(tries, begun, exc)):
-                    if self._in_force(landed, unheard):
-                        return unheard[0]
+                    if unheard and (found := self.look(in_force)):
+                        return found[0]
                     raise failures.translated(exc)  # noqa: B904  # it has its cause
                 tries += 1
             except errors.CalotypeError:
                 # A commit may come into force after we looked for it; then it is what the work stumbled over now.
-                if self._in_force(landed, unheard):
-                    return unheard[0]
+                if unheard and (found := self.look(in_force)):
+                    return found[0]
                 raise
-
-    def _in_force(self, landed: Callable[[Tx, T], bool] | None, unheard: list[T]) -> bool:
-        return bool(unheard) and landed is not None and self.look(lambda tx: landed(tx, unheard[0]))
 
     def look(self, work: Callable[[Tx], T]) -> T:
         """Run `work` in a transaction that only reads, and sees one moment throughout; again, as `transact` does."""
@@ -134,7 +152,7 @@ class Database:
 
     def _again(self, tries: int, begun: float, exc: Exception) -> bool:
         """Pause before another try; False when there were enough of them."""
-        if tries >= self._settings.db_max_retries or time.monotonic() - begun > PATIENCE:
+        if tries >= self._settings.db_max_retries or time.monotonic() - begun > self._patience:
             return False
         LOG.debug("a transaction is run again: %s", exc)
         most = min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries)

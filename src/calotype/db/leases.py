@@ -38,7 +38,7 @@ class Leases:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._held: dict[str, threading.Event] = {}
-        self._left: set[str] = set()
+        self._left: dict[str, datetime] = {}
         self._owner: tuple[int, str] | None = None
         self._beating = False
 
@@ -50,7 +50,7 @@ class Leases:
                 self._owner = (os.getpid(), self._announce())
                 self._beating = False
                 self._held = {}
-                self._left = set()
+                self._left = {}
             return self._owner[1]
 
     def until(self) -> datetime:
@@ -77,19 +77,17 @@ class Leases:
             with self._lock:
                 self._held.pop(job.token, None)
 
-    def leave(self, job: Job) -> None:
-        """Nobody works on this job of ours any more, and the table could not be told: the database was away."""
-        with self._lock:
-            self._left.add(job.id)
+    def leave(self, job: Job | None) -> None:
+        """Nobody works on this job, if it is ours, and the table cannot be told: the database is away."""
+        if job is not None:
+            with self._lock:
+                self._left[job.id] = self.until()
 
     def left(self) -> frozenset[str]:
-        """Ids of jobs that were left, until `forget_left`."""
+        """Ids of jobs that were left, for as long as their leases may run."""
         with self._lock:
+            self._left = {job_id: until for job_id, until in self._left.items() if until > self._now()}
             return frozenset(self._left)
-
-    def forget_left(self, ids: frozenset[str]) -> None:
-        with self._lock:
-            self._left -= ids
 
     def dead(self) -> list[str]:
         """Owners on this host whose process is gone. Their files stay until `forget`."""

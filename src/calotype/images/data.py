@@ -100,7 +100,9 @@ def _intend(svc: Service, ctx: Context, image_id: str, store: Store) -> tuple[Im
         job = jobs.submit(tx, KIND, image.id, {"store": store.name}, now=now, due=svc.leases.until(), owner=owner)
         return image, job
 
-    return svc.db.transact(work, lambda tx, intent: jobs.held(tx, intent[1]))
+    return svc.db.transact(
+        work, lambda tx, intent: jobs.held(tx, intent[1]), adrift=lambda intent: svc.leases.leave(intent[1])
+    )
 
 
 def _noting(svc: Service, job: Job) -> Callable[[Note], None]:

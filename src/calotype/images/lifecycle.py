@@ -219,7 +219,7 @@ def delete(svc: Service, ctx: Context, image_id: str) -> None:
         image, job = begun
         return jobs.held(tx, job) if job else db_images.is_deleted(tx, image.id)
 
-    image, job = svc.db.transact(work, landed)
+    image, job = svc.db.transact(work, landed, adrift=lambda begun: svc.leases.leave(begun[1]))
     if job is not None:
         removal.carry_out(svc, ctx, job, asked=True)
     if image.status == "saving":

@@ -113,6 +113,9 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
         svc.db.transact(work, landed)
     except errors.Gone:
         return False
+    except errors.Busy:
+        svc.leases.leave(job)
+        raise
     return True
 
 

@@ -49,9 +49,8 @@ class Runner:
         while not self._stopping and (job := self._claim(dead, left)) is not None:
             self._do(job)
             done += 1
-        if not self._stopping:  # Else some of these jobs may be there, which nobody would know to be orphans any more.
+        if not self._stopping:  # Else jobs of the dead may be left, which nobody would know to be orphans any more.
             self._svc.leases.forget(dead)
-            self._svc.leases.forget_left(left)
         return done
 
     def _run(self) -> None:
@@ -81,7 +80,7 @@ class Runner:
 
         if not db.look(lambda tx: jobs.ready(tx, owner, now(), dead, left)):
             return None  # Most looks find nothing; they should not queue for the write lock.
-        return db.transact(work, landed)
+        return db.transact(work, landed, leases.leave)
 
     def _do(self, job: Job) -> None:
         try:

@@ -1,0 +1,283 @@
+"""A COMMIT whose answer got lost is made once: the client hears of success, and the state is what it asked for."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calotype import errors
+from calotype.app import App
+from calotype.context import SERVICE
+from calotype.db import images as db_images
+from calotype.db import jobs as db_jobs
+from calotype.db import members
+from calotype.images import data, lifecycle, sharing, stores
+from calotype.images.lifecycle import NewImage
+from calotype.jobs.worker import Runner
+from calotype.model import Change, Image, Query
+from calotype.stores.file import FileStore
+from tests.databases import Server
+from tests.inprocess import ADMIN, ALICE, CONF, Pieces, backlog, make_active, parts
+from tests.outage.proxy import HOW, Proxy
+
+
+@dataclass
+class Bench:
+    """A service in this process whose database is behind a proxy."""
+
+    app: App
+    proxy: Proxy
+    path: Path
+
+    @property
+    def svc(self) -> Any:
+        return self.app.service
+
+    def queued(self, **values: Any) -> str:
+        return lifecycle.create(self.svc, ALICE, NewImage(disk_format="raw", container_format="bare", **values)).id
+
+    def active(self) -> str:
+        return make_active(self.app)
+
+    def show(self, image_id: str) -> Image | None:
+        return self.app.db.look(lambda tx: db_images.get(tx, SERVICE, image_id))
+
+    def files(self, image_id: str) -> int:
+        return sum((self.path / store / image_id).exists() for store in ("one", "two"))
+
+    def there(self, image_id: str) -> Image:
+        image = self.show(image_id)
+        assert image
+        return image
+
+    def members(self, image_id: str) -> list[str]:
+        return [member.member for member in self.app.db.look(lambda tx: members.members_of(tx, image_id))]
+
+
+def _benches(server: Server, path: Path, more: str = "") -> Iterator[Bench]:
+    proxy, url = Proxy(server.port), server.fresh()
+    behind = server.url(url.rpartition("/")[2], proxy.port)
+    with parts(path, behind, CONF, more) as app:
+        yield Bench(app, proxy, path)
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
+def shared_bench(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    yield from _benches(server, tmp_path_factory.mktemp("answers"))
+
+
+@pytest.fixture
+def bench(server: Server, shared_bench: Bench) -> Bench:
+    if server.kind == "postgresql":
+        # New connections: the proxy reads statements, and psycopg sends prepared ones by number.
+        shared_bench.app.db.close()
+    return shared_bench
+
+
+# --- each change that a client can ask for ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """What there is before, what is asked for, and whether the state is right afterwards, given the answer."""
+
+    prepare: Callable[[Bench], str]
+    ask: Callable[[Bench, str], Any]
+    right: Callable[[Bench, str, Any], bool]
+    skip: int = 0  #: transactions before the one whose answer gets lost
+
+
+def _create(bench: Bench, image_id: str) -> Image:
+    new = NewImage(id=image_id, name="born", tags=("a", "b"), properties={"p": "1"})
+    return lifecycle.create(bench.svc, ALICE, new)
+
+
+def _created(bench: Bench, image_id: str, _: Any) -> bool:
+    found = bench.there(image_id)
+    return (found.name, found.tags, dict(found.properties)) == ("born", ("a", "b"), {"p": "1"})
+
+
+def _update(*changes: Change) -> Callable[[Bench, str], Image]:
+    return lambda bench, image_id: lifecycle.update(bench.svc, ALICE, image_id, changes)
+
+
+def _has(**properties: str) -> Callable[[Bench, str, Any], bool]:
+    return lambda bench, image_id, _: dict(bench.there(image_id).properties) == properties
+
+
+def _with_a_member(bench: Bench) -> str:
+    image_id = bench.queued()
+    sharing.add(bench.svc, ALICE, image_id, "blue")
+    return image_id
+
+
+def _upload(bench: Bench, image_id: str) -> None:
+    data.upload(bench.svc, ALICE, image_id, Pieces([b"some ", b"data"]), store_name=None, size=None)
+
+
+def _is_active(bench: Bench, image_id: str, _: Any) -> bool:
+    found = bench.there(image_id)
+    return (found.status, found.size, len(found.locations), bench.files(image_id)) == ("active", 9, 1, 1)
+
+
+def _delete(bench: Bench, image_id: str) -> None:
+    lifecycle.delete(bench.svc, ALICE, image_id)
+
+
+def _is_gone(bench: Bench, image_id: str, _: Any) -> bool:
+    return bench.show(image_id) is None and bench.files(image_id) == 0
+
+
+def _two_copies(bench: Bench) -> str:
+    image_id = bench.active()
+    (bench.path / "two" / image_id).write_bytes(b"data")
+    url = f"file://{bench.path}/two/{image_id}"
+    bench.app.db.transact(lambda tx: db_images.add_location(tx, image_id, url, {"store": "two"}, bench.svc.now()))
+    return image_id
+
+
+def _one_copy(bench: Bench, image_id: str, _: Any) -> bool:
+    return [place.store for place in bench.there(image_id).locations] == ["one"] and bench.files(image_id) == 1
+
+
+CASES = {
+    "create": Case(lambda _: str(uuid.uuid4()), _create, _created),
+    "replace a name": Case(
+        Bench.queued, _update(Change("replace", "name", "n")), lambda bench, i, _: bench.there(i).name == "n"
+    ),
+    "remove a property": Case(
+        lambda bench: bench.queued(properties={"p": "1", "q": "2"}), _update(Change("remove", "p")), _has(q="2")
+    ),
+    "add a property, strictly": Case(Bench.queued, _update(Change("add", "p", "1", strict_add=True)), _has(p="1")),
+    "add a tag": Case(
+        Bench.queued,
+        lambda bench, i: lifecycle.add_tag(bench.svc, ALICE, i, "t"),
+        lambda bench, i, _: bench.there(i).tags == ("t",),
+    ),
+    "remove a tag": Case(
+        lambda bench: bench.queued(tags=("t", "u")),
+        lambda bench, i: lifecycle.remove_tag(bench.svc, ALICE, i, "t"),
+        lambda bench, i, _: bench.there(i).tags == ("u",),
+    ),
+    "deactivate": Case(
+        Bench.active,
+        lambda bench, i: lifecycle.deactivate(bench.svc, ADMIN, i),
+        lambda bench, i, _: bench.there(i).status == "deactivated",
+    ),
+    "delete a queued image": Case(Bench.queued, _delete, _is_gone),
+    "delete": Case(Bench.active, _delete, _is_gone),
+    "the end of a delete": Case(Bench.active, _delete, _is_gone, skip=1),
+    "remove a copy": Case(_two_copies, lambda bench, i: stores.remove_copy(bench.svc, ADMIN, "two", i), _one_copy),
+    "add a member": Case(
+        Bench.queued,
+        lambda bench, i: sharing.add(bench.svc, ALICE, i, "blue"),
+        lambda bench, i, _: bench.members(i) == ["blue"],
+    ),
+    "remove a member": Case(
+        _with_a_member,
+        lambda bench, i: sharing.remove(bench.svc, ALICE, i, "blue"),
+        lambda bench, i, _: bench.members(i) == [],
+    ),
+    "a member's answer": Case(
+        _with_a_member,
+        lambda bench, i: sharing.answer(bench.svc, ADMIN, i, "blue", "accepted"),
+        lambda bench, i, answer: bench.members(i) == ["blue"] and answer.status == "accepted",
+    ),
+    "the intent of an upload": Case(Bench.queued, _upload, _is_active),
+    "a note of an upload": Case(Bench.queued, _upload, _is_active, skip=1),
+    "the end of an upload": Case(Bench.queued, _upload, _is_active, skip=2),
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", CASES)
+def test_the_change_is_made_once_and_answered_with_success(bench: Bench, name: str, how: str) -> None:
+    case = CASES[name]
+    image_id = case.prepare(bench)
+    bench.proxy.arm(how, case.skip)
+    answer = case.ask(bench, image_id)
+    assert bench.proxy.cuts == 1
+    assert case.right(bench, image_id, answer)
+    assert backlog(bench.app) == 0
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_an_image_in_use_is_restored_once_and_the_client_told(
+    bench: Bench, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id = bench.active()
+    before = bench.there(image_id)
+
+    def in_use(*_: Any, **__: Any) -> None:
+        raise errors.InUse("a clone depends on it", "one")
+
+    monkeypatch.setattr(FileStore, "delete", in_use)
+    bench.proxy.arm(how, 1)
+    with pytest.raises(errors.Conflict):
+        lifecycle.delete(bench.svc, ALICE, image_id)
+    after = bench.there(image_id)
+    assert bench.proxy.cuts == 1
+    assert (after.status, after.locations) == (before.status, before.locations)
+    assert bench.files(image_id) == 1
+    assert backlog(bench.app) == 0
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_job_is_claimed_once_and_done(bench: Bench, how: str) -> None:
+    image_id = bench.queued()
+    now = bench.svc.now()
+
+    def orphan(tx: Any) -> db_jobs.Job:
+        db_images.move(tx, image_id, "queued", "saving", now=now)
+        return db_jobs.submit(tx, data.KIND, image_id, {"store": "one"}, now=now, due=now, owner="dead")
+
+    bench.app.db.transact(orphan)
+    bench.proxy.arm(how)
+    runner, done, end = Runner(bench.svc, 60), 0, time.monotonic() + 5
+    while backlog(bench.app) and time.monotonic() < end:
+        done += runner.work_off()
+    assert done == 1
+    found = bench.there(image_id)
+    assert (bench.proxy.cuts, found.status, backlog(bench.app)) == (1, "queued", 0)
+
+
+# --- when nothing is tried again -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_an_upload_whose_fate_nobody_knows_keeps_its_bytes_if_and_only_if_its_image_is_active(
+    server: Server, tmp_path: Path, how: str
+) -> None:
+    for bench in _benches(server, tmp_path, "db_max_retries = 0\n"):
+        image_id = bench.queued()
+        bench.proxy.arm(how, CASES["the end of an upload"].skip)
+        if how == "after":
+            _upload(bench, image_id)
+        else:
+            with pytest.raises(errors.Busy):
+                _upload(bench, image_id)
+        found = bench.there(image_id)
+        active = how != "before"
+        assert bench.proxy.cuts == 1
+        assert b"INSERT INTO image_locations " in bench.proxy.cut
+        assert (found.status, bench.files(image_id)) == (("active", 1) if active else ("queued", 0))
+        assert backlog(bench.app) == 0
+
+
+def test_connections_that_the_server_closed_are_replaced_without_a_word_to_clients(
+    server: Server, bench: Bench
+) -> None:
+    name = bench.app.db.url.database
+    assert name
+    image_id = bench.queued()
+    for number in range(3):
+        assert lifecycle.list_(bench.svc, ALICE, Query(limit=1000))[0]
+        assert server.connections(name) > 0
+        server.hang_up(name)
+        lifecycle.add_tag(bench.svc, ALICE, image_id, f"t{number}")
+    assert bench.there(image_id).tags == ("t0", "t1", "t2")
