@@ -23,11 +23,17 @@ from calotype.db.drivers import Pool, Settings
 
 LOG = logging.getLogger(__name__)
 
+#: As many connections as there are threads and more.
+UNLIMITED = 1 << 20
+
 Tx = Connection
 T = TypeVar("T")
 
 #: A transaction that is this old is not begun again, seconds; it ends before the lease of a job does.
 PATIENCE = 15.0
+#: How long a transaction waits for a connection that is kept open, seconds, before it opens one more for itself. Most
+#: are over sooner, and opening one costs more than they do.
+_MOMENT = 0.1
 #: Pauses between two tries, seconds: the first, and what they double up to.
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 
@@ -62,8 +68,11 @@ class Database:
         # SQLite has one writer. Threads of this process wait for it here, without polling; other processes are waited
         # for by SQLite's busy handler.
         self._writer: Any = threading.Lock() if self.is_sqlite else nullcontext()
+        writers = Pool(1, 0) if self.is_sqlite else writers
         self.reads: Engine = drivers.engine(self.url, settings, readers, writes=False)
-        self.writes: Engine = drivers.engine(self.url, settings, Pool(1, 0) if self.is_sqlite else writers, writes=True)
+        self.writes: Engine = drivers.engine(self.url, settings, writers, writes=True)
+        self._kept = {self.reads: readers.kept or UNLIMITED, self.writes: writers.kept or UNLIMITED}
+        self._take_seats()
 
     @property
     def is_sqlite(self) -> bool:
@@ -104,7 +113,7 @@ class Database:
         while True:
             committing = False
             try:
-                with self._writer, _transaction(self.writes) as tx:
+                with self._writer, self._transaction(self.writes) as tx:
                     if unheard and (found := in_force(tx)):
                         return found[0]
                     result = work(tx)
@@ -131,7 +140,7 @@ class Database:
         tries = 0
         while True:
             try:
-                with _transaction(self.reads) as tx:
+                with self._transaction(self.reads) as tx:
                     return work(tx)
             except sa.exc.SQLAlchemyError as exc:
                 if not (failures.repeatable(exc) and self._again(tries, begun, exc)):
@@ -141,13 +150,13 @@ class Database:
     @contextmanager
     def begin(self) -> Iterator[Tx]:
         """One try of a transaction that writes; durable when the block ends, undone when it raises."""
-        with _translated(), self._writer, _transaction(self.writes) as tx:
+        with _translated(), self._writer, self._transaction(self.writes) as tx:
             yield tx
 
     @contextmanager
     def read(self) -> Iterator[Tx]:
         """One try of a transaction that only reads, and sees one moment throughout."""
-        with _translated(), _transaction(self.reads) as tx:
+        with _translated(), self._transaction(self.reads) as tx:
             yield tx
 
     def _again(self, tries: int, begun: float, exc: Exception) -> bool:
@@ -182,10 +191,39 @@ class Database:
             tries -= 1
             time.sleep(pause)
 
+    def _take_seats(self) -> None:
+        self._seats = {engine: threading.Semaphore(kept) for engine, kept in self._kept.items()}
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Iterator[Tx]:
+        """A transaction, and its connection back to the pool with nothing left in it."""
+        seats = self._seats[engine]
+        seated = seats.acquire(timeout=_MOMENT)
+        try:
+            with engine.connect() as tx:
+                tx.begin()
+                try:
+                    yield tx
+                except BaseException:
+                    try:
+                        tx.rollback()
+                    except Exception:  # noqa: BLE001  # why the block failed is what counts
+                        tx.invalidate()
+                    raise
+                try:
+                    tx.commit()
+                except BaseException:
+                    tx.invalidate()  # SQLAlchemy takes a failed COMMIT for the end of the transaction; SQLite does not
+                    raise
+        finally:
+            if seated:
+                seats.release()
+
     def dispose(self) -> None:
         """Forget pooled connections, as a forked child must do before its first transaction."""
         for engine in (self.reads, self.writes):
             engine.dispose(close=False)
+        self._take_seats()
         if self.is_sqlite:
             self._writer = threading.Lock()
         if self._reserve is not None:
@@ -196,26 +234,6 @@ class Database:
             engine.dispose()
         if self._reserve is not None:
             self._reserve.close()
-
-
-@contextmanager
-def _transaction(engine: Engine) -> Iterator[Tx]:
-    """A transaction, and its connection back to the pool with nothing left in it."""
-    with engine.connect() as tx:
-        tx.begin()
-        try:
-            yield tx
-        except BaseException:
-            try:
-                tx.rollback()
-            except Exception:  # noqa: BLE001  # why the block failed is what counts
-                tx.invalidate()
-            raise
-        try:
-            tx.commit()
-        except BaseException:
-            tx.invalidate()  # SQLAlchemy takes a failed COMMIT for the end of the transaction; SQLite does not
-            raise
 
 
 @contextmanager

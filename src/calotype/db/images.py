@@ -20,7 +20,6 @@ from calotype.db.compare import exactly
 from calotype.db.documents import COLUMNS, document
 from calotype.db.engine import Tx
 from calotype.db.tables import image_locations, image_members, image_properties, image_tags, images
-from calotype.db.visibility import Branch
 from calotype.model import TRANSITIONS, Image
 
 _RECORD = sa.select(images.c.id, document)
@@ -47,8 +46,7 @@ def find(tx: Tx, ctx: Context, columns: sa.Select[Any], image_id: str) -> Any | 
 
     Our ids are lower-case; rows that Glance left may not be, and are found by the id as it was given.
     """
-    somebody = Context(project="") if ctx.project is not None else Context()
-    statement = _visible(columns, None if ctx.is_admin else visibility.branches(somebody))
+    statement = _visible(columns, ctx.is_admin, ctx.project is not None)
     values = {"image_id": image_id, "lower": image_id.lower()}
     rows = tx.execute(statement, values | visibility.parameters(ctx)).all()
     return next((row for row in rows if row.id == image_id), rows[0] if rows else None)
@@ -56,10 +54,12 @@ def find(tx: Tx, ctx: Context, columns: sa.Select[Any], image_id: str) -> Any | 
 
 # Built once: building such a statement costs more than running it.
 @lru_cache(maxsize=256)
-def _visible(columns: sa.Select[Any], branches: tuple[Branch, ...] | None) -> sa.Select[Any]:
+def _visible(columns: sa.Select[Any], to_admin: bool, to_project: bool) -> sa.Select[Any]:
     which = images.c.id.in_((sa.bindparam("image_id"), sa.bindparam("lower")))
     found = columns.where(images.c.deleted == sa.false(), which)
-    return found if branches is None else found.where(visibility.holds(branches))
+    if to_admin:
+        return found
+    return found.where(visibility.holds(visibility.branches(Context(project="" if to_project else None))))
 
 
 # --- changing --------------------------------------------------------------------------------------------
