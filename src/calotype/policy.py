@@ -268,36 +268,49 @@ def _files(conf: cfg.ConfigOpts) -> frozenset[tuple[str, int, int, int]]:
     return frozenset(found)
 
 
-def image_target(image: Image) -> dict[str, Any]:
-    """What rules may refer to of an image; custom properties never shadow its attributes."""
-    return {
-        **image.properties,
-        "id": image.id,
-        "image_id": image.id,
-        "name": image.name,
-        "owner": image.owner,
-        "project_id": image.owner,
-        "member_id": image.member,
-        "visibility": image.visibility,
-        "status": image.status,
-        "protected": image.protected,
-        "os_hidden": image.os_hidden,
-        "disk_format": image.disk_format,
-        "container_format": image.container_format,
-        "size": image.size,
-        "virtual_size": image.virtual_size,
-        "min_disk": image.min_disk,
-        "min_ram": image.min_ram,
-        "checksum": image.checksum,
-        "os_hash_algo": image.os_hash_algo,
-        "os_hash_value": image.os_hash_value,
-        "tags": list(image.tags),
+class _ImageTarget(Mapping[str, Any]):
+    """What rules may refer to of an image; custom properties never shadow its attributes. Made for a few look-ups."""
+
+    __slots__ = ("_image",)
+    _ATTRIBUTES: Final = {
+        **{
+            name: name
+            for name in (
+                "id name owner visibility status protected os_hidden disk_format container_format size virtual_size "
+                "min_disk min_ram checksum os_hash_algo os_hash_value tags"
+            ).split()
+        },
+        "image_id": "id",
+        "project_id": "owner",
+        "member_id": "member",
     }
 
+    def __init__(self, image: Image) -> None:
+        self._image = image
 
-def member_target(image: Image, member: Member | str) -> dict[str, Any]:
+    def __getitem__(self, name: str) -> Any:
+        attribute = self._ATTRIBUTES.get(name)
+        if attribute is None:
+            return self._image.properties[name]
+        value = getattr(self._image, attribute)
+        return list(value) if name == "tags" else value
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._ATTRIBUTES
+        yield from (name for name in self._image.properties if name not in self._ATTRIBUTES)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def image_target(image: Image) -> Target:
+    """What rules may refer to of an image."""
+    return _ImageTarget(image)
+
+
+def member_target(image: Image, member: Member | str) -> Target:
     """What rules may refer to of a share: the image, with the member in place of the caller."""
-    return image_target(image) | {"member_id": member if isinstance(member, str) else member.member}
+    return dict(image_target(image)) | {"member_id": member if isinstance(member, str) else member.member}
 
 
 def no_image(image_id: str) -> errors.NotFound:

@@ -9,7 +9,7 @@ from calotype.model import HIDDEN_PROPERTIES, Image, Member
 
 
 def timestamp(when: datetime) -> str:
-    return f"{when:%Y-%m-%dT%H:%M:%S}Z"
+    return f"{when.isoformat(timespec='seconds')}Z"
 
 
 def image(found: Image, store_names: Iterable[str]) -> dict[str, Any]:

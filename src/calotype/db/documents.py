@@ -5,7 +5,10 @@ spends its time on a few long values rather than on hundreds of short ones, whic
 """
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -100,4 +103,10 @@ def image(found: list[Any], ctx: Context) -> Image:
 
 def _locations(found: dict[str, list[Any]]) -> tuple[Location, ...]:
     numbers = sorted(found, key=int)
-    return tuple(Location(int(n), found[n][0], json.loads(found[n][1]) if found[n][1] else {}) for n in numbers)
+    return tuple(Location(int(number), found[number][0], _metadata(found[number][1])) for number in numbers)
+
+
+@lru_cache(maxsize=1024)
+def _metadata(text: str | None) -> Mapping[str, Any]:
+    """Most copies of a store have the same."""
+    return MappingProxyType(json.loads(text) if text else {})

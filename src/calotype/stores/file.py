@@ -48,6 +48,7 @@ _ZEROS = bytes(1 << 20)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SPACE_CHECK = 64 << 20  #: Bytes written between two looks at the free space.
 _PART = re.compile(r"^[0-9a-fA-F-]{36}\.([0-9a-f]+-[0-9]+)\.part$")
+_PLAIN = re.compile(r"[0-9a-zA-Z-]+")  #: Names that mean themselves in a URL; ids are such.
 _SWEEP_AGE = 60.0  #: Seconds; twice a lease, so that no upload that is just beginning is taken for debris.
 
 
@@ -61,6 +62,7 @@ class FileStore:
         self.description = description
         self.weight = weight
         self.directory = Path(options["filesystem_store_datadir"]).absolute()
+        self._prefix = f"file://{quote(str(self.directory))}/"
         self._chunk: int = options["filesystem_store_chunk_size"]
         self._thin: bool = options["filesystem_thin_provisioning"]
         self._reserve: int = options["filesystem_store_reserve"] << 20
@@ -251,6 +253,8 @@ class FileStore:
 
     def _name_in(self, url: str) -> str | None:
         """The name in our directory that a URL means, None when it lies elsewhere."""
+        if url.startswith(self._prefix) and _PLAIN.fullmatch(url, len(self._prefix)):
+            return url[len(self._prefix) :]
         parts = urlsplit(url)
         if parts.scheme not in ("file", "filesystem") or parts.netloc or parts.query or parts.fragment:
             return None
