@@ -28,6 +28,8 @@ TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 )
 STATUSES: Final = tuple(TRANSITIONS)
 
+#: Statuses in which somebody works on the data.
+BUSY: Final = frozenset({"saving", "uploading", "importing"})
 #: Statuses in which the formats may still be changed.
 FORMATS_OPEN: Final = frozenset({"queued", "importing"})
 

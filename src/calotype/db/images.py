@@ -65,20 +65,24 @@ def _visible(columns: sa.Select[Any], to_admin: bool, to_project: bool) -> sa.Se
 # --- changing --------------------------------------------------------------------------------------------
 
 
-def add(tx: Tx, image: Image) -> None:
-    """Insert a record with its properties and tags. Raises `Conflict` when the id was ever used."""
+_INSERT = sa.insert(images)
+_INSERT_PROPERTIES = sa.insert(image_properties)
+_INSERT_TAGS = sa.insert(image_tags)
+
+
+def add(tx: Tx, image: Image, *, drawn: bool = False) -> None:
+    """Insert a record with its properties and tags. Raises `Conflict` when the id was ever used.
+
+    `drawn` says that the id was just drawn at random, so that no deleted image can have had it.
+    """
     taken = errors.Conflict(f"The id {image.id} is in use, or was used by an image that is deleted.")
-    if tombstones.holds(tx, image.id):
-        raise taken
-    if tx.execute(sa.select(images.c.id).where(images.c.id == image.id)).first():
+    if not drawn and tombstones.holds(tx, image.id):
         raise taken
     try:
-        with tx.begin_nested():
-            values = {name: getattr(image, name) for name in COLUMNS}
-            tx.execute(sa.insert(images).values(values | {"deleted": False}))
+        tx.execute(_INSERT, {name: getattr(image, name) for name in COLUMNS} | {"deleted": False})
     except sa.exc.IntegrityError as exc:
         raise taken from exc
-    _put_properties(tx, image.id, image.properties, image.created_at)
+    _insert_properties(tx, image.id, image.properties, image.created_at)
     _put_tags(tx, image.id, image.tags, image.created_at)
 
 
@@ -89,14 +93,14 @@ def save(tx: Tx, before: Image, after: Image) -> None:
     tx.execute(sa.update(images).where(images.c.id == before.id).values(values | {"updated_at": when}))
     gone = [name for name in before.properties if name not in after.properties]
     if gone:
-        _soft_delete(
-            tx, image_properties, before.id, when, sa.or_(*[exactly(image_properties.c.name, n) for n in gone])
-        )
+        named = sa.or_(*[exactly(image_properties.c.name, name) for name in gone])
+        tx.execute(_SOFT_DELETE[image_properties].where(named), {"which": before.id, "when": when})
     changed = {k: v for k, v in after.properties.items() if before.properties.get(k) != v}
     _put_properties(tx, before.id, changed, when)
     gone = [tag for tag in before.tags if tag not in after.tags]
     if gone:
-        _soft_delete(tx, image_tags, before.id, when, sa.or_(*[exactly(image_tags.c.value, tag) for tag in gone]))
+        named = sa.or_(*[exactly(image_tags.c.value, tag) for tag in gone])
+        tx.execute(_SOFT_DELETE[image_tags].where(named), {"which": before.id, "when": when})
     _put_tags(tx, before.id, [tag for tag in after.tags if tag not in before.tags], when)
 
 
@@ -112,17 +116,34 @@ def move(tx: Tx, image_id: str, expected: str, to: str, *, now: datetime, **valu
     return bool(tx.execute(statement).rowcount)
 
 
+_WHICH: sa.BindParameter[str] = sa.bindparam("which", type_=sa.String())
+_WHEN: sa.BindParameter[datetime] = sa.bindparam("when", type_=sa.DateTime())
+_CHILDREN = (image_properties, image_tags, image_members, image_locations)
+_DELETE = (
+    sa.update(images)
+    .where(images.c.id == _WHICH, images.c.deleted == sa.false())
+    .values(status="deleted", deleted=True, deleted_at=_WHEN, updated_at=_WHEN)
+)
+
+
+def _soft_delete(table: sa.Table) -> sa.Update:
+    extra = {"status": "deleted"} if table is image_locations else {}
+    statement = sa.update(table).where(table.c.image_id == _WHICH, table.c.deleted == sa.false())
+    return statement.values(deleted=True, deleted_at=_WHEN, **extra)
+
+
+_SOFT_DELETE = {table: _soft_delete(table) for table in _CHILDREN}
+
+
 def delete(tx: Tx, image: Image, now: datetime) -> bool:
     """Mark the record and all that hangs on it deleted, and bury its id. False when somebody was quicker."""
-    statement = (
-        sa.update(images)
-        .where(images.c.id == image.id, images.c.deleted == sa.false())
-        .values(status="deleted", deleted=True, deleted_at=now, updated_at=now)
-    )
-    if not tx.execute(statement).rowcount:
+    values = {"which": image.id, "when": now}
+    if not tx.execute(_DELETE, values).rowcount:
         return False
-    for table in (image_properties, image_tags, image_members, image_locations):
-        _soft_delete(tx, table, image.id, now)
+    for table in _CHILDREN:
+        if (table is image_properties and not image.properties) or (table is image_tags and not image.tags):
+            continue
+        tx.execute(_SOFT_DELETE[table], values)
     tombstones.bury(tx, [image.id], now)
     return True
 
@@ -131,7 +152,7 @@ def restore(tx: Tx, image_id: str, status: str, *, without: Iterable[int] = ()) 
     """Undo `delete`: everything that went with it returns, but for the locations whose data is gone already."""
     when = tx.execute(sa.select(images.c.deleted_at).where(images.c.id == image_id)).scalar_one()
     tx.execute(sa.update(images).where(images.c.id == image_id).values(status=status, deleted=False, deleted_at=None))
-    for table in (image_properties, image_tags, image_members, image_locations):
+    for table in _CHILDREN:
         same = (table.c.image_id == image_id) & (table.c.deleted == sa.true()) & (table.c.deleted_at == when)
         if table is image_locations:
             same &= table.c.id.not_in(list(without))
@@ -197,14 +218,14 @@ def purge(tx: Tx, before: datetime, max_rows: int) -> tuple[int, int]:
         return list(tx.execute(statement.limit(max_rows)).scalars())
 
     rows = 0
-    for table in (image_properties, image_tags, image_members, image_locations):
+    for table in _CHILDREN:
         old = sa.select(table.c.id).where(table.c.deleted == sa.true(), table.c.deleted_at < before)
         ids = some(old.where(table.c.status != "pending_delete") if table is image_locations else old)
         _delete_rows(tx, table.c.id, ids)
         rows += len(ids)
     old = sa.select(images.c.id).where(images.c.deleted == sa.true(), images.c.deleted_at < before)
     old = old.where(images.c.status != "pending_delete")
-    for table in (image_properties, image_tags, image_members, image_locations):
+    for table in _CHILDREN:
         old = old.where(~sa.exists().where(table.c.image_id == images.c.id))
     gone = some(old.order_by(images.c.deleted_at))
     tombstones.bury(tx, gone, before)  # A Glance beside us may have deleted some, and it buries nothing.
@@ -215,12 +236,6 @@ def purge(tx: Tx, before: datetime, max_rows: int) -> tuple[int, int]:
 def _delete_rows(tx: Tx, key: sa.Column[Any], ids: list[Any]) -> None:
     for start in range(0, len(ids), 500):
         tx.execute(sa.delete(key.table).where(key.in_(ids[start : start + 500])))
-
-
-def _soft_delete(tx: Tx, table: sa.Table, image_id: str, when: datetime, *which: sa.ColumnElement[bool]) -> None:
-    extra = {"status": "deleted"} if table is image_locations else {}
-    statement = sa.update(table).where(table.c.image_id == image_id, table.c.deleted == sa.false(), *which)
-    tx.execute(statement.values(deleted=True, deleted_at=when, **extra))
 
 
 def _put_properties(tx: Tx, image_id: str, properties: Mapping[str, str], when: datetime) -> None:
@@ -235,18 +250,18 @@ def _put_properties(tx: Tx, image_id: str, properties: Mapping[str, str], when: 
         tx.execute(
             sa.update(table).where(row).values(value=properties[name], deleted=False, deleted_at=None, updated_at=when)
         )
-    rows = [
-        {"image_id": image_id, "name": name, "value": value, "created_at": when, "updated_at": when, "deleted": False}
-        for name, value in properties.items()
-        if name not in there
-    ]
+    _insert_properties(tx, image_id, {k: v for k, v in properties.items() if k not in there}, when)
+
+
+def _insert_properties(tx: Tx, image_id: str, properties: Mapping[str, str], when: datetime) -> None:
+    same = {"image_id": image_id, "created_at": when, "updated_at": when, "deleted": False}
+    rows = [{"name": name, "value": value, **same} for name, value in properties.items()]
     if rows:
-        tx.execute(sa.insert(table), rows)
+        tx.execute(_INSERT_PROPERTIES, rows)
 
 
 def _put_tags(tx: Tx, image_id: str, tags: Iterable[str], when: datetime) -> None:
-    rows = [
-        {"image_id": image_id, "value": tag, "created_at": when, "updated_at": when, "deleted": False} for tag in tags
-    ]
+    same = {"image_id": image_id, "created_at": when, "updated_at": when, "deleted": False}
+    rows = [{"value": tag, **same} for tag in tags]
     if rows:
-        tx.execute(sa.insert(image_tags), rows)
+        tx.execute(_INSERT_TAGS, rows)

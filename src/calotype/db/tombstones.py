@@ -8,12 +8,15 @@ import sqlalchemy as sa
 from calotype.db.engine import Tx
 from calotype.db.tables import tombstones
 
+_INSERT = sa.insert(tombstones)
+_HOLDS = sa.select(tombstones.c.image_id).where(tombstones.c.image_id == sa.bindparam("which"))
+
 
 def bury(tx: Tx, image_ids: Iterable[str], when: datetime) -> None:
-    """Remember that these ids were used."""
+    """Remember that these ids were used; some of them may be remembered already."""
     for image_id in image_ids:
         if not holds(tx, image_id):
-            tx.execute(sa.insert(tombstones).values(image_id=image_id.lower(), deleted_at=when))
+            tx.execute(_INSERT, {"image_id": image_id.lower(), "deleted_at": when})
 
 
 def unbury(tx: Tx, image_id: str) -> None:
@@ -25,5 +28,4 @@ def unbury(tx: Tx, image_id: str) -> None:
 
 def holds(tx: Tx, image_id: str) -> bool:
     """Whether an image of this id was deleted before."""
-    statement = sa.select(tombstones.c.image_id).where(tombstones.c.image_id == image_id.lower())
-    return tx.execute(statement).first() is not None
+    return tx.execute(_HOLDS, {"which": image_id.lower()}).first() is not None

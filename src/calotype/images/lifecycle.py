@@ -93,7 +93,7 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
         found = db_images.get(tx, ctx, image.id)
         return found is not None and found.owner == owner and same_moment(found.created_at, now)
 
-    svc.db.transact(lambda tx: db_images.add(tx, image), landed)
+    svc.db.transact(lambda tx: db_images.add(tx, image, drawn=new.id is None), landed)
     return image
 
 
