@@ -368,7 +368,7 @@ def main() -> None:
     parser.add_argument(
         "--caller",
         choices=CALLERS,
-        default="admin",
+        default="member",
         help="whom Glance takes the caller for: admin without a project, or member of one; default %(default)s",
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds a figure, default %(default)s")
@@ -377,6 +377,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="MiB of the transfers, default %(default)s")
     parser.add_argument("--transfers", type=int, default=5, help="rounds of transfers, default %(default)s")
     growth.add_arguments(parser)
+    parser.set_defaults(workers=os.cpu_count())
     options = parser.parse_args()
     wanted = options.sections.split(",")
     if unknown := set(wanted) - set(SECTIONS):

@@ -182,6 +182,30 @@ def test_a_database_of_a_newer_release_is_refused(db: Database) -> None:
         schema.pending(db)
 
 
+def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_once(database_url: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    database = Database(database_url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    with database.begin() as tx:
+        config.attributes["connection"] = tx
+        command.upgrade(config, "0001")
+    with database.begin() as tx:
+        for number in range(30):
+            images.add(tx, an_image(number))
+    if not database.is_sqlite and database.url.get_backend_name() != "postgresql":  # where a migration can break off
+        with database.begin() as tx:
+            index = next(i for i in tables.images.indexes if i.name == "calotype_owner_name")
+            index.create(tx)
+    assert schema.sync(database) == "0001"
+    assert schema.inspect(database).ready
+    with database.read() as tx:
+        assert len(pages.page(tx, SERVICE, Query(limit=50, sort=(("name", "asc"),)))) == 30
+    database.close()
+
+
 def test_ids_that_glance_deleted_before_us_are_refused(database_url: str) -> None:
     database = Database(database_url)
     tables.glance_tables().create_all(database.writes)

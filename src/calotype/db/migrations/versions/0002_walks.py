@@ -26,11 +26,21 @@ _ORDERS = {
 
 def upgrade() -> None:
     for key, order in _ORDERS.items():
-        op.create_index(f"calotype_owner_{key}", "images", ["owner", "deleted", "os_hidden", *order, "visibility"])
-        op.create_index(f"calotype_visibility_{key}", "images", ["visibility", "deleted", "os_hidden", *order])
-    op.create_index("calotype_member", "image_members", ["member", "image_id", "status", "deleted"])
-    op.create_index("calotype_tag", "image_tags", ["value", "image_id", "deleted"])
-    on_mariadb = op.get_bind().dialect.name in ("mysql", "mariadb")
+        _add("images", f"calotype_owner_{key}", ["owner", "deleted", "os_hidden", *order, "visibility"])
+        _add("images", f"calotype_visibility_{key}", ["visibility", "deleted", "os_hidden", *order])
+    _add("image_members", "calotype_member", ["member", "image_id", "status", "deleted"])
+    _add("image_tags", "calotype_tag", ["value", "image_id", "deleted"])
     # PostgreSQL refuses long values in an index, MariaDB wants to be told a length.
-    value = "value" if on_mariadb else sa.text("substr(value, 1, 64)")
-    op.create_index("calotype_property", "image_properties", ["name", value, "image_id"], **_LENGTH)
+    value = "value" if _on_mariadb() else sa.text("substr(value, 1, 64)")
+    _add("image_properties", "calotype_property", ["name", value, "image_id"], **_LENGTH)
+
+
+def _add(table: str, name: str, columns: list[Any], **options: Any) -> None:
+    # MariaDB commits each index by itself: a migration that broke off goes on where it was.
+    if _on_mariadb() and name in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
+        return
+    op.create_index(name, table, columns, **options)
+
+
+def _on_mariadb() -> bool:
+    return op.get_bind().dialect.name in ("mysql", "mariadb")
