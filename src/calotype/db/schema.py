@@ -56,11 +56,11 @@ def inspect(db: Database) -> Report:
         glance: tuple[str, ...] = ()
         if sa.inspect(tx).has_table("alembic_version"):
             glance = tuple(sorted(tx.execute(sa.select(alembic_version.c.version_num)).scalars()))
-        missing = tuple(sorted(str(index.name) for index in _missing(tx))) if found == HEAD else ()
-    return Report(found, HEAD, glance, missing)
+        lost = tuple(sorted(str(index.name) for index in missing(tx))) if found == HEAD else ()
+    return Report(found, HEAD, glance, lost)
 
 
-def _missing(tx: sa.Connection) -> list[sa.Index]:
+def missing(tx: sa.Connection) -> list[sa.Index]:
     """Indexes of ours that somebody dropped. What a list needs them for stands in `pages.py`."""
     if tx.dialect.name == "sqlite":  # which does not describe indexes on expressions
         there = set(tx.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'index'")).scalars())
@@ -68,10 +68,10 @@ def _missing(tx: sa.Connection) -> list[sa.Index]:
         tables = sa.inspect(tx).get_multi_indexes()
         there = {index["name"] for indexes in tables.values() for index in indexes}
     ours = [index for table in metadata.tables.values() for index in table.indexes]
-    return [i for i in ours if str(i.name).startswith("calotype_") and i.name not in there and _meant(i, tx.dialect)]
+    return [i for i in ours if str(i.name).startswith("calotype_") and i.name not in there and meant(i, tx.dialect)]
 
 
-def _meant(index: sa.Index, dialect: sa.Dialect) -> bool:
+def meant(index: sa.Index, dialect: sa.Dialect) -> bool:
     """Whether an index is for this kind of database; the one on properties comes in two forms."""
     return not isinstance(index, PropertyIndex) or index.mariadb == (dialect.name in ("mysql", "mariadb"))
 
@@ -85,7 +85,7 @@ def sync(db: Database) -> str | None:
     found = current(db)
     if not pending(db):
         with db.begin() as tx:
-            for index in _missing(tx):
+            for index in missing(tx):
                 index.create(tx)
         return found
     config = Config()
