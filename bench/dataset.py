@@ -24,7 +24,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from calotype.db import schema, tables
-from calotype.db.tables import metadata
 
 #: The newest image is older than this.
 END = datetime(2026, 1, 1)
@@ -96,13 +95,8 @@ def fill(engine: sa.Engine, count: int, *, seed: int = 1, shape: Shape = Shape()
 def _indexes_later(engine: sa.Engine) -> Iterator[None]:
     """Without the indexes named `calotype_…` while rows are loaded: made at the end they cost a fraction."""
     with engine.begin() as connection:
-        meant = [
-            index
-            for table in metadata.sorted_tables
-            for index in table.indexes
-            if str(index.name).startswith("calotype_") and schema.meant(index, connection.dialect)
-        ]
-        there = [index for index in meant if index not in schema.missing(connection)]
+        missing = schema.missing(connection)
+        there = [index for index in tables.our_indexes(connection.dialect.name) if index not in missing]
         for index in there:
             index.drop(connection)
     yield

@@ -165,6 +165,18 @@ def test_syncing_again_changes_nothing_and_glance_still_finds_its_head(db: Datab
         assert tx.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == ["2024_1_contract01"]
 
 
+def test_an_index_that_somebody_dropped_is_reported_and_made_anew(db: Database) -> None:
+    ours = tables.our_indexes(db.writes.dialect.name)
+    assert len(ours) == 19
+    assert schema.inspect(db).ready
+    with db.begin() as tx:
+        for index in ours:
+            index.drop(tx)
+    assert set(schema.inspect(db).missing) == {index.name for index in ours}
+    schema.sync(db)
+    assert schema.inspect(db).ready
+
+
 def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(database_url: str) -> None:
     database = Database(database_url)
     with database.begin() as tx:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from calotype import errors
 from calotype.db.engine import Database
-from calotype.db.tables import GLANCE_HEAD, PropertyIndex, alembic_version, metadata
+from calotype.db.tables import GLANCE_HEAD, alembic_version, our_indexes
 
 HEAD = "0002"
 
@@ -67,13 +67,8 @@ def missing(tx: sa.Connection) -> list[sa.Index]:
     else:
         tables = sa.inspect(tx).get_multi_indexes()
         there = {index["name"] for indexes in tables.values() for index in indexes}
-    ours = [index for table in metadata.tables.values() for index in table.indexes]
-    return [i for i in ours if str(i.name).startswith("calotype_") and i.name not in there and meant(i, tx.dialect)]
-
-
-def meant(index: sa.Index, dialect: sa.Dialect) -> bool:
-    """Whether an index is for this kind of database; the one on properties comes in two forms."""
-    return not isinstance(index, PropertyIndex) or index.mariadb == (dialect.name in ("mysql", "mariadb"))
+    ours = our_indexes(tx.dialect.name)
+    return [index for index in ours if index.name not in there]
 
 
 def sync(db: Database) -> str | None:

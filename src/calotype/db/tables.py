@@ -123,20 +123,28 @@ INDEXED_VALUE = 64
 property_start = func.substr(image_properties.c.value, literal_column("1"), literal_column(str(INDEXED_VALUE)))
 
 
-class PropertyIndex(Index):
-    """The index on properties, in the form for MariaDB or in that for the others."""
+def _index_properties(value: ColumnElement[str], *, mariadb: bool) -> None:
+    """The index on properties, in the form for MariaDB or in that for the others; `index_is_for` tells."""
+    table, length = image_properties.c, {"value": INDEXED_VALUE}
+    index = Index(
+        "calotype_property",
+        table.name,
+        value,
+        table.image_id,
+        mysql_length=length,
+        mariadb_length=length,
+        info={"mariadb": mariadb},
+    )
+    index.ddl_if(callable_=lambda *_, dialect, **__: index_is_for(index, dialect.name))
 
-    def __init__(self, value: ColumnElement[str], *, mariadb: bool) -> None:
-        table, length = image_properties.c, {"value": INDEXED_VALUE}
-        self.mariadb = mariadb
-        super().__init__(
-            "calotype_property", table.name, value, table.image_id, mysql_length=length, mariadb_length=length
-        )
-        self.ddl_if(callable_=lambda *_, dialect, **__: mariadb == (dialect.name in ("mysql", "mariadb")))
+
+def index_is_for(index: Index, dialect: str) -> bool:
+    """Whether an index is meant for this kind of database."""
+    return index.info.get("mariadb") in (None, dialect in ("mysql", "mariadb"))
 
 
-PropertyIndex(image_properties.c.value, mariadb=True)
-PropertyIndex(property_start, mariadb=False)
+_index_properties(image_properties.c.value, mariadb=True)
+_index_properties(property_start, mariadb=False)
 
 image_tags = Table(
     "image_tags",
@@ -353,3 +361,10 @@ def glance_tables() -> MetaData:
             copy = table.to_metadata(found)
             copy.indexes = {index for index in copy.indexes if not str(index.name).startswith("calotype_")}
     return found
+
+
+def our_indexes(dialect: str) -> list[Index]:
+    """The indexes that we add to Glance's tables, on this kind of database."""
+    theirs = [table for table in metadata.sorted_tables if not table.name.startswith("calotype_")]
+    every = [index for table in theirs for index in table.indexes if str(index.name).startswith("calotype_")]
+    return sorted((index for index in every if index_is_for(index, dialect)), key=lambda index: str(index.name))
