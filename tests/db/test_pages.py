@@ -217,7 +217,7 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     if request.param != "as it is":
         monkeypatch.setattr(pages, "FEW", 2)
         monkeypatch.setattr(pages, "_WINDOW", 20)
-        monkeypatch.setattr(pages, "_WIDER", 2)
+        monkeypatch.setattr(pages, "_WIDER", (2, 3))
         monkeypatch.setattr(pages, "_SHARES", 3)
     pages.forget_statements()
     yield

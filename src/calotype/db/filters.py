@@ -29,7 +29,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def conditions(query: Query, without: Collection[str | Comparison] = ()) -> list[sa.ColumnElement[bool]]:
-    """All that the caller asked for, but for who sees what (`visibility`, `owner`) and `os_hidden`.
+    """What the caller asked for of columns, but for who sees what (`visibility`, `owner`) and `os_hidden`.
 
     `without` leaves out columns and comparisons that are taken care of elsewhere.
     """
@@ -41,11 +41,20 @@ def conditions(query: Query, without: Collection[str | Comparison] = ()) -> list
     wanted += [
         OPERATORS[test.op](images.c[test.column], test.value) for test in query.comparisons if test not in without
     ]
-    for tag in query.tags:
-        wanted.append(sa.exists().where(image_tags.c.image_id == images.c.id, *tagged(tag)))
-    for name, value in query.properties.items():
-        wanted.append(sa.exists().where(image_properties.c.image_id == images.c.id, *has_property(name, value)))
     return wanted
+
+
+def hanging(query: Query, image_id: sa.ColumnElement[str] = images.c.id) -> list[sa.ColumnElement[bool]]:
+    """The tags and properties that the caller asked for, of the image with an id; looked up for each image.
+
+    As values, not EXISTS: of that MariaDB would collect all images that have such a row.
+    """
+    found = [sa.select(sa.literal(1)).where(image_tags.c.image_id == image_id, *tagged(tag)) for tag in query.tags]
+    for name, value in query.properties.items():
+        found.append(
+            sa.select(sa.literal(1)).where(image_properties.c.image_id == image_id, *has_property(name, value))
+        )
+    return [one.limit(1).scalar_subquery().is_not(None) for one in found]
 
 
 def tagged(tag: str) -> list[sa.ColumnElement[bool]]:

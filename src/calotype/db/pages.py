@@ -9,7 +9,7 @@ A list is answered by the first of these that answers for certain:
 - *few*: an index knows that at most `FEW` images meet a filter (id, checksum, os_hash_value, tag, property): these are
   looked at one by one and sorted. So is all that the caller sees, for an order that no index has;
 - *walk*: in the order that is asked for, or among images with the same name, status, format or size. What no index
-  knows is looked for in a *window* of the walk, and in a second, larger one;
+  knows is looked for in a *window* of the walk, and in larger ones;
 - *sort*: all images that meet a filter which an index knows, or else all that the caller sees.
 """
 
@@ -32,9 +32,9 @@ from calotype.db.visibility import Branch
 from calotype.model import Comparison, Image, Query
 
 #: So many candidates are looked at one by one rather than looked for on a walk.
-FEW: Final = 250
-#: The first window, in pages, and the larger one, in entries.
-_WIDER: Final = 20
+FEW: Final = 1000
+#: Windows, one after the other: in pages, and the last in entries.
+_WIDER: Final = (10, 60)
 _WINDOW: Final = 5000
 #: A project with more shares than this has its lists walk shared images and look for the share, not the reverse.
 _SHARES: Final = 500
@@ -112,7 +112,7 @@ def _ids(walk: Walk) -> sa.Select[Any]:
 
 def _entries(walk: Walk, branch: Branch) -> Iterator[sa.Select[Any]]:
     """The first `window` entries of one branch, from its index; in parts, or more of them where that is cheaper."""
-    index = f"calotype_{'owner' if branch.kind == 'owner' else 'visibility'}_{walk.key}"
+    index = f"calotype_{'owner' if branch.kind == 'owner' or branch.by_owner else 'visibility'}_{walk.key}"
     first = walk.columns[0]
     for segment, order in _segments(walk):
         entry = sa.select(*(images.c[name] for name in walk.columns)).where(*branch.conditions(), *_KEPT, *segment)
@@ -164,7 +164,16 @@ def _segments(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
 def _driven(found: sa.Select[Any], candidates: sa.Select[Any]) -> sa.Select[Any]:
     """From candidates to images."""
     ids = candidates.distinct().subquery()
+    for name in ("mysql", "mariadb"):  # which would rather have one of the indexes that end in the id
+        found = found.with_hint(images, "FORCE INDEX (PRIMARY)", name)
     return found.select_from(join_from(ids, images, images.c.id == ids.c.id))
+
+
+def _all(found: sa.Select[Any]) -> sa.Select[Any]:
+    """From the table alone: MariaDB is too fond of indexes to read it through when that is quickest."""
+    for name in ("mysql", "mariadb"):
+        found = found.with_hint(images, "USE INDEX ()", name)
+    return found
 
 
 @lru_cache(maxsize=512)
@@ -259,19 +268,31 @@ class _Search:
     # walk
 
     def _walked(self, key: str) -> Sequence[list[Any]] | None:
-        walk, values, rest = self._plan(key)
-        most = self.query.limit
-        if not rest:
+        query, (walk, values, rest) = self.query, self._plan(key)
+        most = query.limit
+        if not (rest or query.tags or query.properties):
             entries = self.tx.execute(_records(walk), values | {"window": most}).scalars().all()
             found = [entry for entry in entries if entry[0] is not None]
             if len(found) == len(entries) or len(entries) < most:
                 return found
         among = _window(walk)
-        wanted = sa.select(among).select_from(join_from(among, images, images.c.id == among.c.id)).where(_LISTED, *rest)
-        for window in (_WIDER * most, max(_WIDER * most, _WINDOW)):
+        hanging = sa.select(among).where(*filters.hanging(query, among.c.id))
+        joined = hanging.select_from(join_from(among, images, images.c.id == among.c.id)).where(_LISTED, *rest)
+        # Tags and properties are found by the id; that nobody lists an image of API v1 is seen at the end.
+        wanted = joined if rest or not (query.tags or query.properties) else hanging
+        windows = [pages * most for pages in _WIDER]
+        windows.append(max(windows[-1], _WINDOW))
+        for window in windows:
             values["window"] = window
-            found = self._chosen(wanted, walk.order, among.c, values)
-            if len(found) == most or self.tx.execute(_length(walk), values).scalar_one() < window:
+            entries = self._chosen(wanted, walk.order, among.c, values)
+            if None in entries:
+                wanted = joined
+                entries = self._chosen(wanted, walk.order, among.c, values)
+            found = [entry for entry in entries if entry is not None]
+            if len(found) == most:
+                return found
+            # To count costs as much as to look; it pays where there is little to see, and where a scan comes next.
+            if window in (windows[0], windows[-1]) and self.tx.execute(_length(walk), values).scalar_one() < window:
                 return found
         return None
 
@@ -303,16 +324,20 @@ class _Search:
         """All that is wanted of the candidates, sorted."""
         candidates = next(self._named(), None) if candidates is None else candidates
         found = sa.select(*(images.c[name] for name in self.order.names)).where(
-            visibility.holds(self.branches), *_KEPT, _LISTED, *filters.conditions(self.query)
+            visibility.holds(self.branches),
+            *_KEPT,
+            _LISTED,
+            *filters.conditions(self.query),
+            *filters.hanging(self.query),
         )
-        if candidates is not None:
-            found = _driven(found, candidates)
+        found = _driven(found, candidates) if candidates is not None else _all(found)
         if self.marker is not None:
             found = found.where(self.order.after(self.marker))
-        return self._chosen(found, self.order, images.c, self.values)
+        return [entry for entry in self._chosen(found, self.order, images.c, self.values) if entry is not None]
 
-    def _chosen(self, found: sa.Select[Any], order: filters.Order, columns: Any, values: Any) -> list[list[Any]]:
-        """The documents of a page: first what sorts is sorted, then the rest is read of what remains."""
+    def _chosen(self, found: sa.Select[Any], order: filters.Order, columns: Any, values: Any) -> list[list[Any] | None]:
+        """The documents of a page: first what sorts is sorted, then the rest is read. None for what is not listed."""
         entries = found.order_by(*order.by(columns)).limit(_MOST).subquery()
-        wanted = sa.select(document).select_from(join_from(entries, images, images.c.id == entries.c.id))
-        return list(self.tx.execute(wanted.order_by(*order.by(entries.c)), values).scalars())
+        listed = entries.outerjoin(images, (images.c.id == entries.c.id) & _LISTED)
+        wanted = sa.select(document).select_from(listed).order_by(*order.by(entries.c))
+        return [entry if entry[0] is not None else None for entry in self.tx.execute(wanted, values).scalars()]
