@@ -16,6 +16,8 @@ from calotype.db.engine import Database
 from calotype.model import STATUSES, VISIBILITIES, Comparison, Image, Query
 
 COUNT = 120
+#: Statements in the words of the database. There are more here than an engine remembers, and to compile is what takes long.
+COMPILED: dict[Any, Any] = {}
 KEYS = tables.WALKED
 BEGIN = datetime(2026, 1, 1)
 CALLERS = {
@@ -149,6 +151,7 @@ def walked(db: Database, ctx: Context, query: Query) -> list[str]:
     """All pages, one after the other."""
     found: list[str] = []
     with db.read() as tx:
+        tx.execution_options(compiled_cache=COMPILED)
         while True:
             page = pages.page(tx, ctx, replace(query, marker=found[-1] if found else None))
             assert len(page) <= query.limit

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from calotype import errors
 from calotype.db.engine import Database
-from calotype.db.tables import GLANCE_HEAD, PropertyIndex, alembic_version, metadata
+from calotype.db.tables import GLANCE_HEAD, alembic_version, metadata
 
 HEAD = "0002"
 
@@ -73,7 +73,7 @@ def _missing(tx: sa.Connection) -> list[sa.Index]:
 
 def _meant(index: sa.Index, dialect: sa.Dialect) -> bool:
     """Whether an index is for this kind of database; the one on properties comes in two forms."""
-    return not isinstance(index, PropertyIndex) or index.mariadb == (dialect.name in ("mysql", "mariadb"))
+    return index.info.get("mariadb") in (None, dialect.name in ("mysql", "mariadb"))
 
 
 def sync(db: Database) -> str | None:
