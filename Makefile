@@ -5,9 +5,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STATE  ?= .state
 ARGS   ?=
-RECORDS := tests/db tests/jobs tests/images/test_removal.py $(addprefix tests/api/test_,images.py lists.py data.py members.py races.py)
+DATABASES ?= sqlite mariadb postgresql
 
-.PHONY: help serve client test databases lint crash bench peer samples plans clean
+.PHONY: help serve client test lint crash bench peer samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -33,14 +33,9 @@ serve: $(VENV)/.serve ## start the service on 127.0.0.1:9292; ARGS="--bind … -
 
 client: $(VENV)/.client ## install the openstack client beside the service, as .venv/bin/openstack
 
-test: $(VENV)/.test ## run all tests; sets up what they need
+test: $(VENV)/.test ## run all tests on each database; sets up what they need; DATABASES="mariadb sqlite" chooses
 	@tests/needs
-	$(BIN)/pytest $(ARGS)
-
-databases: $(VENV)/.test ## the tests of records, on real MariaDB and PostgreSQL servers of their own
-	@tests/needs
-	$(BIN)/pytest --database=mariadb $(RECORDS) $(ARGS)
-	$(BIN)/pytest --database=postgresql $(RECORDS) $(ARGS)
+	@DATABASES="$(DATABASES)" tests/each-database $(BIN)/pytest $(ARGS)
 
 lint: $(VENV)/.test ## ruff, mypy (strict on src) and the import rules
 	$(BIN)/ruff check .
@@ -48,7 +43,7 @@ lint: $(VENV)/.test ## ruff, mypy (strict on src) and the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N"
+crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --database mariadb"
 	@tests/needs
 	$(BIN)/python -m tests.crash $(ARGS)
 
@@ -56,14 +51,14 @@ bench: $(VENV)/.test ## measure the data path against its hardware floors
 	$(BIN)/python -m bench $(ARGS)
 
 peer: $(VENV)/.test ## measure beside a real Glance 33, which it installs into .peer; on MariaDB; takes an hour
-	@tests/needs databases
+	@tests/needs
 	$(BIN)/python -m bench.peer $(ARGS)
 
 samples: $(VENV)/.test ## regenerate the samples in etc/
 	$(BIN)/python -m tests.docs.samples
 
 plans: $(VENV)/.test ## write docs/contribute/queries.md anew: how each database answers lists
-	@tests/needs databases
+	@tests/needs
 	$(BIN)/python -m tests.db.plans
 
 clean: ## remove the virtual environment; leaves the state directory alone

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from calotype.db import schema
-from calotype.db.engine import Database
 from tests import databases
 from tests.support import Client, Service, running
 
@@ -37,8 +35,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--database",
         choices=databases.KINDS,
         default="sqlite",
-        help="what records are kept in where a test has a choice",
+        help="what records are kept in; but for sqlite only tests run to which it makes a difference",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what another run does: a test without a database runs with SQLite, one of a server without."""
+    sqlite = config.getoption("--database") == "sqlite"
+    kept: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        there = "server" not in fixtures if sqlite else "database_kind" in fixtures
+        (kept if there else others).append(item)
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = kept
 
 
 @pytest.fixture(scope="session")
@@ -52,15 +64,16 @@ def database_url(database_kind: str, tmp_path: Path) -> str:
     return databases.fresh(database_kind, tmp_path)
 
 
+@pytest.fixture
+def own_database(database_kind: str) -> str:
+    """For a service of the test's own: `running(state, database=own_database)`."""
+    return databases.for_service(database_kind)
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, database_kind: str) -> Iterator[Service]:
     state = tmp_path_factory.mktemp("service")
-    url = databases.fresh(database_kind, state)
-    database = Database(url)
-    schema.sync(database)
-    database.close()
-    conf = CONF.format(state=state) + f"[database]\nconnection = {url}\n"
-    with running(state, conf, database=url) as started:
+    with running(state, CONF.format(state=state), database=databases.for_service(database_kind)) as started:
         yield started
 
 

@@ -1,6 +1,6 @@
 """Databases for tests: SQLite files, and real MariaDB and PostgreSQL servers of the test run's own.
 
-`pytest --database=mariadb` (or postgresql) runs what works with a database against such a server. It listens on
+`pytest --database=mariadb` (or postgresql) runs whatever works with a database against such a server. It listens on
 loopback, is started when the first test wants it and stopped by its own pid when the run ends. A test that kills,
 stops or pauses a server makes one for itself: `Server(kind, durable=True)`.
 """
@@ -22,6 +22,8 @@ from pathlib import Path
 import psutil
 import sqlalchemy as sa
 
+from calotype.db import schema
+from calotype.db.engine import Database
 from tests.support import free_port, tool
 
 KINDS = ("sqlite", "mariadb", "postgresql")
@@ -36,6 +38,19 @@ def fresh(kind: str, directory: Path, *settings: str) -> str:
     if kind == "sqlite":
         return f"sqlite:///{directory / 'calotype.db'}"
     return _shared(kind, *settings).fresh()
+
+
+def for_service(kind: str) -> str:
+    """What `running(state, database=...)` takes: a database with tables. Nothing for SQLite, which it makes itself."""
+    return "" if kind == "sqlite" else synced(_shared(kind).fresh())
+
+
+def synced(url: str) -> str:
+    """The same URL, once this release's tables are there."""
+    database = Database(url)
+    schema.sync(database)
+    database.close()
+    return url
 
 
 @functools.cache

@@ -59,7 +59,7 @@ def write_users(path: Path, names: Mapping[str, tuple[str, tuple[str, ...]]] = U
 
 @dataclass
 class Service:
-    """`calotype serve` on a state directory. `conf` is text for its configuration file."""
+    """`calotype serve` on a state directory. `conf` is text for its configuration file, without the database's URL."""
 
     state: Path
     conf: str = ""
@@ -79,6 +79,11 @@ class Service:
         return self.database or f"sqlite:///{self.state / 'calotype.db'}"
 
     @property
+    def place(self) -> tuple[str | Path, ...]:
+        """What tells any command where this service is."""
+        return ("--config-file", self.state / "calotype.conf", "--state-dir", self.state)
+
+    @property
     def log(self) -> str:
         """Everything that the service wrote so far, over all its starts."""
         return (self.state / "serve.log").read_text(errors="replace")
@@ -92,10 +97,10 @@ class Service:
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.users and not (self.state / "users.json").exists():
             write_users(self.state / "users.json")
-        conf = self.state / "calotype.conf"
-        conf.write_text(self.conf or "[DEFAULT]\n")
-        command = [sys.executable, "-m", "calotype.cli.main", "serve", "--config-file", str(conf)]
-        command += ["--state-dir", str(self.state), "--bind", f"127.0.0.1:{self.port}", *self.arguments]
+        connection = f"\n[database]\nconnection = {self.database}\n" if self.database else ""
+        (self.state / "calotype.conf").write_text((self.conf or "[DEFAULT]\n") + connection)
+        command = [sys.executable, "-m", "calotype.cli.main", "serve", *map(str, self.place)]
+        command += ["--bind", f"127.0.0.1:{self.port}", *self.arguments]
         with (self.state / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command,

@@ -3,17 +3,21 @@
 import json
 import os
 import re
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
+import sqlalchemy as sa
 
 from calotype.db import schema
+from calotype.db.engine import Database
 from tests.support import PASSWORD, Service, free_port, running
+
+Place = tuple[str | Path, ...]
 
 
 def calotype(*arguments: str | Path, code: int = 0, stdin: str = "", **environment: str) -> str:
@@ -25,6 +29,16 @@ def calotype(*arguments: str | Path, code: int = 0, stdin: str = "", **environme
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
+
+
+@pytest.fixture
+def place(tmp_path: Path, database_kind: str, database_url: str) -> Place:
+    """What tells a command where an empty database is; one of SQLite is where it looks by itself."""
+    where: Place = ("--state-dir", tmp_path)
+    if database_kind != "sqlite":
+        (tmp_path / "place.conf").write_text(f"[database]\nconnection = {database_url}\n")
+        where += ("--config-file", tmp_path / "place.conf")
+    return where
 
 
 def test_help_teaches_itself() -> None:
@@ -60,19 +74,19 @@ def test_users_are_added_listed_and_removed(tmp_path: Path) -> None:
         assert service.client("ann", "x").get("/v2/images").status_code == 200
 
 
-def test_the_database_is_made_checked_and_purged(tmp_path: Path) -> None:
-    place = ("--state-dir", tmp_path / "s")
+def test_the_database_is_made_checked_and_purged(place: Place) -> None:
+    assert calotype("db", "check", *place, code=3).count("calotype db sync") == 1
     assert "was empty" in calotype("db", "sync", *place)
     assert "already" in calotype("db", "sync", *place)
     assert "as it should be" in calotype("db", "check", *place)
-    assert calotype("db", "check", "--state-dir", tmp_path, code=3).count("calotype db sync") == 1
     assert "0 deleted images purged" in calotype("db", "purge", *place, "--age_in_days", "1", "--max_rows", "-1")
     for wrong in (("--max_rows", "0"), ("--max_rows", "-2"), ("--age_in_days", "-1")):
         calotype("db", "purge", *place, *wrong, code=2)
 
 
-def test_a_program_can_ask_about_the_schema_and_lost_indexes_are_made_anew(tmp_path: Path) -> None:
-    place = ("--state-dir", tmp_path)
+def test_a_program_can_ask_about_the_schema_and_lost_indexes_are_made_anew(
+    place: Place, database_kind: str, database_url: str
+) -> None:
     assert json.loads(calotype("db", "check", *place, "--json", code=3)) == {
         "revision": None,
         "wanted": schema.HEAD,
@@ -82,9 +96,12 @@ def test_a_program_can_ask_about_the_schema_and_lost_indexes_are_made_anew(tmp_p
     }
     calotype("db", "sync", *place)
     assert json.loads(calotype("db", "check", *place, "--json"))["glance_revisions"] == ["2024_1_contract01"]
-    with sqlite3.connect(tmp_path / "calotype.db") as connection:
-        for name in ("calotype_owner_name", "calotype_property"):
-            connection.execute(f"DROP INDEX {name}")
+    database = Database(database_url)
+    with database.begin() as tx:
+        for name, table in (("calotype_owner_name", "images"), ("calotype_property", "image_properties")):
+            of = f" ON {table}" if database_kind == "mariadb" else ""
+            tx.execute(sa.text(f"DROP INDEX {name}{of}"))
+    database.close()
     found = json.loads(calotype("db", "check", *place, "--json", code=3))
     assert found["missing"] == ["calotype_owner_name", "calotype_property"]
     assert "calotype_owner_name" in calotype("db", "check", *place, code=3)
@@ -92,22 +109,22 @@ def test_a_program_can_ask_about_the_schema_and_lost_indexes_are_made_anew(tmp_p
     assert json.loads(calotype("db", "check", *place, "--json"))["ready"] is True
 
 
-def test_how_long_deleted_images_are_kept_can_be_configured(state: Path, tmp_path: Path) -> None:
-    with running(state) as service:
+def test_how_long_deleted_images_are_kept_can_be_configured(state: Path, own_database: str, tmp_path: Path) -> None:
+    with running(state, database=own_database) as service:
         service.client().delete(service.client().active(b"data"))
     conf = tmp_path / "c.conf"
     for days, gone in ((1, 0), (0, 1)):
         conf.write_text(f"[database]\npurge_age_in_days = {days}\n")
-        said = calotype("db", "purge", "--state-dir", state, "--config-file", conf, "--max_rows", "-1")
+        said = calotype("db", "purge", *service.place, "--config-file", conf, "--max_rows", "-1")
         assert f"{gone} deleted images purged" in said
 
 
-def test_purging_never_frees_an_id(state: Path) -> None:
-    with running(state) as service:
+def test_purging_never_frees_an_id(state: Path, own_database: str) -> None:
+    with running(state, database=own_database) as service:
         alice = service.client()
         image_id = alice.active(b"data")
         alice.delete(image_id)
-        assert "1 deleted images purged" in calotype("db", "purge", "--state-dir", state, "--age_in_days", "0")
+        assert "1 deleted images purged" in calotype("db", "purge", *service.place, "--age_in_days", "0")
         for client in (alice, service.client("admin")):
             assert client.create(id=image_id).status_code == 409
 
@@ -168,14 +185,14 @@ def test_an_address_in_use_is_said_in_a_sentence(service: Service, tmp_path: Pat
     assert str(service.port) in said
 
 
-def test_a_database_that_is_not_ours_to_change_must_be_synced_by_hand(tmp_path: Path) -> None:
-    (tmp_path / "c.conf").write_text(f"[database]\nconnection = sqlite:///{tmp_path}/other.db\n")
+def test_a_database_that_is_not_ours_to_change_must_be_synced_by_hand(tmp_path: Path, database_url: str) -> None:
+    (tmp_path / "c.conf").write_text(f"[database]\nconnection = {database_url}\n")
     said = calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", code=1)
     assert "calotype db sync" in said
 
 
-def test_it_serves_soon_and_ends_when_told(state: Path) -> None:
-    service = Service(state)
+def test_it_serves_soon_and_ends_when_told(state: Path, own_database: str) -> None:
+    service = Service(state, database=own_database)
     service.start()
     service.stop()
     start = time.monotonic()
@@ -188,8 +205,8 @@ def test_it_serves_soon_and_ends_when_told(state: Path) -> None:
         os.killpg(pid, 0)
 
 
-def test_several_workers_serve_one_state(state: Path) -> None:
-    with running(state, "", "--workers", "3") as service:
+def test_several_workers_serve_one_state(state: Path, own_database: str) -> None:
+    with running(state, "", "--workers", "3", database=own_database) as service:
         alice = service.client()
         image_id = alice.active(b"data")
         for _ in range(20):
@@ -197,13 +214,27 @@ def test_several_workers_serve_one_state(state: Path) -> None:
         assert PASSWORD not in service.log
 
 
-def test_no_open_database_is_handed_from_the_master_to_its_workers(state: Path) -> None:
-    """A child that closes an inherited SQLite file loses the locks of its own connections: rows would be lost."""
-    with running(state, "", "--workers", "2") as service:
+def test_no_open_database_is_handed_from_the_master_to_its_workers(state: Path, own_database: str) -> None:
+    """A child that closes an inherited SQLite file loses the locks of its own connections: rows would be lost.
+
+    Two that talk on one connection to a server read each other's answers.
+    """
+    with running(state, "", "--workers", "2", database=own_database) as service:
         service.client().active(b"data")
         assert service.process
-        master = Path(f"/proc/{service.process.pid}/fd")
-        assert not [fd for fd in master.iterdir() if "calotype.db" in os.readlink(fd)]
+        master = psutil.Process(service.process.pid)
+        family = [master, *master.children()]
+        port = sa.make_url(service.database_url).port
+        holders = {one.pid for one in family if _holds(one, port)}
+        assert holders
+        assert master.pid not in holders
+
+
+def _holds(process: psutil.Process, port: int | None) -> bool:
+    """Whether a process has the SQLite file open, or with a port, a connection to it."""
+    if port is None:
+        return any(file.path.endswith("calotype.db") for file in process.open_files())
+    return any(one.raddr and one.raddr.port == port for one in process.net_connections())
 
 
 def test_everything_that_is_made_is_the_owners_alone(tmp_path: Path) -> None:
@@ -226,20 +257,20 @@ def test_protection_that_is_not_served_is_refused_rather_than_passed_over(tmp_pa
     assert line.split()[0] in said
 
 
-def test_checking_finds_what_would_stop_the_start(tmp_path: Path) -> None:
+def test_checking_finds_what_would_stop_the_start(tmp_path: Path, database_url: str) -> None:
     place = ("--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s")
     (tmp_path / "c.conf").write_text("[server]\nbind = 0.0.0.0:9292\n")
     assert "without TLS" in calotype("config", "check", *place, code=1)
-    (tmp_path / "c.conf").write_text(f"[database]\nconnection = sqlite:///{tmp_path}/x.db\n")
+    (tmp_path / "c.conf").write_text(f"[database]\nconnection = {database_url}\n")
     assert "db sync" in calotype("config", "check", *place, code=1)
     calotype("db", "sync", *place)
     calotype("config", "check", *place)
 
 
-def test_a_worker_beside_another_server_cleans_up(state: Path) -> None:
+def test_a_worker_beside_another_server_cleans_up(state: Path, own_database: str) -> None:
     import signal
 
-    service = Service(state).start()
+    service = Service(state, database=own_database).start()
     alice = service.client()
     image_id = alice.queued()
     sock = requests.Session()
@@ -255,7 +286,7 @@ def test_a_worker_beside_another_server_cleans_up(state: Path) -> None:
         sock.put(f"{service.url}/v2/images/{image_id}/file", data=half(), auth=("alice", PASSWORD), timeout=20,
                  headers={"Content-Type": "application/octet-stream"})  # fmt: skip
     assert list(service.images.glob("*.part"))
-    worker = subprocess.Popen([sys.executable, "-m", "calotype.cli.main", "worker", "--state-dir", str(state)])
+    worker = subprocess.Popen([sys.executable, "-m", "calotype.cli.main", "worker", *map(str, service.place)])
     try:
         end = time.monotonic() + 15
         while list(service.images.glob("*")) and time.monotonic() < end:

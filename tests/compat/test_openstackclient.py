@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import databases
 from tests.compat import images
 from tests.support import Service
 
@@ -20,9 +21,10 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service without a configuration or users: its first start makes everything."""
-    service = Service(tmp_path_factory.mktemp("fresh") / "state", users=False).start()
+def fresh(tmp_path_factory: pytest.TempPathFactory, database_kind: str) -> Iterator[Service]:
+    """A service without users, nor a configuration but for its database: its first start makes everything."""
+    database = databases.for_service(database_kind)
+    service = Service(tmp_path_factory.mktemp("fresh") / "state", users=False, database=database).start()
     yield service
     service.stop()
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests import databases
 from tests.crash.harness import Crashes
 from tests.crash.journal import MIB
 
@@ -14,11 +15,13 @@ from tests.crash.journal import MIB
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description="kill -9 under load, again and again")
     parser.add_argument("--kills", type=int, default=100, help="default 100")
+    parser.add_argument("--database", choices=databases.KINDS, default="sqlite", help="default sqlite")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="default: another one each time")
     options = parser.parse_args()
     state = Path(tempfile.mkdtemp(prefix="calotype-crash-"))
     print(f"seed {options.seed}, state in {state}", flush=True)
-    crashes = Crashes(state, options.seed, images=250, bytes_=512 * MIB)
+    database = databases.for_service(options.database)
+    crashes = Crashes(state, options.seed, database=database, images=250, bytes_=512 * MIB)
     try:
         while crashes.summary.kills < options.kills:
             crashes.round()

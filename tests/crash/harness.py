@@ -8,7 +8,6 @@ import contextlib
 import os
 import random
 import shutil
-import sqlite3
 import tempfile
 import threading
 import time
@@ -17,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import sqlalchemy as sa
 
+from calotype.db import tables
 from tests.crash.journal import MIB, Entry, Journal
 from tests.crash.load import Aim, Load, some_aim
-from tests.crash.oracle import check, debris, settle
+from tests.crash.oracle import PLACES, below, check, debris, settle
 from tests.support import Client, Service
 
 
@@ -34,10 +35,15 @@ class Summary:
 
 
 class Crashes:
-    """Rounds of load, kill, restart and check on one state directory with one journal."""
+    """Rounds of load, kill, restart and check on one state directory with one journal.
 
-    def __init__(self, state: Path, seed: int, *, images: int = 150, bytes_: int = 256 * MIB) -> None:
-        self.service = Service(state)
+    `database` is the URL of one with tables; SQLite in the state directory when empty.
+    """
+
+    def __init__(
+        self, state: Path, seed: int, *, database: str = "", images: int = 150, bytes_: int = 256 * MIB
+    ) -> None:
+        self.service = Service(state, database=database)
         self.summary = Summary()
         self._rng = random.Random(seed)
         self._images, self._bytes = images, bytes_
@@ -63,7 +69,7 @@ class Crashes:
         Load(self.service, self.journal, self._rng, full=self._full()).run(aim)
         self._gone()
         self.summary.kills += 1
-        self.summary.cut.update(_under_way(self.service.state))
+        self.summary.cut.update(_under_way(self.service))
 
     def recover(self, *, others: frozenset[str] = frozenset()) -> None:
         """Start after a kill and check everything; of the images that it cannot have touched, some."""
@@ -71,7 +77,7 @@ class Crashes:
         begin = time.monotonic()
         self.service.start()
         self.summary.slowest_start = max(self.summary.slowest_start, time.monotonic() - begin)
-        took, left = settle(self.service.state)
+        took, left = settle(self.service)
         self.summary.slowest_recovery = max(self.summary.slowest_recovery, took)
         self._log_seen, log = len(self.service.log), self.service.log[self._log_seen :]
         if "Traceback" in log:
@@ -87,11 +93,11 @@ class Crashes:
         """The last check asks about every image that there ever was; then the service ends in peace."""
         self._compare(self.service.client("alice"), list(self.journal.entries.values()), [])
         assert self.service.stop() == 0
-        assert debris(self.service.state) == []
+        assert debris(self.service) == []
 
     def _compare(self, client: Client, entries: list[Entry], problems: list[str]) -> None:
         problems += check(client, self.journal, entries, self._others)
-        problems += [*self.journal.problems, *debris(self.service.state)]
+        problems += [*self.journal.problems, *debris(self.service)]
         assert not problems, "\n".join(problems[:50])
         self.journal.touched.clear()
         self.summary.checked += len(entries)
@@ -148,18 +154,17 @@ def _alive(group: int) -> list[int]:
     return alive
 
 
-def _under_way(state: Path) -> Counter[str]:
-    """What the kill interrupted, read from a copy, as opening the database would begin to recover it."""
+def _under_way(service: Service) -> Counter[str]:
+    """What the kill interrupted. SQLite is read from a copy, as opening it would begin to recover it."""
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as copy:
-        for path in state.glob("calotype.db*"):
+        for path in service.state.glob("calotype.db*"):
             if not path.name.endswith("-shm"):
                 shutil.copy(path, copy)
-        (Path(copy) / "images").symlink_to(state / "images")
-        with contextlib.closing(sqlite3.connect(f"{copy}/calotype.db")) as db:
-            found.update(f"{row[0]}s" for row in db.execute("SELECT kind FROM calotype_jobs"))
-            known = {Path(row[0]).name for row in db.execute("SELECT value FROM image_locations WHERE NOT deleted")}
-        names = os.listdir(state / "images")
-        found["parts"] += sum(name.endswith(".part") for name in names)
-        found["final files without a record"] += sum(not n.endswith(".part") and n not in known for n in names)
+        with below(service.database or f"sqlite:///{copy}/calotype.db") as tx:
+            found.update(f"{kind}s" for kind in tx.execute(sa.select(tables.jobs.c.kind)).scalars())
+            known = {Path(url).name for _, url in tx.execute(PLACES)}
+    names = os.listdir(service.images)
+    found["parts"] += sum(name.endswith(".part") for name in names)
+    found["final files without a record"] += sum(not n.endswith(".part") and n not in known for n in names)
     return +found

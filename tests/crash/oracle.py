@@ -1,43 +1,62 @@
 """What must be there after a crash, and what must not.
 
-`debris` looks at the state directory from below, `check` asks the API and compares with the journal.
+`debris` looks at rows and files from below, `check` asks the API and compares with the journal.
 """
 
 import contextlib
 import os
-import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import requests
+import sqlalchemy as sa
 
+from calotype.db import tables
+from calotype.db.engine import Database, Tx
 from tests.crash.journal import MIB, Content, Entry, Journal, create
-from tests.support import Client
+from tests.support import Client, Service
 
 #: What promises.md grants a recovery, seconds from the first answer of /healthcheck.
 RECOVERY = 5.0
 _AT_REST = ("queued", "active")
 
+_IMAGES = sa.select(tables.images.c.id, tables.images.c.status, tables.images.c.size)
+_JOBS = sa.select(*(tables.jobs.c[name] for name in ("kind", "image_id", "state", "attempt", "error")))
+#: The image and the URL of each copy.
+PLACES = sa.select(tables.image_locations.c.image_id, tables.image_locations.c.value).where(
+    sa.not_(tables.image_locations.c.deleted)
+)
 
-def debris(state: Path) -> list[str]:
-    """What a state directory at rest must not hold (I1, I5), seen from below: rows and files that do not agree."""
-    with contextlib.closing(sqlite3.connect(f"file:{state}/calotype.db?mode=ro", uri=True)) as db:
-        db.execute("BEGIN")
-        images = {row[0]: row[1:] for row in db.execute("SELECT id, status, size FROM images WHERE NOT deleted")}
+
+@contextlib.contextmanager
+def below(url: str) -> Iterator[Tx]:
+    """One look into a database, past the service. Nothing stays open: SQLite recovers when the first one opens it."""
+    database = Database(url)
+    try:
+        with database.read() as tx:
+            yield tx
+    finally:
+        database.close()
+
+
+def debris(service: Service) -> list[str]:
+    """What a service at rest must not have (I1, I5), seen from below: rows and files that do not agree."""
+    with below(service.database_url) as tx:
+        images = {row.id: (row.status, row.size) for row in tx.execute(_IMAGES.where(sa.not_(tables.images.c.deleted)))}
         places: dict[str, list[Path]] = {}
-        for image_id, url in db.execute("SELECT image_id, value FROM image_locations WHERE NOT deleted"):
+        for image_id, url in tx.execute(PLACES):
             places.setdefault(image_id, []).append(Path(url.removeprefix("file://")))
-        left = list(db.execute("SELECT kind, image_id, state, attempt, error FROM calotype_jobs"))
-        undead = list(db.execute("SELECT id, status FROM images WHERE deleted AND status <> 'deleted'"))
+        left = list(tx.execute(_JOBS))
+        undead = list(tx.execute(_IMAGES.where(tables.images.c.deleted, tables.images.c.status != "deleted")))
     sizes: dict[str, int] = {}
-    for entry in os.scandir(state / "images"):
+    for entry in os.scandir(service.images):
         with contextlib.suppress(FileNotFoundError):  # The runner may be at work.
             sizes[entry.path] = entry.stat().st_size
 
     found = [f"a job is left: {job}" for job in left]
-    found += [f"the deleted image {image_id} has status {status}" for image_id, status in undead]
+    found += [f"the deleted image {image_id} has status {status}" for image_id, status, _ in undead]
     found += [f"image {image_id} is in status {row[0]}" for image_id, row in images.items() if row[0] not in _AT_REST]
     found += [f"the temporary file {Path(path).name} is left" for path in sizes if path.endswith(".part")]
     meant = {str(path) for image_id, paths in places.items() if image_id in images for path in paths}
@@ -55,11 +74,11 @@ def debris(state: Path) -> list[str]:
     return found
 
 
-def settle(state: Path, patience: float = RECOVERY) -> tuple[float, list[str]]:
-    """Wait until the state directory is at rest: after how many seconds it was, and what is left if it never was."""
+def settle(service: Service, patience: float = RECOVERY) -> tuple[float, list[str]]:
+    """Wait until the service is at rest: after how many seconds it was, and what is left if it never was."""
     begin = time.monotonic()
     while True:
-        found = debris(state)
+        found = debris(service)
         took = time.monotonic() - begin
         if not found or took > patience:
             return took, found

@@ -1,8 +1,6 @@
 """kill -9 loses nothing that was acknowledged and leaves nothing behind; and the oracle that says so can fail."""
 
-import contextlib
 import random
-import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,23 +9,24 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from calotype.db import schema
 from calotype.db.engine import Database, now
 from calotype.db.tables import image_locations, images
 from tests.crash.harness import Crashes
 from tests.crash.journal import Content, Edit, Entry, Journal, create
 from tests.crash.load import Aim
 from tests.crash.oracle import RECOVERY, check, debris, settle
+from tests.databases import for_service, synced
 from tests.support import Client, Service, running
 
-KILLS = 60
+KILLS = {"sqlite": 60, "mariadb": 15, "postgresql": 15}
 
 
-def test_kill_9_under_load_loses_nothing_and_leaves_nothing(state: Path) -> None:
+def test_kill_9_under_load_loses_nothing_and_leaves_nothing(state: Path, database_kind: str, own_database: str) -> None:
     seed = random.SystemRandom().randrange(1_000_000)
-    crashes = Crashes(state, seed, images=60)
+    crashes = Crashes(state, seed, database=own_database, images=60)
+    kills = KILLS[database_kind]
     try:
-        while crashes.summary.kills < KILLS:
+        while crashes.summary.kills < kills:
             crashes.round()
         crashes.finish()
     except AssertionError as exc:
@@ -35,13 +34,13 @@ def test_kill_9_under_load_loses_nothing_and_leaves_nothing(state: Path) -> None
     finally:
         _end(crashes.service)
     print(f"seed {seed}; {crashes.line()}")
-    assert crashes.journal.acknowledged > KILLS, "there was hardly any load"
+    assert crashes.journal.acknowledged > kills, "there was hardly any load"
     assert crashes.summary.cut["uploads"] > 0, "no kill hit an upload"
 
 
-def test_recovery_beside_10000_images_takes_no_longer_than_5_seconds(state: Path) -> None:
-    others = _ten_thousand(state)
-    crashes = Crashes(state, 0)
+def test_recovery_beside_10000_images_takes_no_longer_than_5_seconds(state: Path, own_database: str) -> None:
+    crashes = Crashes(state, 0, database=own_database)
+    others = _ten_thousand(crashes.service)
     try:
         crashes.service.start()
         crashes.kill(Aim(0.8, "sent", 0.005))
@@ -53,19 +52,20 @@ def test_recovery_beside_10000_images_takes_no_longer_than_5_seconds(state: Path
     assert crashes.summary.slowest_start + crashes.summary.slowest_recovery <= RECOVERY
 
 
-def _ten_thousand(state: Path) -> frozenset[str]:
+def _ten_thousand(service: Service) -> frozenset[str]:
     """Active images of one byte each, written by no service."""
-    (state / "images").mkdir(parents=True)
-    db = Database(f"sqlite:///{state}/calotype.db")
-    schema.sync(db)
+    service.images.mkdir()
+    db = Database(synced(service.database_url))
     ids = [str(uuid.UUID(int=number, version=4)) for number in range(10_000)]
     for image_id in ids:
-        (state / "images" / image_id).write_bytes(b"x")
+        (service.images / image_id).write_bytes(b"x")
     times = {"created_at": now(), "updated_at": now(), "deleted": False}
     record = {"status": "active", "size": 1, "visibility": "shared", "owner": "red", "min_disk": 0, "min_ram": 0}
     with db.begin() as tx:
         tx.execute(sa.insert(images), [{"id": one, "name": one, **record, **times} for one in ids])
-        place = [{"image_id": one, "value": f"file://{state}/images/{one}", "meta_data": "{}", **times} for one in ids]
+        place = [
+            {"image_id": one, "value": f"file://{service.images}/{one}", "meta_data": "{}", **times} for one in ids
+        ]
         tx.execute(sa.insert(image_locations), place)
     db.close()
     return frozenset(ids)
@@ -94,7 +94,7 @@ class Specimen:
 
     def examine(self) -> str:
         """What is reported that was not before."""
-        _, left = settle(self.service.state, patience=0.1)
+        _, left = settle(self.service, patience=0.1)
         found = check(self.client, self.journal, self.journal.entries.values(), self.others)
         return "\n".join([*(problem for problem in left if problem not in self.before), *found])
 
@@ -102,23 +102,25 @@ class Specimen:
     def file(self) -> Path:
         return self.service.images / self.active.id
 
-    def sql(self, statement: str, *values: str) -> None:
-        with contextlib.closing(sqlite3.connect(self.service.state / "calotype.db", timeout=10)) as db:
-            assert db.execute(statement, values).rowcount > 0
-            db.commit()
+    def sql(self, statement: str, image_id: str) -> None:
+        db = Database(self.service.database_url)
+        with db.begin() as tx:
+            assert tx.execute(sa.text(statement), {"id": image_id}).rowcount > 0
+        db.close()
 
 
 @pytest.fixture(scope="module")
-def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def at_rest(tmp_path_factory: pytest.TempPathFactory, database_kind: str) -> Iterator[Service]:
     # The runner must not put right what the tests put wrong.
-    with running(tmp_path_factory.mktemp("rest"), "[jobs]\npoll = 3600\n") as service:
+    state, conf = tmp_path_factory.mktemp("rest"), "[jobs]\npoll = 3600\n"
+    with running(state, conf, database=for_service(database_kind)) as service:
         yield service
 
 
 @pytest.fixture
 def specimen(at_rest: Service, tmp_path: Path) -> Specimen:
     client = at_rest.client("alice")
-    before = frozenset(debris(at_rest.state))
+    before = frozenset(debris(at_rest))
     others = frozenset(image["id"] for image in client.get("/v2/images?limit=1000").json()["images"])
     journal = Journal(tmp_path / "journal.jsonl")
     made = [Entry(str(uuid.uuid4()), "a name", {"born": "yes"}, {"first"}) for _ in range(3)]
@@ -143,19 +145,19 @@ def _flip(path: Path) -> None:
 
 def _expect_edit(one: Specimen) -> None:
     one.active.edit = Edit("another name", (("p1", "1"),))
-    one.sql("UPDATE images SET name = 'another name' WHERE id = ?", one.active.id)
+    one.sql("UPDATE images SET name = 'another name' WHERE id = :id", one.active.id)
 
 
 def _forget(one: Specimen) -> None:
     for table in ("properties", "tags", "locations"):
-        one.sql(f"DELETE FROM image_{table} WHERE image_id = ?", one.deleted.id)
-    one.sql("DELETE FROM images WHERE id = ?", one.deleted.id)
-    one.sql("DELETE FROM calotype_tombstones WHERE image_id = ?", one.deleted.id)
+        one.sql(f"DELETE FROM image_{table} WHERE image_id = :id", one.deleted.id)
+    one.sql("DELETE FROM images WHERE id = :id", one.deleted.id)
+    one.sql("DELETE FROM calotype_tombstones WHERE image_id = :id", one.deleted.id)
 
 
 _JOB = (
     "INSERT INTO calotype_jobs (id, kind, image_id, state, attempt, due_at, payload, notes, created_at) "
-    "VALUES ('1', 'upload', ?, 'pending', 0, '2099-01-01 00:00:00.000000', '{}', '[]', '2024-01-01 00:00:00.000000')"
+    "VALUES ('1', 'upload', :id, 'pending', 0, '2099-01-01 00:00:00.000000', '{}', '[]', '2024-01-01 00:00:00.000000')"
 )
 
 #: What goes wrong, how, and words of the report. Of each the oracle must speak.
@@ -181,52 +183,52 @@ BROKEN: list[tuple[str, Callable[[Specimen], object], str]] = [
     ),
     (
         "a deleted row comes back",
-        lambda one: one.sql("UPDATE images SET deleted = 0, status = 'queued' WHERE id = ?", one.deleted.id),
+        lambda one: one.sql("UPDATE images SET deleted = false, status = 'queued' WHERE id = :id", one.deleted.id),
         "the deleted image .* exists",
     ),
     ("a deleted id is forgotten", _forget, "was given away again"),
     (
         "an acknowledged record is gone",
-        lambda one: one.sql("UPDATE images SET deleted = 1 WHERE id = ?", one.queued.id),
+        lambda one: one.sql("UPDATE images SET deleted = true WHERE id = :id", one.queued.id),
         "is lost",
     ),
     (
         "an image is stuck",
-        lambda one: one.sql("UPDATE images SET status = 'saving' WHERE id = ?", one.queued.id),
+        lambda one: one.sql("UPDATE images SET status = 'saving' WHERE id = :id", one.queued.id),
         "is in status saving",
     ),
     (
         "an acknowledged upload is undone",
         lambda one: one.sql(
-            "UPDATE images SET status = 'queued', size = NULL, os_hash_value = NULL WHERE id = ?", one.active.id
+            "UPDATE images SET status = 'queued', size = NULL, os_hash_value = NULL WHERE id = :id", one.active.id
         ),
         "though its upload was acknowledged",
     ),
     (
         "an image has a hash of something else",
-        lambda one: one.sql("UPDATE images SET os_hash_value = 'abc' WHERE id = ?", one.active.id),
+        lambda one: one.sql("UPDATE images SET os_hash_value = 'abc' WHERE id = :id", one.active.id),
         "has size and hash",
     ),
     (
         "a location is lost",
-        lambda one: one.sql("UPDATE image_locations SET deleted = 1 WHERE image_id = ?", one.active.id),
+        lambda one: one.sql("UPDATE image_locations SET deleted = true WHERE image_id = :id", one.active.id),
         "is active and has 0 locations",
     ),
     (
         "a property is lost",
-        lambda one: one.sql("UPDATE image_properties SET deleted = 1 WHERE image_id = ?", one.active.id),
+        lambda one: one.sql("UPDATE image_properties SET deleted = true WHERE image_id = :id", one.active.id),
         "has .* not .*'born': 'yes'",
     ),
     (
         "a tag is lost",
-        lambda one: one.sql("UPDATE image_tags SET deleted = 1 WHERE image_id = ?", one.queued.id),
+        lambda one: one.sql("UPDATE image_tags SET deleted = true WHERE image_id = :id", one.queued.id),
         "has .* not .*'tags': \\['first'\\]",
     ),
     ("half of an edit was applied", _expect_edit, "edit under way"),
     ("a job is left over", lambda one: one.sql(_JOB, one.queued.id), "a job is left"),
     (
         "an image is missing from the list",
-        lambda one: one.sql("UPDATE images SET os_hidden = 1 WHERE id = ?", one.active.id),
+        lambda one: one.sql("UPDATE images SET os_hidden = true WHERE id = :id", one.active.id),
         "exists and is not listed",
     ),
     ("an image is listed that nobody made", lambda one: one.client.queued(), "is listed and should not exist"),

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from calotype.db import schema
 from calotype.db.engine import Database
 from tests import databases
 
@@ -12,8 +11,7 @@ from tests import databases
 @pytest.fixture
 def db(database_url: str) -> Iterator[Database]:
     """A database with this release's tables and nothing in them."""
-    database = Database(database_url)
-    schema.sync(database)
+    database = Database(databases.synced(database_url))
     yield database
     database.close()
 
@@ -21,7 +19,6 @@ def db(database_url: str) -> Iterator[Database]:
 @pytest.fixture(scope="module")
 def module_db(database_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """The same, one for all tests of a file."""
-    database = Database(databases.fresh(database_kind, tmp_path_factory.mktemp("db")))
-    schema.sync(database)
+    database = Database(databases.synced(databases.fresh(database_kind, tmp_path_factory.mktemp("db"))))
     yield database
     database.close()

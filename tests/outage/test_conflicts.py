@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from calotype import errors
 from calotype.context import SERVICE
-from calotype.db import engine, images, schema
+from calotype.db import engine, images
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, Tx, now
 from calotype.model import Image
-from tests.databases import Server
+from tests.databases import Server, synced
 from tests.outage.proxy import Proxy
 
 IDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2)]
@@ -21,9 +21,8 @@ IDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2)]
 
 @pytest.fixture(scope="module")
 def url(server: Server) -> str:
-    url = server.fresh()
+    url = synced(server.fresh())
     database = Database(url)
-    schema.sync(database)
     with database.begin() as tx:
         for image_id in IDS:
             images.add(tx, Image(image_id, "n", "queued", "shared", "red", now(), now()))

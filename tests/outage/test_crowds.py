@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from calotype.db import schema
-from calotype.db.engine import Database
-from tests.databases import Server
+from tests.databases import Server, synced
 from tests.support import OCTETS, PASSWORD, Service, running
 
 _CREDENTIALS = "Basic " + b64encode(f"alice:{PASSWORD}".encode()).decode()
@@ -21,11 +19,7 @@ DOWNLOAD = 16 << 20
 @contextlib.contextmanager
 def serving(server: Server, state: Path, options: str) -> Iterator[Service]:
     """A service on a new database of this server; `options` are of the section [database]."""
-    url = server.fresh()
-    database = Database(url)
-    schema.sync(database)
-    database.close()
-    with running(state, f"[database]\nconnection = {url}\n{options}", database=url) as service:
+    with running(state, f"[database]\n{options}", database=synced(server.fresh())) as service:
         yield service
 
 
@@ -123,11 +117,7 @@ def test_a_database_that_hangs_is_given_up_and_found_again(server: Server, state
 
 
 def test_the_start_waits_for_the_database(server: Server, state: Path) -> None:
-    url = server.fresh()
-    database = Database(url)
-    schema.sync(database)
-    database.close()
-    service = Service(state, f"[database]\nconnection = {url}\nretry_interval = 1\n", database=url)
+    service = Service(state, "[database]\nretry_interval = 1\n", database=synced(server.fresh()))
     server.stop()
     try:
         with ThreadPoolExecutor(1) as pool:

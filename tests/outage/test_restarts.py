@@ -10,9 +10,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from calotype.db import schema, tables
-from calotype.db.engine import Database
-from tests.databases import Server
+from calotype.db import tables
+from tests.databases import Server, synced
 from tests.outage.load import Worker
 from tests.support import Service, running
 
@@ -57,11 +56,10 @@ def test_restarts_of_the_database_lose_nothing_and_leave_nothing(server: Server,
 @contextlib.contextmanager
 def _two_services(server: Server, state: Path) -> Iterator[list[Service]]:
     """On one new database and one store: one as it is by default, and one that soon gives a transaction up."""
-    url = server.fresh()
-    database = Database(url)
-    schema.sync(database)
-    database.close()
-    conf = f"[glance_store]\nfilesystem_store_datadir = {state}/store\n[jobs]\npoll = 0.5\n[database]\nconnection = {url}\ndb_max_retries = "
+    url = synced(server.fresh())
+    conf = (
+        f"[glance_store]\nfilesystem_store_datadir = {state}/store\n[jobs]\npoll = 0.5\n[database]\ndb_max_retries = "
+    )
     with (
         running(state / "patient", f"{conf}{PATIENT}\n", database=url) as patient,
         running(state / "hasty", f"{conf}{HASTY}\n", database=url) as hasty,
