@@ -28,8 +28,6 @@ TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 )
 STATUSES: Final = tuple(TRANSITIONS)
 
-#: Statuses in which somebody works on the data.
-BUSY: Final = frozenset({"saving", "uploading", "importing"})
 #: Statuses in which the formats may still be changed.
 FORMATS_OPEN: Final = frozenset({"queued", "importing"})
 
@@ -40,8 +38,8 @@ HIDDEN_PROPERTIES: Final = frozenset({"os_glance_stage_host", "os_glance_hash_op
 
 MAX_INT: Final = 2**31 - 1
 MAX_NAME: Final = 255
-#: Bytes of all custom properties of an image together. A record is read as one document; databases bound those.
-MAX_PROPERTIES: Final = 1 << 20
+#: Bytes of all custom properties of an image together, as JSON. A list may hold a thousand images.
+MAX_PROPERTIES: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from calotype.api import listing
 from calotype.db import tables
 from calotype.db.engine import Database, now
 from tests.support import Client, Service, write_users
@@ -208,3 +209,8 @@ def test_a_marker_that_cannot_be_seen_is_as_unknown_as_one_that_is_not_there(own
     }
     assert len(set(answers.values())) == 1
     owner.delete(private)
+
+
+def test_a_sort_key_that_comes_again_changes_nothing() -> None:
+    found = listing.query({"sort": ["name:asc,size:asc,name:desc"]}, default_limit=25, most=100)
+    assert found.sort == (("name", "asc"), ("size", "asc"))

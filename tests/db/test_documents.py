@@ -69,12 +69,17 @@ def test_locations_come_back_with_what_is_known_of_them(db: Database) -> None:
         images.add(tx, BASE)
         for url, more in places.items():
             images.add_location(tx, BASE.id, url, more, WHEN)
-        values = {"image_id": BASE.id, "value": "file:///old", "meta_data": None, "status": "active"}
-        tx.execute(sa.insert(tables.image_locations).values(values | {"created_at": WHEN, "deleted": False}))
+        for url, text in (("file:///old", None), ("file:///odd", "null")):
+            values = {"image_id": BASE.id, "value": url, "meta_data": text, "status": "active"}
+            tx.execute(sa.insert(tables.image_locations).values(values | {"created_at": WHEN, "deleted": False}))
     with db.read() as tx:
         found = images.get(tx, SERVICE, BASE.id)
     assert found is not None
-    assert [(place.url, dict(place.metadata)) for place in found.locations] == [*places.items(), ("file:///old", {})]
+    assert [(place.url, dict(place.metadata)) for place in found.locations] == [
+        *places.items(),
+        ("file:///old", {}),
+        ("file:///odd", {}),
+    ]
 
 
 def test_a_property_without_a_value_is_there(db: Database) -> None:

@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from calotype.db import images, pages, schema, tables, tombstones
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, now
 from calotype.model import Image, Query
+from tests import databases
 
 
 def an_image(number: int, **values: object) -> Image:
@@ -218,6 +220,47 @@ def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_on
     database.close()
 
 
+def test_a_first_migration_that_broke_off_anywhere_is_finished_by_the_next(
+    database_kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database_kind != "mariadb":
+        return  # the others undo what was not finished
+
+    def statements(stop: int) -> int:
+        """Run `sync` and break off before one of its changes; how many there were."""
+        seen = 0
+
+        def count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+            nonlocal seen
+            if statement.lstrip().startswith(("CREATE", "INSERT", "ALTER", "UPDATE")):
+                seen += 1
+                if seen == stop:
+                    raise KeyboardInterrupt
+
+        event.listen(database.writes, "before_cursor_execute", count)
+        try:
+            schema.sync(database)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            event.remove(database.writes, "before_cursor_execute", count)
+        return seen
+
+    database = Database(databases.fresh(database_kind, tmp_path))
+    total = statements(0)
+    database.close()
+    for stop in range(3, total + 1, 7):
+        database = Database(databases.fresh(database_kind, tmp_path))
+        assert statements(stop) == stop
+        schema.sync(database)
+        assert schema.inspect(database).ready, stop
+        with database.read() as tx:
+            found = {index["name"] for rows in sa.inspect(tx).get_multi_indexes().values() for index in rows}
+        wanted = {index.name for table in tables.glance_tables().tables.values() for index in table.indexes}
+        assert wanted <= found, stop
+        database.close()
+
+
 def test_ids_that_glance_deleted_before_us_are_refused(database_url: str) -> None:
     database = Database(database_url)
     tables.glance_tables().create_all(database.writes)
@@ -285,3 +328,36 @@ def test_purging_buries_what_somebody_else_deleted_and_leaves_what_is_still_to_b
         assert tx.execute(sa.select(tables.image_locations.c.status)).scalars().all() == ["pending_delete"]
     with pytest.raises(errors.Conflict), db.begin() as tx:
         images.add(tx, an_image(1))
+
+
+def test_a_name_that_comes_back_in_other_letters_is_another_property_or_refused(db: Database) -> None:
+    with db.begin() as tx:
+        images.add(tx, an_image(1, properties={"Distro": "x", "other": "y"}))
+
+    def change(properties: dict[str, str]) -> Image:
+        with db.begin() as tx:
+            before = images.get(tx, SERVICE, an_image(1).id, lock=True)
+            assert before
+            images.save(tx, before, replace(before, properties=properties, updated_at=now()))
+            after = images.get(tx, SERVICE, before.id)
+            assert after
+            return after
+
+    assert dict(change({"other": "y"}).properties) == {"other": "y"}
+    assert dict(change({"other": "y", "distro": "z"}).properties) == {"other": "y", "distro": "z"}
+    with db.begin() as tx:  # as a Glance beside us removes one
+        rows = tables.image_properties
+        tx.execute(sa.update(rows).where(rows.c.name == "distro").values(deleted=True, deleted_at=now()))
+    assert dict(change({"other": "y", "DISTRO": "w"}).properties) == {"other": "y", "DISTRO": "w"}
+
+
+def test_what_is_removed_from_a_living_image_leaves_no_rows(db: Database) -> None:
+    with db.begin() as tx:
+        images.add(tx, an_image(1))
+    with db.begin() as tx:
+        before = images.get(tx, SERVICE, an_image(1).id, lock=True)
+        assert before
+        images.save(tx, before, replace(before, properties={}, tags=(), updated_at=now()))
+    with db.read() as tx:
+        for table in (tables.image_properties, tables.image_tags):
+            assert tx.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 0

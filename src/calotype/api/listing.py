@@ -95,7 +95,10 @@ def _checked(pairs: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         _choice(key, sorted(SORT_KEYS), "sort_key")
         _choice(direction, _DIRECTIONS, "sort_dir")
     # A key that comes again changes nothing in the order.
-    return tuple({key: (key, direction) for key, direction in reversed(pairs)}.values())[::-1]
+    found: dict[str, tuple[str, str]] = {}
+    for key, direction in pairs:
+        found.setdefault(key, (key, direction))
+    return tuple(found.values())
 
 
 def _choice(value: str, allowed: tuple[str, ...] | list[str], name: str) -> str:

@@ -145,6 +145,26 @@ def _with_zero(element: Any, compiler: Any, **options: Any) -> str:
     return text if isinstance(column.type, sa.String) else f"({text} + 0)"
 
 
+class none_unless(FunctionElement[int]):  # noqa: N801
+    """`none_unless(value, limit)`, as a LIMIT: SQLite reads nothing where `value` is NULL; others see for themselves."""
+
+    type = sa.Integer()
+    name = "none_unless"
+    inherit_cache = True
+
+
+@compiles(none_unless)
+def _just_limit(element: Any, compiler: Any, **options: Any) -> str:
+    _, limit = element.clauses
+    return str(compiler.process(limit, **options))
+
+
+@compiles(none_unless, "sqlite")
+def _limit_or_none(element: Any, compiler: Any, **options: Any) -> str:
+    value, limit = _processed(element, compiler, options)
+    return f"CASE WHEN {value} IS NULL THEN 0 ELSE {limit} END"
+
+
 # --- joins -----------------------------------------------------------------------------------------------
 
 

@@ -109,4 +109,5 @@ def _locations(found: dict[str, list[Any]]) -> tuple[Location, ...]:
 @lru_cache(maxsize=1024)
 def _metadata(text: str | None) -> Mapping[str, Any]:
     """Most copies of a store have the same."""
-    return MappingProxyType(json.loads(text) if text else {})
+    found = json.loads(text) if text else {}
+    return MappingProxyType(found if isinstance(found, dict) else {})

@@ -19,7 +19,7 @@ from calotype.db import documents, tombstones, visibility
 from calotype.db.compare import exactly
 from calotype.db.documents import COLUMNS, document
 from calotype.db.engine import Tx
-from calotype.db.tables import image_locations, image_members, image_properties, image_tags, images
+from calotype.db.tables import image_locations, image_members, image_properties, image_tags, images, jobs
 from calotype.model import TRANSITIONS, Image
 
 _RECORD = sa.select(images.c.id, document)
@@ -76,12 +76,13 @@ def add(tx: Tx, image: Image, *, drawn: bool = False) -> None:
     `drawn` says that the id was just drawn at random, so that no deleted image can have had it.
     """
     taken = errors.Conflict(f"The id {image.id} is in use, or was used by an image that is deleted.")
-    if not drawn and tombstones.holds(tx, image.id):
-        raise taken
     try:
         tx.execute(_INSERT, {name: getattr(image, name) for name in COLUMNS} | {"deleted": False})
     except sa.exc.IntegrityError as exc:
         raise taken from exc
+    # Asked last: the insert waits for a purge that is burying the same id.
+    if not drawn and tombstones.holds(tx, image.id):
+        raise taken
     _insert_properties(tx, image.id, image.properties, image.created_at)
     _put_tags(tx, image.id, image.tags, image.created_at)
 
@@ -93,14 +94,12 @@ def save(tx: Tx, before: Image, after: Image) -> None:
     tx.execute(sa.update(images).where(images.c.id == before.id).values(values | {"updated_at": when}))
     gone = [name for name in before.properties if name not in after.properties]
     if gone:
-        named = sa.or_(*[exactly(image_properties.c.name, name) for name in gone])
-        tx.execute(_SOFT_DELETE[image_properties].where(named), {"which": before.id, "when": when})
+        _drop(tx, image_properties.c.name, before.id, gone)
     changed = {k: v for k, v in after.properties.items() if before.properties.get(k) != v}
     _put_properties(tx, before.id, changed, when)
     gone = [tag for tag in before.tags if tag not in after.tags]
     if gone:
-        named = sa.or_(*[exactly(image_tags.c.value, tag) for tag in gone])
-        tx.execute(_SOFT_DELETE[image_tags].where(named), {"which": before.id, "when": when})
+        _drop(tx, image_tags.c.value, before.id, gone)
     _put_tags(tx, before.id, [tag for tag in after.tags if tag not in before.tags], when)
 
 
@@ -220,11 +219,12 @@ def purge(tx: Tx, before: datetime, max_rows: int) -> tuple[int, int]:
     rows = 0
     for table in _CHILDREN:
         old = sa.select(table.c.id).where(table.c.deleted == sa.true(), table.c.deleted_at < before)
+        old = old.where(~sa.exists().where(jobs.c.image_id == table.c.image_id))  # a delete may yet be undone
         ids = some(old.where(table.c.status != "pending_delete") if table is image_locations else old)
         _delete_rows(tx, table.c.id, ids)
         rows += len(ids)
     old = sa.select(images.c.id).where(images.c.deleted == sa.true(), images.c.deleted_at < before)
-    old = old.where(images.c.status != "pending_delete")
+    old = old.where(images.c.status != "pending_delete", ~sa.exists().where(jobs.c.image_id == images.c.id))
     for table in _CHILDREN:
         old = old.where(~sa.exists().where(table.c.image_id == images.c.id))
     gone = some(old.order_by(images.c.deleted_at))
@@ -238,18 +238,25 @@ def _delete_rows(tx: Tx, key: sa.Column[Any], ids: list[Any]) -> None:
         tx.execute(sa.delete(key.table).where(key.in_(ids[start : start + 500])))
 
 
+def _drop(tx: Tx, name: sa.Column[str], image_id: str, gone: list[str]) -> None:
+    """Remove properties or tags of a living image. Rows that were only marked would be read with it ever after."""
+    named = sa.or_(*[exactly(name, one) for one in gone])
+    tx.execute(sa.delete(name.table).where(name.table.c.image_id == image_id, named))
+
+
 def _put_properties(tx: Tx, image_id: str, properties: Mapping[str, str], when: datetime) -> None:
     """Insert properties, or bring their old rows back: there is one row for a name, for ever."""
     if not properties:
         return
     table = image_properties
-    known = sa.select(table.c.name).where(table.c.image_id == image_id, table.c.name.in_(list(properties)))
-    there = set(tx.execute(known).scalars())
-    for name in there:
-        row = (table.c.image_id == image_id) & (table.c.name == name)
-        tx.execute(
-            sa.update(table).where(row).values(value=properties[name], deleted=False, deleted_at=None, updated_at=when)
-        )
+    known = sa.select(table.c.id, table.c.name, table.c.deleted)
+    rows = tx.execute(known.where(table.c.image_id == image_id, table.c.name.in_(list(properties)))).all()
+    there = {row.name: row for row in rows if row.name in properties}
+    # Old rows that MariaDB takes for the same name in other letters are in the way of the new one.
+    _delete_rows(tx, table.c.id, [row.id for row in rows if row.deleted and row.name not in properties])
+    for name, row in there.items():
+        values = {"value": properties[name], "deleted": False, "deleted_at": None, "updated_at": when}
+        tx.execute(sa.update(table).where(table.c.id == row.id).values(values))
     _insert_properties(tx, image_id, {k: v for k, v in properties.items() if k not in there}, when)
 
 

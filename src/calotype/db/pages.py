@@ -24,7 +24,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db import documents, filters, visibility
 from calotype.db import images as db_images
-from calotype.db.compare import all_alike, beyond, join_from
+from calotype.db.compare import all_alike, beyond, join_from, none_unless
 from calotype.db.documents import document
 from calotype.db.engine import Tx
 from calotype.db.tables import WALKED, image_members, image_properties, image_tags, images, walk_columns
@@ -37,7 +37,7 @@ FEW: Final = 1000
 _WIDER: Final = (10, 60)
 _WINDOW: Final = 5000
 #: A project with more shares than this has its lists walk shared images and look for the share, not the reverse.
-_SHARES: Final = 500
+_SHARES: Final = 5000
 
 _KEPT = [images.c.deleted == sa.false(), images.c.os_hidden == sa.bindparam("hidden", type_=sa.Boolean())]
 _LISTED = images.c.status != "killed"  # what API v1 left
@@ -120,16 +120,17 @@ def _entries(walk: Walk, branch: Branch) -> Iterator[sa.Select[Any]]:
             entry = entry.where(images.c[walk.key] == _parameter("fixed", walk.key))
         for op in walk.bounds:
             entry = entry.where(filters.OPERATORS[op](images.c[first], _parameter(f"bound_{op}", first)))
+        most: Any = _WINDOW_SIZE
         if branch.kind == "shared":
-            few, entry = _shared(entry, branch)
+            few, entry, most = _shared(entry, branch)
             yield few
         # MariaDB would weigh two dozen indexes for each part, which costs more than reading one; and may be wrong.
         for name in ("mysql", "mariadb"):
             entry = entry.with_hint(images, f"FORCE INDEX ({index})", name)
-        yield entry.order_by(*(sa.desc(column) if walk.descending else column for column in order)).limit(_WINDOW_SIZE)
+        yield entry.order_by(*(sa.desc(column) if walk.descending else column for column in order)).limit(most)
 
 
-def _shared(entry: sa.Select[Any], branch: Branch) -> tuple[sa.Select[Any], sa.Select[Any]]:
+def _shared(entry: sa.Select[Any], branch: Branch) -> tuple[sa.Select[Any], sa.Select[Any], Any]:
     """From a project's few shares to images, all of them; or from shared images to the project's share, if it has many.
 
     The database finds out which, and does not begin the other one.
@@ -142,6 +143,7 @@ def _shared(entry: sa.Select[Any], branch: Branch) -> tuple[sa.Select[Any], sa.S
     return (
         entry.select_from(shares).where(*branch.membership(), many.is_(None)),
         entry.where(one.is_not(None), many.is_not(None)),
+        none_unless(many, _WINDOW_SIZE),
     )
 
 
@@ -272,7 +274,7 @@ class _Search:
         most = query.limit
         if not (rest or query.tags or query.properties):
             entries = self.tx.execute(_records(walk), values | {"window": most}).scalars().all()
-            found = [entry for entry in entries if entry[0] is not None]
+            found = [entry for entry in entries if entry and entry[0] is not None]
             if len(found) == len(entries) or len(entries) < most:
                 return found
         among = _window(walk)
@@ -282,7 +284,7 @@ class _Search:
         wanted = joined if rest or not (query.tags or query.properties) else hanging
         windows = [pages * most for pages in _WIDER]
         windows.append(max(windows[-1], _WINDOW))
-        for window in windows:
+        for window in dict.fromkeys(windows):
             values["window"] = window
             entries = self._chosen(wanted, walk.order, among.c, values)
             if None in entries:
@@ -340,4 +342,6 @@ class _Search:
         entries = found.order_by(*order.by(columns)).limit(_MOST).subquery()
         listed = entries.outerjoin(images, (images.c.id == entries.c.id) & _LISTED)
         wanted = sa.select(document).select_from(listed).order_by(*order.by(entries.c))
-        return [entry if entry[0] is not None else None for entry in self.tx.execute(wanted, values).scalars()]
+        return [
+            entry if entry and entry[0] is not None else None for entry in self.tx.execute(wanted, values).scalars()
+        ]

@@ -184,7 +184,7 @@ image_members = Table(
     Index("ix_image_members_deleted", "deleted"),
     Index("ix_image_members_image_id", "image_id"),
     Index("ix_image_members_image_id_member", "image_id", "member"),
-    Index("calotype_member", "member", "image_id", "status", "deleted"),
+    Index("calotype_member", "member", "status", "image_id", "deleted"),
 )
 
 tasks = Table(

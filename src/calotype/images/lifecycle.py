@@ -4,6 +4,7 @@ Each use-case fetches, asks the policy, acts, in that order; what changes a row 
 has locked it, so that of two changes at once the second one works on what the first one left.
 """
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -287,7 +288,7 @@ def _counted(properties: Any) -> int:
 
 
 def _bytes(properties: Mapping[str, str]) -> int:
-    return sum(len(name.encode()) + len((value or "").encode()) for name, value in properties.items())
+    return len(json.dumps(dict(properties)))
 
 
 def _within(limit: int, count: int, what: str) -> None:

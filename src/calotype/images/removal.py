@@ -15,7 +15,7 @@ from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.model import BUSY, Image, Job, Location
+from calotype.model import Image, Job, Location
 from calotype.service import Service
 
 LOG = logging.getLogger(__name__)
@@ -28,9 +28,8 @@ def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
     now = svc.now()
     if not db_images.delete(tx, image, now):
         raise errors.NotFound(f"No image found with ID {image.id}")
-    if image.status in BUSY:
-        # An upload that is still running has lost its image: its job goes to the runner, which removes the bytes.
-        jobs.revoke(tx, image.id, now)
+    # An upload, or the removal of one copy, that is still running has lost its image: its job goes to the runner.
+    jobs.revoke(tx, image.id, now)
     return _submit(svc, tx, image, image.locations, whole=True)
 
 

@@ -20,18 +20,22 @@ _MOMENT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
 def upgrade() -> None:
     connection = op.get_bind()
-    glance = tables.glance_tables()
-    there = sa.inspect(connection).get_table_names()
-    for table in glance.sorted_tables:
-        if table.name not in there:
-            # One by one, in an order: SQLite chooses the last of two indexes that it takes for equally good.
+    inspector = sa.inspect(connection)
+    there = set(inspector.get_table_names())
+    if not _is_glances(connection, there):
+        for table in tables.glance_tables().sorted_tables:
+            # Indexes one by one: in an order, because SQLite chooses the last of two that it takes for equally good;
+            # and those that are not there, because MariaDB commits each step and one before us may have broken off.
+            known = {index["name"] for index in inspector.get_indexes(table.name)} if table.name in there else set()
             indexes = sorted(table.indexes, key=lambda index: str(index.name))
             table.indexes.clear()
-            table.create(connection)
+            table.create(connection, checkfirst=True)
             for index in indexes:
-                index.create(connection)
-    if connection.execute(sa.select(tables.alembic_version)).first() is None:
+                if index.name not in known:
+                    index.create(connection)
         connection.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
+    for name in there & {"calotype_tombstones", "calotype_jobs"}:
+        op.drop_table(name)  # empty, or filled below: this migration was not finished
     op.create_table(
         "calotype_tombstones",
         sa.Column("image_id", sa.String(36), primary_key=True),
@@ -67,3 +71,10 @@ def upgrade() -> None:
             .group_by(sa.func.lower(tables.images.c.id)),
         )
     )
+
+
+def _is_glances(connection: sa.Connection, there: set[str]) -> bool:
+    """Whether Glance made its tables, or we did so to the end; not what a beginning of ours left."""
+    if "alembic_version" not in there:
+        return False
+    return connection.execute(sa.select(tables.alembic_version)).first() is not None

@@ -28,7 +28,7 @@ def upgrade() -> None:
     for key, order in _ORDERS.items():
         _add("images", f"calotype_owner_{key}", ["owner", "deleted", "os_hidden", *order, "visibility"])
         _add("images", f"calotype_visibility_{key}", ["visibility", "deleted", "os_hidden", *order])
-    _add("image_members", "calotype_member", ["member", "image_id", "status", "deleted"])
+    _add("image_members", "calotype_member", ["member", "status", "image_id", "deleted"])
     _add("image_tags", "calotype_tag", ["value", "image_id", "deleted"])
     # PostgreSQL refuses long values in an index, MariaDB wants to be told a length.
     value = "value" if _on_mariadb() else sa.text("substr(value, 1, 64)")
