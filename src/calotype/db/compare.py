@@ -146,7 +146,7 @@ def _with_zero(element: Any, compiler: Any, **options: Any) -> str:
 
 
 class none_unless(FunctionElement[int]):  # noqa: N801
-    """`none_unless(value, limit)`, as a LIMIT: SQLite reads nothing where `value` is NULL; others see for themselves."""
+    """`none_unless(value, limit)`, as a LIMIT: SQLite reads nothing where `value` is NULL; others see that."""
 
     type = sa.Integer()
     name = "none_unless"
