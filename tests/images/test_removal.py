@@ -8,6 +8,7 @@ import pytest
 
 from calotype import errors
 from calotype.app import App
+from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db.engine import now
 from calotype.images import lifecycle, removal, stores
@@ -130,3 +131,29 @@ def test_data_in_a_store_that_is_not_configured_is_remembered(app: App, tmp_path
         lifecycle.show(app.service, ADMIN, image_id)
     assert backlog(app) == 1  # until the store is back, or an operator decides
     assert not (tmp_path / "one" / image_id).exists()
+
+
+def test_a_copy_whose_removal_proves_in_use_while_the_image_is_deleted_goes_in_the_end(
+    tmp_path: Path, database_url: str
+) -> None:
+    with parts(tmp_path, database_url) as app:
+        image_id = make_active(app)
+        copy = tmp_path / "two" / image_id
+        copy.write_bytes(b"data")
+        with app.db.begin() as tx:
+            db_images.add_location(tx, image_id, f"file://{copy}", {"store": "two"}, now())
+        two = app.service.stores.get("two")
+        assert two is not None
+        real = two.delete
+
+        def in_use(url: str, *, ctx: Context) -> None:
+            two.delete = real  # type: ignore[method-assign]
+            lifecycle.delete(app.service, ALICE, image_id)
+            raise errors.InUse("a clone depends on it", "two")
+
+        two.delete = in_use  # type: ignore[method-assign]
+        stores.remove_copy(app.service, ADMIN, "two", image_id)
+        later = now() + timedelta(days=1)
+        object.__setattr__(app.service, "now", lambda: later)
+        assert Runner(app.service, 1).work_off() > 0
+        assert (copy.exists(), backlog(app)) == (False, 0)
