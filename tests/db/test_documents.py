@@ -1,12 +1,12 @@
 """An image comes back from the database as it went in, whatever is in it."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import sqlalchemy as sa
 
 from calotype.context import SERVICE
-from calotype.db import images, pages, tables
+from calotype.db import documents, images, pages, tables
 from calotype.db.engine import Database, now
 from calotype.model import Image, Query
 
@@ -91,3 +91,7 @@ def test_a_property_without_a_value_is_there(db: Database) -> None:
         found = images.get(tx, SERVICE, BASE.id)
     assert found is not None
     assert dict(found.properties) == {"empty": None}
+
+
+def test_columns_stand_in_the_order_of_the_fields_of_a_record() -> None:
+    assert [field.name for field in fields(Image)][: len(documents.COLUMNS)] == documents.COLUMNS

@@ -71,8 +71,10 @@ class Stores:
 
     def by_preference(self, locations: Iterable[Location], prefer: Iterable[str] = ()) -> list[tuple[Store, Location]]:
         """Copies that can be read: preferred stores first, in the order of the preference, then by weight."""
-        order = {name: place for place, name in enumerate(prefer)}
         found = [(store, location) for location in locations if (store := self.of(location)) is not None]
+        if len(found) < 2:
+            return found
+        order = {name: place for place, name in enumerate(prefer)}
         return sorted(found, key=lambda pair: (order.get(pair[0].name, len(order)), -pair[0].weight, pair[1].id))
 
 
