@@ -1,5 +1,6 @@
 """Fixtures: one service for the whole run, clients for its users."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite",
         help="what records are kept in; but for sqlite only tests run to which it makes a difference",
     )
+
+
+def pytest_configure() -> None:
+    """Who ends a run by SIGTERM, as `timeout` does, leaves no servers behind, as with Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
