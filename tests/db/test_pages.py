@@ -207,7 +207,7 @@ def queries() -> Iterator[Query]:
     ]
     for chosen in filters:
         yield Query(limit=1000, **chosen)
-        for order in choose.sample(orders, 2):
+        for order in choose.sample(orders, 1):
             yield Query(limit=choose.choice((9, 30, 1000)), sort=order, **chosen)
     for order in orders:
         yield Query(limit=choose.choice((7, 9)), sort=order)
