@@ -1,6 +1,6 @@
 """How each database answers the main lists: written to docs/contribute/queries.md by `make plans`, held by a test.
 
-Kept is what matters of a plan: by which index each table is read, whether the index alone is enough (covering), and
+Written down is what matters of a plan: by which index each table is read, whether the index alone is enough (covering), and
 what is sorted. A line is indented as deep as the part of the statement that it belongs to, where the database says so.
 """
 
@@ -108,6 +108,7 @@ def fill(db: Database) -> None:
         elif db.is_sqlite:
             pass  # SQLite plans without statistics unless somebody asks for them; nobody does.
         else:
+            connection.exec_driver_sql("SET default_statistics_target = 1000")  # all rows are looked at, no sample
             connection.exec_driver_sql(f"VACUUM ANALYZE {', '.join(names)}")
 
 
@@ -216,6 +217,20 @@ def documented(kind: str) -> dict[str, list[str]]:
         assert block, f"no plan of {kind} for: {title}"
         found[title] = block[1].split("\n")
     return found
+
+
+def indexes(found: dict[str, list[str]]) -> dict[str, set[str]]:
+    """What must not change of plans by itself: the indexes of each list, and the tables that are read without one.
+
+    In which order a database goes through them, and whether by a bitmap, it weighs anew with each estimate.
+    """
+    names = {str(index.name) for table in tables.metadata.tables.values() for index in table.indexes}
+    whole = re.compile(r"Seq Scan on \w+|SCAN \w+$|\w+ by None: ALL")
+    return {
+        title: {word for line in lines for word in re.findall(r"\w+", line) if word in names}
+        | {part for line in lines for part in whole.findall(line)}
+        for title, lines in found.items()
+    }
 
 
 def gather(kind: str) -> dict[str, list[str]]:
