@@ -61,7 +61,8 @@ class Location:
 class Image:
     """The record of an image. Sizes are bytes, `min_disk` GiB, `min_ram` MiB, times naive UTC.
 
-    `member` is the caller's project when the image is visible through a share, and None otherwise.
+    `member` is the caller's project when the image is visible through a share, and None otherwise. `memo` keeps what
+    was made of a record that is read again and again; None for all others, and never taken over by `replace`.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Image:
     tags: tuple[str, ...] = ()
     locations: tuple[Location, ...] = ()
     member: str | None = None
+    memo: dict[str, Any] | None = field(default=None, init=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

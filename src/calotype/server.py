@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import resource
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -33,6 +34,9 @@ LOG = logging.getLogger(__name__)
 HEAD_TIMEOUT = 30.0
 #: A client that takes no byte of an answer for this long is gone.
 SEND_TIMEOUT = 300.0
+#: How long a thread waits for its client's next request before it gives the connection back, milliseconds. To go to the
+#: main loop and come back costs as much as a small answer does.
+NEXT_REQUEST = 2
 #: What is read of a refused body while the client learns of the answer, in bytes and seconds.
 LINGER_BYTES = 8 << 20
 LINGER_TIME = 2.0
@@ -83,7 +87,23 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         self.poller.register(client, gthread.selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def handle(self, conn: Any) -> Any:
-        """Serve one request, in a thread."""
+        """Serve a request, in a thread, and those that its client sends at once after the answer."""
+        result = self._handle_one(conn)
+        while result and self._goes_on(conn):
+            result = self._handle_one(conn)
+        return result
+
+    def _goes_on(self, conn: Any) -> bool:
+        """Whether the next request is there, or comes in a moment, and nobody waits for this thread."""
+        if not self.alive or conn.is_http2 or not self.tpool._work_queue.empty():
+            return False
+        if conn.parser.unreader.buf.getvalue():
+            return True
+        poll = select.poll()
+        poll.register(conn.sock, select.POLLIN)
+        return bool(poll.poll(NEXT_REQUEST))
+
+    def _handle_one(self, conn: Any) -> Any:
         self._heads[conn] = time.monotonic()
         try:
             result = super().handle(conn)

@@ -15,6 +15,7 @@ from calotype.context import SERVICE, Context
 from calotype.db import images, pages, schema, tables, tombstones
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, now
+from calotype.db.known import Known
 from calotype.model import Image, Query
 from tests import databases
 
@@ -65,7 +66,7 @@ def test_writers_of_several_connections_wait_for_each_other(database_url: str, d
         thread.join()
     assert failures == []
     with db.read() as tx:
-        assert len(pages.page(tx, SERVICE, Query(limit=1000))) == 160
+        assert len(pages.page(tx, Known(), SERVICE, Query(limit=1000))) == 160
     other.close()
 
 
@@ -76,13 +77,14 @@ def test_reading_n_images_costs_a_fixed_number_of_statements(db: Database) -> No
     statements: list[str] = []
     event.listen(db.reads, "before_cursor_execute", lambda *a: statements.append(a[2]))
     alice = Context(project="red", roles=frozenset({"member"}))
+    known = Known()
     counts = []
-    for limit in (1, 10, 50):
+    for limit in (1, 10, 50, 50):  # the last finds nothing that it does not know
         statements.clear()
         with db.read() as tx:
-            assert len(pages.page(tx, alice, Query(limit=limit))) == limit
+            assert len(pages.page(tx, known, alice, Query(limit=limit))) == limit
         counts.append(len([s for s in statements if s.startswith("SELECT")]))
-    assert counts == [1, 1, 1]
+    assert counts == [2, 2, 2, 1]
     statements.clear()
     with db.read() as tx:
         assert images.get(tx, alice, an_image(7).id)
@@ -155,9 +157,10 @@ def test_migrations_make_the_tables_that_the_code_describes(db: Database) -> Non
 
     with db.reads.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        # SQLite cannot describe an index on an expression.
-        unlike = [d for d in compare_metadata(context, tables.metadata) if "calotype_version" not in str(d)]
-        found = [d for d in unlike if "calotype_property" not in str(d)]
+        # SQLite cannot describe an index on an expression; alembic passes system columns over.
+        passed_over = ("calotype_version", "calotype_property", "calotype_revision")
+        unlike = compare_metadata(context, tables.metadata)
+        found = [one for one in unlike if not any(name in str(one) for name in passed_over)]
     assert found == []
 
 
@@ -206,9 +209,8 @@ def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_on
     with database.begin() as tx:
         config.attributes["connection"] = tx
         command.upgrade(config, "0001")
-    with database.begin() as tx:
-        for number in range(30):
-            images.add(tx, an_image(number))
+    for number in range(30):
+        _by_glance(database, an_image(number).id, name=f"n{number}")
     if not database.is_sqlite and database.url.get_backend_name() != "postgresql":  # where a migration can break off
         with database.begin() as tx:
             index = next(i for i in tables.images.indexes if i.name == "calotype_owner_name")
@@ -216,7 +218,7 @@ def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_on
     assert schema.sync(database) == "0001"
     assert schema.inspect(database).ready
     with database.read() as tx:
-        assert len(pages.page(tx, SERVICE, Query(limit=50, sort=(("name", "asc"),)))) == 30
+        assert len(pages.page(tx, Known(), SERVICE, Query(limit=50, sort=(("name", "asc"),)))) == 30
     database.close()
 
 
@@ -261,21 +263,22 @@ def test_a_first_migration_that_broke_off_anywhere_is_finished_by_the_next(
         database.close()
 
 
+def _by_glance(database: Database, image_id: str, **more: Any) -> None:
+    """Add an image to a table that has no columns of ours."""
+    row = {"id": image_id, "status": "queued", "visibility": "shared", "created_at": now(), "deleted": False}
+    row |= {"protected": False, "os_hidden": False, "min_disk": 0, "min_ram": 0, **more}
+    theirs = sa.table("images", *(sa.column(name, tables.images.c[name].type) for name in row))
+    with database.begin() as tx:
+        tx.execute(sa.insert(theirs).values(row))
+
+
 def test_ids_that_glance_deleted_before_us_are_refused(database_url: str) -> None:
     database = Database(database_url)
     tables.glance_tables().create_all(database.writes)
     gone, when = an_image(1).id.upper(), now()
     with database.begin() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
-        row = {
-            "id": gone,
-            "status": "deleted",
-            "visibility": "shared",
-            "created_at": when,
-            "deleted_at": when,
-            "deleted": True,
-        }
-        tx.execute(sa.insert(tables.images).values(row | {"protected": False, "os_hidden": False}))
+    _by_glance(database, gone, status="deleted", deleted=True, deleted_at=when)
     schema.sync(database)
     with pytest.raises(errors.Conflict), database.begin() as tx:
         images.add(tx, an_image(1))
@@ -284,17 +287,16 @@ def test_ids_that_glance_deleted_before_us_are_refused(database_url: str) -> Non
 def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(database_url: str) -> None:
     database = Database(database_url)
     tables.glance_tables().create_all(database.writes)
-    capital, when = "ABCDEF00-0000-4000-8000-000000000001", now()
+    capital = "ABCDEF00-0000-4000-8000-000000000001"
     with database.begin() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
-        row = {"id": capital, "status": "queued", "visibility": "shared", "created_at": when, "deleted": False}
-        tx.execute(sa.insert(tables.images).values(row | {"protected": False, "os_hidden": False, "owner": "red"}))
+    _by_glance(database, capital, owner="red")
     schema.sync(database)
     with database.read() as tx:
         found = images.get(tx, SERVICE, capital)
         assert found
-        assert [image.id for image in pages.page(tx, SERVICE, Query(limit=5))] == [capital]
-        assert pages.page(tx, SERVICE, Query(limit=5, marker=capital)) == []
+        assert [image.id for image in pages.page(tx, Known(), SERVICE, Query(limit=5))] == [capital]
+        assert pages.page(tx, Known(), SERVICE, Query(limit=5, marker=capital)) == []
     with pytest.raises(errors.Conflict), database.begin() as tx:
         images.add(tx, replace(an_image(1), id=capital.lower()))
     with database.begin() as tx:

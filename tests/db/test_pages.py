@@ -13,6 +13,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db import images, pages, tables
 from calotype.db.engine import Database
+from calotype.db.known import Known
 from calotype.model import STATUSES, VISIBILITIES, Comparison, Image, Query
 
 COUNT = 120
@@ -28,6 +29,8 @@ CALLERS = {
     "stranger": Context(project="stranger"),
     "nobody": Context(),
 }
+
+KNOWN = Known()
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def walked(db: Database, ctx: Context, query: Query) -> list[str]:
     with db.read() as tx:
         tx.execution_options(compiled_cache=COMPILED)
         while True:
-            page = pages.page(tx, ctx, replace(query, marker=found[-1] if found else None))
+            page = pages.page(tx, KNOWN, ctx, replace(query, marker=found[-1] if found else None))
             assert len(page) <= query.limit
             found += [image.id for image in page]
             if len(page) < query.limit:
@@ -219,8 +222,7 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Limits so low that every way of answering has its turn."""
     if request.param != "as it is":
         monkeypatch.setattr(pages, "FEW", 2)
-        monkeypatch.setattr(pages, "_WINDOW", 20)
-        monkeypatch.setattr(pages, "_WIDER", (2, 3))
+        monkeypatch.setattr(pages, "_SORTED", 20)
         monkeypatch.setattr(pages, "_SHARES", 3)
     pages.forget_statements()
     yield
@@ -245,4 +247,4 @@ def test_all_that_can_be_listed_is_all_that_can_be_fetched(full: Database, entri
 def test_a_marker_that_the_caller_cannot_see_is_refused(full: Database, entries: list[Entry]) -> None:
     private = next(e.image.id for e in entries if e.image.visibility == "private" and e.image.owner == "green")
     with full.read() as tx, pytest.raises(errors.Invalid):
-        pages.page(tx, CALLERS["red"], Query(5, marker=private))
+        pages.page(tx, KNOWN, CALLERS["red"], Query(5, marker=private))

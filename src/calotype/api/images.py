@@ -49,14 +49,11 @@ def index(req: falcon.Request, resp: falcon.Response) -> None:
         if name != "marker"
         for value in values
     )
-    body: dict[str, Any] = {
-        "images": [_view(req, image) for image in images],
-        "first": "/v2/images" + (f"?{links}" if links else ""),
-        "schema": "/v2/schemas/images",
-    }
+    rest = {"first": "/v2/images" + (f"?{links}" if links else ""), "schema": "/v2/schemas/images"}
     if marker is not None:
-        body["next"] = "/v2/images?" + (f"{links}&" if links else "") + f"marker={marker}"
-    send(resp, body)
+        rest["next"] = "/v2/images?" + (f"{links}&" if links else "") + f"marker={marker}"
+    entities = b", ".join([_json(req, image) for image in images])
+    _send(resp, b'{"images": [' + entities + b"], " + json.dumps(rest).encode()[1:])
 
 
 def update(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
@@ -115,17 +112,27 @@ def known_id(image_id: str) -> str:
 
 def send(resp: falcon.Response, body: Any) -> None:
     """A JSON answer."""
+    _send(resp, json.dumps(body).encode())
+
+
+def _send(resp: falcon.Response, text: bytes) -> None:
     resp.content_type = "application/json"
-    resp.data = json.dumps(body).encode()
+    resp.data = text
 
 
 def _entity(req: falcon.Request, resp: falcon.Response, image: Image) -> None:
-    send(resp, _view(req, image))
+    _send(resp, _json(req, image))
 
 
-def _view(req: falcon.Request, image: Image) -> dict[str, Any]:
-    copies = service(req).stores.by_preference(image.locations)
-    return views.image(image, [store.name for store, _ in copies])
+def _json(req: falcon.Request, image: Image) -> bytes:
+    """An image entity; made once for a record that is known."""
+    text: bytes | None = None if image.memo is None else image.memo.get("json")
+    if text is None:
+        copies = service(req).stores.by_preference(image.locations)
+        text = json.dumps(views.image(image, [store.name for store, _ in copies])).encode()
+        if image.memo is not None:
+            image.memo["json"] = text
+    return text
 
 
 def _new_image(values: dict[str, Any], schemas: Schemas) -> NewImage:

@@ -5,7 +5,9 @@ spends its time on a few long values rather than on hundreds of short ones, whic
 """
 
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from types import MappingProxyType
@@ -15,10 +17,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from calotype import errors
 from calotype.context import Context
 from calotype.db.compare import apart
 from calotype.db.tables import image_locations, image_properties, image_tags, images
 from calotype.model import Image, Location
+
+LOG = logging.getLogger(__name__)
 
 #: Columns of `images` that a record has, in the order of the fields of `Image`.
 COLUMNS: Final = (
@@ -83,17 +88,31 @@ document: Final = _Array(
 ).label("document")
 
 
-def image(found: list[Any], ctx: Context) -> Image:
-    """The record, as the caller sees it. In the order of the fields: a list makes a thousand of them."""
+def image(row: Any) -> Image:
+    """The record of a row with `id` and `document`. In the order of the fields: a list makes a thousand of them.
+
+    Raises `Busy` for a document that the database did not put together.
+    """
+    found = row.document
+    if found is None:
+        LOG.error("the record of image %s is larger than the database may answer (max_allowed_packet)", row.id)
+        raise errors.Busy("The database cannot answer with the record of this image.")
     image_id, name, status, visibility, owner, created_at, updated_at, protected, os_hidden, *more = found
     *plain, properties, tags, locations = more
-    shared = visibility == "shared" and owner is not None and owner != ctx.project and not ctx.is_admin
     created = datetime.fromisoformat(created_at)
     values: list[Any] = [image_id, name, status, visibility, owner, created]
     values += [datetime.fromisoformat(updated_at) if updated_at else created, bool(protected), bool(os_hidden), *plain]
     values += [properties or {}, tuple(sorted(tags)) if tags else (), _locations(locations) if locations else ()]
-    values.append(ctx.project if shared else None)
     return Image(*values)
+
+
+def seen_by(ctx: Context, record: Image) -> Image:
+    """The record as the caller sees it."""
+    if record.visibility != "shared" or record.owner in (None, ctx.project) or ctx.is_admin:
+        return record
+    shared = replace(record, member=ctx.project)
+    object.__setattr__(shared, "memo", record.memo)  # nothing in it is about the member
+    return shared
 
 
 def _locations(found: dict[str, list[Any]]) -> tuple[Location, ...]:

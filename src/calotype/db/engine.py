@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection, Engine
 from calotype import errors
 from calotype.db import drivers, failures
 from calotype.db.drivers import Pool, Settings
+from calotype.db.known import Known
 
 LOG = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Database:
         self.reads: Engine = drivers.engine(self.url, settings, readers, writes=False)
         self.writes: Engine = drivers.engine(self.url, settings, writers, writes=True)
         self._kept = {self.reads: readers.kept or UNLIMITED, self.writes: writers.kept or UNLIMITED}
+        self.known = Known()
         self._take_seats()
 
     @property

@@ -1,11 +1,14 @@
 """From a `model.Query` to conditions and an order on `images`.
 
+Building a statement costs more than running it. So conditions are made of *which* filters there are (`Tests`), for
+statements that are built once; values come as parameters.
+
 The order is total and the same on every database: the wanted keys, then `created_at`, then `id`. A column without a
 value comes before all values when ascending, after all when descending.
 """
 
 import operator
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +16,7 @@ import sqlalchemy as sa
 
 from calotype.db.compare import apart
 from calotype.db.tables import INDEXED_VALUE, image_properties, image_tags, images, property_start, walk_columns
-from calotype.model import Comparison, Query
+from calotype.model import Query
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq,
@@ -28,45 +31,93 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 # --- conditions ------------------------------------------------------------------------------------------
 
 
-def conditions(query: Query, without: Collection[str | Comparison] = ()) -> list[sa.ColumnElement[bool]]:
-    """What the caller asked for of columns, but for who sees what (`visibility`, `owner`) and `os_hidden`.
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """Which filters there are, but for who sees what (`visibility`, `owner`) and `os_hidden`.
 
-    `without` leaves out columns and comparisons that are taken care of elsewhere.
+    `one` are columns that must have one value, `some` those that must have one of several; `compared` are columns and
+    operators; then the numbers of tags and of properties.
     """
-    wanted: list[sa.ColumnElement[bool]] = []
-    for name, values in query.one_of.items():
-        if name != "owner" and name not in without:
-            column = images.c[name]
-            wanted.append(column == values[0] if len(values) == 1 else column.in_(values))
-    wanted += [
-        OPERATORS[test.op](images.c[test.column], test.value) for test in query.comparisons if test not in without
-    ]
-    return wanted
 
+    one: tuple[str, ...] = ()
+    some: tuple[str, ...] = ()
+    compared: tuple[tuple[str, str], ...] = ()
+    tags: int = 0
+    properties: int = 0
 
-def hanging(query: Query, image_id: sa.ColumnElement[str] = images.c.id) -> list[sa.ColumnElement[bool]]:
-    """The tags and properties that the caller asked for, of the image with an id; looked up for each image.
-
-    As values, not EXISTS: of that MariaDB would collect all images that have such a row.
-    """
-    found = [sa.select(sa.literal(1)).where(image_tags.c.image_id == image_id, *tagged(tag)) for tag in query.tags]
-    for name, value in query.properties.items():
-        found.append(
-            sa.select(sa.literal(1)).where(image_properties.c.image_id == image_id, *has_property(name, value))
+    @classmethod
+    def of(cls, query: Query) -> "Tests":
+        wanted = {name: len(values) for name, values in query.one_of.items() if name != "owner"}
+        return cls(
+            tuple(name for name, count in wanted.items() if count == 1),
+            tuple(name for name, count in wanted.items() if count != 1),
+            tuple((test.column, test.op) for test in query.comparisons),
+            len(query.tags),
+            len(query.properties),
         )
-    return [one.limit(1).scalar_subquery().is_not(None) for one in found]
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """On `images`; all must hold."""
+        found: list[sa.ColumnElement[bool]] = [is_one_of(name, several=False) for name in self.one]
+        found += [is_one_of(name, several=True) for name in self.some]
+        for number, (name, op) in enumerate(self.compared):
+            found.append(OPERATORS[op](images.c[name], parameter(f"than_{number}", name)))
+        hanging = [
+            sa.select(sa.literal(1)).where(image_tags.c.image_id == images.c.id, *tagged(number))
+            for number in range(self.tags)
+        ]
+        hanging += [
+            sa.select(sa.literal(1)).where(image_properties.c.image_id == images.c.id, *has_property(number))
+            for number in range(self.properties)
+        ]
+        # As values, not EXISTS: of that MariaDB would collect all images that have such a row.
+        return found + [one.limit(1).correlate(images).scalar_subquery().is_not(None) for one in hanging]
+
+    def reads(self, column: str) -> bool:
+        """Whether one of the filters excludes images without a value in a column."""
+        return column in self.one or column in self.some or any(name == column for name, _ in self.compared)
 
 
-def tagged(tag: str) -> list[sa.ColumnElement[bool]]:
-    """On `image_tags`."""
-    return [image_tags.c.value == tag, apart(image_tags.c.deleted) == sa.false()]
+def values(query: Query) -> dict[str, Any]:
+    """What the parameters of conditions are for one query."""
+    found: dict[str, Any] = {}
+    for name, wanted in query.one_of.items():
+        found[f"is_{name}"] = wanted[0] if len(wanted) == 1 else list(wanted)
+    for number, test in enumerate(query.comparisons):
+        found[f"than_{number}"] = test.value
+    for number, tag in enumerate(query.tags):
+        found[f"tag_{number}"] = tag
+    for number, (name, value) in enumerate(query.properties.items()):
+        found |= {f"property_{number}": name, f"value_{number}": value, f"start_{number}": value[:INDEXED_VALUE]}
+    return found
 
 
-def has_property(name: str, value: str) -> list[sa.ColumnElement[bool]]:
-    """On `image_properties`; the beginning of the value is what its index has."""
+def parameter(name: str, column: str) -> sa.BindParameter[Any]:
+    """A parameter of the type of a column of `images`."""
+    return sa.bindparam(name, type_=images.c[column].type)
+
+
+def is_one_of(name: str, *, several: bool) -> sa.ColumnElement[bool]:
+    """Whether a column has the value that is wanted, or one of them."""
+    if not several:
+        return images.c[name] == parameter(f"is_{name}", name)
+    return images.c[name].in_(sa.bindparam(f"is_{name}", type_=images.c[name].type, expanding=True))
+
+
+def tagged(number: int) -> list[sa.ColumnElement[bool]]:
+    """On `image_tags`: the tag with a number."""
+    wanted: sa.BindParameter[str] = sa.bindparam(f"tag_{number}", type_=image_tags.c.value.type)
+    return [image_tags.c.value == wanted, apart(image_tags.c.deleted) == sa.false()]
+
+
+def has_property(number: int) -> list[sa.ColumnElement[bool]]:
+    """On `image_properties`: the property with a number. The beginning of the value is what its index has."""
     table = image_properties.c
-    start = property_start == value[:INDEXED_VALUE]
-    return [table.name == name, start, apart(table.value) == value, apart(table.deleted) == sa.false()]
+    name, start, value = (
+        sa.bindparam(f"{part}_{number}", type_=sa.String()) for part in ("property", "start", "value")
+    )
+    starts = property_start == start
+    return [table.name == name, starts, apart(table.value) == value, apart(table.deleted) == sa.false()]
 
 
 # --- order -----------------------------------------------------------------------------------------------
@@ -112,20 +163,24 @@ class Order:
             found += [step.desc() if descending else step.asc() for step in (*steps, columns[name])]
         return found
 
-    def after(self, marker: Sequence[Any]) -> sa.ColumnElement[bool]:
-        """What follows an image with these values."""
+    def after(self, unset: Sequence[bool]) -> sa.ColumnElement[bool]:
+        """What follows the image with the values `marker_…`; `unset` says for each key whether it has none."""
         steps = []
-        for place, ((name, descending), value) in enumerate(zip(self.keys, marker, strict=True)):
-            before = zip(self.keys[:place], marker, strict=False)
-            same = [
-                images.c[key] == there if there is not None else images.c[key].is_(None) for (key, _), there in before
-            ]
-            steps.append(sa.and_(*same, _beyond(images.c[name], descending, value)))
+        for place, ((name, descending), nothing) in enumerate(zip(self.keys, unset, strict=True)):
+            before = zip(self.keys[:place], unset, strict=False)
+            same = [images.c[key].is_(None) if none else images.c[key] == marker(key) for (key, _), none in before]
+            steps.append(sa.and_(*same, _beyond(name, descending, nothing)))
         return sa.or_(*steps)
 
 
-def _beyond(column: Any, descending: bool, value: Any) -> sa.ColumnElement[bool]:
-    if value is None:
+def marker(name: str) -> sa.BindParameter[Any]:
+    """The value that the image has after which a page begins."""
+    return parameter(f"marker_{name}", name)
+
+
+def _beyond(name: str, descending: bool, unset: bool) -> sa.ColumnElement[bool]:
+    column: Any = images.c[name]
+    if unset:
         return sa.false() if descending else column.is_not(None)
-    found: sa.ColumnElement[bool] = column < value if descending else column > value
+    found: sa.ColumnElement[bool] = column < marker(name) if descending else column > marker(name)
     return found | column.is_(None) if descending and column.nullable else found

@@ -19,10 +19,23 @@ from calotype.db import documents, tombstones, visibility
 from calotype.db.compare import exactly
 from calotype.db.documents import COLUMNS, document
 from calotype.db.engine import Tx
-from calotype.db.tables import image_locations, image_members, image_properties, image_tags, images, jobs
+from calotype.db.known import Known, stamp, stamp_is
+from calotype.db.tables import (
+    draw_revision,
+    image_locations,
+    image_members,
+    image_properties,
+    image_tags,
+    images,
+    jobs,
+)
 from calotype.model import TRANSITIONS, Image
 
-_RECORD = sa.select(images.c.id, document)
+_RECORD = sa.select(images.c.id, stamp, document)
+#: The same without the document where the stamp is one that is known.
+_NEWS = sa.select(
+    images.c.id, stamp, sa.case((stamp_is(sa.bindparam("known")), sa.null()), else_=document.element).label("document")
+)
 _HELD = sa.select(images.c.id).with_for_update()
 
 
@@ -38,17 +51,27 @@ def get(tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image | N
             return None
         image_id = held.id
     row = find(tx, ctx, _RECORD, image_id)
-    return documents.image(row.document, ctx) if row is not None else None
+    return documents.seen_by(ctx, documents.image(row)) if row is not None else None
 
 
-def find(tx: Tx, ctx: Context, columns: sa.Select[Any], image_id: str) -> Any | None:
+def show(tx: Tx, known: Known, ctx: Context, image_id: str) -> Image | None:
+    """As `get`, in a transaction that only reads; from memory if the image did not change."""
+    before = known.of(image_id) or known.of(image_id.lower())
+    row = find(tx, ctx, _NEWS, image_id, known=before[0] if before else None)
+    if row is None:
+        return None
+    same = before is not None and row.stamp == before[0]
+    return documents.seen_by(ctx, before[1] if before and same else known.keep(row.stamp, documents.image(row)))
+
+
+def find(tx: Tx, ctx: Context, columns: sa.Select[Any], image_id: str, **values: Any) -> Any | None:
     """What `columns`, a select from `images` with the id, says of an image that the caller may know of.
 
     Our ids are lower-case; rows that Glance left may not be, and are found by the id as it was given.
     """
     statement = _visible(columns, ctx.is_admin, ctx.project is not None)
-    values = {"image_id": image_id, "lower": image_id.lower()}
-    rows = tx.execute(statement, values | visibility.parameters(ctx)).all()
+    values |= {"image_id": image_id, "lower": image_id.lower()} | visibility.parameters(ctx)
+    rows = tx.execute(statement, values).all()
     return next((row for row in rows if row.id == image_id), rows[0] if rows else None)
 
 
@@ -160,8 +183,14 @@ def restore(tx: Tx, image_id: str, status: str, *, without: Iterable[int] = ()) 
     tombstones.unbury(tx, image_id)
 
 
+def _renew(tx: Tx, image_id: str) -> None:
+    """Draw a revision, when only what hangs on the image changes: who knows the record must see that it did."""
+    tx.execute(sa.update(images).where(images.c.id == image_id).values(calotype_revision=draw_revision()))
+
+
 def add_location(tx: Tx, image_id: str, url: str, metadata: Mapping[str, Any], now: datetime) -> None:
     """Add one copy."""
+    _renew(tx, image_id)
     values = {"image_id": image_id, "value": url, "meta_data": json.dumps(dict(metadata)), "status": "active"}
     times = {"created_at": now, "updated_at": now, "deleted": False}
     tx.execute(sa.insert(image_locations).values(values | times))
@@ -178,8 +207,9 @@ def is_deleted(tx: Tx, image_id: str) -> bool:
     return bool(tx.execute(sa.select(images.c.deleted).where(images.c.id == image_id)).scalar())
 
 
-def remove_location(tx: Tx, location_id: int, now: datetime) -> bool:
+def remove_location(tx: Tx, image_id: str, location_id: int, now: datetime) -> bool:
     """Drop one copy from the record. False when somebody was quicker."""
+    _renew(tx, image_id)
     statement = (
         sa.update(image_locations)
         .where(image_locations.c.id == location_id, image_locations.c.deleted == sa.false())
@@ -194,8 +224,9 @@ def lists_location(tx: Tx, location_id: int) -> bool:
     return tx.execute(statement).scalar() is False
 
 
-def restore_location(tx: Tx, location_id: int) -> None:
+def restore_location(tx: Tx, image_id: str, location_id: int) -> None:
     """Undo `remove_location`."""
+    _renew(tx, image_id)
     statement = sa.update(image_locations).where(image_locations.c.id == location_id)
     tx.execute(statement.values(deleted=False, deleted_at=None, status="active"))
 

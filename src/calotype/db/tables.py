@@ -1,9 +1,10 @@
 """Every table as SQLAlchemy Core metadata.
 
 The first half is Glance's schema at `2024_1_contract01`, name for name, so that an existing database can be
-taken over and given back. The tables at the end and the indexes named `calotype_…` are ours alone.
+taken over and given back. The tables at the end, and the indexes and the column named `calotype_…`, are ours alone.
 """
 
+import random
 from datetime import datetime
 
 from sqlalchemy import (
@@ -64,6 +65,14 @@ def _walks() -> list[Index]:
     return found
 
 
+_random = random.SystemRandom()  # forks do not draw the same
+
+
+def draw_revision() -> int:
+    """A revision that no image ever had."""
+    return _random.getrandbits(63)
+
+
 images = Table(
     "images",
     metadata,
@@ -89,6 +98,9 @@ images = Table(
     Column("protected", Boolean, nullable=False, server_default="0"),
     Column("os_hidden", Boolean, nullable=False, server_default="0"),
     *_c4(),
+    # Ours: another one with every change of the record (`known.py`). Glance does not know it and leaves it alone;
+    # `system` keeps it out of the table as Glance makes it.
+    Column("calotype_revision", BigInteger, default=draw_revision, onupdate=draw_revision, system=True),
     Index("checksum_image_idx", "checksum"),
     Index("visibility_image_idx", "visibility"),
     Index("ix_images_deleted", "deleted"),

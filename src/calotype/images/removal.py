@@ -35,7 +35,7 @@ def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
 
 def begin_copy(svc: Service, tx: Tx, image: Image, location: Location) -> Job:
     """Drop one copy from the record, in the caller's transaction; the job for its data."""
-    if not db_images.remove_location(tx, location.id, svc.now()):
+    if not db_images.remove_location(tx, image.id, location.id, svc.now()):
         raise errors.NotFound("The image has no copy in this store.")
     db_images.touch(tx, image, svc.now())
     job = _submit(svc, tx, image, (location,), whole=False)
@@ -102,7 +102,7 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
         if job.payload["whole"]:
             db_images.restore(tx, job.image_id, job.payload["status"], without=gone)
         else:
-            db_images.restore_location(tx, copy)
+            db_images.restore_location(tx, job.image_id, copy)
 
     def landed(tx: Tx, _: None) -> bool:
         if job.payload["whole"]:
