@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from calotype import errors
 from calotype.context import SERVICE, Context
-from calotype.db import images, pages, schema, tables, tombstones
+from calotype.db import images, jobs, pages, schema, tables, tombstones
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, now
 from calotype.model import Image, Query
@@ -186,6 +186,50 @@ def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(data
         tx.exec_driver_sql("INSERT INTO alembic_version VALUES ('2023_1_contract01')")
     with pytest.raises(errors.ConfigError, match="glance-manage"):
         schema.sync(database)
+    database.close()
+
+
+@pytest.mark.parametrize("lost", ["DROP TABLE calotype_version", "DELETE FROM calotype_version"])
+def test_tombstones_and_jobs_outlive_the_note_of_which_migrations_were_run(db: Database, lost: str) -> None:
+    with db.begin() as tx:
+        images.add(tx, an_image(1))
+        gone = images.get(tx, SERVICE, an_image(1).id)
+        assert gone
+        images.delete(tx, gone, now())
+        tombstones.bury(tx, [an_image(2).id], now())  # which has no other row left
+        job = jobs.submit(tx, "delete", an_image(1).id, {"x": "y"}, now=now(), due=now())
+        before = [tx.execute(sa.select(table)).all() for table in (tables.tombstones, tables.jobs)]
+        index = next(index for index in tables.jobs.indexes if index.name == "calotype_jobs_owner")
+        index.drop(tx)
+        tx.exec_driver_sql(lost)
+    assert schema.sync(db) is None
+    with db.read() as tx:
+        assert [tx.execute(sa.select(table)).all() for table in (tables.tombstones, tables.jobs)] == before
+        assert len(before[0]) == 2
+        assert jobs.lives(tx, job.token)
+        assert index.name in {found["name"] for found in sa.inspect(tx).get_indexes("calotype_jobs")}
+    assert schema.inspect(db).ready
+
+
+def test_our_ids_compare_with_glances_when_the_collation_of_the_database_is_another(
+    database_kind: str, database_url: str
+) -> None:
+    if database_kind != "mariadb":
+        return  # the others compare what they are given
+    database = Database(database_url)
+    tables.glance_tables().create_all(database.writes)
+    with database.begin() as tx:
+        tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
+        tx.exec_driver_sql(f"ALTER DATABASE {database.url.database} COLLATE utf8mb3_unicode_ci")
+    database.close()  # so that the next connection hears of it
+    schema.sync(database)
+    with database.begin() as tx:
+        images.add(tx, an_image(1))
+        gone = images.get(tx, SERVICE, an_image(1).id)
+        assert gone
+        images.delete(tx, gone, now())
+    with database.begin() as tx:
+        assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 1
     database.close()
 
 
