@@ -1,9 +1,13 @@
 """Image records over HTTP, as the contract has them: create, show, update, tags, delete, deactivate."""
 
 import uuid
+from dataclasses import replace
 
 import pytest
 
+from calotype.context import SERVICE
+from calotype.db import images
+from calotype.db.engine import Database
 from tests.support import PATCH_20, Client, Service
 
 FIELDS = {
@@ -292,4 +296,23 @@ def test_all_properties_of_an_image_together_have_a_limit(alice: Client) -> None
         assert (refused.status_code, "262144" in refused.text) == (413, True)
     assert "yet_more" not in alice.show(image_id)
     assert alice.patch(image_id, {"op": "remove", "path": "/p1"}).status_code == 200
-    assert alice.create(**{f"p{number}": "x" * 60_000 for number in range(5)}).status_code == 413
+    new = str(uuid.uuid4())
+    assert alice.create(id=new, **{f"p{number}": "x" * 60_000 for number in range(5)}).status_code == 413
+    assert alice.get(f"/v2/images/{new}").status_code == 404
+
+
+def test_an_adopted_image_beyond_that_limit_may_be_changed_but_not_grow(service: Service, alice: Client) -> None:
+    image_id = alice.queued()
+    database = Database(service.database_url)
+    with database.begin() as tx:  # as Glance left it, which has no such limit
+        before = images.get(tx, SERVICE, image_id, lock=True)
+        assert before
+        images.save(tx, before, replace(before, properties={f"p{number}": "x" * 60_000 for number in range(7)}))
+    database.close()
+    assert alice.patch(image_id, {"op": "replace", "path": "/name", "value": "renamed"}).status_code == 200
+    assert alice.patch(image_id, {"op": "replace", "path": "/p1", "value": "y" * 60_000}).status_code == 200
+    assert alice.patch(image_id, {"op": "add", "path": "/more", "value": "x"}).status_code == 413
+    assert alice.patch(image_id, {"op": "remove", "path": "/p2"}).status_code == 200
+    record = alice.show(image_id)
+    assert (record["name"], record["p1"]) == ("renamed", "y" * 60_000)
+    assert not {"p2", "more"} & record.keys()

@@ -1,6 +1,7 @@
 """The database: how SQLite is opened, what the schema is, what purging keeps, how many statements reading costs."""
 
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from sqlalchemy import event
 
 from calotype import errors
 from calotype.context import SERVICE, Context
-from calotype.db import images, pages, schema, tables, tombstones
+from calotype.db import engine, images, jobs, pages, schema, tables, tombstones
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, now
 from calotype.db.known import Known
@@ -192,6 +193,50 @@ def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(data
     database.close()
 
 
+@pytest.mark.parametrize("lost", ["DROP TABLE calotype_version", "DELETE FROM calotype_version"])
+def test_tombstones_and_jobs_outlive_the_note_of_which_migrations_were_run(db: Database, lost: str) -> None:
+    with db.begin() as tx:
+        images.add(tx, an_image(1))
+        gone = images.get(tx, SERVICE, an_image(1).id)
+        assert gone
+        images.delete(tx, gone, now())
+        tombstones.bury(tx, [an_image(2).id], now())  # which has no other row left
+        job = jobs.submit(tx, "delete", an_image(1).id, {"x": "y"}, now=now(), due=now())
+        before = [tx.execute(sa.select(table)).all() for table in (tables.tombstones, tables.jobs)]
+        index = next(index for index in tables.jobs.indexes if index.name == "calotype_jobs_owner")
+        index.drop(tx)
+        tx.exec_driver_sql(lost)
+    assert schema.sync(db) is None
+    with db.read() as tx:
+        assert [tx.execute(sa.select(table)).all() for table in (tables.tombstones, tables.jobs)] == before
+        assert len(before[0]) == 2
+        assert jobs.lives(tx, job.token)
+        assert index.name in {found["name"] for found in sa.inspect(tx).get_indexes("calotype_jobs")}
+    assert schema.inspect(db).ready
+
+
+def test_our_ids_compare_with_glances_when_the_collation_of_the_database_is_another(
+    database_kind: str, database_url: str
+) -> None:
+    if database_kind != "mariadb":
+        return  # the others compare what they are given
+    database = Database(database_url)
+    tables.glance_tables().create_all(database.writes)
+    with database.begin() as tx:
+        tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
+        tx.exec_driver_sql(f"ALTER DATABASE {database.url.database} COLLATE utf8mb3_unicode_ci")
+    database.close()  # so that the next connection hears of it
+    schema.sync(database)
+    with database.begin() as tx:
+        images.add(tx, an_image(1))
+        gone = images.get(tx, SERVICE, an_image(1).id)
+        assert gone
+        images.delete(tx, gone, now())
+    with database.begin() as tx:
+        assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 1
+    database.close()
+
+
 def test_a_database_of_a_newer_release_is_refused(db: Database) -> None:
     with db.begin() as tx:
         tx.exec_driver_sql("UPDATE calotype_version SET version_num = '9999'")
@@ -312,6 +357,92 @@ def test_a_crowd_of_readers_keeps_no_connection_from_a_writer(database_url: str,
     with small.read(), small.begin() as tx:
         images.add(tx, an_image(1))
     small.close()
+
+
+@pytest.mark.parametrize("kind", ["look", "transact"])
+def test_a_crowd_waits_a_moment_for_the_connections_that_are_kept(
+    database_url: str, db: Database, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much of it as finds its turn in that moment opens no connection of its own; whoever does not, goes on."""
+    crowd, small = 16, Database(database_url, Settings(max_pool_size=2))  # one of them for readers
+    opened: list[object] = []
+    for pool in (small.reads, small.writes):
+        event.listen(pool, "connect", lambda *_: opened.append(1))
+    together = threading.Barrier(crowd)
+
+    def work(tx: engine.Tx) -> None:
+        tx.execute(sa.text("SELECT 1"))
+        time.sleep(0.002)
+
+    def come() -> None:
+        together.wait(10)
+        getattr(small, kind)(work)
+
+    threads = [threading.Thread(target=come) for _ in range(crowd)]
+    with monkeypatch.context() as patient:
+        patient.setattr(engine, "_MOMENT", 10.0)  # a slow machine has no shorter ones
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(opened) == 1
+    begun = time.monotonic()
+    with small.read():
+        small.look(work)
+    assert time.monotonic() - begun < 1
+    small.close()
+
+
+def test_purging_leaves_images_that_a_job_may_bring_back(db: Database) -> None:
+    with db.begin() as tx:
+        images.add(tx, an_image(1))
+        images.add_location(tx, an_image(1).id, "file:///x", {}, now())
+        images.add(tx, an_image(2, properties={}, tags=()))
+        images.add(tx, an_image(3, properties={}, tags=()))
+        before = [images.get(tx, SERVICE, an_image(number).id) for number in (1, 2, 3)]
+        for image in before:
+            assert image
+            assert images.delete(tx, image, now())
+        work = [jobs.submit(tx, "delete", an_image(number).id, {}, now=now(), due=now()) for number in (1, 2)]
+    with db.begin() as tx:
+        assert images.purge(tx, now() + timedelta(days=1), 100) == (1, 1)
+        for image, job in zip(before, work, strict=False):
+            assert image
+            images.restore(tx, image.id, image.status)
+            after = images.get(tx, SERVICE, image.id)
+            assert after
+            assert replace(after, updated_at=image.updated_at) == image
+            images.delete(tx, image, now())
+            jobs.finish(tx, job)
+    with db.begin() as tx:
+        assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 2
+
+
+def test_an_id_that_a_purge_is_about_to_bury_is_refused(database_kind: str, db: Database) -> None:
+    if database_kind == "sqlite":
+        return  # it has one writer
+    with db.begin() as tx:
+        images.add(tx, an_image(1, properties={}, tags=()))
+        gone = {"deleted": True, "deleted_at": now(), "status": "deleted"}
+        tx.execute(sa.update(tables.images).values(gone))  # by a Glance beside us, which buries nothing
+    ends: list[str] = []
+
+    def create() -> None:
+        try:
+            with db.begin() as tx:
+                images.add(tx, an_image(1))
+            ends.append("created")
+        except errors.Conflict:
+            ends.append("refused")
+
+    creating = threading.Thread(target=create)
+    with db.begin() as tx:
+        assert images.purge(tx, now() + timedelta(days=1), 100) == (1, 1)
+        creating.start()
+        creating.join(0.5)
+        assert creating.is_alive(), "the insert does not wait for the purge"
+    creating.join()
+    assert ends == ["refused"]
 
 
 def test_purging_buries_what_somebody_else_deleted_and_leaves_what_is_still_to_be_scrubbed(db: Database) -> None:

@@ -4,17 +4,22 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from calotype import errors
+from calotype.app import App
 from calotype.context import Context
-from calotype.db import images, pages, tables
+from calotype.db import images, members, pages, tables
 from calotype.db.engine import Database
 from calotype.db.known import Known
+from calotype.images import lifecycle
 from calotype.model import STATUSES, VISIBILITIES, Comparison, Image, Query
+from tests.inprocess import BOB, parts
 
 COUNT = 120
 #: There are more statements here than an engine remembers, and to compile one takes longer than to run it.
@@ -242,6 +247,35 @@ def test_all_that_can_be_listed_is_all_that_can_be_fetched(full: Database, entri
             fetched = {e.image.id for e in entries if e.image.status != "killed" and images.get(tx, ctx, e.image.id)}
         both = [Query(1000, visibility="all", member_status="all", os_hidden=hidden) for hidden in (True, False)]
         assert {each for query in both for each in walked(full, ctx, query)} == fetched, name
+
+
+def test_on_sqlite_what_others_share_with_others_costs_a_list_nothing(tmp_path: Path) -> None:
+    """A project with few shares looks at those, and at no more of the images that are shared with somebody."""
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    def share(app: App, numbers: range, project: str) -> None:
+        with app.db.begin() as tx:
+            for number in numbers:
+                image_id = f"00000000-0000-4000-8000-{number:012}"
+                images.add(tx, Image(image_id, "n", "active", "shared", "red", BEGIN, BEGIN))
+                members.add(tx, image_id, project, BEGIN)
+                members.set_status(tx, image_id, project, "accepted", BEGIN)
+
+    with parts(tmp_path, f"sqlite:///{tmp_path / 'calotype.db'}") as app:
+        event.listen(app.db.reads, "checkout", lambda connection, *_: connection.set_progress_handler(step, 1))
+        share(app, range(3), "blue")
+        costs = []
+        for others in (range(10, 20), range(20, 100), range(100, 1100)):
+            share(app, others, "green")
+            before = steps
+            found, _ = lifecycle.list_(app.service, BOB, Query(limit=25))
+            assert len(found) == 3
+            costs.append(steps - before)
+    assert 0 < costs[2] <= costs[1]  # the first one also read the schema
 
 
 def test_a_marker_that_the_caller_cannot_see_is_refused(full: Database, entries: list[Entry]) -> None:

@@ -1,7 +1,8 @@
 """Glance's schema where there is none yet, and our first tables beside it.
 
 The Glance half is frozen at `2024_1_contract01`, so it is created from the metadata; ours is written out,
-because the metadata will move on.
+because the metadata will move on. What is there stays, whatever became of the note that it was made: a tombstone
+that is lost gives an id away that is spent.
 """
 
 import sqlalchemy as sa
@@ -34,12 +35,15 @@ def upgrade() -> None:
                 if index.name not in known:
                     index.create(connection)
         connection.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
-    for name in there & {"calotype_tombstones", "calotype_jobs"}:
-        op.drop_table(name)  # empty, or filled below: this migration was not finished
+    # MariaDB compares no ids of two collations, and Glance does not take the one that is the database's own.
+    options = sa.inspect(connection).get_table_options("images")
+    alike = {name: value for name, value in options.items() if name.endswith("_collate")}
     op.create_table(
         "calotype_tombstones",
         sa.Column("image_id", sa.String(36), primary_key=True),
         sa.Column("deleted_at", _MOMENT, nullable=False),
+        if_not_exists=True,
+        **alike,
     )
     op.create_table(
         "calotype_jobs",
@@ -54,21 +58,24 @@ def upgrade() -> None:
         sa.Column("notes", sa.Text, nullable=False),
         sa.Column("error", sa.Text),
         sa.Column("created_at", _MOMENT, nullable=False),
+        if_not_exists=True,
+        **alike,
     )
-    op.create_index("calotype_jobs_due", "calotype_jobs", ["due_at"])
-    op.create_index("calotype_jobs_image", "calotype_jobs", ["image_id"])
-    op.create_index("calotype_jobs_owner", "calotype_jobs", ["owner"])
+    known = {index["name"] for index in sa.inspect(connection).get_indexes("calotype_jobs")}
+    for name, column in (("due", "due_at"), ("image", "image_id"), ("owner", "owner")):
+        if f"calotype_jobs_{name}" not in known:
+            op.create_index(f"calotype_jobs_{name}", "calotype_jobs", [column])
     # Rows that Glance deleted before we came: their ids are spent as well. So are the lower-case forms of living
     # ids with capitals, which Glance took for other ids.
+    image = tables.images.c
+    spent = sa.func.lower(image.id)
     connection.execute(
         sa.insert(tables.tombstones).from_select(
             ["image_id", "deleted_at"],
-            sa.select(
-                sa.func.lower(tables.images.c.id),
-                sa.func.min(sa.func.coalesce(tables.images.c.deleted_at, tables.images.c.created_at)),
-            )
-            .where((tables.images.c.deleted == sa.true()) | (tables.images.c.id != sa.func.lower(tables.images.c.id)))
-            .group_by(sa.func.lower(tables.images.c.id)),
+            sa.select(spent, sa.func.min(sa.func.coalesce(image.deleted_at, image.created_at)))
+            .where((image.deleted == sa.true()) | (image.id != spent))
+            .where(spent.not_in(sa.select(tables.tombstones.c.image_id)))
+            .group_by(spent),
         )
     )
 

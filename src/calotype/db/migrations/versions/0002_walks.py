@@ -36,10 +36,11 @@ def upgrade() -> None:
 
 
 def _add(table: str, name: str, columns: list[Any], **options: Any) -> None:
-    # MariaDB commits each index by itself: a migration that broke off goes on where it was.
+    # An index may be there: MariaDB commits each by itself, also when the migration breaks off later. MySQL does not
+    # know IF NOT EXISTS, and SQLite does not describe an index on an expression.
     if _on_mariadb() and name in {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}:
         return
-    op.create_index(name, table, columns, **options)
+    op.create_index(name, table, columns, if_not_exists=not _on_mariadb(), **options)
 
 
 def _on_mariadb() -> bool:
