@@ -57,11 +57,19 @@ def walk_columns(key: str) -> tuple[str, ...]:
     return {"id": ("id",), "created_at": ("created_at", "id")}.get(key, (key, "created_at", "id"))
 
 
+#: Columns that the indexes of the default order hold besides, so that lists with filters do not read the table.
+BESIDE = (
+    *("name", "status", "container_format", "disk_format", "size", "virtual_size", "min_disk", "min_ram"),
+    *("protected", "os_hash_algo"),
+)
+
+
 def _walks() -> list[Index]:
     found = []
     for key in WALKED:
-        found.append(Index(f"calotype_owner_{key}", "owner", "deleted", "os_hidden", *walk_columns(key), "visibility"))
-        found.append(Index(f"calotype_visibility_{key}", "visibility", "deleted", "os_hidden", *walk_columns(key)))
+        order = (*walk_columns(key), *(BESIDE if key == "created_at" else ()))
+        found.append(Index(f"calotype_owner_{key}", "owner", "deleted", "os_hidden", *order, "visibility"))
+        found.append(Index(f"calotype_visibility_{key}", "visibility", "deleted", "os_hidden", *order))
     return found
 
 

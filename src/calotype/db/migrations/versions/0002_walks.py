@@ -15,7 +15,11 @@ depends_on = None
 
 _LENGTH: Any = {f"{name}_length": {"value": 64} for name in ("mysql", "mariadb")}
 _ORDERS = {
-    "created_at": ("created_at", "id"),
+    # with what filters read, so that a list in the default order need not look at the table
+    "created_at": (
+        *("created_at", "id", "name", "status", "container_format", "disk_format", "size", "virtual_size"),
+        *("min_disk", "min_ram", "protected", "os_hash_algo"),
+    ),
     "id": ("id",),
     **{
         key: (key, "created_at", "id")

@@ -13,6 +13,18 @@ depends_on = None
 
 
 def upgrade() -> None:
-    there = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("images")}
-    if "calotype_revision" not in there:  # MariaDB does not take it back when the migration breaks off after it
+    inspector = sa.inspect(op.get_bind())
+    if "calotype_revision" not in {column["name"] for column in inspector.get_columns("images")}:
+        # It is there when the migration broke off after it: MariaDB takes nothing back.
         op.add_column("images", sa.Column("calotype_revision", sa.BigInteger))
+    # The first release let the database choose a collation, and MariaDB compares no ids of two of them.
+    (wanted, *_) = (*_collation(inspector, "images"), None)
+    for table in ("calotype_tombstones", "calotype_jobs"):
+        if wanted and wanted not in _collation(inspector, table):
+            charset = wanted.partition("_")[0]
+            op.execute(f"ALTER TABLE {table} CONVERT TO CHARACTER SET {charset} COLLATE {wanted}")
+
+
+def _collation(inspector: sa.Inspector, table: str) -> list[str]:
+    options = inspector.get_table_options(table)
+    return [str(value) for name, value in options.items() if name.endswith("_collate")]
