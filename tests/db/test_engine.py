@@ -173,7 +173,7 @@ def test_syncing_again_changes_nothing_and_glance_still_finds_its_head(db: Datab
 
 def test_an_index_that_somebody_dropped_is_reported_and_made_anew(db: Database) -> None:
     ours = tables.our_indexes(db.writes.dialect.name)
-    assert len(ours) == 19
+    assert len(ours) == 21
     assert schema.inspect(db).ready
     with db.begin() as tx:
         for index in ours:

@@ -227,6 +227,7 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Limits so low that every way of answering has its turn."""
     if request.param != "as it is":
         monkeypatch.setattr(pages, "FEW", 2)
+        monkeypatch.setattr(pages, "_FEW_PROPERTIES", 1)
         monkeypatch.setattr(pages, "_SORTED", 20)
         monkeypatch.setattr(pages, "_SHARES", 3)
     pages.forget_statements()

@@ -107,7 +107,7 @@ class all_alike(FunctionElement[Any]):  # noqa: N801  # it reads as a note to a 
 
 
 @compiles(all_alike)
-def _named(element: Any, compiler: Any, **options: Any) -> str:
+def _itself(element: Any, compiler: Any, **options: Any) -> str:
     return str(_processed(element, compiler, options)[0])
 
 
@@ -127,9 +127,7 @@ class apart(FunctionElement[Any]):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(apart)
-def _itself(element: Any, compiler: Any, **options: Any) -> str:
-    return str(_processed(element, compiler, options)[0])
+compiles(apart)(_itself)
 
 
 @compiles(apart, "sqlite")

@@ -226,6 +226,7 @@ class Database:
         for engine in (self.reads, self.writes):
             engine.dispose(close=False)
         self._take_seats()
+        self.known.forget()
         if self.is_sqlite:
             self._writer = threading.Lock()
         if self._reserve is not None:

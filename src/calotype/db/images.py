@@ -6,7 +6,6 @@ whether they did, so that a caller who lost a race can say so.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -209,7 +208,7 @@ def is_deleted(tx: Tx, image_id: str) -> bool:
 
 def remove_location(tx: Tx, image_id: str, location_id: int, now: datetime) -> bool:
     """Drop one copy from the record. False when somebody was quicker."""
-    _renew(tx, image_id)
+    tx.execute(sa.update(images).where(images.c.id == image_id).values(updated_at=now))
     statement = (
         sa.update(image_locations)
         .where(image_locations.c.id == location_id, image_locations.c.deleted == sa.false())
@@ -229,12 +228,6 @@ def restore_location(tx: Tx, image_id: str, location_id: int) -> None:
     _renew(tx, image_id)
     statement = sa.update(image_locations).where(image_locations.c.id == location_id)
     tx.execute(statement.values(deleted=False, deleted_at=None, status="active"))
-
-
-def touch(tx: Tx, image: Image, now: datetime) -> Image:
-    """Move `updated_at`."""
-    tx.execute(sa.update(images).where(images.c.id == image.id).values(updated_at=now))
-    return replace(image, updated_at=now)
 
 
 def purge(tx: Tx, before: datetime, max_rows: int) -> tuple[int, int]:

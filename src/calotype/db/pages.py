@@ -7,10 +7,11 @@ The records of those images that this process does not know are read then.
 
 A list is answered by the first of these that it fits:
 
-- *few*: an index knows that at most `FEW` images meet a filter (id, checksum, os_hash_value, tag, property): these are
-  looked at one by one and sorted. So is all that the caller sees, for an order that no index has;
+- *few*: an index knows that at most `FEW` images meet a filter (id, tag, property): these are looked at one by one and
+  sorted. So is all that the caller sees, for an order that no index has;
 - *walk*: in the order that is asked for, or among images with the same name, status, format or size. Each branch is
-  read until it has brought a page of what meets the other filters, or ends;
+  read until it has brought a page of what meets the other filters, or ends. Images with the same hash or checksum are
+  one way for all branches (`calotype_os_hash_value`, `calotype_checksum`);
 - *sort*: all images that meet a filter which an index knows, or else all that the caller sees.
 """
 
@@ -30,12 +31,14 @@ from calotype.db.documents import document
 from calotype.db.engine import Tx
 from calotype.db.filters import Order, Tests
 from calotype.db.known import Known, id_of, stamp
-from calotype.db.tables import WALKED, image_members, image_properties, image_tags, images, walk_columns
+from calotype.db.tables import BY_VALUE, WALKED, image_members, image_properties, image_tags, images, walk_columns
 from calotype.db.visibility import Branch
 from calotype.model import Image, Query
 
 #: So many candidates are looked at one by one rather than looked for on a walk.
-FEW: Final = 500
+FEW: Final = 1000
+#: The same of properties, which take longer to count: no index holds a value whole.
+_FEW_PROPERTIES: Final = 250
 #: So many are sorted rather than read from an index that has them in another order.
 _SORTED: Final = 5000
 #: A project with more shares than this has its lists walk shared images and look for the share, not the reverse.
@@ -47,10 +50,8 @@ _MOST: sa.BindParameter[int] = sa.bindparam("most", type_=sa.Integer())
 _WINDOW: sa.BindParameter[int] = sa.bindparam("window", type_=sa.Integer())
 
 _NONE: Final = Tests()
-#: Filters for one value of these walk the index of that column.
-_FIXABLE: Final = tuple(key for key in WALKED if key not in ("created_at", "updated_at", "id"))
-#: Filters for which an index knows the images.
-_INDEXED: Final = ("id", "os_hash_value", "checksum")
+#: Filters for one value of these walk the index of that column, the first of them that there is.
+_FIXABLE: Final = (*BY_VALUE, *(key for key in WALKED if key not in ("created_at", "updated_at", "id")))
 
 
 def page(tx: Tx, known: Known, ctx: Context, query: Query) -> list[Image]:
@@ -108,10 +109,22 @@ class Walk:
 
 def _merged(walk: Walk) -> sa.Select[Any]:
     """The first `window` entries of all branches together: the columns of the order."""
+    if walk.key in BY_VALUE:
+        return _of_one_value(walk)
     # SQLite takes no parentheses around a part of a union; a select around it is the same.
     parts = [sa.select(part.subquery()) for branch in walk.branches for part in _entries(walk, branch)]
     merged = (sa.union(*parts) if len(parts) > 1 else parts[0]).subquery()
     return sa.select(merged).order_by(*walk.order.by(merged.c)).limit(_WINDOW)
+
+
+def _of_one_value(walk: Walk) -> sa.Select[Any]:
+    """The first `window` images with one hash, of which the index says who sees them."""
+    ((beyond_marker, order),) = _segments(walk)
+    wanted = [visibility.holds(walk.branches), *_KEPT, *walk.tests.conditions(), *([_LISTED] if walk.strict else [])]
+    found = sa.select(*(images.c[name] for name in walk.columns)).where(*wanted, *beyond_marker)
+    for name in ("mysql", "mariadb"):
+        found = found.with_hint(images, f"FORCE INDEX (calotype_{walk.key})", name)
+    return found.order_by(*(sa.desc(column) if walk.descending else column for column in order)).limit(_WINDOW)
 
 
 @lru_cache(maxsize=512)
@@ -183,15 +196,15 @@ def _segments(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Images that an index knows of. `kind` says how they are named, `of` which: a column, tag, property, or a walk."""
+    """Images that an index knows of: those with the `ids` that are wanted, with a tag or property, or on a walk."""
 
     kind: str
-    of: Any
+    of: Any = None
     several: bool = False
 
     def ids(self) -> sa.Select[Any]:
-        if self.kind == "column":
-            return sa.select(images.c.id).where(filters.is_one_of(self.of, several=self.several))
+        if self.kind == "ids":
+            return sa.select(images.c.id).where(filters.is_one_of("id", several=self.several))
         if self.kind == "tag":
             return sa.select(image_tags.c.image_id.label("id")).where(*filters.tagged(self.of))
         if self.kind == "property":
@@ -273,7 +286,7 @@ class _Search:
         if not self.branches:
             return []
         for candidates in self._named():
-            if self._at_most(FEW, candidates):
+            if self._at_most(_FEW_PROPERTIES if candidates.kind == "property" else FEW, candidates):
                 return self._sort(candidates)
         walk, key = self._walk(), self._fixed()
         if walk is None or (key is not None and not walk.fixed):
@@ -294,9 +307,8 @@ class _Search:
 
     def _named(self) -> Iterator[Candidates]:
         """For each filter that an index knows: all images that meet it."""
-        for name in _INDEXED:
-            if name in self.query.one_of:
-                yield Candidates("column", name, several=name in self.tests.some)
+        if "id" in self.query.one_of:
+            yield Candidates("ids", several="id" in self.tests.some)
         for number in range(self.tests.tags):
             yield Candidates("tag", number)
         for number in range(self.tests.properties):

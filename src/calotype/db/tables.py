@@ -57,6 +57,8 @@ def walk_columns(key: str) -> tuple[str, ...]:
     return {"id": ("id",), "created_at": ("created_at", "id")}.get(key, (key, "created_at", "id"))
 
 
+#: Columns with an index of ours that holds the images with one value in the order of their age, whoever sees them.
+BY_VALUE = ("os_hash_value", "checksum")
 #: Columns that the indexes of the default order hold besides, so that lists with filters do not read the table.
 BESIDE = (
     *("name", "status", "container_format", "disk_format", "size", "virtual_size", "min_disk", "min_ram"),
@@ -70,6 +72,8 @@ def _walks() -> list[Index]:
         order = (*walk_columns(key), *(BESIDE if key == "created_at" else ()))
         found.append(Index(f"calotype_owner_{key}", "owner", "deleted", "os_hidden", *order, "visibility"))
         found.append(Index(f"calotype_visibility_{key}", "visibility", "deleted", "os_hidden", *order))
+    for key in BY_VALUE:
+        found.append(Index(f"calotype_{key}", key, "deleted", "os_hidden", "created_at", "id", "visibility", "owner"))
     return found
 
 

@@ -37,7 +37,6 @@ def begin_copy(svc: Service, tx: Tx, image: Image, location: Location) -> Job:
     """Drop one copy from the record, in the caller's transaction; the job for its data."""
     if not db_images.remove_location(tx, image.id, location.id, svc.now()):
         raise errors.NotFound("The image has no copy in this store.")
-    db_images.touch(tx, image, svc.now())
     job = _submit(svc, tx, image, (location,), whole=False)
     assert job is not None
     return job

@@ -32,6 +32,8 @@ def upgrade() -> None:
     for key, order in _ORDERS.items():
         _add("images", f"calotype_owner_{key}", ["owner", "deleted", "os_hidden", *order, "visibility"])
         _add("images", f"calotype_visibility_{key}", ["visibility", "deleted", "os_hidden", *order])
+    for key in ("os_hash_value", "checksum"):
+        _add("images", f"calotype_{key}", [key, "deleted", "os_hidden", "created_at", "id", "visibility", "owner"])
     _add("image_members", "calotype_member", ["member", "status", "image_id", "deleted"])
     _add("image_tags", "calotype_tag", ["value", "image_id", "deleted"])
     # PostgreSQL refuses long values in an index, MariaDB wants to be told a length.
