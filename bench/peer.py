@@ -176,17 +176,29 @@ def get(path: str) -> Callable[[Side], Step]:
     return steps
 
 
-def show(bench: Bench) -> None:
-    """GET of one image: one of 500, by 1 and by 16 clients; and what each asks the database."""
-    bench.heading("GET /v2/images/{image_id}")
-    ids = some_ids(bench.engine, 500)
+def one_after_the_other(paths: list[str]) -> Callable[[Side], Step]:
+    """Steps that get many paths in turn. All of them together are more than Calotype remembers."""
+    turns = itertools.count(1)
 
     def steps(side: Side) -> Step:
-        requests = [side.target.head("GET", f"/v2/images/{image_id}") for image_id in ids]
-        return lambda connection, number, turn: connection.call(requests[(number * 31 + turn) % len(requests)], 200)
+        requests = [side.target.head("GET", path) for path in paths]
+        first = 7919 * next(turns)  # a round goes on somewhere else than the one before
+        return lambda connection, number, turn: connection.call(
+            requests[(first + 31 * number + turn) % len(requests)], 200
+        )
 
+    return steps
+
+
+def show(bench: Bench) -> None:
+    """GET of one image: one of 500, by 1 and by 16 clients; each of all in turn; and what a GET asks the database."""
+    bench.heading("GET /v2/images/{image_id}")
+    paths = [f"/v2/images/{image_id}" for image_id in some_ids(bench.engine, 500)]
+    steps = one_after_the_other(paths)
     for clients in (1, 16):
         bench.compare(f"show, {clients} at once", steps, SHOW, clients)
+    every = [f"/v2/images/{image_id}" for image_id in some_ids(bench.engine, bench.options.images)]
+    bench.compare("show of each image once, 1 at once", one_after_the_other(every), SHOW, 1)
     for clients, side in itertools.product((1, 16), bench.sides):
         asked = statements(bench, side, steps(side), clients)
         words = ", ".join(f"{name} {value:.2f}" for name, value in asked.items())
@@ -225,6 +237,13 @@ def list_(bench: Bench) -> None:
             if difference := differs(bench, path):
                 print(f"  {label}: {difference}")
         bench.compare(label, get(path), LIST, 1)
+    if re.search(bench.options.only, "every page"):
+        newest = tables.images.c.created_at.desc(), tables.images.c.id.desc()
+        mine = sa.select(tables.images.c.id).where(sa.not_(tables.images.c.deleted), sa.not_(tables.images.c.os_hidden))
+        with bench.engine.connect() as connection:
+            markers = connection.execute(mine.order_by(*newest)).scalars().all()[24:-25:25]
+        paths = [f"/v2/images?limit=25&marker={marker}" for marker in markers]
+        bench.compare("every page in turn", one_after_the_other(paths), LIST, 1)
 
 
 def filters(ids: list[str]) -> list[str]:

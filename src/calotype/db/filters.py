@@ -56,8 +56,8 @@ class Tests:
             len(query.properties),
         )
 
-    def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """On `images`; all must hold."""
+    def conditions(self, met: tuple[str, int] = ("", 0)) -> list[sa.ColumnElement[bool]]:
+        """On `images`; all must hold. Left out is the tag or property, and its number, that is `met` already."""
         found: list[sa.ColumnElement[bool]] = [is_one_of(name, several=False) for name in self.one]
         found += [is_one_of(name, several=True) for name in self.some]
         for number, (name, op) in enumerate(self.compared):
@@ -65,10 +65,12 @@ class Tests:
         hanging = [
             sa.select(sa.literal(1)).where(image_tags.c.image_id == images.c.id, *tagged(number))
             for number in range(self.tags)
+            if met != ("tag", number)
         ]
         hanging += [
             sa.select(sa.literal(1)).where(image_properties.c.image_id == images.c.id, *has_property(number))
             for number in range(self.properties)
+            if met != ("property", number)
         ]
         # As values, not EXISTS: of that MariaDB would collect all images that have such a row.
         return found + [one.limit(1).correlate(images).scalar_subquery().is_not(None) for one in hanging]

@@ -31,7 +31,7 @@ from calotype.db.documents import document
 from calotype.db.engine import Tx
 from calotype.db.filters import Order, Tests
 from calotype.db.known import Known, id_of, stamp
-from calotype.db.tables import BY_VALUE, WALKED, image_members, image_properties, image_tags, images, walk_columns
+from calotype.db.tables import BY_VALUE, image_members, image_properties, image_tags, images, walk_columns
 from calotype.db.visibility import Branch
 from calotype.model import Image, Query
 
@@ -40,7 +40,7 @@ FEW: Final = 1000
 #: The same of properties, which take longer to count: no index holds a value whole.
 _FEW_PROPERTIES: Final = 250
 #: So many are sorted rather than read from an index that has them in another order.
-_SORTED: Final = 5000
+_SORTED: Final = 40_000
 #: A project with more shares than this has its lists walk shared images and look for the share, not the reverse.
 _SHARES: Final = 5000
 
@@ -50,8 +50,10 @@ _MOST: sa.BindParameter[int] = sa.bindparam("most", type_=sa.Integer())
 _WINDOW: sa.BindParameter[int] = sa.bindparam("window", type_=sa.Integer())
 
 _NONE: Final = Tests()
-#: Filters for one value of these walk the index of that column, the first of them that there is.
-_FIXABLE: Final = (*BY_VALUE, *(key for key in WALKED if key not in ("created_at", "updated_at", "id")))
+#: Filters for one value of these walk the index of that column, the first of them that there is; it is likely that few
+#: images have one value of the first ones.
+_SELECTIVE: Final = (*BY_VALUE, "name", "size")
+_FIXABLE: Final = (*_SELECTIVE, "status", "container_format", "disk_format")
 
 
 def page(tx: Tx, known: Known, ctx: Context, query: Query) -> list[Image]:
@@ -227,7 +229,8 @@ def _sorted(
     unset: tuple[bool, ...] | None,
 ) -> sa.Select[Any]:
     """The stamps of all that is wanted of the candidates, or of all images; sorted first, and the rest is read then."""
-    wanted = [visibility.holds(branches), *_KEPT, _LISTED, *tests.conditions()]
+    met = (candidates.kind, candidates.of) if candidates is not None else ("", 0)
+    wanted = [visibility.holds(branches), *_KEPT, _LISTED, *tests.conditions(met)]
     if unset is not None:
         wanted.append(order.after(unset))
     found = sa.select(*(images.c[name] for name in order.names)).where(*wanted)
@@ -289,7 +292,7 @@ class _Search:
             if self._at_most(_FEW_PROPERTIES if candidates.kind == "property" else FEW, candidates):
                 return self._sort(candidates)
         walk, key = self._walk(), self._fixed()
-        if walk is None or (key is not None and not walk.fixed):
+        if walk is None or (key in _SELECTIVE and not walk.fixed):
             tests = Tests(one=(key,)) if key else _NONE
             seen = Candidates("walk", Walk(self.branches, key or "created_at", fixed=bool(key), tests=tests))
             if self._at_most(_SORTED, seen):

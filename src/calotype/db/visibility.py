@@ -56,8 +56,9 @@ class Branch:
         """Whether an image is in this branch."""
         if self.kind != "shared":
             return sa.and_(*self.conditions())
-        member = sa.exists().where(image_members.c.image_id == images.c.id, *self.membership())
-        return sa.and_(*self.conditions(), member)
+        # As a value, not EXISTS: of that MariaDB would collect all that is shared with the project.
+        member = sa.select(sa.literal(1)).where(image_members.c.image_id == images.c.id, *self.membership())
+        return sa.and_(*self.conditions(), member.limit(1).correlate(images).scalar_subquery().is_not(None))
 
 
 def _owned_by(parameter: str) -> Any:
