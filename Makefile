@@ -33,7 +33,7 @@ serve: $(VENV)/.serve ## start the service on 127.0.0.1:9292; ARGS="--bind … -
 
 client: $(VENV)/.client ## install the openstack client beside the service, as .venv/bin/openstack
 
-test: $(VENV)/.test ## run all tests on each database; sets up what they need; DATABASES="mariadb sqlite" chooses
+test: $(VENV)/.test ## run all tests on each database, two at a time; sets up what they need; DATABASES="mariadb sqlite" chooses
 	@tests/needs
 	@DATABASES="$(DATABASES)" tests/each-database $(BIN)/pytest $(ARGS)
 
