@@ -11,7 +11,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -167,8 +169,15 @@ class Policy:
         raise errors.Forbidden(f"You are not authorized to complete {action} action.")
 
     def readable(self, ctx: Context, images: Iterable[Image]) -> Iterator[Image]:
-        """Those that `get_image` passes."""
-        return (image for image in images if self.allows(ctx, "get_image", image_target(image)))
+        """Those that `get_image` passes; it is asked once for all that are alike in what the rule reads."""
+        alike = _attributes(self._remembered("get_image")[0])
+        answers: dict[Any, bool] = {}
+        for image in images:
+            key = alike(image) if alike else image.id
+            if key not in answers:
+                answers[key] = self.allows(ctx, "get_image", image_target(image))
+            if answers[key]:
+                yield image
 
     def _refresh(self) -> None:
         """Read policy files anew when they changed: all of them into new rules, which replace the old ones whole.
@@ -199,14 +208,7 @@ class Policy:
 
         One evaluation costs 0.3 ms, a list may need a thousand. Rules that ask another service are always asked.
         """
-        self._refresh()
-        rules = self._enforcer.rules
-        if self._known[0] is not rules or len(self._known[2]) > _KNOWN:
-            self._known = (rules, {}, {})
-        _, plans, answers = self._known
-        if rule not in plans:
-            plans[rule] = self._plan(rule)
-        fields = plans[rule]
+        fields, answers = self._remembered(rule)
         if fields is None:
             return self._evaluate(rule, target, ctx)
         # Rules see target values as text, whatever they are, so their text is what tells them apart.
@@ -214,6 +216,17 @@ class Policy:
         if key not in answers:
             answers[key] = self._evaluate(rule, target, ctx)
         return answers[key]
+
+    def _remembered(self, rule: str) -> tuple[tuple[str, ...] | None, dict[tuple[Any, ...], bool]]:
+        """`_plan` of a rule that is in force, and the answers of these rules so far."""
+        self._refresh()
+        rules = self._enforcer.rules
+        if self._known[0] is not rules or len(self._known[2]) > _KNOWN:
+            self._known = (rules, {}, {})
+        _, plans, answers = self._known
+        if rule not in plans:
+            plans[rule] = self._plan(rule)
+        return plans[rule], answers
 
     def _evaluate(self, rule: str, target: Target, ctx: Context) -> bool:
         credentials = {
@@ -301,6 +314,14 @@ class _ImageTarget(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+@lru_cache
+def _attributes(fields: tuple[str, ...] | None) -> Callable[[Image], Any] | None:
+    """A function that takes those fields from an image; None where it would not be enough to know them."""
+    if fields is None or not set(fields) <= set(_ImageTarget._ATTRIBUTES):
+        return None
+    return attrgetter(*(_ImageTarget._ATTRIBUTES[name] for name in fields)) if fields else (lambda _image: None)
 
 
 def image_target(image: Image) -> Target:
