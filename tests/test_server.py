@@ -475,6 +475,32 @@ def test_sigterm_lets_a_transfer_end_and_tells_the_application(tmp_path: Path) -
         assert log.splitlines().count(word) == 1, log
 
 
+def test_a_request_on_its_way_when_the_end_is_told_is_answered(tmp_path: Path) -> None:
+    child = Child(tmp_path)
+    with child.connect() as sock:
+        client = Client(sock)
+        assert client.send(head("/pid")).answer()[1]["connection"] == "keep-alive"
+        time.sleep(0.3)
+        child.process.send_signal(signal.SIGTERM)
+        status, headers, _ = client.send(head("/pid")).answer()
+        assert (status, headers["connection"]) == (200, "close")
+    assert child.process.wait(10) == 0
+
+
+def test_requests_one_upon_another_are_answered_in_order(tmp_path: Path) -> None:
+    """Sent before the answers are read, and while others wait for the thread."""
+    child = Child(tmp_path)
+    try:
+        with child.connect() as sock, child.connect() as other:
+            client = Client(sock)
+            for text in (b"one!", b"two!", b"more"):
+                client.send(head("/wait", "Content-Length: 4"), text)
+            Client(other).send(head("/pid")).json()
+            assert [client.answer()[2] for _ in range(3)] == [b'"one!"', b'"two!"', b'"more"']
+    finally:
+        child.stop()
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_worker_without_its_master_ends(tmp_path: Path, busy: bool) -> None:
     child = Child(tmp_path)

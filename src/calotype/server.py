@@ -97,8 +97,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         """Whether the next request is there, or comes in a moment, and nobody waits for this thread."""
         if not self.alive or conn.is_http2 or not self.tpool._work_queue.empty():
             return False
-        if conn.parser.unreader.buf.getvalue():
-            return True
+        if conn.parser.unreader.buf.getvalue() or getattr(conn.sock, "pending", int)():
+            return True  # what came with the last one, or is decrypted already
         poll = select.poll()
         poll.register(conn.sock, select.POLLIN)
         return bool(poll.poll(NEXT_REQUEST))
@@ -120,7 +120,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
             req.body = body
             asked = req.should_close
             req.should_close = lambda: not self.alive or body.must_close() or asked()
-        return super().handle_request(req, conn)
+        announced = super().handle_request(req, conn)
+        # Asked before the next request is read: one that was on its way when we were told to stop is still answered.
+        req.should_close = lambda: not announced
+        return announced
 
     def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
         body = getattr(conn.parser.mesg, "body", None)

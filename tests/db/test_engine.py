@@ -183,6 +183,17 @@ def test_an_index_that_somebody_dropped_is_reported_and_made_anew(db: Database) 
     assert schema.inspect(db).ready
 
 
+def test_our_column_is_missed_and_made_anew(db: Database) -> None:
+    """As after `images` came back from a dump of Glance's."""
+    with db.begin() as tx:
+        tx.exec_driver_sql("ALTER TABLE images DROP COLUMN calotype_revision")
+    assert schema.inspect(db).missing == ("calotype_revision",)
+    schema.sync(db)
+    assert schema.inspect(db).ready
+    with db.begin() as tx:
+        images.add(tx, an_image(1))
+
+
 def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(database_url: str) -> None:
     database = Database(database_url)
     with database.begin() as tx:

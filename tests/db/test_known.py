@@ -1,5 +1,6 @@
 """Nobody is ever shown an old record for a new one, although records that did not change are not read again."""
 
+import json
 import threading
 import time
 import tracemalloc
@@ -18,7 +19,7 @@ from calotype.db import images, known, pages, tables
 from calotype.db.engine import Database, now
 from calotype.db.known import Known
 from calotype.images import data, lifecycle, sharing, stores
-from calotype.model import Change, Image, Query
+from calotype.model import Change, Image, Location, Query
 from tests.inprocess import ADMIN, ALICE, BOB, Pieces, make_active, parts
 
 FOR_EVER = 1e9
@@ -184,7 +185,7 @@ def test_memory_is_bounded_and_what_is_used_stays() -> None:
 
     def keep(memory: Known, number: int) -> None:
         image = Image(f"{number:036d}", "n", "queued", "private", "red", when, when)
-        memory.keep(f"{image.id}/1/", replace(image, properties={f"p{n}": "x" * 100 for n in range(10)}))
+        memory.keep(f"1/={image.id}", replace(image, properties={f"p{n}": "x" * 100 for n in range(10)}))
 
     tracemalloc.start()
     memory = Known(most)
@@ -192,10 +193,21 @@ def test_memory_is_bounded_and_what_is_used_stays() -> None:
         keep(memory, number)
         assert memory.of(f"{0:036d}")
     used, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
     assert used < most
     assert memory.of(f"{2999:036d}")
     assert memory.of(f"{1:036d}") is None
+    # However much hangs on an image, and whatever is made of it.
+    memory.forget()
+    for number in range(200):
+        tags = tuple(sorted(f"{tag}" + "\u4e2d" * 250 for tag in range(128)))
+        place = Location(number, "file:///" + "x" * 1000)
+        large = Image(f"{number:036d}", "n", "active", "private", "red", when, when, tags=tags, locations=(place,))
+        kept = memory.keep(f"1/={large.id}", large)
+        assert kept.memo is not None
+        kept.memo["json"] = json.dumps(tags).encode()
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < most
 
 
 def test_a_record_that_mariadb_cannot_answer_with_is_busy_and_left_out_of_lists(
@@ -215,6 +227,9 @@ def test_a_record_that_mariadb_cannot_answer_with_is_busy_and_left_out_of_lists(
             lifecycle.show(app.service, ALICE, bad)
         assert [image.id for image in lifecycle.list_(app.service, ALICE, Query(10))[0]] == [good]
         assert bad in caplog.text
+        # Whoever reads page by page comes to the end all the same.
+        assert lifecycle.list_(app.service, ALICE, Query(1)) == ([], bad)
+        assert [image.id for image in lifecycle.list_(app.service, ALICE, Query(1, marker=bad))[0]] == [good]
     finally:
         with app.db.begin() as tx:
             tx.exec_driver_sql(f"SET GLOBAL max_allowed_packet = {before}")
@@ -222,8 +237,52 @@ def test_a_record_that_mariadb_cannot_answer_with_is_busy_and_left_out_of_lists(
     assert len(lifecycle.list_(app.service, ALICE, Query(10))[0]) == 2
 
 
+def test_records_are_known_whatever_the_database_makes_of_texts_and_times(
+    tmp_path: Path, database_kind: str, database_url: str
+) -> None:
+    settings = {
+        "mariadb": "CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci",
+        "postgresql": "SET datestyle = 'SQL, DMY'",
+    }
+    if database_kind in settings:
+        database = Database(database_url)
+        with database.begin() as tx:
+            tx.exec_driver_sql(f"ALTER DATABASE {database.url.database} {settings[database_kind]}")
+        database.close()
+    with parts(tmp_path, database_url) as app:
+        image_id = make_active(app)
+        for _ in range(2):
+            assert lifecycle.show(app.service, ALICE, image_id).id == image_id
+            assert [image.id for image in lifecycle.list_(app.service, ALICE, Query(10))[0]] == [image_id]
+
+
 def test_the_service_knows_nothing_after_a_fork(app: App) -> None:
     image_id = make_active(app)
     remembered(app.db, app.db.known, SERVICE, image_id)
     app.db.dispose()
     assert app.db.known.of(image_id) is None
+
+
+def test_an_image_that_changes_within_a_list_is_listed_as_it_is_or_not_at_all(app: App) -> None:
+    """Its record is read after it was found: by then it may have become somebody's alone."""
+    svc = app.service
+    ids = [make_active(app, properties={"n": "old"}) for _ in range(2)]
+    for image_id in ids:
+        lifecycle.update(svc, ADMIN, image_id, [Change("replace", "visibility", "public")])
+    hidden, other = ids
+
+    def meanwhile(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if "image_properties" in statement and changes:
+            for change in changes.pop():
+                lifecycle.update(svc, ALICE, hidden, [change])
+
+    event.listen(app.db.reads, "before_cursor_execute", meanwhile)
+    changes = [[Change("replace", "n", "new"), Change("replace", "visibility", "private")]]
+    app.db.known.forget()
+    assert [image.id for image in lifecycle.list_(svc, BOB, Query(10))[0]] == [other]
+    assert not changes
+    changes = [[Change("replace", "n", "newest")]]
+    app.db.known.forget()
+    found = {image.id: image.properties["n"] for image in lifecycle.list_(svc, ALICE, Query(10))[0]}
+    assert found == {hidden: "newest", other: "old"}
+    assert not changes

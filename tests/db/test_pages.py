@@ -279,6 +279,34 @@ def test_on_sqlite_what_others_share_with_others_costs_a_list_nothing(tmp_path: 
     assert 0 < costs[2] <= costs[1]  # the first one also read the schema
 
 
+def test_a_page_begins_where_its_marker_would_be_also_when_that_does_not_meet_the_filters(
+    full: Database, entries: list[Entry], ways: None
+) -> None:
+    """The last image of the page before may have been changed since."""
+    choose = random.Random(11)
+    ctx = CALLERS["admin"]
+    seen = [entry for entry in entries if entry.image.status != "killed" and not entry.image.os_hidden]
+    filters: list[dict[str, Any]] = [
+        {"one_of": {"name": ("a", "b")}},
+        {"one_of": {"name": ("a",)}},
+        {"one_of": {"size": (0,)}},
+        {"one_of": {"status": ("active",)}},
+        {"one_of": {"disk_format": ("raw",)}},
+        {"comparisons": (Comparison("size", "gte", 1),)},
+    ]
+    for chosen in filters:
+        for key in ("name", "size", "status", "disk_format", "created_at"):
+            for way in ("asc", "desc"):
+                query = Query(1000, visibility="all", member_status="all", sort=((key, way),), **chosen)
+                for marker in choose.sample(seen, 6):
+                    everything = expected(entries, ctx, replace(query, one_of={}, comparisons=()))
+                    wanted = set(expected(entries, ctx, query))
+                    after = everything[everything.index(marker.image.id) + 1 :]
+                    with full.read() as tx:
+                        page = pages.page(tx, KNOWN, ctx, replace(query, marker=marker.image.id))
+                    assert [image.id for image in page] == [one for one in after if one in wanted], (query, marker)
+
+
 def test_a_marker_that_the_caller_cannot_see_is_refused(full: Database, entries: list[Entry]) -> None:
     private = next(e.image.id for e in entries if e.image.visibility == "private" and e.image.owner == "green")
     with full.read() as tx, pytest.raises(errors.Invalid):

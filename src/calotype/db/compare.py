@@ -46,6 +46,23 @@ def _binary(element: Any, compiler: Any, **options: Any) -> str:
     return f"({column} = {value} AND CAST({column} AS BINARY) = CAST({value} AS BINARY))"
 
 
+class identical(_Condition):  # noqa: N801
+    """`identical(one, other)`: the same text, whatever collations they have. No index is of use."""
+
+    name = "identical"
+    inherit_cache = True
+
+
+compiles(identical)(_plain)
+
+
+@compiles(identical, "mysql")
+@compiles(identical, "mariadb")
+def _bytes(element: Any, compiler: Any, **options: Any) -> str:
+    one, other = _processed(element, compiler, options)
+    return f"CAST({one} AS BINARY) = CAST({other} AS BINARY)"
+
+
 # --- beyond ----------------------------------------------------------------------------------------------
 
 

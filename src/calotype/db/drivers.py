@@ -110,14 +110,17 @@ def engine(url: sa.URL, settings: Settings, pool: Pool, *, writes: bool) -> Engi
         # What `engine.py` gives back has no transaction left in it. A ROLLBACK to make sure would cost a round trip
         # each time, and a ping before each use another one: a stale connection is noticed by whoever gets it.
         "pool_reset_on_return": None,
+        "query_cache_size": 200,  # compiled statements: lists have many shapes, and some are large
         "hide_parameters": True,  # in errors, which are logged: locations may hold credentials
     }
+    if not writes:
+        options |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
+    elif kind != "sqlite":
+        # Writers lock the row first and want what was committed last.
+        options["isolation_level"] = "READ COMMITTED"
     if kind == "sqlite":
         options["connect_args"] = {"check_same_thread": False}
     else:
-        # A list may take several statements: all must see the same moment. Writers lock the row first and want what was
-        # committed last.
-        options["isolation_level"] = "READ COMMITTED" if writes else "REPEATABLE READ"
         options["pool_recycle"] = settings.connection_recycle_time
         arguments = _postgresql_arguments(settings) if kind == "postgresql" else _mysql_arguments(settings)
         options["connect_args"] = {name: value for name, value in arguments.items() if name not in url.query}
@@ -130,11 +133,20 @@ def engine(url: sa.URL, settings: Settings, pool: Pool, *, writes: bool) -> Engi
         ) from exc
     if kind == "sqlite":
         event.listen(made, "connect", _sqlite_connect)
-        event.listen(made, "begin", _sqlite_begin_writing if writes else _sqlite_begin_reading)
+        if writes:
+            event.listen(made, "begin", _sqlite_begin_writing)
+    elif kind != "postgresql" and not writes:
+        event.listen(made, "connect", _mysql_isolate)
     if kind == "postgresql" and settings.response_timeout is not None:
         _limit_postgresql(made, settings.response_timeout)
     failures.watch(made)
     return made
+
+
+def snapshot(url: sa.URL) -> str:
+    """The statement that begins a transaction in which all statements see the same moment, on a reader's connection."""
+    kinds = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
+    return kinds.get(url.get_backend_name(), "START TRANSACTION READ ONLY")
 
 
 def _connect_seconds(settings: Settings) -> int:
@@ -172,6 +184,12 @@ def _mysql_arguments(settings: Settings) -> dict[str, Any]:
         # is one to MySQL.
         "init_command": f"SET SESSION {', '.join(commands)} /*M! , optimizer_switch = 'subquery_cache=off' */",
     }
+
+
+def _mysql_isolate(connection: Any, _record: object) -> None:
+    # What `snapshot` begins has the isolation of its session, and an operator may have another one for all sessions.
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
 
 # --- PostgreSQL ------------------------------------------------------------------------------------------
@@ -231,10 +249,6 @@ def _sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _sqlite_begin_reading(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
 
 
 def _sqlite_begin_writing(connection: Connection) -> None:

@@ -75,6 +75,10 @@ class Tests:
         # As values, not EXISTS: of that MariaDB would collect all images that have such a row.
         return found + [one.limit(1).correlate(images).scalar_subquery().is_not(None) for one in hanging]
 
+    @property
+    def count(self) -> int:
+        return len(self.one) + len(self.some) + len(self.compared) + self.tags + self.properties
+
     def reads(self, column: str) -> bool:
         """Whether one of the filters excludes images without a value in a column."""
         return column in self.one or column in self.some or any(name == column for name, _ in self.compared)

@@ -54,7 +54,7 @@ def get(tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image | N
 
 
 def show(tx: Tx, known: Known, ctx: Context, image_id: str) -> Image | None:
-    """As `get`, in a transaction that only reads; from memory if the image did not change."""
+    """As `get`, in one statement of a reader's; from memory if the image did not change."""
     before = known.of(image_id) or known.of(image_id.lower())
     row = find(tx, ctx, _NEWS, image_id, known=before[0] if before else None)
     if row is None:

@@ -8,28 +8,29 @@ Only one who writes to the tables beside us draws no revision: a Glance in the s
 record is read again after `AGE` seconds all the same.
 """
 
+import json
 import time
 from collections.abc import Iterable
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from calotype.db.compare import identical
 from calotype.db.tables import images
 from calotype.model import Image
 
 #: Seconds after which a record is not trusted any longer, whatever its stamp says.
 AGE: Final = 5.0
-#: Bytes of memory that may be used, roughly. A record with its JSON takes some `_RECORD` and what its properties have.
+#: Bytes of memory that may be used, roughly: see `_weight`.
 MOST: Final = 24 << 20
-_RECORD: Final = 5_000
 
-#: The stamp of a row of `images`; NULL where there is no row.
+#: The stamp of a row of `images`; NULL where there is no row. The id is last, after a character that no time has.
 stamp: Final = (
-    images.c.id
+    sa.func.coalesce(sa.cast(images.c.calotype_revision, sa.String(20)), "")
     + "/"
-    + sa.func.coalesce(sa.cast(images.c.calotype_revision, sa.String(20)), "")
-    + "/"
-    + sa.func.coalesce(sa.cast(images.c.updated_at, sa.String(32)), "")
+    + sa.func.coalesce(sa.cast(images.c.updated_at, sa.String(40)), "")
+    + "="
+    + images.c.id
 ).label("stamp")
 
 _Entry = tuple[str, Image, float, int]
@@ -63,8 +64,7 @@ class Known:
     def keep(self, stamp_: str, record: Image) -> Image:
         """Remember a record; the same, with room for what will be made of it."""
         object.__setattr__(record, "memo", {})
-        weight = _RECORD + 4 * sum(len(name) + len(value or "") for name, value in record.properties.items())
-        self._put(record.id, (stamp_, record, time.monotonic(), weight))
+        self._put(record.id, (stamp_, record, time.monotonic(), _weight(record)))
         return record
 
     def forget(self) -> None:
@@ -86,11 +86,19 @@ class Known:
         self._young[image_id] = entry
 
 
+def _weight(record: Image) -> int:
+    """The memory that a record takes at most, with what is made of it, in bytes."""
+    texts = [*record.properties, *record.properties.values(), *record.tags]
+    texts += [text for place in record.locations for text in (place.url, json.dumps(dict(place.metadata)))]
+    # A character takes up to four bytes, or fewer than its escape in JSON; the JSON comes on top.
+    return 4_000 + 100 * len(texts) + 5 * len(json.dumps([record.name, texts]))
+
+
 def id_of(stamp_: str) -> str:
-    """The id in a stamp. An id that Glance let in may hold anything."""
-    return stamp_.rsplit("/", 2)[0]
+    """The id in a stamp."""
+    return stamp_.partition("=")[2]
 
 
 def stamp_is(value: sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
     """Whether a row of `images` still has this stamp."""
-    return stamp.element == value
+    return identical(stamp.element, value)

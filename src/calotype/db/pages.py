@@ -44,6 +44,11 @@ _SORTED: Final = 40_000
 #: A project with more shares than this has its lists walk shared images and look for the share, not the reverse.
 _SHARES: Final = 5000
 
+#: Records that are read by one statement: databases take so many parameters.
+_AT_ONCE: Final = 1000
+#: A statement with more filters than these is not kept: it takes much memory, and anybody can think of many.
+_SIMPLE: Final = 8
+
 _KEPT = [images.c.deleted == sa.false(), images.c.os_hidden == sa.bindparam("hidden", type_=sa.Boolean())]
 _LISTED = images.c.status != "killed"  # what API v1 left
 _MOST: sa.BindParameter[int] = sa.bindparam("most", type_=sa.Integer())
@@ -56,28 +61,39 @@ _SELECTIVE: Final = (*BY_VALUE, "name", "size")
 _FIXABLE: Final = (*_SELECTIVE, "status", "container_format", "disk_format")
 
 
-def page(tx: Tx, known: Known, ctx: Context, query: Query) -> list[Image]:
-    """Up to `query.limit` images after `query.marker`. Raises `Invalid` for a marker that the caller cannot see."""
+class Moved(Exception):
+    """An image changed between two statements, so that nobody knows whether it still belongs on the page."""
+
+
+def page(tx: Tx, known: Known, ctx: Context, query: Query) -> list[Image | str]:
+    """Up to `query.limit` images after `query.marker`; of one that the database cannot answer with, the id.
+
+    Raises `Invalid` for a marker that the caller cannot see, and `Moved` if an image changed meanwhile, where `tx` does
+    not see one moment throughout.
+    """
     if query.limit == 0:
         return []
     stamps = _Search(tx, ctx, query).stamps()
-    found = known.matching(stamps)
-    if news := [one for one in stamps if one not in found]:
-        found |= _read(tx, known, news)
-    return [documents.seen_by(ctx, found[one]) for one in stamps if one in found]
+    found: dict[str, Image | None] = {**known.matching(stamps)}
+    news = [one for one in stamps if one not in found]
+    for start in range(0, len(news), _AT_ONCE):
+        found |= _read(tx, known, news[start : start + _AT_ONCE])
+    if any(one not in found for one in stamps):
+        raise Moved
+    return [documents.seen_by(ctx, image) if (image := found[one]) else id_of(one) for one in stamps]
 
 
 _READ = sa.select(images.c.id, stamp, document).where(images.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 
-def _read(tx: Tx, known: Known, stamps: list[str]) -> dict[str, Image]:
-    """The records of the images with these stamps."""
-    found = {}
+def _read(tx: Tx, known: Known, stamps: list[str]) -> dict[str, Image | None]:
+    """The records of the images with these stamps; None for one that cannot be had."""
+    found: dict[str, Image | None] = {}
     for row in tx.execute(_READ, {"ids": [id_of(one) for one in stamps]}):
         try:
             found[row.stamp] = known.keep(row.stamp, documents.image(row))
         except errors.Busy:
-            continue  # a list without it is better than none; the log says so
+            found[row.stamp] = None  # the log says so
     return found
 
 
@@ -186,7 +202,8 @@ def _segments(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
     valued: tuple[list[Any], list[Any]] = ([first.is_not(None), *there], columns)
     unset: tuple[list[Any], list[Any]] = ([first.is_(None)], [all_alike(first), *others])
     if walk.tests.reads(walk.columns[0]):
-        return [valued]
+        nothing: tuple[list[Any], list[Any]] = ([sa.false()], columns)
+        return [nothing if walk.start == "unset" and walk.descending else valued]
     if walk.start == "unset":
         unset[0].append(beyond(others, marker[1:], descending=walk.descending))
         return [unset] if walk.descending else [unset, valued]
@@ -318,8 +335,7 @@ class _Search:
             yield Candidates("property", number)
 
     def _at_most(self, limit: int, candidates: Candidates) -> bool:
-        found = self.tx.execute(_counted(candidates), self.values | {"window": limit + 1}).scalar_one()
-        return bool(found <= limit)
+        return bool(self._run(_counted, candidates, window=limit + 1).scalar_one() <= limit)
 
     def _walk(self) -> Walk | None:
         """The walk for an order that an index has."""
@@ -327,7 +343,9 @@ class _Search:
         if key is None:
             return None
         fixed = self._fixed()
-        if fixed is not None and key in ("created_at", fixed):
+        # A marker may have got another value since.
+        other = self.marker is not None and key == fixed and self.values[f"marker_{key}"] != self.values[f"is_{key}"]
+        if fixed is not None and key in ("created_at", fixed) and not other:
             key = fixed
         else:
             fixed = None
@@ -341,15 +359,19 @@ class _Search:
         return next((key for key in _FIXABLE if key in self.tests.one), None)
 
     def _along(self, walk: Walk) -> Sequence[str]:
-        values = self.values | {"window": self.query.limit}
-        found = self.tx.execute(_walked(walk), values).scalars().all()
+        found = self._run(_walked, walk, window=self.query.limit).scalars().all()
         listed = [one for one in found if one is not None]
         if len(listed) == len(found) or len(found) < self.query.limit:
             return listed
-        return self.tx.execute(_walked(replace(walk, strict=True)), values).scalars().all()
+        return self._run(_walked, replace(walk, strict=True), window=self.query.limit).scalars().all()
 
     def _sort(self, candidates: Candidates | None) -> Sequence[str]:
         unset = tuple(value is None for value in self.marker) if self.marker is not None else None
-        statement = _sorted(candidates, self.branches, self.tests, self.order, unset)
-        found = self.tx.execute(statement, self.values | {"window": _SORTED}).scalars()
-        return [one for one in found if one is not None]
+        found = self._run(_sorted, candidates, self.branches, self.tests, self.order, unset, window=_SORTED)
+        return [one for one in found.scalars() if one is not None]
+
+    def _run(self, build: Any, *shape: Any, window: int) -> sa.CursorResult[Any]:
+        values = self.values | {"window": window}
+        if self.tests.count <= _SIMPLE:
+            return self.tx.execute(build(*shape), values)
+        return self.tx.execute(build.__wrapped__(*shape), values, execution_options={"compiled_cache": None})

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from calotype import errors
 from calotype.db.engine import Database
-from calotype.db.tables import GLANCE_HEAD, alembic_version, our_indexes
+from calotype.db.tables import GLANCE_HEAD, alembic_version, images, our_indexes
 
 HEAD = "0003"
 
@@ -37,7 +37,7 @@ def pending(db: Database) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found: our revision, the one that this release wants, Glance's, and indexes of ours that are gone."""
+    """Our revision, the one that this release wants, Glance's, and what is gone of ours in Glance's tables."""
 
     revision: str | None
     wanted: str
@@ -56,7 +56,10 @@ def inspect(db: Database) -> Report:
         glance: tuple[str, ...] = ()
         if sa.inspect(tx).has_table("alembic_version"):
             glance = tuple(sorted(tx.execute(sa.select(alembic_version.c.version_num)).scalars()))
-        lost = tuple(sorted(str(index.name) for index in missing(tx))) if found == HEAD else ()
+        lost: tuple[str, ...] = ()
+        if found == HEAD:
+            lost = tuple(sorted(str(index.name) for index in missing(tx)))
+            lost += (images.c.calotype_revision.name,) if _lacks_column(tx) else ()
     return Report(found, HEAD, glance, lost)
 
 
@@ -73,23 +76,32 @@ def missing(tx: sa.Connection) -> list[sa.Index]:
 
 def sync(db: Database) -> str | None:
     """Bring the schema to this release's revision; the revision that was found. One at a time, repeatable."""
+    found, behind = current(db), pending(db)
+    with db.begin() as tx:
+        if behind:
+            _refuse_half_migrated(tx)
+            _upgrade(tx)
+        if _lacks_column(tx):
+            tx.execute(sa.text(f"ALTER TABLE images ADD COLUMN {images.c.calotype_revision.name} BIGINT"))
+        for index in missing(tx):
+            index.create(tx)
+    return found
+
+
+def _upgrade(tx: sa.Connection) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its plugins introduce themselves one by one
     from alembic import command
     from alembic.config import Config
 
-    found = current(db)
-    if not pending(db):
-        with db.begin() as tx:
-            for index in missing(tx):
-                index.create(tx)
-        return found
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with db.begin() as tx:
-        _refuse_half_migrated(tx)
-        config.attributes["connection"] = tx
-        command.upgrade(config, "head")
-    return found
+    config.attributes["connection"] = tx
+    command.upgrade(config, "head")
+
+
+def _lacks_column(tx: sa.Connection) -> bool:
+    """Whether our column is gone, as after `images` came back from a dump of Glance's."""
+    return images.c.calotype_revision.name not in {column["name"] for column in sa.inspect(tx).get_columns("images")}
 
 
 def _refuse_half_migrated(tx: sa.Connection) -> None:

@@ -216,7 +216,7 @@ class Download:
 
 def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = ()) -> Download:
     """Find out what may be downloaded. Raises `NotFound`, `Forbidden`, `Invalid` for an unknown preferred store."""
-    image = svc.db.look(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
+    image = svc.db.ask(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "download_image", image)

@@ -100,7 +100,7 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
 
 def show(svc: Service, ctx: Context, image_id: str) -> Image:
     """The image. Raises `NotFound` whenever the caller may not see it."""
-    image = svc.db.look(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
+    image = svc.db.ask(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "get_image", image)
@@ -111,10 +111,15 @@ def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | 
     """A page of images, and the marker of the next page if there is one."""
     svc.policy.check(ctx, "get_images", {"project_id": ctx.project})
     wanted = replace(query, limit=query.limit + 1 if query.limit else 0)
-    rows = svc.db.look(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
+    try:
+        rows = svc.db.ask(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
+    except pages.Moved:
+        rows = svc.db.look(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
     more = len(rows) > query.limit
     rows = rows[: query.limit]
-    return list(svc.policy.readable(ctx, rows)), rows[-1].id if more else None
+    images = [row for row in rows if isinstance(row, Image)]
+    last = rows[-1] if more else None
+    return list(svc.policy.readable(ctx, images)), last.id if isinstance(last, Image) else last
 
 
 def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change]) -> Image:

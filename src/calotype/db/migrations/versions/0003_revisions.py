@@ -22,7 +22,8 @@ def upgrade() -> None:
     for table in ("calotype_tombstones", "calotype_jobs"):
         if wanted and wanted not in _collation(inspector, table):
             charset = wanted.partition("_")[0]
-            op.execute(f"ALTER TABLE {table} CONVERT TO CHARACTER SET {charset} COLLATE {wanted}")
+            column = f"image_id VARCHAR(36) CHARACTER SET {charset} COLLATE {wanted} NOT NULL"
+            op.execute(f"ALTER TABLE {table} MODIFY {column}")
 
 
 def _collation(inspector: sa.Inspector, table: str) -> list[str]:
