@@ -482,6 +482,7 @@ def test_a_request_on_its_way_when_the_end_is_told_is_answered(tmp_path: Path) -
         assert client.send(head("/pid")).answer()[1]["connection"] == "keep-alive"
         time.sleep(0.3)
         child.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)  # until the worker heard of it; it keeps idle connections for two seconds
         status, headers, _ = client.send(head("/pid")).answer()
         assert (status, headers["connection"]) == (200, "close")
     assert child.process.wait(10) == 0
