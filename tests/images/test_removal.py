@@ -11,10 +11,10 @@ from calotype.app import App
 from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db.engine import now
-from calotype.images import lifecycle, removal, stores
+from calotype.images import lifecycle, removal, sharing, stores
 from calotype.jobs.worker import Runner
 from calotype.stores.base import Store
-from tests.inprocess import ADMIN, ALICE, backlog, make_active, parts
+from tests.inprocess import ADMIN, ALICE, BOB, backlog, make_active, parts
 
 
 @pytest.fixture
@@ -157,3 +157,16 @@ def test_a_copy_whose_removal_proves_in_use_while_the_image_is_deleted_goes_in_t
         object.__setattr__(app.service, "now", lambda: later)
         assert Runner(app.service, 1).work_off() > 0
         assert (copy.exists(), backlog(app)) == (False, 0)
+
+
+def test_members_go_with_their_image_and_come_back_with_it(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_id = make_active(app)
+    sharing.add(app.service, ALICE, image_id, "blue")
+    fail_delete(app, monkeypatch, errors.InUse("a volume depends on it", "one"))
+    with pytest.raises(errors.Conflict):
+        lifecycle.delete(app.service, ALICE, image_id)
+    assert lifecycle.show(app.service, BOB, image_id).member == "blue"
+    monkeypatch.undo()
+    lifecycle.delete(app.service, ALICE, image_id)
+    with app.db.begin() as tx:  # what is not marked stays for ever, and its image with it
+        assert db_images.purge(tx, now() + timedelta(days=1), 100) == (1, 3)

@@ -5,7 +5,7 @@ whether they did, so that a caller who lost a race can say so.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -156,15 +156,34 @@ def _soft_delete(table: sa.Table) -> sa.Update:
 _SOFT_DELETE = {table: _soft_delete(table) for table in _CHILDREN}
 
 
-def delete(tx: Tx, image: Image, now: datetime) -> bool:
-    """Mark the record and all that hangs on it deleted, and bury its id. False when somebody was quicker."""
+_ATTACHED = sa.select(
+    *(
+        sa.exists().where(table.c.image_id == _WHICH, table.c.deleted == sa.false()).label(table.name)
+        for table in (image_members, image_locations)
+    ),
+    sa.exists().where(jobs.c.image_id == _WHICH).label("jobs"),
+)
+
+
+def attached(tx: Tx, image_id: str) -> frozenset[str]:
+    """Which of the tables of members, locations and jobs have rows of an image, most often none: so these can be left."""
+    row = tx.execute(_ATTACHED, {"which": image_id}).one()
+    return frozenset(name for name, there in row._mapping.items() if there)
+
+
+def delete(tx: Tx, image: Image, now: datetime, rows: Collection[str] | None = None) -> bool:
+    """Mark the record and all that hangs on it deleted, and bury its id. False when somebody was quicker.
+
+    `rows` is what `attached` said in the same transaction.
+    """
     values = {"which": image.id, "when": now}
     if not tx.execute(_DELETE, values).rowcount:
         return False
+    there = {*(attached(tx, image.id) if rows is None else rows)}
+    there |= {table.name for table, some in ((image_properties, image.properties), (image_tags, image.tags)) if some}
     for table in _CHILDREN:
-        if (table is image_properties and not image.properties) or (table is image_tags and not image.tags):
-            continue
-        tx.execute(_SOFT_DELETE[table], values)
+        if table.name in there:
+            tx.execute(_SOFT_DELETE[table], values)
     tombstones.bury(tx, [image.id], now)
     return True
 

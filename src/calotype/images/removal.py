@@ -26,10 +26,12 @@ KIND = "delete"
 def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
     """Delete the record, in the caller's transaction; the job for its data, None when it has none."""
     now = svc.now()
-    if not db_images.delete(tx, image, now):
+    rows = db_images.attached(tx, image.id)
+    if not db_images.delete(tx, image, now, rows):
         raise errors.NotFound(f"No image found with ID {image.id}")
     # An upload, or the removal of one copy, that is still running has lost its image: its job goes to the runner.
-    jobs.revoke(tx, image.id, now)
+    if "jobs" in rows:
+        jobs.revoke(tx, image.id, now)
     return _submit(svc, tx, image, image.locations, whole=True)
 
 
