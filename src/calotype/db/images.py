@@ -166,7 +166,7 @@ _ATTACHED = sa.select(
 
 
 def attached(tx: Tx, image_id: str) -> frozenset[str]:
-    """Which of the tables of members, locations and jobs have rows of an image, most often none: so these can be left."""
+    """Which of the tables of members, locations and jobs have rows of an image: the others can be left alone."""
     row = tx.execute(_ATTACHED, {"which": image_id}).one()
     return frozenset(name for name, there in row._mapping.items() if there)
 
