@@ -230,6 +230,7 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setattr(pages, "_FEW_PROPERTIES", 1)
         monkeypatch.setattr(pages, "_SORTED", 20)
         monkeypatch.setattr(pages, "_SHARES", 3)
+        monkeypatch.setattr(pages, "_AT_ONCE", 7)
     pages.forget_statements()
     yield
     pages.forget_statements()
@@ -239,6 +240,20 @@ def test_every_list_is_what_the_plain_model_says(full: Database, entries: list[E
     for query in queries():
         for name, ctx in CALLERS.items():
             assert walked(full, ctx, query) == expected(entries, ctx, query), (name, query)
+
+
+def test_statements_that_anybody_can_think_up_are_not_kept(full: Database) -> None:
+    def kept() -> int:
+        return len(COMPILED) + sum(
+            built.cache_info().currsize for built in (pages._walked, pages._counted, pages._sorted)
+        )
+
+    walked(full, CALLERS["red"], Query(10))
+    before = kept()
+    for count in range(9, 14):
+        many = {f"p{number}": "x" for number in range(count)}
+        assert walked(full, CALLERS["red"], Query(10, properties=many, one_of={"min_disk": (0,)})) == []
+    assert kept() == before
 
 
 def test_all_that_can_be_listed_is_all_that_can_be_fetched(full: Database, entries: list[Entry]) -> None:

@@ -1,6 +1,6 @@
 """The database: transactions that survive what databases do. Connections are made in `drivers.py`.
 
-Functions of this package take the `Tx` that `Database.transact` or `.look` hands to the work, so that several of
+Functions of this package take the `Tx` that `Database.transact`, `.look` or `.ask` hands to the work, so that several of
 them commit together. Nothing else in Calotype opens a connection.
 """
 
