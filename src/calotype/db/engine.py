@@ -1,7 +1,7 @@
 """The database: transactions that survive what databases do. Connections are made in `drivers.py`.
 
-Functions of this package take the `Tx` that `Database.transact`, `.look` or `.ask` hands to the work, so that several of
-them commit together. Nothing else in Calotype opens a connection.
+Functions of this package take the `Tx` that `Database.transact`, `.look` or `.ask` hands to the work, so that
+several of them commit together. Nothing else in Calotype opens a connection.
 """
 
 import logging
