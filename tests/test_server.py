@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from calotype import errors, server
+from calotype import errors, server, socket_body
 from calotype.api import body
 
-SILENCE = 2.0  # the child's client_timeout
+SILENCE = 2.0  # how long the child waits for a byte of a body, and lets a client be slow
+RATE = 100_000  # bytes a second that it wants
 
 
 # --- the child -------------------------------------------------------------------------------------------
@@ -74,7 +75,8 @@ def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[
 SENT: list[tuple[int, int]] = []
 
 
-def serve(address: str, *tls: str) -> None:
+def serve(address: str, threads: str, *tls: str) -> None:
+    server.LOOK, socket_body._SLOW = 0.5, SILENCE
     real = os.sendfile
 
     def counted(out: int, source: int, offset: int, count: int) -> int:
@@ -90,7 +92,8 @@ def serve(address: str, *tls: str) -> None:
         on_worker_start=lambda: print("started", flush=True),
         on_worker_exit=lambda: print("exited", flush=True),
         on_ready=lambda: print("ready", flush=True),
-        client_timeout=SILENCE,
+        threads=int(threads),
+        patience=server.Patience(head=3.0, body=SILENCE, send=2 * SILENCE, rate=RATE),
         graceful_timeout=5,
         certfile=tls[0] if tls else None,
         keyfile=tls[1] if tls else None,
@@ -106,16 +109,16 @@ if __name__ == "__main__":
 
 
 class Child:
-    def __init__(self, directory: Path, *tls: str) -> None:
+    def __init__(self, directory: Path, *tls: str, threads: int = 512) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.served = directory / "served"
-        self.served.write_bytes(random.Random(1).randbytes(3_000_000))
+        self.served.write_bytes(random.Random(1).randbytes(16_000_000))
         self.log = directory / "log"
         path = os.pathsep.join(filter(None, ["src", os.environ.get("PYTHONPATH")]))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, f"127.0.0.1:{self.port}", *tls],
+                [sys.executable, __file__, f"127.0.0.1:{self.port}", str(threads), *tls],
                 env={**os.environ, "PYTHONPATH": path, "SERVED": str(self.served)},
                 stdout=log,
                 stderr=log,
@@ -343,11 +346,12 @@ def test_a_silent_client_is_given_up(client: Client, raw: bytes) -> None:
 
 
 def test_a_slow_client_is_not_given_up(client: Client) -> None:
-    client.send(head("/hash", "Content-Length: 6"))
+    piece = b"x" * int(RATE * SILENCE / 2)
+    client.send(head("/hash", f"Content-Length: {6 * len(piece)}"))
     for _ in range(6):
         time.sleep(SILENCE / 4)
-        client.send(b"x")
-    assert client.json() == facts(b"xxxxxx")
+        client.send(piece)
+    assert client.json() == facts(6 * piece)
 
 
 # --- bodies that are not read ----------------------------------------------------------------------------
@@ -455,9 +459,107 @@ def test_half_sent_heads_and_idle_connections_starve_nobody(tmp_path: Path) -> N
             begin = time.monotonic()
             _, threads = Client(stack.enter_context(child.connect())).send(head("/pid")).json()
             assert time.monotonic() - begin < 2
-            assert threads < 200, "idle connections hold threads"
+            assert threads < 10, "idle connections hold threads"
     finally:
         child.stop()
+
+
+def test_a_head_in_many_pieces_is_a_head(client: Client) -> None:
+    whole = head("/hash", "Content-Length: 3", "X-Long: " + "x" * 15_000)
+    for at in range(0, len(whole), 4000):
+        client.send(whole[at : at + 4000])
+        time.sleep(0.05)
+    client.send(b"abc")
+    assert client.json() == facts(b"abc")
+    # and the second one on the same connection
+    for piece in (b"PUT /pid HT", b"TP/1.1\r\nHost: x\r\n", b"\r", b"\n"):
+        client.send(piece)
+        time.sleep(0.05)
+    assert client.answer()[0] == 200
+
+
+def test_a_head_that_takes_too_long_is_told_so(client: Client) -> None:
+    begin = time.monotonic()
+    with contextlib.suppress(OSError):
+        for piece in b"GET / HTTP/1.1\r\nX-Slow: " + b"x" * 100:
+            client.send(bytes([piece]))
+            time.sleep(0.1)
+    assert client.file.readline().startswith(b"HTTP/1.1 408 ")
+    assert 2.5 < time.monotonic() - begin < 20
+
+
+def test_a_client_that_goes_within_a_head_is_forgotten_at_once(child: Child, client: Client) -> None:
+    pid, _ = client.send(head("/pid")).json()
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+    before = descriptors()
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(child.connect()).sendall(b"GET / HTT")
+        time.sleep(0.5)
+        assert descriptors() >= before + 20
+    time.sleep(1)  # the head may take three
+    assert descriptors() < before + 10
+
+
+def test_one_client_does_not_keep_the_only_thread_to_itself(tmp_path: Path) -> None:
+    child = Child(tmp_path, threads=1)
+    try:
+        with child.connect() as sock, child.connect() as other:
+            greedy, count = Client(sock), 20_000
+
+            def send() -> None:
+                with contextlib.suppress(OSError):
+                    greedy.send(head("/pid") * count)
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            greedy.answer()
+            assert Client(other).send(head("/sent")).answer()[0] == 200
+            sock.setblocking(False)  # what has come so far
+            came = 0
+            with contextlib.suppress(BlockingIOError):
+                while got := sock.recv(1 << 20):
+                    came += got.count(b"HTTP/1.1 200 OK")
+            assert came < count // 2
+            sock.shutdown(socket.SHUT_RDWR)
+            sender.join()
+    finally:
+        child.stop()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_trickles_is_given_up(client: Client, chunked: bool) -> None:
+    client.send(head("/hash", CHUNKED if chunked else "Content-Length: 1000000"))
+    begin = time.monotonic()
+    with contextlib.suppress(OSError):
+        while time.monotonic() - begin < 8:
+            client.send(b"1\r\nx\r\n" if chunked else b"x")
+            time.sleep(0.1)
+    status, _, content = client.answer()
+    assert status == 400
+    assert f"fewer than {RATE} bytes" in json.loads(content)["text"]
+    assert time.monotonic() - begin < 8
+
+
+def test_an_answer_that_is_taken_drop_by_drop_is_given_up(child: Child) -> None:
+    def given_up(piece: int, seconds: float) -> bool:
+        """Whether a client is that takes so many bytes each tenth of a second."""
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+            sock.connect(("127.0.0.1", child.port))
+            sock.sendall(head("/file?0-15999999"))
+            end = time.monotonic() + seconds
+            with contextlib.suppress(ConnectionResetError):
+                while time.monotonic() < end and "too slowly" not in child.log.read_text():
+                    sock.recv(piece)
+                    time.sleep(0.1)
+        return "too slowly" in child.log.read_text()
+
+    assert not given_up(RATE // 4, 4 * SILENCE)
+    assert given_up(RATE // 25, 20)
 
 
 def test_sigterm_lets_a_transfer_end_and_tells_the_application(tmp_path: Path) -> None:

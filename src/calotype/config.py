@@ -63,9 +63,26 @@ DEFAULT: list[cfg.Opt] = [
 SERVER: list[cfg.Opt] = [
     cfg.StrOpt("bind", default="127.0.0.1:9292", help="HOST:PORT that `calotype serve` listens on."),
     cfg.IntOpt("workers", default=1, min=1, help="Worker processes of `calotype serve`."),
-    cfg.IntOpt("threads", default=512, min=1, help="Requests that one worker works on at once; threads start lazily."),
+    cfg.IntOpt(
+        "threads",
+        default=2048,
+        min=1,
+        help="Requests that one worker works on at once; threads start when they are needed, and end.",
+    ),
+    cfg.FloatOpt("header_timeout", default=30.0, min=1, help="Seconds that a client may take for a request's head."),
+    cfg.IntOpt("keepalive_timeout", default=15, min=1, help="Seconds that a connection may be idle between requests."),
     cfg.FloatOpt(
         "client_timeout", default=60.0, min=1, help="Seconds without a byte after which an upload is given up."
+    ),
+    cfg.FloatOpt(
+        "send_timeout", default=300.0, min=1, help="Seconds without a byte taken after which an answer is given up."
+    ),
+    cfg.IntOpt(
+        "min_rate",
+        default=500,
+        min=0,
+        help="Bytes a second that a client must send while it is waited for, over a minute, or take, over "
+        "send_timeout; 0: no limit.",
     ),
     cfg.IntOpt("graceful_timeout", default=30, min=1, help="Seconds that running transfers get to end at a shutdown."),
     cfg.StrOpt("tls_cert", help="PEM file with the certificate chain; with tls_key, `calotype serve` speaks HTTPS."),

@@ -1,19 +1,24 @@
 """The HTTP server: everything that knows gunicorn, and nothing else does.
 
-`run` starts it. `Worker` is gunicorn's threaded worker with four habits changed: idle or half-sent requests hold no
-thread for long, a body is read by `SocketBody`, an unread body closes the connection in a way that lets the client
-see the answer, and no thread's goodbye to a client blocks the others.
+`run` starts it. `Worker` is gunicorn's threaded worker with other habits: a connection gets a thread when the head of
+its request is there, and threads end when there is no work for them; a body is read by `SocketBody`; an unread body
+closes the connection in a way that lets the client see the answer, and no thread's goodbye to a client blocks the
+others; who takes an answer too slowly is given up. `Patience` says how long a client may take for what.
 """
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import resource
 import select
 import socket
+import struct
+import termios
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,16 +29,17 @@ from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
 from calotype.socket_body import SocketBody
+from calotype.threads import Threads
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 LOG = logging.getLogger(__name__)
 
-#: The longest head of a request may take; a client that sends it drop by drop holds a thread no longer.
-HEAD_TIMEOUT = 30.0
-#: A client that takes no byte of an answer for this long is gone.
-SEND_TIMEOUT = 300.0
+#: The part of a head that is waited for without a thread, in bytes; hardly any is longer.
+HEAD_BYTES = 32 << 10
+#: How often, in seconds, those who take their answers slowly are looked at.
+LOOK = 5.0
 #: How long a thread waits for its client's next request before it gives the connection back, milliseconds. To go to the
 #: main loop and come back costs as much as a small answer does.
 NEXT_REQUEST = 2
@@ -44,12 +50,32 @@ LINGER_TIME = 2.0
 #: States of TCP (RFC 9293) in which the client's system has not yet acknowledged the end of what we sent.
 _UNHEARD = (1, 4, 9, 11)  # ESTABLISHED, FIN-WAIT-1, LAST-ACK, CLOSING as Linux numbers them
 
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client may take, in seconds: for the head of a request, between requests, without a byte of a body
+    that is waited for, without taking a byte of an answer.
+
+    `rate`: bytes a second that it must at least send while it is waited for, over a minute, and take, over the time
+    in which it must take one at all; 0 asks for nothing.
+    """
+
+    head: float = 30.0
+    idle: int = 15
+    body: float = 60.0
+    send: float = 300.0
+    rate: int = 500
+
 
 # --- connections -----------------------------------------------------------------------------------------
 
 
 class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
     """A client's connection. Lingering is over when it is closed."""
+
+    peeked = 0  #: bytes that were there of a head that was not whole
 
     def close(self, graceful: bool = False) -> None:
         util.close(self.sock)
@@ -60,11 +86,19 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._client_timeout: float = getattr(self.app, "client_timeout", 60.0)
-        self._heads: dict[Any, float] = {}  # connections whose request's head is being read, since when
+        self._patience: Patience = self.app.patience
+        # Connections and when their time is over: such with a part of a head, in the order of their age; and such
+        # whose head a thread reads.
+        self._begun: dict[Any, float] = {}
+        self._heads: dict[Any, float] = {}
+        self._answered: dict[Any, Taking] = {}  # connections with a request in work
+        self._looked = 0.0
+
+    def get_thread_pool(self) -> Threads:
+        return Threads(self.cfg.threads)
 
     def accept(self, listener: Any) -> None:
-        """Take a connection; it gets a thread when its first byte is there, not before."""
+        """Take a connection; it gets a thread when it has a request, not before."""
         try:
             client, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -80,11 +114,73 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         if client.family != socket.AF_UNIX:
             # also ends connections whose client stopped reading
             with contextlib.suppress(OSError):
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT * 1000))
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._patience.send * 1000))
         conn = Connection(self.cfg, client, address, listener.getsockname())
         conn.set_timeout()
         self.pending_conns.append(conn)
         self.poller.register(client, gthread.selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    # --- heads -------------------------------------------------------------------------------------------
+
+    def on_pending_socket_readable(self, conn: Any, client: Any) -> None:
+        self._readable(conn, client, self.pending_conns)
+
+    def on_client_socket_readable(self, conn: Any, client: Any) -> None:
+        self._readable(conn, client, self.keepalived_conns)
+
+    def _readable(self, conn: Any, client: Any, among: Any) -> None:
+        """Something arrived on a connection that has no request yet."""
+        there = self._peeked(conn)
+        if there is None and among is not None:
+            among.remove(conn)
+            self._begun[conn] = time.monotonic() + self._patience.head
+            self.poller.modify(client, gthread.selectors.EVENT_READ, partial(self._readable, conn, among=None))
+        if there is None:
+            return
+        self.poller.unregister(client)
+        if among is not None:
+            among.remove(conn)
+        else:
+            del self._begun[conn]
+        if there:
+            conn.data_ready = True
+            self.enqueue_req(conn)
+        else:
+            self.nr_conns -= 1
+            conn.close()
+
+    def _peeked(self, conn: Any) -> bool | None:
+        """Whether a thread has something to read: a whole head. None for not yet, False for an end."""
+        sock = conn.sock
+        if self.cfg.is_ssl or sock.family == socket.AF_UNIX:
+            return True  # only a thread can tell
+        try:
+            data = sock.recv(HEAD_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return False
+        if b"\r\n\r\n" in data or len(data) == HEAD_BYTES:
+            if conn.peeked:
+                conn.peeked = 0
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            return True
+        if len(data) <= conn.peeked:
+            return False  # nothing came but the end
+        # The poller is silent until there is more than this.
+        conn.peeked = len(data)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(data) + 1)
+        return None
+
+    def enqueue_req(self, conn: Any) -> None:
+        self.tpool.submit(partial(self._serve, conn))
+
+    def _serve(self, conn: Any) -> None:
+        result = False
+        try:
+            result = self.handle(conn)
+        finally:
+            self.method_queue.defer(self.finish_request, conn, _Done(result))
 
     def handle(self, conn: Any) -> Any:
         """Serve a request, in a thread, and those that its client sends at once after the answer."""
@@ -95,7 +191,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
 
     def _goes_on(self, conn: Any) -> bool:
         """Whether the next request is there, or comes in a moment, and nobody waits for this thread."""
-        if not self.alive or conn.is_http2 or not self.tpool._work_queue.empty():
+        if not self.alive or conn.is_http2 or self.tpool.busy:
             return False
         if conn.parser.unreader.buf.getvalue() or getattr(conn.sock, "pending", int)():
             return True  # what came with the last one, or is decrypted already
@@ -104,7 +200,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         return bool(poll.poll(NEXT_REQUEST))
 
     def _handle_one(self, conn: Any) -> Any:
-        self._heads[conn] = time.monotonic()
+        self._heads[conn] = time.monotonic() + self._patience.head
         try:
             result = super().handle(conn)
         finally:
@@ -116,11 +212,15 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
     def handle_request(self, req: Any, conn: Any) -> Any:
         self._heads.pop(conn, None)
         if isinstance(req, Request) and hasattr(req.unreader, "sock"):
-            body = SocketBody(req, self._client_timeout)
+            body = SocketBody(req, self._patience.body, self._patience.rate)
             req.body = body
             asked = req.should_close
             req.should_close = lambda: not self.alive or body.must_close() or asked()
-        announced = super().handle_request(req, conn)
+        self._answered[conn] = Taking()
+        try:
+            announced = super().handle_request(req, conn)
+        finally:
+            del self._answered[conn]
         # Asked before the next request is read: one that was on its way when we were told to stop is still answered.
         req.should_close = lambda: not announced
         return announced
@@ -163,17 +263,81 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
     def murder_pending(self) -> None:
         """Called about once a second by the main loop: give up connections that take too long."""
         super().murder_pending()
-        late = time.monotonic() - HEAD_TIMEOUT
-        for conn, since in list(self._heads.items()):
-            if since < late:
-                # Its thread reads the end of the connection. The plain method: TLS must not be touched from here.
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
+        now = time.monotonic()
+        while self._begun and next(iter(self._begun.values())) <= now:
+            conn = next(iter(self._begun))
+            del self._begun[conn]
+            self.poller.unregister(conn.sock)
+            self.nr_conns -= 1
+            with contextlib.suppress(OSError):
+                conn.sock.send(_TOO_SLOW)
+            conn.close()
+        for conn, end in list(self._heads.items()):
+            if end <= now:
+                _break(conn)
+        if now - self._looked >= LOOK:
+            self._looked = now
+            for conn, taking in list(self._answered.items()):
+                if taking.too_slow(conn.sock, now, self._patience):
+                    self.log.warning("%s takes its answer too slowly and is given up", conn.client)
+                    _break(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:  # connections without a request are no reason to stay, either
             conn.timeout = min(conn.timeout, deadline)
+        self._begun = {conn: min(end, deadline) for conn, end in self._begun.items()}
+
+
+class _Done:
+    """What `finish_request` wants of a future, which would be several times as large."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def cancelled(self) -> bool:
+        return False
+
+    def result(self) -> Any:
+        return self._result
+
+
+class Taking:
+    """How fast a client takes an answer, as the kernel tells."""
+
+    def __init__(self) -> None:
+        self._since = 0.0  # when it began to let us wait; 0 while it does not
+        self._taken = 0
+
+    def too_slow(self, sock: Any, now: float, patience: Patience) -> bool:
+        """Whether it took less of what waits for it than it must. To be asked every few seconds."""
+        try:
+            (waits,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
+            taken = _acknowledged(sock) if waits else 0
+        except (OSError, ValueError):
+            return False  # not TCP, or gone
+        if not waits or not self._since:
+            self._since = now if waits else 0.0
+        elif now - self._since < patience.send:
+            return False
+        elif taken - self._taken < patience.rate * (now - self._since):
+            return True
+        else:
+            self._since = now
+        self._taken = taken
+        return False
+
+
+def _break(conn: Any) -> None:
+    """End a connection that a thread works on; it sees the end. The plain method: TLS must not be touched from here."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
+
+
+def _acknowledged(sock: Any) -> int:
+    """Bytes that the other end has taken: tcpi_bytes_acked, which struct tcp_info has at 120 (linux/tcp.h)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+    return int(struct.unpack_from("Q", info, 120)[0])
 
 
 def _heard(sock: socket.socket) -> bool:
@@ -191,10 +355,10 @@ def _heard(sock: socket.socket) -> bool:
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with settings from Python instead of its own files, arguments and environment."""
 
-    def __init__(self, load: Callable[[], "WSGIApplication"], settings: dict[str, Any], client_timeout: float) -> None:
+    def __init__(self, load: Callable[[], "WSGIApplication"], settings: dict[str, Any], patience: Patience) -> None:
         self._load = load
         self._settings = settings
-        self.client_timeout = client_timeout
+        self.patience = patience
         super().__init__()
 
     def load_config(self) -> None:
@@ -218,12 +382,12 @@ def run(
     *,
     bind: list[str],
     workers: int,
-    threads: int = 512,
+    threads: int = 2048,
     state_dir: Path | None,
     on_worker_start: Callable[[], None] | None,
     on_worker_exit: Callable[[], None] | None,
     on_ready: Callable[[], None] | None,
-    client_timeout: float,
+    patience: Patience = Patience(),
     graceful_timeout: int = 30,
     certfile: str | None = None,
     keyfile: str | None = None,
@@ -231,8 +395,7 @@ def run(
     """Serve until SIGTERM; raises `SystemExit` at the end.
 
     `load` is called once, in the master. `on_worker_start` runs in each worker before its first request: threads and
-    connections begin there. `on_ready` runs in the master when the addresses are bound. `client_timeout` is how many
-    seconds a client may be silent within a body.
+    connections begin there. `on_ready` runs in the master when the addresses are bound.
     """
 
     def started(_worker: Any) -> None:
@@ -256,9 +419,9 @@ def run(
         "worker_class": Worker,
         "workers": workers,
         "threads": threads,
-        "worker_connections": max(2048, 4 * threads),
+        "worker_connections": max(4096, 2 * threads),
         "backlog": 2048,
-        "keepalive": 15,
+        "keepalive": patience.idle,
         # The main loop beats, not the requests: a long transfer is no silence. Two minutes let a paused host resume.
         "timeout": 120,
         "graceful_timeout": graceful_timeout,
@@ -275,7 +438,7 @@ def run(
         "worker_exit": exited,
         "when_ready": lambda _arbiter: on_ready() if on_ready else None,
     }
-    Server(load, settings, client_timeout).run()
+    Server(load, settings, patience).run()
 
 
 def _heartbeat_dir(state_dir: Path | None) -> str | None:

@@ -22,13 +22,16 @@ from calotype import errors
 #: An unread rest of a body this small is read and thrown away, so that the connection can go on.
 DRAIN_BYTES = 64 << 10
 
-#: Chunks are cut out of blocks of this size: one that stays in the cache between the kernel's copy and ours.
-_BLOCK = 256 << 10
+#: Chunks are cut out of blocks of up to this size, one that stays in the cache between the kernel's copy and ours; the
+#: first ones are smaller, for clients that never send as much.
+_BLOCK, _FIRST = 256 << 10, 8 << 10
 #: What is left of a chunk is received in place, without the block, from this size on.
 _DIRECT = 128 << 10
 #: The longest chunk-size line with its extensions, and the longest trailer section.
 _LINE = 4096
 _TRAILERS = 32 << 10
+#: How long a client must be slow to be given up, in seconds in which we waited for it.
+_SLOW = 60.0
 #: How much more than data a chunked body may be; refilled by each chunk, so that only needless bytes count.
 _OVERHEAD = 16 << 10
 
@@ -39,19 +42,22 @@ _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\
 class SocketBody:
     """The body of one HTTP/1 request, received where the reader wants it.
 
-    `readinto` is the fast way; the rest is what WSGI asks for. A body that ends before its announced end, or breaks
-    the rules of its framing, or stays silent for `timeout` seconds raises `errors.BodyBroken` and is never a clean
-    end. The first read sends `100 Continue` if the client waits for it.
+    `readinto` is the fast way; the rest is what WSGI asks for. A body that ends before its announced end, breaks the
+    rules of its framing, stays silent for `timeout` seconds, or brings fewer than `rate` bytes in each second that it
+    is waited for, over a minute of those, raises `errors.BodyBroken` and is never a clean end. The first read sends
+    `100 Continue` if the client waits for it.
     """
 
     #: For `api/body.py`: an end before the announced end is an error here, so nobody else has to count.
     keeps_its_length = True
 
-    def __init__(self, req: Any, timeout: float) -> None:
+    def __init__(self, req: Any, timeout: float, rate: int = 0) -> None:
         self.failed = False  #: where the next request starts is unknown (gunicorn asks for this, too)
         self._unreader = req.unreader
         self._sock: socket.socket = req.unreader.sock
         self._timeout = timeout
+        self._rate = rate
+        self._waited, self._got = 0.0, 0  # seconds, and bytes that came in them
         self._waits = bool(req._expected_100_continue)
         req._expected_100_continue = False  # gunicorn would send it before the application had a chance to refuse
         reader = req.body.reader
@@ -65,6 +71,7 @@ class SocketBody:
         # chunked only: received bytes that were not looked at yet are _block[_at:_have]
         self._block = bytearray()
         self._at = self._have = 0
+        self._size = _FIRST  # of the next block
         self._between = False  # a chunk's data is followed by CRLF
         self._overhead = 0
         self._recent = 0  # size of the last chunk
@@ -227,7 +234,7 @@ class SocketBody:
                 if not got:
                     raise errors.BodyBroken("the connection ended within a chunk of the body")
             else:
-                self._receive_block(_BLOCK)
+                self._receive_block(self._size)
                 continue
             filled += got
             self._left -= got
@@ -243,7 +250,7 @@ class SocketBody:
             if not wait:
                 return False
             # After large chunks the next data is received in place, so not much of it should land in the block.
-            self._receive_block(_LINE if self._recent >= _DIRECT else _BLOCK)
+            self._receive_block(_LINE if self._recent >= _DIRECT else self._size)
         match = _SIZE.fullmatch(line)
         if match is None:
             raise errors.BodyBroken("a chunk of the body has no valid size")
@@ -315,6 +322,8 @@ class SocketBody:
             got = self._receive(view[:size], whole=False)
             if not got:
                 raise errors.BodyBroken("the connection ended before the end of the body")
+            if got == self._size < _BLOCK:
+                self._size = min(4 * got, _BLOCK)
         self._have += got
 
     def _skip_received(self) -> None:
@@ -343,20 +352,28 @@ class SocketBody:
         # MSG_WAITALL fills a buffer with one call and one wake-up. With it a read ends after SO_RCVTIMEO at the
         # latest, with what there is. TLS knows no such flag and hands out one record at a time.
         flags = socket.MSG_WAITALL if whole and self._plain else 0
-        until = 0.0
+        begun = time.monotonic()
         while True:
             try:
-                return self._sock.recv_into(view, 0, flags)
+                got = self._sock.recv_into(view, 0, flags)
+                self._waited += time.monotonic() - begun
+                self._got += got
+                if self._waited >= _SLOW:
+                    self._check_rate()
+                return got
             except BlockingIOError:
-                now = time.monotonic()
-                until = until or now + self._timeout - 1.0
-                if now < until:
+                if time.monotonic() < begun + self._timeout:
                     continue
                 raise errors.BodyBroken(f"no byte of the body arrived for {self._timeout:g} seconds") from None
             except TimeoutError:
                 raise errors.BodyBroken(f"no byte of the body arrived for {self._timeout:g} seconds") from None
             except OSError as exc:
                 raise errors.BodyBroken("the connection broke within the body") from exc
+
+    def _check_rate(self) -> None:
+        if self._got < self._rate * self._waited:
+            raise errors.BodyBroken(f"fewer than {self._rate} bytes of the body arrived in a second, for too long")
+        self._waited, self._got = 0.0, 0
 
     def _time(self) -> None:
         """Limit waiting: on plain sockets by the kernel, a second at a time, and the socket stays a blocking one."""

@@ -35,6 +35,8 @@ BUFFER = 1 << 20
 RING = 5
 #: Idle buffers kept by the process, so that an upload does not begin with page faults.
 SPARE = 16
+#: A buffer of fewer bytes than this is not worth a mapping of its own.
+LITTLE = 64 << 10
 #: The widest number of bytes a signed 64-bit column holds.
 MAX_SIZE = 2**63 - 1
 
@@ -122,9 +124,9 @@ class Passing:
         self._hash: _Digest = hashlib.new(hash_algo)
         self._md5: _Digest | None = hashlib.md5(usedforsecurity=False) if md5 else None
         self._taps: list[Tap] = [self._hash, *([self._md5] if self._md5 else []), *taps]
-        self._inspection = None
-        if container_format == "bare" and disk_format:
-            self._inspection = _Inspection(disk_format, rules)
+        self._inspection: _Inspection | None = None  # begins with the first piece, which may be long in coming
+        self._inspect = disk_format if container_format == "bare" else None
+        self._rules = rules
         self._alive = alive
         self._want = dict(want or {})
         self._clock = clock
@@ -170,7 +172,8 @@ class Passing:
                 if not filled:
                     break
                 piece = buffer[:filled]
-                if self._inspection:
+                if self._inspect:
+                    self._inspection = self._inspection or _Inspection(self._inspect, self._rules)
                     self._inspection.look(piece)
                 if not beside and not ended and count == 0 and self.size != self._expect:
                     # more than one buffer will come
@@ -200,7 +203,7 @@ class Passing:
         finally:
             for thread in beside:
                 thread.stop()
-            _spare.extend(buffer for buffer in ring if isinstance(buffer, mmap.mmap))
+            _spare.extend(buffer for buffer in ring if isinstance(buffer, mmap.mmap) and len(buffer) == BUFFER)
 
     @staticmethod
     def _await(beside: list["_Beside"]) -> None:
@@ -210,11 +213,13 @@ class Passing:
 
     def _buffer(self, *, first: bool) -> bytearray | mmap.mmap:
         if first and self._expect is not None and self._expect < BUFFER:
-            return bytearray(self._expect + 1)  # the byte more shows a source that does not end in time
+            size = self._expect + 1  # the byte more shows a source that does not end in time
+            # Mapped memory is taken as it is filled, which may never happen; but for a little it is slower.
+            return bytearray(size) if size < LITTLE else _mapped(size)
         try:
             return _spare.pop()
         except IndexError:
-            return mmap.mmap(-1, BUFFER, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            return _mapped(BUFFER)
 
     def _fill(self, view: memoryview) -> tuple[int, bool]:
         """Fill `view`; how many bytes it holds and whether the source ended."""
@@ -248,8 +253,12 @@ class Passing:
         for fact, wanted in self._want.items():
             if found[fact] is not None and found[fact] != str(wanted).lower():
                 raise errors.Invalid(f"the data has {fact} {found[fact]}, but the image says {wanted}")
-        if self._inspection:
-            self.virtual_size = self._inspection.finish(self.size)
+        if self._inspect:
+            self.virtual_size = (self._inspection or _Inspection(self._inspect, self._rules)).finish(self.size)
+
+
+def _mapped(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _release(view: memoryview) -> None:

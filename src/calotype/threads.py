@@ -1,0 +1,92 @@
+"""`Threads`: as many threads as there is work for, up to a limit, and no more than that for long."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+LOG = logging.getLogger(__name__)
+
+#: Seconds without work after which a thread ends.
+IDLE = 5.0
+
+_Task = Callable[[], Any]
+
+
+class Threads:
+    """Runs what is submitted. Python's own executor keeps every thread that it ever needed, and its memory."""
+
+    def __init__(self, most: int, idle: float = IDLE) -> None:
+        self._most, self._idle_seconds = most, idle
+        self._lock = threading.Lock()
+        self._waiting: deque[_Task] = deque()
+        # The last one that came free is the first to work again, so that the others grow old.
+        self._idle: list[SimpleQueue[_Task | None]] = []
+        self._count = 0
+        self._ended = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether work waits for a thread."""
+        return bool(self._waiting)
+
+    def submit(self, task: _Task) -> None:
+        """Call `task` as soon as there is a thread. Raises `RuntimeError` after `shutdown`."""
+        with self._lock:
+            if self._ended:
+                raise RuntimeError("no work is taken any more")
+            if self._idle:
+                self._idle.pop().put(task)
+            elif self._count >= self._most or not self._begin(task):
+                self._waiting.append(task)
+
+    def shutdown(self, *, wait: bool = False) -> None:
+        """Take no more work. What runs goes on, and nobody waits for it."""
+        with self._lock:
+            self._ended = True
+            for one in self._idle:
+                one.put(None)
+            self._idle.clear()
+
+    def _begin(self, task: _Task) -> bool:
+        """Start a thread. Where the system gives none, those that there are must do, if there are any."""
+        self._count += 1
+        try:
+            # A daemon: the process does not wait for those whose client takes longer than its grace.
+            threading.Thread(target=self._run, args=(task,), name="request", daemon=True).start()
+        except RuntimeError:
+            self._count -= 1
+            if not self._count:
+                raise
+            return False
+        return True
+
+    def _run(self, task: _Task | None) -> None:
+        mine: SimpleQueue[_Task | None] = SimpleQueue()
+        while task is not None:
+            try:
+                task()
+            except BaseException:
+                LOG.exception("a request was not served to its end")
+            del task  # an idle thread keeps nothing alive
+            task = self._next(mine)
+        with self._lock:
+            self._count -= 1
+
+    def _next(self, mine: "SimpleQueue[_Task | None]") -> _Task | None:
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._ended:
+                return None
+            self._idle.append(mine)
+        try:
+            return mine.get(timeout=self._idle_seconds)
+        except Empty:
+            with self._lock:
+                if mine in self._idle:
+                    self._idle.remove(mine)
+                    return None
+            return mine.get()  # it was chosen in the same moment

@@ -1,0 +1,84 @@
+"""`threads.py` on its own."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from calotype.threads import Threads
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def alive() -> int:
+    return sum(thread.name == "request" for thread in threading.enumerate())
+
+
+def test_there_are_as_many_threads_as_there_is_work_and_they_end_without_it() -> None:
+    pool, gate, done = Threads(5, idle=0.2), threading.Event(), []
+    for number in range(20):
+        pool.submit(lambda number=number: (gate.wait(10), done.append(number)))  # type: ignore[misc]
+    assert alive() == 5
+    assert pool.busy
+    gate.set()
+    until(lambda: len(done) == 20)
+    assert not pool.busy
+    until(lambda: alive() == 0)
+    pool.submit(lambda: done.append(20))
+    until(lambda: 20 in done)
+    pool.shutdown()
+
+
+def test_one_after_the_other_is_the_work_of_one_thread() -> None:
+    pool, seen, gate = Threads(5, idle=10), set(), threading.Event()
+    for _ in range(5):
+        pool.submit(lambda: gate.wait(10))
+    gate.set()
+    until(lambda: len(pool._idle) == 5)
+    for _ in range(20):
+        pool.submit(lambda: seen.add(threading.get_ident()))
+        until(lambda: len(pool._idle) == 5)
+    assert len(seen) == 1
+    pool.shutdown()
+    until(lambda: alive() == 0)
+    with pytest.raises(RuntimeError):
+        pool.submit(print)
+
+
+def test_a_task_that_raises_costs_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    pool, ended = Threads(1), threading.Event()
+
+    def fail() -> None:
+        raise SystemExit
+
+    pool.submit(fail)
+    pool.submit(ended.set)
+    assert ended.wait(10)
+    assert "not served" in caplog.text
+    pool.shutdown()
+
+
+def test_where_the_system_gives_no_more_threads_those_that_there_are_do_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, gate, done = Threads(5), threading.Event(), []
+    pool.submit(lambda: gate.wait(10))
+    until(lambda: alive() == 1)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        pool.submit(lambda: done.append(1))
+        with pytest.raises(RuntimeError):
+            Threads(5).submit(lambda: done.append(2))
+    gate.set()
+    until(lambda: done == [1])
+    pool.shutdown()
