@@ -7,9 +7,9 @@ prints figures; `test_slow.py` holds the service to them.
 
 import argparse
 import base64
-import multiprocessing
 import contextlib
 import itertools
+import multiprocessing
 import os
 import socket
 import statistics
