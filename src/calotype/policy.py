@@ -179,6 +179,11 @@ class Policy:
             if answers[key]:
                 yield image
 
+    def reload(self) -> None:
+        """Look at the policy files now rather than within a second."""
+        self._next_look = 0.0
+        self._refresh()
+
     def _refresh(self) -> None:
         """Read policy files anew when they changed: all of them into new rules, which replace the old ones whole.
 

@@ -13,6 +13,7 @@ import logging
 import os
 import resource
 import select
+import signal
 import socket
 import struct
 import termios
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn import util  # type: ignore[import-untyped]
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
@@ -38,6 +40,8 @@ LOG = logging.getLogger(__name__)
 
 #: The part of a head that is waited for without a thread, in bytes; hardly any is longer.
 HEAD_BYTES = 32 << 10
+#: Seconds that transfers get to clean up after themselves when their grace is over.
+CLEANING = 10
 #: How often, in seconds, those who take their answers slowly are looked at.
 LOOK = 5.0
 #: How long a thread waits for its client's next request before it gives the connection back, milliseconds. To go to the
@@ -93,6 +97,12 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         self._heads: dict[Any, float] = {}
         self._answered: dict[Any, Taking] = {}  # connections with a request in work
         self._looked = 0.0
+        self._end: float | None = None  # of all transfers, once we were told to stop
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.signal(signal.SIGHUP, lambda *_: self.method_queue.defer(self.tpool.submit, self.app.on_reload))
+        signal.siginterrupt(signal.SIGHUP, False)
 
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads)
@@ -275,7 +285,13 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         for conn, end in list(self._heads.items()):
             if end <= now:
                 _break(conn)
-        if now - self._looked >= LOOK:
+        if not self.alive:
+            self._end = self._end or now + self.app.grace
+            if self._end <= now:
+                # They fail as if their clients had gone, and clean up after themselves.
+                for conn in list(self._answered):
+                    _break(conn)
+        elif now - self._looked >= LOOK:
             self._looked = now
             for conn, taking in list(self._answered.items()):
                 if taking.too_slow(conn.sock, now, self._patience):
@@ -355,8 +371,17 @@ def _heard(sock: socket.socket) -> bool:
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with settings from Python instead of its own files, arguments and environment."""
 
-    def __init__(self, load: Callable[[], "WSGIApplication"], settings: dict[str, Any], patience: Patience) -> None:
+    def __init__(
+        self,
+        load: Callable[[], "WSGIApplication"],
+        settings: dict[str, Any],
+        patience: Patience,
+        grace: int,
+        on_reload: Callable[[], None],
+    ) -> None:
         self._load = load
+        self.grace = grace
+        self.on_reload = on_reload
         self._settings = settings
         self.patience = patience
         super().__init__()
@@ -368,13 +393,16 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> "WSGIApplication":
         return self._load()
 
-    def reload(self) -> None:
-        """SIGHUP: load again. What cannot be loaded does not end what runs."""
-        super().reload()
-        try:
-            self.callable = self._load()
-        except Exception:
-            LOG.exception("the configuration was not loaded again; the old one stays")
+    def run(self) -> None:
+        Master(self).run()
+
+
+class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's master, whose SIGHUP disturbs no transfer: processes read again what may change, and go on."""
+
+    def handle_hup(self) -> None:
+        self.app.on_reload()  # for workers to come
+        self.kill_workers(signal.SIGHUP)
 
 
 def run(
@@ -387,6 +415,7 @@ def run(
     on_worker_start: Callable[[], None] | None,
     on_worker_exit: Callable[[], None] | None,
     on_ready: Callable[[], None] | None,
+    on_reload: Callable[[], None] = lambda: None,
     patience: Patience = Patience(),
     graceful_timeout: int = 30,
     certfile: str | None = None,
@@ -395,7 +424,8 @@ def run(
     """Serve until SIGTERM; raises `SystemExit` at the end.
 
     `load` is called once, in the master. `on_worker_start` runs in each worker before its first request: threads and
-    connections begin there. `on_ready` runs in the master when the addresses are bound.
+    connections begin there. `on_ready` runs in the master when the addresses are bound. `on_reload` runs in every
+    process at SIGHUP.
     """
 
     def started(_worker: Any) -> None:
@@ -408,7 +438,7 @@ def run(
         if on_worker_exit:
             on_worker_exit()
         if getattr(worker, "nr_conns", 0) > 0:
-            # Transfers outlived their grace. Python would wait for their threads; the sweeper knows what to do.
+            # Transfers outlived their grace, perhaps as the store hangs; the sweeper knows what to do.
             os._exit(0)
 
     # A connection is a descriptor, a transfer some more; the usual soft limit of 1024 is for programs that use select.
@@ -424,7 +454,7 @@ def run(
         "keepalive": patience.idle,
         # The main loop beats, not the requests: a long transfer is no silence. Two minutes let a paused host resume.
         "timeout": 120,
-        "graceful_timeout": graceful_timeout,
+        "graceful_timeout": graceful_timeout + CLEANING,
         "limit_request_line": 8190,
         "limit_request_fields": 128,
         "limit_request_field_size": 16384,
@@ -438,7 +468,7 @@ def run(
         "worker_exit": exited,
         "when_ready": lambda _arbiter: on_ready() if on_ready else None,
     }
-    Server(load, settings, patience).run()
+    Server(load, settings, patience, graceful_timeout, on_reload).run()
 
 
 def _heartbeat_dir(state_dir: Path | None) -> str | None:

@@ -67,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
         state_dir=config.state_path(conf, ""),
         on_worker_start=built.start,
         on_worker_exit=built.stop,
+        on_reload=built.reload,
         on_ready=lambda: _greet(conf, endpoint, first=first),
         patience=server.Patience(
             head=conf.server.header_timeout,
