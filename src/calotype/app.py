@@ -71,7 +71,7 @@ class App:
         self.runner.start()
 
     def reload(self) -> None:
-        """SIGHUP: read again what may change meanwhile (log options, policy), and open log files anew.
+        """SIGHUP: read again what may change meanwhile: log options, policy.
 
         What is broken stays as it was. The users are looked at with each request anyway.
         """
@@ -79,9 +79,6 @@ class App:
             self.conf.mutate_config_files()
         except Exception as exc:  # noqa: BLE001  # whatever is wrong with a file, what runs goes on
             LOG.error("the configuration cannot be read again; the old one stays: %s", errors.reason(exc))
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.close()  # it is opened again by the next line
         self.service.policy.reload()
         LOG.info("configuration, policy and users were looked at again")
 
