@@ -324,6 +324,7 @@ def vdi(size: int = 20 * MIB) -> bytes:
     head[0x40:0x44] = struct.pack("<I", 0xBEDA107F)
     head[0x44:0x48] = struct.pack("<I", 0x10001)
     head[0x4C:0x50] = struct.pack("<I", 1)
+    head[0x154:0x158] = struct.pack("<I", 512)
     head[0x170:0x184] = struct.pack("<QIII", size, 1 << 20, 0, size >> 20)
     return bytes(head)
 
@@ -476,7 +477,7 @@ def test_only_checks_of_gpt_can_be_waived() -> None:
 
 
 def test_a_disk_larger_than_any_column_is_rejected() -> None:
-    with pytest.raises(errors.ContentRejected, match="claims"):
+    with pytest.raises(errors.ContentRejected, match="claims a size"):
         inspected(vmdk(size=2**60), "vmdk")
 
 

@@ -56,7 +56,7 @@ class QCOW2(_Checked, oslo.QcowInspector):
 
     def check_tables(self) -> None:
         bits, size, crypt, entries, _l1, _refcounts, clusters, snapshots = self._fields()
-        _unless(9 <= bits <= 21, "clusters are of a size that there is not")
+        self._cluster()
         _unless(crypt <= 2, "unknown encryption")
         reach = 1 << (2 * bits - 3)  # what one entry of the first level covers
         _unless(-(-size // reach) <= entries <= (32 << 20) // 8, "the first table does not fit the disk's size")
@@ -67,9 +67,9 @@ class QCOW2(_Checked, oslo.QcowInspector):
 
     def check_extensions(self) -> None:
         """Follow the chain of extensions as far as the first sector goes."""
-        head = self.region("header").data
+        head, cluster = self.region("header").data, self._cluster()
         at = _at(">I", head, 100) if self._version() == 3 else 72
-        _unless(72 <= at <= 1 << self._fields()[0], "the header is as long as none is")
+        _unless(72 <= at <= cluster, "the header is as long as none is")
         if self._version() == 3:
             _unless(at >= 104 and at % 8 == 0, "the header is as long as none is")
         while at + 8 <= len(head):
@@ -77,8 +77,13 @@ class QCOW2(_Checked, oslo.QcowInspector):
             if kind == 0:
                 return
             _unless(kind != self.EXTERNAL_DATA_FILE, "it names a data file")
-            _unless(at + 8 + length <= 1 << self._fields()[0], "an extension goes beyond the first cluster")
+            _unless(at + 8 + length <= cluster, "an extension goes beyond the first cluster")
             at += 8 + (length + 7) // 8 * 8
+
+    def _cluster(self) -> int:
+        bits = self._fields()[0]
+        _unless(9 <= bits <= 21, "clusters are of a size that there is not")
+        return 1 << bits
 
     def _version(self) -> int:
         return int(_at(">I", self.region("header").data, 4))
@@ -229,7 +234,8 @@ class VMDK(_Checked, oslo.VMDKInspector):
     of them match, and none is safe.
     """
 
-    CHECKS = ("alone",)
+    CHECKS = ("alone", "size")
+    LARGEST = 64 * TIB
     SPARSE = b"KDMV"
     OTHERS = (b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0")
     #: What QEMU takes for a descriptor, and a little more.
@@ -301,6 +307,9 @@ class VMDK(_Checked, oslo.VMDKInspector):
                 extents += 1
         _unless(extents == 1, "it has not one extent")
 
+    def check_size(self) -> None:
+        _unless(self.virtual_size <= self.LARGEST, "no such disk is as large")
+
     def check_footer(self) -> None:
         super().check_footer()
         header, footer = self.region("header").data, self.region("footer").data[512:1024]
@@ -316,8 +325,8 @@ class VMDK(_Checked, oslo.VMDKInspector):
 
 
 class VDI(_Checked, oslo.VDIInspector):
-    CHECKS = ("parent", "size")
-    #: Both grow no further than this: QEMU opens nothing larger.
+    CHECKS = ("parent", "tables", "size")
+    #: QEMU opens nothing larger.
     LARGEST = 1024 * TIB
 
     def check_parent(self) -> None:
@@ -325,6 +334,9 @@ class VDI(_Checked, oslo.VDIInspector):
         _unless(_at("<I", head, 0x44) == 0x10001, "only version 1.1 is known")
         _unless(_at("<I", head, 0x4C) in (1, 2), "it is not a disk that stands alone")
         _unless(not any(head[0x1A8:0x1C8]), "it has a parent")
+
+    def check_tables(self) -> None:
+        _unless(_at("<I", self.region("header").data, 0x154) >= 0x1C8, "its map of blocks lies in its header")
 
     def check_size(self) -> None:
         block, _extra, blocks = struct.unpack_from("<III", self.region("header").data, 0x178)

@@ -14,9 +14,6 @@ from calotype.images import formats
 
 LOG = logging.getLogger(__name__)
 
-#: The widest number of bytes a signed 64-bit column holds.
-MAX_SIZE = 2**63 - 1
-
 
 @dataclass(frozen=True, slots=True)
 class FormatRules:
@@ -50,7 +47,7 @@ _ADVICE = {
     "size": "it claims a size that its format does not allow; convert it again",
     "tables": "its header describes tables that no disk needs; convert it again",
     "unknown_features": "it uses features of qcow2 that are not known to be safe; convert it to plain version 3",
-    "version": "only version 1 is accepted",
+    "version": "only version 1 is accepted; convert it to that",
 }
 
 
@@ -239,8 +236,4 @@ class Inspection:
             LOG.debug("no virtual size: %s", exc)
             self._mismatch(f"the {self._declared} data does not tell the size of its disk; convert it again")
             return None
-        if virtual > MAX_SIZE:
-            raise errors.ContentRejected(
-                f"the {self._declared} data claims a disk of {virtual} bytes; convert it again"
-            )
         return virtual if virtual > 0 else None
