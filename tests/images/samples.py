@@ -445,10 +445,27 @@ def _vhd() -> Files:
         yield f"fixed-around-{name}", lambda name=name: fixed_vhd(WHOLE[name]())
 
 
+def _astray() -> bytes:
+    """Its parameters begin four bytes before 64 KiB end, and a table ends behind: who captures late reads them late."""
+    at = MIB + 512
+    items = ((PARAMETERS, 65020, 8), (SIZE, 65544, 8), *[(bytes(16), 65536, 8)] * 2038)
+    meta = struct.pack("<8sHH20x", b"metadata", 0, len(items))
+    meta += b"".join(struct.pack("<16sIIII", name, offset, length, 4, 0) for name, offset, length in items)
+    return put(
+        vhdx(at=at, items=()),
+        (at, f"{len(meta)}s", meta),
+        (at + 65020, "<I", 32 * MIB),
+        (at + 65024, "<I", 2),
+        (at + 65028, "<I", 0),
+        (at + 65544, "<Q", 40 * MIB),
+    )
+
+
 def _vhdx() -> Files:
     table = 192 * KIB
     yield "parent", partial(vhdx, (MIB + 64 * KIB + 4, "<I", 2))
     yield "parent-and-more", partial(vhdx, (MIB + 64 * KIB + 4, "<I", 2**32 - 1))
+    yield "parent-astray", _astray
     yield "log", partial(vhdx, log=b"l" * 16)
     yield "no-headers", partial(vhdx, (64 * KIB, "4s", b""), (128 * KIB, "4s", b""))
     yield "tables-differ", partial(vhdx, copy=False)

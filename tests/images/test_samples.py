@@ -154,6 +154,20 @@ def look(content: bytes, declared: str, step: int = BUFFER) -> None:
         pass
 
 
+@pytest.mark.parametrize("declared", ["raw", "qcow2", "vmdk", "own-format"])
+def test_what_is_unsafe_is_refused_though_no_match_is_required(declared: str) -> None:
+    unsafe = [sample for sample in HOSTILE if sample.declared == "raw" and "-and-" not in sample.name]
+    assert len(unsafe) > 150
+    for sample in unsafe:
+        content = sample.make()
+        inspection = Inspection(declared, FormatRules(require_match=False))
+        with pytest.raises(errors.ContentRejected):
+            for at in range(0, len(content), BUFFER):
+                inspection.look(memoryview(content)[at : at + BUFFER])
+            inspection.finish(len(content))
+            pytest.fail(f"{sample} was accepted")
+
+
 def dearest(measure: Any) -> tuple[float, str]:
     return max((measure(sample.make(), sample.declared), str(sample)) for sample in (*HOSTILE, *GOOD))
 
