@@ -326,6 +326,7 @@ def good() -> Iterator[Sample]:
         "floppy-1440": floppy(),
         "floppy-720": floppy(media=0xF9, size=720 * KIB),
         "floppy-2880": floppy(size=2880 * KIB),
+        "fat-larger-than-floppies": floppy(size=3 * MIB),
         "floppy-without-fat": (b"\xeb\x63\x90".ljust(510, b"\xcd") + b"\x55\xaa").ljust(1296384, b"\0"),
         "one-byte": b"x",
         "parallels": parallels(),
@@ -516,6 +517,8 @@ def _vmdk() -> Files:
         yield f"text-without-path-{kind}", partial(text.encode)
     yield "text-with-odd-bytes", partial((descriptor("monolithicFlat") + "# \xff\0").encode, "latin-1")
     yield "text-without-magic", partial(b'version=1\ncreateType="vmfs"\nRW 1 VMFS "a-flat.vmdk"\n'.ljust, 600, b"\0")
+    odd = '# \xff\nversion=1\ncreateType="vmfs"\nRW 1 VMFS "a-flat.vmdk"\n'
+    yield "text-with-odd-bytes-without-magic", partial(odd.encode, "latin-1")
     yield "text-short", partial(bytes, b"# Disk DescriptorFile\nversion=1\n")
     yield "text-late", partial((b"#" + b"x" * 3000 + b"\n" + descriptor("monolithicFlat").encode()).ljust, 9000)
     yield "two-extents", partial(vmdk, text=descriptor(extent=EXTENT + "\n" + EXTENT))
