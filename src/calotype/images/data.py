@@ -10,7 +10,8 @@ from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.images.stream import FormatRules, Passing, Source
+from calotype.images.inspection import FormatRules
+from calotype.images.stream import Passing, Source
 from calotype.model import Image, Job, Location
 from calotype.policy import no_image
 from calotype.service import Service

@@ -1,9 +1,9 @@
 """Taps on passing bytes: everything that is learned about image data while it flows into a store.
 
 `Passing` turns a `Source` into the chunks that a store's `write` consumes, and on the way counts, caps, hashes and
-inspects them. Its last `next()` raises when anything is wrong, so a store that makes nothing final before
-`StopIteration` never keeps bad data. `check_hash_algo` is for reading the configuration. Nothing here knows HTTP,
-stores or the database; `api/body.py` makes sources of requests, `images/data.py` puts both together.
+inspects them (`inspection.py`). Its last `next()` raises when anything is wrong, so a store that makes nothing final
+before `StopIteration` never keeps bad data. `check_hash_algo` is for reading the configuration. Nothing here knows
+HTTP, stores or the database; `api/body.py` makes sources of requests, `images/data.py` puts both together.
 
 Memory: one transfer owns at most `RING` buffers of `BUFFER` bytes (5 MiB), a small image of known size only its own
 size; `SPARE` buffers (16 MiB) are kept for the next transfer, whatever the number of transfers before.
@@ -17,14 +17,12 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Protocol, Self
 
-from oslo_utils.imageutils import format_inspector
-
 from calotype import errors
+from calotype.images.inspection import FormatRules, Inspection
 from calotype.stores.base import Chunk
 
 LOG = logging.getLogger(__name__)
@@ -37,8 +35,6 @@ RING = 5
 SPARE = 16
 #: A buffer of fewer bytes than this is not worth a mapping of its own.
 LITTLE = 64 << 10
-#: The widest number of bytes a signed 64-bit column holds.
-MAX_SIZE = 2**63 - 1
 
 #: Mapped, not allocated: what falls off the end goes back to the system, where malloc kept 200 MiB after 100 uploads.
 _spare: deque[mmap.mmap] = deque(maxlen=SPARE)
@@ -59,14 +55,6 @@ class Tap(Protocol):
 
 class _Digest(Tap, Protocol):
     def hexdigest(self) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class FormatRules:
-    """What the operator decided about formats; `gpt_nonfatal` names safety checks of gpt that do not reject."""
-
-    require_match: bool = True
-    gpt_nonfatal: frozenset[str] = frozenset()
 
 
 def check_hash_algo(name: str) -> None:
@@ -124,7 +112,7 @@ class Passing:
         self._hash: _Digest = hashlib.new(hash_algo)
         self._md5: _Digest | None = hashlib.md5(usedforsecurity=False) if md5 else None
         self._taps: list[Tap] = [self._hash, *([self._md5] if self._md5 else []), *taps]
-        self._inspection: _Inspection | None = None  # begins with the first piece, which may be long in coming
+        self._inspection: Inspection | None = None  # begins with the first piece, which may be long in coming
         self._inspect = disk_format if container_format == "bare" else None
         self._rules = rules
         self._alive = alive
@@ -173,7 +161,7 @@ class Passing:
                     break
                 piece = buffer[:filled]
                 if self._inspect:
-                    self._inspection = self._inspection or _Inspection(self._inspect, self._rules)
+                    self._inspection = self._inspection or Inspection(self._inspect, self._rules)
                     self._inspection.look(piece)
                 if not beside and not ended and count == 0 and self.size != self._expect:
                     # more than one buffer will come
@@ -254,7 +242,7 @@ class Passing:
             if found[fact] is not None and found[fact] != str(wanted).lower():
                 raise errors.Invalid(f"the data has {fact} {found[fact]}, but the image says {wanted}")
         if self._inspect:
-            self.virtual_size = (self._inspection or _Inspection(self._inspect, self._rules)).finish(self.size)
+            self.virtual_size = (self._inspection or Inspection(self._inspect, self._rules)).finish(self.size)
 
 
 def _mapped(size: int) -> mmap.mmap:
@@ -306,195 +294,3 @@ def _run(tap: Tap, todo: SimpleQueue[memoryview | None], done: SimpleQueue[BaseE
             except BaseException as exc:  # noqa: BLE001 - it is raised where the pieces are waited for
                 failure = exc
         done.put(failure)
-
-
-# --- what the bytes are ----------------------------------------------------------------------------------
-
-#: Pieces in which an undecided inspector is fed: it finds where to look next only between two pieces.
-_STEP = 64 << 10
-#: Every header that tells a format fits in here; shorter data is judged as if zeros followed, as readers of disks do.
-_SECTOR = 512
-#: vmdk's footer: the only thing any inspector wants of the end of the data.
-_FOOTER = 1536
-
-_ADVICE = {
-    "backing_file": "it names a backing file; flatten it, for example with `qemu-img convert`",
-    "banned": "this format is never accepted; convert it to qcow2 or raw",
-    "data_file": "it keeps its data in another file; convert it to one that stands alone",
-    "descriptor": "its descriptor is not that of one self-contained disk; convert it to monolithicSparse or "
-    "streamOptimized",
-    "footer": "its footer and header do not agree; convert it again",
-    "mbr": "its partition table is not a valid one; repair it",
-    "unknown_features": "it uses features of qcow2 that are not known to be safe; convert it to plain version 3",
-    "version": "only version 1 is accepted",
-}
-
-
-class _Inspection:
-    """Finds out which format bytes have, and whether that is what the image says and safe.
-
-    oslo.utils' inspectors read hostile data: whatever one of them raises is a finding about the data, never an
-    accident. One whose signature is there but which fails is a match that cannot be proved safe, hence rejected.
-    """
-
-    def __init__(self, declared: str, rules: FormatRules) -> None:
-        self._declared = declared
-        self._rules = rules
-        self._inspectors = [make() for name, make in format_inspector.ALL_FORMATS.items() if name != "raw"]
-        self._fed = list(self._inspectors)
-        self._broken: set[str] = set()  # raised while eating
-        self._unclear: set[str] = set()  # cannot even say whether they match
-        self._started = False
-        self._judged = False
-        self._trusted = False
-        self._found: list[format_inspector.FileInspector] = []
-        self._detected = "raw"
-
-    def look(self, piece: memoryview) -> None:
-        """See the next piece. Raises `ContentRejected` as soon as that is certain."""
-        self._feed(piece)
-        if not self._judged and not any(self._open(one) for one in self._inspectors):
-            self._judge()
-        if self._judged and not self._trusted and all(self._complete(one) for one in self._found):
-            self._trust()
-
-    def finish(self, size: int) -> int | None:
-        """All was seen: raise, or tell the virtual size."""
-        if size < _SECTOR:
-            self._feed(memoryview(bytes(_SECTOR - size)))
-        for one in self._inspectors:
-            one.finish()
-        if not self._judged:
-            self._judge()
-        if not self._trusted:
-            self._trust()
-        return self._virtual_size(size)
-
-    def _feed(self, piece: memoryview) -> None:
-        for one in self._fed:
-            try:
-                if one.NAME == "vmdk":
-                    self._feed_vmdk(one, piece)
-                elif one.complete:
-                    one.eat_chunk(piece)  # type: ignore[arg-type]  # any buffer will do
-                else:
-                    for at in range(0, len(piece), _STEP):
-                        one.eat_chunk(piece[at : at + _STEP])  # type: ignore[arg-type]
-                        if at == 0 and not self._started and one.complete and not one.format_match:
-                            break
-            except Exception as exc:  # noqa: BLE001 - hostile data; see the class
-                LOG.debug("the data cannot be read as %s: %s", one.NAME, exc)
-                self._broken.add(one.NAME)
-        self._started = True
-        self._fed = [
-            one for one in self._fed if one.NAME not in self._broken and (self._matches(one) or not one.complete)
-        ]
-
-    def _feed_vmdk(self, one: format_inspector.FileInspector, piece: memoryview) -> None:
-        if not self._started:
-            # A descriptor that is plain text is read from the first piece alone, so that must come whole. All else
-            # gets as little as will do, for the inspector copies what it gets.
-            head = bytes(piece[:_SECTOR])
-            if not head.startswith(b"KDMV") and (b"\0" in head or not head.isascii()):
-                piece = piece[:_SECTOR]
-        elif one.has_region("footer") and one.region("descriptor").complete:
-            piece = piece[-_FOOTER:]  # all it still wants are the last sectors
-        one.eat_chunk(piece)  # type: ignore[arg-type]
-
-    def _complete(self, one: format_inspector.FileInspector) -> bool:
-        return one.NAME in self._broken or one.complete
-
-    def _open(self, one: format_inspector.FileInspector) -> bool:
-        """Whether more data may still turn this one into a match."""
-        return not self._complete(one) and not self._matches(one)
-
-    def _matches(self, one: format_inspector.FileInspector) -> bool:
-        try:
-            return one.format_match
-        except Exception as exc:  # noqa: BLE001 - hostile data
-            LOG.debug("the data may or may not be %s: %s", one.NAME, exc)
-            self._unclear.add(one.NAME)
-            return False
-
-    def _judge(self) -> None:
-        """Which format is it, and is it the one that was declared?"""
-        self._judged = True
-        self._unclear.clear()
-        self._found = [one for one in self._inspectors if self._matches(one)]
-        names = {one.NAME for one in self._found}
-        if names == {"iso", "gpt"}:
-            # a disc that boots from a stick, too; its partition table is a disguise that gpt's checks would refuse
-            self._found = [one for one in self._found if one.NAME == "iso"]
-            names = {"iso"}
-        if self._unclear or len(names) > 1:
-            self._detected = "unclear"
-            either = ", ".join(sorted(names | self._unclear))
-            self._mismatch(
-                f"the data cannot be told to be one format (it may be {either}); convert it to plain {self._declared}"
-            )
-            return
-        self._detected = names.pop() if names else "raw"
-        declared, detected = self._declared, self._detected
-        plain = detected in ("raw", "gpt")  # a disk with partitions is as raw as one without
-        if detected == declared or (plain and (declared == "raw" or declared not in format_inspector.ALL_FORMATS)):
-            return
-        if declared == "raw":
-            LOG.warning("the data of an image is %s, but its disk_format says raw", detected)
-        elif detected == "raw":
-            self._mismatch(
-                f"the data is not {declared}, as disk_format says: it has the signature of no known format; "
-                f"set disk_format to what it is, or upload {declared} data"
-            )
-        else:
-            self._mismatch(
-                f"the data is {detected}, but disk_format says {declared}; set disk_format to {detected}, "
-                f"or upload {declared} data"
-            )
-
-    def _mismatch(self, message: str) -> None:
-        if self._rules.require_match:
-            raise errors.ContentRejected(message)
-        LOG.warning("accepted, because require_image_format_match is off: %s", message)
-
-    def _trust(self) -> None:
-        """Raise unless every format that was found passes its own safety checks."""
-        self._trusted = True
-        for one in self._found:
-            excused: frozenset[str] = frozenset()
-            if one.NAME == "gpt":
-                excused = self._rules.gpt_nonfatal
-                if self._declared in ("aki", "ari"):
-                    excused |= {"mbr"}  # the boot sector of a kernel looks like a partition table
-            try:
-                if one.NAME in self._broken:
-                    raise format_inspector.ImageFormatError("reading it failed")
-                one.safety_check()
-            except format_inspector.SafetyCheckFailed as exc:
-                failed = sorted(set(exc.failures) - excused)
-                if failed:
-                    advice = "; ".join(_ADVICE.get(name, "convert it to qcow2 or raw") for name in failed)
-                    raise errors.ContentRejected(
-                        f"the data is {one.NAME} and not safe to use ({', '.join(failed)}): {advice}"
-                    ) from exc
-            except Exception as exc:
-                raise errors.ContentRejected(
-                    f"the data is {one.NAME}, but damaged or incomplete, so that it cannot be proved safe; "
-                    "convert it again"
-                ) from exc
-
-    def _virtual_size(self, size: int) -> int | None:
-        if self._declared == "raw":
-            return size or None
-        if self._detected != self._declared or not self._found:
-            return None
-        try:
-            virtual = self._found[0].virtual_size
-        except Exception as exc:  # noqa: BLE001 - hostile data
-            LOG.debug("no virtual size: %s", exc)
-            self._mismatch(f"the {self._declared} data does not tell the size of its disk; convert it again")
-            return None
-        if virtual > MAX_SIZE:
-            raise errors.ContentRejected(
-                f"the {self._declared} data claims a disk of {virtual} bytes; convert it again"
-            )
-        return virtual if virtual > 0 else None

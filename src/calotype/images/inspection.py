@@ -1,0 +1,239 @@
+"""The verdict on passing bytes: which format they have, whether that is what the image says, and whether it is safe.
+
+`stream.py` shows an `Inspection` the bytes, `formats.py` knows the formats. `docs/operate/formats.md`
+tells operators what is accepted. Nothing is opened, and nothing is kept but headers: under 4 MiB for any data.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from oslo_utils.imageutils import format_inspector
+
+from calotype import errors
+from calotype.images import formats
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FormatRules:
+    """What the operator decided about formats; `gpt_nonfatal` names safety checks of gpt that do not reject."""
+
+    require_match: bool = True
+    gpt_nonfatal: frozenset[str] = frozenset()
+
+
+#: Pieces in which an undecided inspector is fed: it finds where to look next only between two pieces.
+_STEP = 64 << 10
+#: Every header that tells a format fits in here; shorter data is judged as if zeros followed, as readers of disks do.
+_SECTOR = 512
+#: The largest floppy; a boot sector on one need not hold a partition table.
+_FLOPPY = 2880 << 10
+
+_ADVICE = {
+    "alone": "its descriptor names other files, or may; convert it to monolithicSparse or streamOptimized",
+    "backing_file": "it names a backing file; flatten it, for example with `qemu-img convert`",
+    "banned": "this format is never accepted; convert it to qcow2 or raw",
+    "data_file": "it keeps its data in another file; convert it to one that stands alone",
+    "descriptor": "its descriptor is not that of one self-contained disk; convert it to monolithicSparse or "
+    "streamOptimized",
+    "detached": "it is a header whose data is elsewhere; upload both in one",
+    "extensions": "its header names a data file or is damaged; convert it to one that stands alone",
+    "footer": "its footer and header do not agree; convert it again",
+    "log": "it was not closed cleanly; open and close it where it was made, or convert it",
+    "mbr": "its partition table is not a valid one; repair it",
+    "metadata": "its metadata is missing or damaged; convert it again",
+    "parent": "it depends on a parent disk; merge it into its parent, or convert it to one that stands alone",
+    "size": "it claims a size that its format does not allow; convert it again",
+    "tables": "its header describes tables that no disk needs; convert it again",
+    "unknown_features": "it uses features of qcow2 that are not known to be safe; convert it to plain version 3",
+    "version": "only version 1 is accepted; convert it to that",
+}
+
+
+class Inspection:
+    """Finds out which format bytes have, and whether that is what the image says and safe.
+
+    The inspectors read hostile data: whatever one of them raises is a finding about the data, never an
+    accident. One whose signature is there but which fails is a match that cannot be proved safe, hence rejected.
+    """
+
+    def __init__(self, declared: str, rules: FormatRules) -> None:
+        self._declared = declared
+        self._rules = rules
+        self._inspectors = [make() for make in formats.ALL.values()]
+        for one in self._inspectors:
+            if isinstance(one, formats.VHD):
+                one.fixed = declared == "vhd"
+        self._fed = list(self._inspectors)
+        self._broken: set[str] = set()  # raised while eating
+        self._unclear: set[str] = set()  # cannot even say whether they match
+        self._started = False
+        self._seen = 0
+        self._judged = False
+        self._trusted = False
+        self._found: list[format_inspector.FileInspector] = []
+        self._detected = "raw"
+
+    def look(self, piece: memoryview) -> None:
+        """See the next piece, 64 KiB or more unless it is the last. Raises `ContentRejected` once that is certain."""
+        self._seen += len(piece)
+        self._feed(piece)
+        if not self._judged and not any(self._open(one) for one in self._inspectors):
+            self._judge()
+        if (
+            self._judged
+            and not self._trusted
+            and all(self._complete(one) for one in self._found)
+            and not self._floppy()
+        ):
+            self._trust()
+
+    def finish(self, size: int) -> int | None:
+        """All was seen: raise, or tell the virtual size."""
+        if size < _SECTOR:
+            self._feed(memoryview(bytes(_SECTOR - size)))
+        for one in self._inspectors:
+            one.finish()
+        self._seen = size
+        if not self._judged:
+            self._judge()
+        if not self._trusted:
+            self._trust()
+        self._refuse_truncated(size)
+        return self._virtual_size(size)
+
+    def _feed(self, piece: memoryview) -> None:
+        for one in self._fed:
+            try:
+                if one.complete or isinstance(one, formats.VMDK):
+                    one.eat_chunk(piece)  # type: ignore[arg-type]  # any buffer will do
+                else:
+                    for at in range(0, len(piece), _STEP):
+                        one.eat_chunk(piece[at : at + _STEP])  # type: ignore[arg-type]
+                        if at == 0 and not self._started and one.complete and not one.format_match:
+                            break
+            except Exception as exc:  # noqa: BLE001 - hostile data; see the class
+                LOG.debug("the data cannot be read as %s: %s", one.NAME, exc)
+                self._broken.add(one.NAME)
+        self._started = True
+        self._fed = [
+            one for one in self._fed if one.NAME not in self._broken and (self._matches(one) or not one.complete)
+        ]
+
+    def _complete(self, one: format_inspector.FileInspector) -> bool:
+        return one.NAME in self._broken or one.complete
+
+    def _open(self, one: format_inspector.FileInspector) -> bool:
+        """Whether more data may still turn this one into a match."""
+        return not self._complete(one) and not self._matches(one)
+
+    def _matches(self, one: format_inspector.FileInspector) -> bool:
+        try:
+            return one.format_match
+        except Exception as exc:  # noqa: BLE001 - hostile data
+            LOG.debug("the data may or may not be %s: %s", one.NAME, exc)
+            self._unclear.add(one.NAME)
+            return False
+
+    def _judge(self) -> None:
+        """Which format is it, and is it the one that was declared?"""
+        self._judged = True
+        self._unclear.clear()
+        self._found = [one for one in self._inspectors if self._matches(one)]
+        names = {one.NAME for one in self._found}
+        if names == {"iso", "gpt"}:
+            # a disc that boots from a stick, too; its partition table is a disguise that gpt's checks would refuse
+            self._found = [one for one in self._found if one.NAME == "iso"]
+            names = {"iso"}
+        if "vhd" in names and names <= {"vhd", "iso", "gpt"}:
+            # a fixed disk holds what any disk may
+            fixed: list[format_inspector.FileInspector] = [
+                one for one in self._found if isinstance(one, formats.VHD) and not one.dynamic
+            ]
+            self._found = fixed or self._found
+            names = {one.NAME for one in self._found}
+        if self._unclear or len(names) > 1:
+            self._detected = "unclear"
+            either = ", ".join(sorted(names | self._unclear))
+            self._mismatch(
+                f"the data cannot be told to be one format (it may be {either}); convert it to plain {self._declared}"
+            )
+            return
+        self._detected = names.pop() if names else "raw"
+        declared, detected = self._declared, self._detected
+        plain = detected in ("raw", "gpt")  # a disk with partitions is as raw as one without
+        if detected == declared or (plain and (declared == "raw" or declared not in formats.ALL)):
+            return
+        if declared == "raw":
+            LOG.warning("the data of an image is %s, but its disk_format says raw", detected)
+        elif detected == "raw":
+            self._mismatch(
+                f"the data is not {declared}, as disk_format says: it has the signature of no known format; "
+                f"set disk_format to what it is, or upload {declared} data"
+            )
+        else:
+            self._mismatch(
+                f"the data is {detected}, but disk_format says {declared}; set disk_format to {detected}, "
+                f"or upload {declared} data"
+            )
+
+    def _mismatch(self, message: str) -> None:
+        if self._rules.require_match:
+            raise errors.ContentRejected(message)
+        LOG.warning("accepted, because require_image_format_match is off: %s", message)
+
+    def _trust(self) -> None:
+        """Raise unless every format that was found passes its own safety checks."""
+        self._trusted = True
+        for one in self._found:
+            excused: frozenset[str] = frozenset()
+            if one.NAME == "gpt":
+                excused = self._rules.gpt_nonfatal
+                if self._declared in ("aki", "ari"):
+                    excused |= {"mbr"}  # the boot sector of a kernel looks like a partition table
+                if self._floppy():
+                    excused |= {"mbr"}
+            try:
+                if one.NAME in self._broken:
+                    raise format_inspector.ImageFormatError("reading it failed")
+                one.safety_check()
+            except format_inspector.SafetyCheckFailed as exc:
+                failed = sorted(set(exc.failures) - excused)
+                if failed:
+                    advice = "; ".join(_ADVICE.get(name, "convert it to qcow2 or raw") for name in failed)
+                    raise errors.ContentRejected(
+                        f"the data is {one.NAME} and not safe to use ({', '.join(failed)}): {advice}"
+                    ) from exc
+            except Exception as exc:
+                raise errors.ContentRejected(
+                    f"the data is {one.NAME}, but damaged or incomplete, so that it cannot be proved safe; "
+                    "convert it again"
+                ) from exc
+
+    def _floppy(self) -> bool:
+        """Whether what was seen so far may be a floppy that boots."""
+        one = self._found[0] if len(self._found) == 1 else None
+        return isinstance(one, formats.GPT) and one.boots and self._seen <= _FLOPPY
+
+    def _refuse_truncated(self, size: int) -> None:
+        for one in self._found:
+            least = getattr(one, "least_size", int)()
+            if size < least:
+                raise errors.ContentRejected(
+                    f"the data is {one.NAME}, but ends after {size} bytes where its header needs {least}; "
+                    "upload all of it, or convert it again"
+                )
+
+    def _virtual_size(self, size: int) -> int | None:
+        if self._declared == "raw":
+            return size or None
+        if self._detected != self._declared or not self._found:
+            return None
+        try:
+            virtual: int = self._found[0].virtual_size
+        except Exception as exc:  # noqa: BLE001 - hostile data
+            LOG.debug("no virtual size: %s", exc)
+            self._mismatch(f"the {self._declared} data does not tell the size of its disk; convert it again")
+            return None
+        return virtual if virtual > 0 else None
