@@ -24,13 +24,18 @@ def main() -> int:
     parser.add_argument("--database", choices=databases.KINDS, default="sqlite", help="default sqlite")
     parser.add_argument("--power", type=int, metavar="CUTS", help="lose power so many times, instead of kill -9")
     parser.add_argument(
-        "--mutations", action="store_true", help="leave each sync out, and lose power until it is found"
+        "--mutations",
+        nargs="?",
+        const="",
+        metavar="WORDS",
+        help="leave each sync out in turn, and lose power until it is found; with words, those that have them",
     )
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="default: another one each time")
     options = parser.parse_args()
-    if options.mutations:
-        left = mutations.survivors(options.power or 200, options.seed)
-        print(f"{len(mutations.MUTATIONS) - len(left)} of {len(mutations.MUTATIONS)} found")
+    if options.mutations is not None:
+        chosen = [one for one in mutations.MUTATIONS if options.mutations in one.what]
+        left = mutations.survivors(options.power or 300, options.seed, chosen)
+        print(f"{len(chosen) - len(left)} of {len(chosen)} mutations found")
         return 1 if left else 0
     state = Path(tempfile.mkdtemp(prefix="calotype-crash-"))
     print(f"seed {options.seed}, state in {state}", flush=True)

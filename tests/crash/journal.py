@@ -8,6 +8,7 @@ what was sent without an answer is there in full or not at all.
 import functools
 import hashlib
 import json
+import os
 import random
 import threading
 import time
@@ -115,7 +116,8 @@ class Entry:
 class Journal:
     """Every image ever asked for. Take `lock` to read or change entries.
 
-    A file that exists is read: its lines tell all that was asked for and answered so far.
+    A file that exists is read: its lines tell all that was asked for and answered so far. Half a line at its end was
+    never written: nobody has sent or been answered what it tells.
     """
 
     def __init__(self, path: Path) -> None:
@@ -125,10 +127,12 @@ class Journal:
         self.acknowledged = 0
         self.users: dict[str, str] = {}  #: users that must be there, with their passwords
         self.touched: set[str] = set()  #: images of which something was asked since this was cleared
-        self._file: TextIO = path.open("a+")
-        self._file.seek(0)
-        for line in self._file:
+        lines, _, half = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
+        for line in lines.splitlines():
             self._remember(**json.loads(line))
+        if half:
+            os.truncate(path, path.stat().st_size - len(half))
+        self._file: TextIO = path.open("a")
 
     def write(self, what: str, image_id: str, **facts: Any) -> None:
         """One line, for whoever has to find out what happened."""

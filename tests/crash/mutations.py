@@ -96,9 +96,9 @@ def left_out() -> Iterator[str]:
     return (mutation.file for mutation in MUTATIONS if _SYNC.search(mutation.before))
 
 
-def survivors(cuts: int, seed: int, chosen: Sequence[Mutation] = MUTATIONS) -> list[str]:
+def survivors(cuts: int, seed: int, chosen: Sequence[Mutation]) -> list[str]:
     """Run each mutation until it is found, for so many losses of power at most. Prints; what was not found."""
-    found_not = []
+    left = []
     for mutation in chosen:
         begin = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="calotype-mutation-") as copy:
@@ -108,9 +108,8 @@ def survivors(cuts: int, seed: int, chosen: Sequence[Mutation] = MUTATIONS) -> l
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join([copy, os.getcwd()])}
             run = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         assert run.returncode in (0, 1), run.stdout + run.stderr
-        lines = run.stdout.splitlines()
-        state = "NOT FOUND" if run.returncode == 0 else "found: " + next(line for line in lines if line.startswith(">"))
-        print(f"{mutation.what} not synced: {state} ({time.monotonic() - begin:.0f} s)", flush=True)
-        if run.returncode == 0:
-            found_not.append(mutation.what)
-    return found_not
+        why = [line for line in run.stdout.splitlines() if line.startswith(">")]
+        assert why or run.returncode == 0, run.stdout + run.stderr
+        print(f"{mutation.what}: {' '.join(why) or 'NOT FOUND'} ({time.monotonic() - begin:.0f} s)", flush=True)
+        left += [] if why else [mutation.what]
+    return left

@@ -85,7 +85,10 @@ class PowerCuts:
         """Lose power so many times. Raises `AssertionError` with all that is wrong after one of them."""
         while self.summary.cuts < cuts:
             begun = len(self._disk.changes)
-            self._record()
+            try:
+                self._record()
+            except AssertionError as exc:
+                raise AssertionError(f"run {self.summary.runs}, under load\n> {exc}") from exc
             choose = self._moments(begun)
             left = self._disk
             for _ in range(min(_CUTS_PER_RUN, cuts - self.summary.cuts)):
@@ -116,7 +119,7 @@ class PowerCuts:
         with self._mounted(self._disk) as (mounted, journal):
             machine = self._machine
             machine.arguments = ("--workers", "2") if self._rng.random() < 0.5 else ()
-            machine.start()
+            self._start()
             if "admin" not in journal.users:
                 cloud = yaml.safe_load((machine.home / "clouds.yaml").read_text())["clouds"]["calotype"]
                 journal.user("admin", cloud["auth"]["password"])
@@ -137,10 +140,7 @@ class PowerCuts:
         with self._mounted(disk) as (_, journal):
             machine = self._machine
             seen = len(machine.log) if (machine.state / "serve.log").exists() else 0
-            try:
-                machine.start()
-            except RuntimeError as exc:
-                raise AssertionError(str(exc)) from exc
+            self._start()
             took, problems = settle(machine)
             self.summary.slowest_recovery = max(self.summary.slowest_recovery, took)
             for name, password in list(journal.users.items())[-2:]:  # The file is one, and passwords cost time.
@@ -154,6 +154,12 @@ class PowerCuts:
                 problems.append(f"the service logged a traceback:\n{machine.log[seen:][-4000:]}")
             self.summary.checked += len(journal.entries)
             assert not problems, "\n".join(problems[:20])
+
+    def _start(self) -> None:
+        try:
+            self._machine.start()
+        except RuntimeError as exc:
+            raise AssertionError(str(exc)) from exc
 
     @contextlib.contextmanager
     def _mounted(self, disk: Disk) -> Iterator[tuple[Mounted, Journal]]:
