@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from tests.crash.disk import OUTSIDE, Disk, Mounted, Name, Sync
+from tests.crash.disk import OUTSIDE, Change, Disk, Mounted, Name, Sync
 from tests.crash.journal import Content, Journal
 from tests.crash.load import Aim, Load
 from tests.crash.oracle import check, debris, settle
@@ -183,13 +183,10 @@ class PowerCuts:
         journal.user(name, PASSWORD)
 
     def _killed(self, begun: int, choose: Callable[[], int]) -> int:
-        """When the service is killed: more often than not just after a name was removed."""
-        gone = [
-            at
-            for at in range(begun, len(self._disk.changes))
-            if isinstance(change := self._disk.changes[at], Name) and not any(slot[2] for slot in change.slots)
-        ]
-        return self._rng.choice(gone) + 1 if gone and self._rng.random() < 0.6 else choose()
+        """When the service is killed: more often than not just after a stored file lost its name."""
+        changes = self._disk.changes
+        gone = [at for at in range(begun, len(changes)) if "." not in _removed(changes[at])]
+        return self._rng.choice(gone) + 1 if gone and self._rng.random() < 0.7 else choose()
 
     def _moments(self, begun: int) -> Callable[[], int]:
         """Chooses when power is lost: just after what counts, which are answers, names and syncs, or at any time."""
@@ -200,8 +197,16 @@ class PowerCuts:
         recovery = range(begun, told[0]) if told else every
         names = [at for at in every if isinstance(changes[at], Name)]
         syncs = [at for at in every if isinstance(changes[at], Sync)]
-        kinds = [kind for kind in (told, told, users, names, syncs, recovery, every) if kind]
+        kinds = [kind for kind in (told, told, users, names, syncs, recovery, recovery, every) if kind]
         return lambda: self._rng.choice(self._rng.choice(kinds)) + 1
+
+
+def _removed(change: Change) -> str:
+    """The name that is gone; temporary ones have a dot, and so has what stands for none."""
+    match change:
+        case Name(((_, name, 0),)):
+            return name
+    return "."
 
 
 def _some_content(rng: random.Random) -> Content:

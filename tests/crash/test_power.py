@@ -3,16 +3,21 @@
 import os
 import random
 import stat
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from calotype import errors
+from calotype.context import SERVICE
 from calotype.durable import make_directory
 from tests.crash import mutations
 from tests.crash.disk import OUTSIDE, ROOT, Disk, Mounted, Tree
 from tests.crash.power import PowerCuts
+from tests.stores.test_contract import file_store
 
 CUTS = 40
 
@@ -141,6 +146,37 @@ def test_a_disk_keeps_what_was_synced_and_may_forget_the_rest(
         mounted.close()
     found = [_files(disk.survivors(random.Random(seed)).base) for seed in range(300)]
     assert {tuple(files.items()) for files in found} == {tuple(files.items()) for files in left}
+
+
+def test_a_delete_that_was_begun_before_a_kill_is_done_only_when_it_is_durable(tmp_path: Path) -> None:
+    mounted = Mounted(Disk.empty(), tmp_path / "disk")
+    try:
+        store = file_store(tmp_path / "disk")
+        _sync(_write(store.directory / "a"), store.directory)
+        (store.directory / "a").unlink()  # by a process that came no further
+        with pytest.raises(errors.Missing):
+            store.delete(f"file://{store.directory}/a", ctx=SERVICE)
+        os.close(store._dir)
+        disk = mounted.end()
+    finally:
+        mounted.close()
+    for seed in range(100):
+        assert _files(disk.survivors(random.Random(seed)).base) == {}
+
+
+def test_who_lived_is_known_after_lost_power(tmp_path: Path) -> None:
+    announce = "from calotype.db.leases import Leases; Leases(None, Path('lib/owners'), None).owner; os._exit(0)"
+    mounted = Mounted(Disk.empty(), tmp_path / "disk")
+    try:
+        command = [sys.executable, "-c", f"import os; from pathlib import Path; {announce}"]
+        subprocess.run(command, cwd=tmp_path / "disk", check=True, timeout=60)
+        disk = mounted.end()
+    finally:
+        mounted.close()
+    names = sorted(_files(disk.now()))
+    assert [os.path.dirname(name) for name in names] == ["lib/owners"]
+    for seed in range(100):
+        assert sorted(_files(disk.survivors(random.Random(seed)).base)) == names
 
 
 def _files(tree: Tree, directory: int = ROOT, way: str = "") -> dict[str, bytes]:
