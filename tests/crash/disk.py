@@ -204,13 +204,17 @@ class Disk:
 
 
 def _settle_names(tree: Tree, directory: int, names: list[Name]) -> list[Name]:
-    left = []
-    for name in names:
-        if any(slot[0] == directory for slot in name.slots):
-            name.apply(tree)
-        else:
+    """Apply what was done to a directory; with a rename to another one, what was done there before. The rest."""
+    synced, settled, left = {directory}, [], []
+    for name in reversed(names):
+        if synced.isdisjoint(slot[0] for slot in name.slots):
             left.append(name)
-    return left
+        else:
+            synced |= {slot[0] for slot in name.slots}
+            settled.append(name)
+    for name in reversed(settled):
+        name.apply(tree)
+    return left[::-1]
 
 
 def _settle_content(tree: Tree, inode: int, contents: dict[int, list[Content]], *, whole: bool) -> None:
