@@ -18,6 +18,7 @@ import os
 import pickle
 import random
 import select
+import signal
 import stat
 import struct
 import subprocess
@@ -524,6 +525,8 @@ def _requests(device: int) -> Iterator[bytes]:
 
 
 def main() -> int:
+    for number in (signal.SIGTERM, signal.SIGINT):  # The end of standard input says when.
+        signal.signal(number, signal.SIG_IGN)
     place, file = sys.argv[1:]
     disk = pickle.loads(Path(file).read_bytes())  # our own
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)

@@ -1,5 +1,6 @@
 """`calotype serve` without the half second that importing takes: forked off a process that has imported everything."""
 
+import ctypes
 import json
 import os
 import select
@@ -8,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+_PDEATHSIG = 1
 
 
 class Starter:
@@ -70,6 +73,7 @@ def main() -> None:
             print(pid, flush=True)
             continue
         os.setpgid(0, 0)
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)  # Whoever ends the test ends this.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         output, nothing = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), os.open(os.devnull, os.O_RDONLY)
         for number, file in enumerate((nothing, output, output)):
