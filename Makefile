@@ -43,7 +43,7 @@ lint: $(VENV)/.test ## ruff, mypy (strict on src) and the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --database mariadb"
+crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --database mariadb", or "--power N" to lose power
 	@tests/needs
 	$(BIN)/python -m tests.crash $(ARGS)
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,17 +99,8 @@ class Service:
             write_users(self.state / "users.json")
         connection = f"\n[database]\nconnection = {self.database}\n" if self.database else ""
         (self.state / "calotype.conf").write_text((self.conf or "[DEFAULT]\n") + connection)
-        command = [sys.executable, "-m", "calotype.cli.main", "serve", *map(str, self.place)]
-        command += ["--bind", f"127.0.0.1:{self.port}", *self.arguments]
-        with (self.state / "serve.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, **self.environment},
-            )
+        bind = f"127.0.0.1:{self.port}"
+        self.process = self._launch(["serve", *map(str, self.place), "--bind", bind, *self.arguments])
         end = time.monotonic() + wait
         while time.monotonic() < end:
             if self.process.poll() is not None:
@@ -120,6 +111,17 @@ class Service:
             time.sleep(0.02)
         self.kill()
         raise RuntimeError(f"the service did not come up:\n{self.log}")
+
+    def _launch(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        with (self.state / "serve.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "calotype.cli.main", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **self.environment},
+            )
 
     def stop(self) -> int:
         """SIGTERM and wait; the exit code."""

@@ -1,4 +1,8 @@
-"""The long form: `python -m tests.crash --kills 1000`. Prints one line at the end; keeps the state of a failure."""
+"""The long forms, each with one line at the end; the state of a failure is kept.
+
+`python -m tests.crash --kills 1000`, `--power 500` for losses of power, `--mutations` to see that these find each sync
+that is left out.
+"""
 
 import argparse
 import shutil
@@ -8,18 +12,37 @@ import time
 from pathlib import Path
 
 from tests import databases
+from tests.crash import mutations
 from tests.crash.harness import Crashes
 from tests.crash.journal import MIB
+from tests.crash.power import PowerCuts
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description="kill -9 under load, again and again")
     parser.add_argument("--kills", type=int, default=100, help="default 100")
     parser.add_argument("--database", choices=databases.KINDS, default="sqlite", help="default sqlite")
+    parser.add_argument("--power", type=int, metavar="CUTS", help="lose power so many times, instead of kill -9")
+    parser.add_argument(
+        "--mutations",
+        nargs="?",
+        const="",
+        metavar="WORDS",
+        help="leave each sync out in turn, and lose power until it is found; with words, those that have them",
+    )
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="default: another one each time")
     options = parser.parse_args()
+    if options.mutations is not None:
+        chosen = [one for one in mutations.MUTATIONS if options.mutations in one.what]
+        left = mutations.survivors(options.power or 300, options.seed, chosen)
+        print(f"{len(chosen) - len(left)} of {len(chosen)} mutations found")
+        return 1 if left else 0
     state = Path(tempfile.mkdtemp(prefix="calotype-crash-"))
     print(f"seed {options.seed}, state in {state}", flush=True)
+    return lose_power(state, options) if options.power else kill(state, options)
+
+
+def kill(state: Path, options: argparse.Namespace) -> int:
     database = databases.for_service(options.database)
     crashes = Crashes(state, options.seed, database=database, images=250, bytes_=512 * MIB)
     try:
@@ -36,6 +59,20 @@ def main() -> int:
             crashes.service.kill()
     print(crashes.line())
     shutil.rmtree(state)
+    return 0
+
+
+def lose_power(state: Path, options: argparse.Namespace) -> int:
+    cuts = PowerCuts(state, options.seed)
+    try:
+        cuts.run(options.power)
+    except AssertionError as exc:
+        print(f"FAILED with seed {options.seed}: {exc}")
+        return 1
+    finally:
+        cuts.close()
+        print(cuts.line())
+        shutil.rmtree(state)
     return 0
 
 

@@ -8,6 +8,7 @@ what was sent without an answer is there in full or not at all.
 import functools
 import hashlib
 import json
+import os
 import random
 import threading
 import time
@@ -113,14 +114,24 @@ class Entry:
 
 
 class Journal:
-    """Every image ever asked for. Take `lock` to read or change entries."""
+    """Every image ever asked for. Take `lock` to read or change entries.
+
+    A file that exists is read: its lines tell all that was asked for and answered so far. Half a line at its end was
+    never written: nobody has sent or been answered what it tells.
+    """
 
     def __init__(self, path: Path) -> None:
         self.lock = threading.Lock()
         self.entries: dict[str, Entry] = {}
         self.problems: list[str] = []
         self.acknowledged = 0
+        self.users: dict[str, str] = {}  #: users that must be there, with their passwords
         self.touched: set[str] = set()  #: images of which something was asked since this was cleared
+        lines, _, half = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
+        for line in lines.splitlines():
+            self._remember(**json.loads(line))
+        if half:
+            os.truncate(path, path.stat().st_size - len(half))
         self._file: TextIO = path.open("a")
 
     def write(self, what: str, image_id: str, **facts: Any) -> None:
@@ -133,9 +144,51 @@ class Journal:
         self.problems.append(text)
         self.write("problem", "", text=text)
 
-    def answered(self, what: str, entry: Entry, status: int, *allowed: int) -> bool:
+    def user(self, name: str, password: str) -> None:
+        """Whoever added this user was told that it is done."""
+        self.users[name] = password
+        self.write("user", "", name=name, password=password)
+
+    def _remember(self, what: str, image: str, status: int = 0, **facts: Any) -> None:
+        """What `load.py` did to the entry of an image when it wrote this line."""
+        entry = self.entries.get(image)
+        if what == "create":
+            self.entries[image] = Entry(image, facts["name"], facts["properties"], set(facts["tags"]))
+        if what == "user":
+            self.users[facts["name"]] = facts["password"]
+        if entry is None:
+            return
+        done = 200 <= status < 300
+        match what:
+            case "create answered":
+                entry.created = done
+            case "upload":
+                entry.maybe.append(Content(facts["seed"], facts["size"]))
+            case "upload answered":
+                content = next(one for one in entry.maybe if one.seed == facts["seed"])
+                entry.maybe.remove(content)
+                entry.content = content if done else entry.content
+            case "edit":
+                properties = tuple((name, value) for name, value in facts["edit"].pop("properties"))
+                entry.edit = Edit(properties=properties, **facts["edit"])
+            case "edit answered":
+                if done and entry.edit:
+                    entry.apply(entry.edit)
+                entry.edit = None
+            case "delete":
+                entry.deleting = True
+            case "delete answered":
+                entry.deleted, entry.deleting = done, False
+            case "trim":
+                entry.deleted = True
+        self.acknowledged += done
+
+    def close(self) -> None:
+        self._file.close()
+
+    def answered(self, what: str, entry: Entry, status: int, *allowed: int, **facts: Any) -> bool:
         """Note an answer, with `lock` held. Whether it says that the request was carried out."""
-        self.write(f"{what} answered", entry.id, status=status)
+        self.write(f"{what} answered", entry.id, status=status, **facts)
         if status not in allowed:
             self.problem(f"{what} of image {entry.id} answered {status}")
         if status < 300:

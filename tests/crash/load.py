@@ -12,7 +12,7 @@ import time
 import uuid
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import requests
 
@@ -46,11 +46,20 @@ def some_aim(rng: random.Random) -> Aim:
 class Load:
     """Clients at work, each in a thread, until `run` kills the service beneath them."""
 
-    def __init__(self, service: Service, journal: Journal, rng: random.Random, *, full: bool) -> None:
+    def __init__(
+        self,
+        service: Service,
+        journal: Journal,
+        rng: random.Random,
+        *,
+        full: bool,
+        content: Callable[[random.Random], Content] = some_content,
+    ) -> None:
         self._service = service
         self._journal = journal
         self._rng = rng
         self._full = full
+        self._content = content
         self._over = False
         self._aim = Aim(0)
         self._armed = False
@@ -106,7 +115,9 @@ class Load:
         entry = Entry(image_id, f"name {rng.getrandbits(32)}", {"born": "yes"}, {"first"})
         with journal.lock:
             journal.entries[image_id] = entry
-            journal.write("create", image_id)
+            journal.write(
+                "create", image_id, name=entry.name, properties=dict(entry.properties), tags=sorted(entry.tags)
+            )
         self._point("edit")
         answer = create(client, entry)
         with journal.lock:
@@ -127,27 +138,33 @@ class Load:
             if entry is None:
                 return
             alone = not entry.maybe
-            content = some_content(rng)
+            content = self._content(rng)
             entry.maybe.append(content)
             journal.write("upload", entry.id, seed=content.seed, size=content.size)
         status = self._send(entry, content, rng)
+        if status is None:
+            return
         with journal.lock:
             others = [404, 410] if entry.deleting or entry.deleted else []
-            done = journal.answered("upload", entry, status, 204, *others, *([] if alone else [409]), 409)
+            others += [] if alone else [409]
+            done = journal.answered("upload", entry, status, 204, *others, 409, seed=content.seed)
             entry.maybe.remove(content)
             if done and entry.content is not None:
                 journal.problem(f"two uploads to image {entry.id} were acknowledged")
             if done:
                 entry.content = content
 
-    def _send(self, entry: Entry, content: Content, rng: random.Random) -> int:
-        """The status that answers an upload, sent at once, in drops, or with a pause before its last bytes."""
+    def _send(self, entry: Entry, content: Content, rng: random.Random) -> int | None:
+        """The status that answers an upload, sent at once, in drops, or with a pause before its last bytes.
+
+        None when it was broken off before its end.
+        """
         data = memoryview(content.data())
-        style = rng.choices(["fast", "drops", "late"], [5, 2, 2])[0]
+        style = rng.choices(["fast", "drops", "late", "broken"], [5, 2, 2, 1])[0]
         cuts = {"fast": [], "drops": sorted(rng.randrange(len(data) + 1) for _ in range(rng.randrange(1, 16)))}
         cuts["late"] = [max(0, len(data) - rng.randrange(1, 4096))]
-        edges = [0, *cuts[style], len(data)]
-        pauses = {"fast": 0.0, "drops": rng.uniform(0, 0.04), "late": rng.uniform(0, 0.3)}
+        edges = [0, *cuts.get(style, []), len(data)]
+        pauses = {"fast": 0.0, "broken": 0.0, "drops": rng.uniform(0, 0.04), "late": rng.uniform(0, 0.3)}
         chunked = rng.random() < 0.4
         connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=30)
         with contextlib.closing(connection):
@@ -158,6 +175,9 @@ class Load:
             connection.endheaders()
             # A refusal can come before the body was sent; then the connection breaks, and the answer is there.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                if style == "broken":
+                    connection.send(b"%x\r\n" % len(data) if chunked else data[: len(data) // 2])
+                    return None
                 for start, end in itertools.pairwise(edges):
                     for at in range(start, end, MIB):
                         piece = data[at : min(at + MIB, end)]
@@ -209,7 +229,7 @@ class Load:
             if entry is None:
                 return
             entry.edit = edit
-            journal.write("edit", entry.id, edit=repr(edit))
+            journal.write("edit", entry.id, edit=asdict(edit))
         self._point("edit")
         answer = send(entry)
         with journal.lock:

@@ -24,6 +24,7 @@ from pathlib import Path
 import bcrypt
 
 from calotype import errors
+from calotype.durable import make_directory, sync_directory
 
 LOG = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def read_users(path: Path) -> dict[str, User]:
 @contextlib.contextmanager
 def changing_users(path: Path) -> Iterator[dict[str, User]]:
     """The users, to be changed in place and written back; two commands at once lose nothing of each other."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path.parent)
     lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -204,7 +205,7 @@ def changing_users(path: Path) -> Iterator[dict[str, User]]:
 
 def write_users(path: Path, users: Mapping[str, User]) -> None:
     """Replace the file in one step, readable by its owner alone."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path.parent)
     text = json.dumps({"users": [asdict(user) for user in users.values()]}, indent=1) + "\n"
     write_private(path, text)
 
@@ -223,11 +224,7 @@ def write_private(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from calotype.auth.basic import write_private
+from calotype.durable import make_directory
 
 CLOUD = "calotype"
 
@@ -18,7 +19,7 @@ def write(path: Path, endpoint: str, user: str, password: str) -> None:
         "auth": {"endpoint": endpoint, "username": user, "password": password},
         "image_endpoint_override": endpoint,
     }
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path.parent)
     write_private(path, yaml.safe_dump({"clouds": {CLOUD: cloud}}, sort_keys=False))
 
 

@@ -10,6 +10,7 @@ from calotype import app, config
 from calotype.cli.common import Commands, group, load
 from calotype.db import images, schema
 from calotype.db.engine import now
+from calotype.durable import make_directory
 
 #: Rows of each table that one transaction of a purge removes.
 _BATCH = 1000
@@ -51,7 +52,7 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def run_sync(options: argparse.Namespace) -> int:
     conf = load(options)
-    config.state_path(conf, "").mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(config.state_path(conf, ""))
     found = schema.sync(app.database(conf, patient=True))
     print(
         f"The schema is at {schema.HEAD}" + (" already." if found == schema.HEAD else f"; it was {found or 'empty'}.")

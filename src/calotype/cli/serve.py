@@ -18,6 +18,7 @@ from calotype.cli import clouds
 from calotype.cli.common import Commands, load
 from calotype.cli.env import exports
 from calotype.db import schema
+from calotype.durable import make_directory
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     endpoint = check_listening(conf)
     log.setup(conf, "calotype")
     os.umask(0o077)  # Whatever is made from here on is nobody else's business.
-    config.state_path(conf, "").mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(config.state_path(conf, ""))
     if conf.database.connection is None:
         with closing(app.database(conf)) as database:
             schema.sync(database)

@@ -19,6 +19,7 @@ from pathlib import Path
 from calotype import errors
 from calotype.db import jobs
 from calotype.db.engine import Database
+from calotype.durable import make_directory, sync_directory
 from calotype.model import Job
 
 LOG = logging.getLogger(__name__)
@@ -121,13 +122,15 @@ class Leases:
             self._owner = None
 
     def _announce(self) -> str:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(self._directory)
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         # Locked before it has the name that others look for, so that it is never seen unlocked while alive.
         hidden = self._directory / f".{owner}"
         self._file = os.open(hidden, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         hidden.rename(self._directory / owner)
+        # After lost power this name says who is dead; without it, jobs would wait for their leases to run out.
+        sync_directory(self._directory)
         return owner
 
     def _beat(self) -> None:

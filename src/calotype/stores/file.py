@@ -21,6 +21,7 @@ from oslo_config import cfg
 
 from calotype import errors
 from calotype.context import Context
+from calotype.durable import make_directory
 from calotype.stores.base import Body, Chunk, Feature, Health, Note, Stored
 
 OPTIONS: list[cfg.Opt] = [
@@ -70,7 +71,7 @@ class FileStore:
         features = {Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.SENDFILE}
         self.features = frozenset(features | ({Feature.SPARSE} if self._thin else set()))
         try:
-            self.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            make_directory(self.directory, 0o750)
             self._dir = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:
             raise errors.ConfigError(f"Store {name}: {self.directory} cannot be used: {exc.strerror}") from exc
@@ -217,6 +218,8 @@ class FileStore:
             try:
                 os.unlink(name, dir_fd=self._dir)
             except FileNotFoundError as exc:
+                # Whoever removed it may have been killed before the next line: gone is only what is durably so.
+                os.fsync(self._dir)
                 raise errors.Missing("The image's data is not in the store.", self.name) from exc
             os.fsync(self._dir)
 
