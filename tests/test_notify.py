@@ -34,10 +34,9 @@ def next_but_beats(heard: socket.socket) -> dict[str, str]:
             return said
 
 
-@pytest.mark.parametrize("address", ["{path}/notify", "@calotype-{path}"], ids=["path", "abstract"])
-def test_start_reload_life_and_stop_are_told(state: Path, tmp_path: Path, address: str) -> None:
-    address = address.format(path=tmp_path)
-    with listening(address.replace("@", "\0", 1) if address.startswith("@") else address) as heard:
+def test_start_reload_life_and_stop_are_told(state: Path, tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with listening(address) as heard:
         environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"}
         with running(state, environment=environment) as service:
             assert service.process
@@ -54,6 +53,12 @@ def test_start_reload_life_and_stop_are_told(state: Path, tmp_path: Path, addres
             heard.setblocking(False)
             with pytest.raises(BlockingIOError):
                 heard.recv(4096)
+
+
+def test_a_manager_may_listen_at_a_name_that_is_no_file(tmp_path: Path) -> None:
+    with listening(f"\0calotype-{tmp_path}") as heard:
+        Manager({"NOTIFY_SOCKET": f"@calotype-{tmp_path}"}).ready()
+        assert heard.recv(4096) == b"READY=1"
 
 
 def test_a_service_that_cannot_start_is_never_ready(state: Path, tmp_path: Path) -> None:
@@ -137,16 +142,6 @@ def test_users_and_directories_are_those_of_the_unit() -> None:
             assert (kind, group, age) == ("d", "calotype", "-")
             assert int(mode, 8) & 0o007 == 0, f"{path} is everybody's"
     assert "StateDirectory=calotype\n" in unit
-
-
-def test_the_log_that_is_rotated_is_made_anew(state: Path) -> None:
-    log = state / "calotype.log"
-    with running(state, f"[DEFAULT]\nlog_file = {log}\n") as service:
-        client = service.client()
-        image_id = client.queued(disk_format="qcow2")
-        log.rename(state / "calotype.log.1")
-        assert client.put(image_id, b"no qcow2").status_code == 415
-        assert image_id in log.read_text()
 
 
 def test_the_container_runs_without_rights_and_is_pinned() -> None:

@@ -37,7 +37,14 @@ def on(mounts: ExitStack, place: Path, state: Path, conf: str = CONF) -> Service
     state.mkdir(mode=0o700)
     with closing(Database(database)) as made:
         schema.sync(made)
-    return mounts.enter_context(running(state, conf, database=database))
+    return run(mounts, state, conf, database)
+
+
+def run(mounts: ExitStack, state: Path, conf: str, database: str = "") -> Service:
+    """A service that is killed in the end, before its disks go: how one stops is another matter, and takes longer."""
+    service = mounts.enter_context(running(state, conf, database=database))
+    mounts.callback(service.kill)
+    return service
 
 
 def listed(client: Client) -> set[str]:
@@ -126,7 +133,7 @@ def test_what_the_database_cannot_record_is_refused_and_undone_when_it_can(
         assert listed(client) == {kept, begun, waiting}
         for image_id in (kept, begun, waiting):
             assert client.delete(image_id).status_code == 204
-    service.stop()
+    service.kill()
     assert is_sound(place)
 
 
@@ -161,9 +168,11 @@ def test_a_service_with_a_read_only_database_says_so_at_its_start(
     mounts.enter_context(tmpfs(place, 8 * MIB))
     service = on(mounts, place, state)
     service.stop()
-    with read_only(place), pytest.raises(RuntimeError, match=r"calotype: .*(readonly|read-only|unable to open) database"):
+    with (
+        read_only(place),
+        pytest.raises(RuntimeError, match=r"calotype: .*(readonly|read-only|unable to open) database"),
+    ):
         service.start()
-    service.start()
 
 
 def test_a_service_with_a_read_only_store_starts_and_gives_what_it_has(
@@ -172,9 +181,10 @@ def test_a_service_with_a_read_only_store_starts_and_gives_what_it_has(
     place = tmp_path / "images"
     mounts.enter_context(tmpfs(place, 8 * MIB))
     conf = f"{CONF}[glance_store]\nfilesystem_store_reserve = 0\nfilesystem_store_datadir = {place}\n"
-    service = mounts.enter_context(running(state, conf))
-    kept = service.client().active(b"some data")
-    service.stop()
+    service = run(mounts, state, conf)
+    client = service.client()
+    kept = client.active(b"some data")
+    service.kill()
     with read_only(place):
         service.start()
         client = service.client()
@@ -199,7 +209,7 @@ def test_a_log_that_cannot_be_written_fails_no_request(
         (state / "serve.log").symlink_to(file)
     with full(place):
         assert free(place) == 0
-        client = mounts.enter_context(running(state, conf)).client()
+        client = run(mounts, state, conf).client()
         image_id = client.active(b"some data")
         assert client.put(image_id, b"other data").status_code == 409
         truncated = client.queued(disk_format="qcow2")

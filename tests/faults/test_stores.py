@@ -104,7 +104,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         mounts.enter_context(ext4(path / "disk", 4 * MIB, inodes=32))
         disk = mounts.enter_context(faulty(path / "faulty"))
         service = mounts.enter_context(running(path / "state", CONF.format(path=path)))
-        yield Place(service, service.client(), path, disk)
+        client = service.client()
+        yield Place(service, client, path, disk)
+        client.session.close()
 
 
 @pytest.fixture(autouse=True)
