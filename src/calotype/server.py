@@ -30,6 +30,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
+from calotype.notify import Manager
 from calotype.socket_body import SocketBody
 from calotype.threads import Threads
 
@@ -378,8 +379,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         patience: Patience,
         grace: int,
         on_reload: Callable[[], None],
+        manager: Manager,
     ) -> None:
         self._load = load
+        self.manager = manager
         self.grace = grace
         self.on_reload = on_reload
         self._settings = settings
@@ -401,8 +404,19 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's master, whose SIGHUP disturbs no transfer: processes read again what may change, and go on."""
 
     def handle_hup(self) -> None:
+        self.app.manager.reloading()
         self.app.on_reload()  # for workers to come
         self.kill_workers(signal.SIGHUP)
+        self.app.manager.ready()
+
+    def murder_workers(self) -> None:
+        """Called about once a second by the main loop."""
+        self.app.manager.beat()
+        super().murder_workers()
+
+    def stop(self, graceful: bool = True) -> None:
+        self.app.manager.stopping()
+        super().stop(graceful)
 
 
 def run(
@@ -424,8 +438,8 @@ def run(
     """Serve until SIGTERM; raises `SystemExit` at the end.
 
     `load` is called once, in the master. `on_worker_start` runs in each worker before its first request: threads and
-    connections begin there. `on_ready` runs in the master when the addresses are bound. `on_reload` runs in every
-    process at SIGHUP.
+    connections begin there. `on_ready` runs in the master when the addresses are bound; then a service manager is
+    told. `on_reload` runs in every process at SIGHUP.
     """
 
     def started(_worker: Any) -> None:
@@ -444,6 +458,13 @@ def run(
     # A connection is a descriptor, a transfer some more; the usual soft limit of 1024 is for programs that use select.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    manager = Manager()
+
+    def ready(_arbiter: Any) -> None:
+        if on_ready:
+            on_ready()
+        manager.ready()
+
     settings = {
         "bind": bind,
         "worker_class": Worker,
@@ -466,9 +487,9 @@ def run(
         "keyfile": keyfile,
         "post_worker_init": started,
         "worker_exit": exited,
-        "when_ready": lambda _arbiter: on_ready() if on_ready else None,
+        "when_ready": ready,
     }
-    Server(load, settings, patience, graceful_timeout, on_reload).run()
+    Server(load, settings, patience, graceful_timeout, on_reload, manager).run()
 
 
 def _heartbeat_dir(state_dir: Path | None) -> str | None:

@@ -14,6 +14,7 @@ What a disk may do when power is lost, as far as POSIX promises anything:
 
 import ctypes
 import errno
+import json
 import os
 import pickle
 import random
@@ -26,7 +27,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,14 @@ class Mounted:
         assert self._server.stdout is not None
         assert self._server.stdout.readline() == b"mounted\n", "the file system could not be mounted; are you root?"
 
+    def fail(self, *faults: "Fault") -> None:
+        """From now on, answer these calls with errors, and no others; nothing given, the disk is sound again."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps([asdict(fault) for fault in faults]).encode() + b"\n")
+        self._server.stdin.flush()
+        assert self._server.stdout.readline() == b"noted\n"
+
     def end(self) -> Disk:
         """Unmount, when nobody uses it any more. The disk with all that was done to it."""
         end = time.monotonic() + 10
@@ -343,11 +352,49 @@ _FOR_EVER = 1 << 30  #: Seconds; nobody changes anything but through this kernel
 _KEEP_CACHE = 2
 
 
+#: What the kernel asks for, by the names of `Fault`.
+_CALLS = {
+    "setattr": (4,),
+    "mkdir": (9,),
+    "unlink": (10, 11),
+    "rename": (12, 45),
+    "link": (13,),
+    "open": (14,),
+    "read": (15,),
+    "write": (16,),
+    "fsync": (20,),
+    "fsyncdir": (30,),
+    "create": (8, 35),
+}
+#: Calls that change something, all of which a file system that is read-only refuses.
+CHANGES = ("setattr", "mkdir", "unlink", "rename", "link", "write", "create")
+
+
+@dataclass(slots=True)
+class Fault:
+    """Calls of one kind that go wrong, and do nothing."""
+
+    call: str
+    number: int  #: errno
+    after: int = 0  #: so many still go well
+    times: int = 1 << 30  #: and after so many it is over
+
+    def strikes(self, code: int) -> bool:
+        if code not in _CALLS[self.call]:
+            return False
+        self.after -= 1
+        if self.after >= 0 or self.times <= 0:
+            return False
+        self.times -= 1
+        return True
+
+
 class Server:
     """Answers the kernel. Single-threaded, so that there is one order."""
 
     def __init__(self, disk: Disk, record: Any) -> None:
         self.tree = disk.now()
+        self.faults: list[Fault] = []
         self._record = record
         self._next = max(*self.tree, *(c.inode for c in disk.changes if isinstance(c, Make)), ROOT) + 1
         self._listings: dict[int, list[tuple[int, str]]] = {}
@@ -384,6 +431,9 @@ class Server:
             # What is not known is none of this file system's: the kernel finds another way.
             if code not in self._answers:
                 raise OSError(errno.ENOSYS, "")
+            for fault in self.faults:
+                if fault.strikes(code):
+                    raise OSError(fault.number, "")
             body = self._answers[code](number, request[_IN.size :])
         except OSError as exc:
             return _OUT.pack(_OUT.size, -(exc.errno or errno.EIO), unique)
@@ -509,12 +559,16 @@ def _text(body: bytes) -> str:
     return body.split(b"\0", 1)[0].decode()
 
 
-def _requests(device: int) -> Iterator[bytes]:
-    """Until it is unmounted; or, if whoever started this is gone, until now."""
+def _requests(device: int, server: Server) -> Iterator[bytes]:
+    """Until it is unmounted; or, if whoever started this is gone, until now. Faults come by standard input."""
     while True:
         ready, _, _ = select.select([device, sys.stdin], [], [])
-        if device not in ready:
-            return
+        if sys.stdin in ready:
+            if not (line := sys.stdin.readline()):
+                return
+            server.faults = [Fault(**fault) for fault in json.loads(line)]
+            print("noted", flush=True)
+            continue
         try:
             yield os.read(device, _LARGEST + 4096)
         except OSError as exc:
@@ -538,7 +592,7 @@ def main() -> int:
     try:
         with Path(file).open("wb") as record:
             server = Server(disk, record)
-            for request in _requests(device):
+            for request in _requests(device, server):
                 if (answer := server.answer(request)) is not None:
                     try:
                         os.write(device, answer)

@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options) or 0)
     except errors.CalotypeError as exc:
-        print(f"calotype: {exc}", file=sys.stderr)
+        # What the database says: it is missing, read-only, full, or not there.
+        print(f"calotype: {errors.reason(exc) if isinstance(exc, errors.Busy) else exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

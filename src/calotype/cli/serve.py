@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from oslo_config import cfg
@@ -126,7 +126,8 @@ def _greet(conf: cfg.ConfigOpts, endpoint: str, *, first: bool) -> None:
         ]
         if shutil.which("openstack") is None:
             lines.append("(`openstack` comes with: pip install python-openstackclient)")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    with suppress(OSError):  # A full disk under the log is no reason not to serve.
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def _tls(conf: cfg.ConfigOpts) -> bool:

@@ -225,8 +225,11 @@ class FileStore:
 
     def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
         with self._translated():
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{image_id}.{attempt}.part", dir_fd=self._dir)
+            part = f"{image_id}.{attempt}.part"
+            # Where nothing may be changed, removing what is not there fails all the same; so look first.
+            if _exists(self._dir, part):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(part, dir_fd=self._dir)
             for note in notes:
                 self._unlink_if(image_id, note)
             os.fsync(self._dir)
