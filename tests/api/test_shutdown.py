@@ -60,8 +60,8 @@ def _download(client: Client, image_id: str, seconds: float) -> bytes | None:
     return None
 
 
-def test_20_transfers_are_finished_within_the_grace_or_fail_cleanly(state: Path, own_database: str) -> None:
-    with running(state, CONF, database=own_database) as service:
+def test_20_transfers_are_finished_within_the_grace_or_fail_cleanly(state: Path) -> None:
+    with running(state, CONF) as service:
         alice = service.client()
         large = DATA * 8  # more than the system's buffers hold
         there = alice.active(large)
