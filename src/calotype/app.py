@@ -13,8 +13,8 @@ from oslo_config import cfg
 from oslo_context import context as oslo_context
 
 from calotype import config, errors
+from calotype.api import body, versions
 from calotype.api import errors as api_errors
-from calotype.api import versions
 from calotype.api.routes import ROUTES, Route
 from calotype.api.schemas import Schemas
 from calotype.auth.basic import BasicAuth
@@ -154,6 +154,8 @@ class Arrival:
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool) -> None:
         resp.set_header("X-Openstack-Request-ID", req.context.request_id)
+        if resp.status_code >= 400:
+            body.drain(req.env)
 
 
 class Authentication:

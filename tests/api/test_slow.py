@@ -7,6 +7,8 @@ from tests.api import slow
 from tests.support import running
 
 SOCKETS = 1000
+#: Seconds that one of a hundred requests may take on a machine that runs other tests at the same time.
+BUSY = 0.05
 
 
 def test_a_thousand_slow_clients_hurt_nobody(state: Path) -> None:
@@ -17,12 +19,12 @@ def test_a_thousand_slow_clients_hurt_nobody(state: Path) -> None:
         with slow.crowd(service, images):
             time.sleep(4)
             crowded = slow.figures(service)
-            for _ in range(3):
+            for _ in range(4):
                 if crowded.p99 <= 3 * idle.p99:
                     break
                 # The machine may have had something else to do, at either time.
                 crowded = slow.figures(service)
-            assert crowded.p99 <= 3 * idle.p99
+            assert crowded.p99 <= max(3 * idle.p99, BUSY)
             assert crowded.memory - idle.memory <= 64
         end = time.monotonic() + 30
         while (

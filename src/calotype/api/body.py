@@ -2,19 +2,26 @@
 
 `source` gives what `images/stream.py` reads from. Our own server's body does all that is needed by itself and is
 used as it is; on others the promise is kept here: an end before the announced end is an error, never an end. A
-server that cannot hand over chunked bodies is refused rather than believed, as it would make an empty image.
+server that cannot hand over chunked bodies is refused rather than believed, as it would make an empty image. uWSGI
+closes a connection without reading what the client still sends, which then never sees the answer: hence `drain`.
 Small JSON bodies are read in `api/request.py`.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+import select
+from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
 from calotype import errors
 
 #: 1 MiB: what generic servers are asked for at a time. Smaller reads cost more turns, larger ones only memory.
 _STEP = 1 << 20
+#: What is read of a body that was refused, so that its client sees why.
+_DRAIN = 8 << 20
+_PAUSE = 200  #: Milliseconds without a byte after which a refused client is taken to wait for the answer.
+_SOURCE = "calotype.source"
 
-_Environ = Mapping[str, Any]  # WSGI's own idea of it
+_Environ = MutableMapping[str, Any]  # WSGI's own idea of it
 
 
 class Source(Protocol):
@@ -31,11 +38,26 @@ def source(environ: _Environ) -> Source:
     if getattr(raw, "keeps_its_length", False):
         own: Source = raw  # our server's
         return own
-    if _chunked(environ):
-        if environ.get("wsgi.input_terminated"):
-            return _Reads(raw.read, None)
-        return _Reads(_uwsgi_chunks(environ), None)
-    return _Reads(raw.read, length or 0)
+    if _SOURCE not in environ:
+        if not _chunked(environ):
+            read, left = raw.read, length or 0
+        else:
+            read, left = raw.read if environ.get("wsgi.input_terminated") else _uwsgi_chunks(environ), None
+        environ[_SOURCE] = _Reads(read, left, _uwsgi_continue if _waits(environ) else None)
+    found: Source = environ[_SOURCE]
+    return found
+
+
+def drain(environ: _Environ) -> None:
+    """Under uWSGI, read what the client still sends of a body, as far as that is not too much."""
+    if "uwsgi.version" not in environ or not has_body(environ):
+        return
+    rest, left, scratch = source(environ), _DRAIN, memoryview(bytearray(64 << 10))
+    poll = select.poll()
+    poll.register(_uwsgi().connection_fd(), select.POLLIN)
+    with contextlib.suppress(errors.BodyBroken):
+        while left > 0 and poll.poll(_PAUSE) and (got := rest.readinto(scratch)):
+            left -= got
 
 
 def content_length(environ: _Environ) -> int | None:
@@ -58,31 +80,51 @@ def _chunked(environ: _Environ) -> bool:
     return codings.rpartition(",")[2].strip().lower() == "chunked"
 
 
+def _waits(environ: _Environ) -> bool:
+    """Whether the client sends no body before it is told to, by a server that leaves that to us."""
+    return "uwsgi.version" in environ and environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+
+
+def _uwsgi_continue() -> None:
+    uwsgi = _uwsgi()
+    uwsgi.send(uwsgi.connection_fd(), b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 def _uwsgi_chunks(environ: _Environ) -> Callable[[int], bytes]:
     """uWSGI leaves `wsgi.input` empty for chunked bodies and has a function of its own."""
-    if "uwsgi.version" in environ:
-        try:
-            import uwsgi  # type: ignore[import-untyped,import-not-found,unused-ignore]  # exists only inside of uWSGI
-        except ImportError:
-            pass
-        else:
-            if hasattr(uwsgi, "chunked_read"):
-                return lambda _size: bytes(uwsgi.chunked_read())
+    if "uwsgi.version" in environ and hasattr(_uwsgi(), "chunked_read"):
+        return lambda _size: bytes(_uwsgi().chunked_read())
     raise errors.NotSupported(
         "this server cannot read a body in chunks: send it with a Content-Length, or run `calotype serve`"
     )
 
 
-class _Reads:
-    """A source made of a `read(size)`; `left` is what the body still owes, None where the server marks the end."""
+def _uwsgi() -> Any:
+    """A module that exists only inside of uWSGI."""
+    try:
+        import uwsgi  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    except ImportError:
+        return None
+    return uwsgi
 
-    def __init__(self, read: Callable[[int], bytes], left: int | None) -> None:
+
+class _Reads:
+    """A source made of a `read(size)`; `left` is what the body still owes, None where the server marks the end.
+
+    `go_on` tells a client that waits for it to send the body; it is called before the first read.
+    """
+
+    def __init__(self, read: Callable[[int], bytes], left: int | None, go_on: Callable[[], None] | None = None) -> None:
         self._read = read
+        self._go_on = go_on
         self._left = left
         self._held = memoryview(b"")
         self._ended = False
 
     def readinto(self, view: memoryview) -> int:
+        if self._go_on is not None:
+            self._go_on()
+            self._go_on = None
         if not self._held:
             if self._ended or self._left == 0:
                 return 0

@@ -1,0 +1,1 @@
+"""The service behind proxies and under another server."""
