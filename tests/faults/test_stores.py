@@ -16,11 +16,13 @@ import pytest
 import requests
 import sqlalchemy as sa
 
+from calotype import errors
 from calotype.db import images as db_images
 from calotype.db import tables
 from calotype.db.engine import Database, now
 from tests.crash.disk import CHANGES, Fault, Mounted
 from tests.faults.mounts import ext4, failing, faulty, free, full, need_mounts, read_only, tmpfs
+from tests.stores.test_contract import file_store, write
 from tests.support import Client, Service, running, until
 
 MIB = 1 << 20
@@ -239,6 +241,14 @@ def test_whatever_call_fails_the_client_is_told_and_nothing_is_left(
             assert place.names("faulty") == []
     place.hurry()
     place.as_before(image_id, "faulty", [])
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "link", "unlink", "fsyncdir"])
+def test_a_store_whose_disk_fails_once_leaves_nothing_for_a_cleaner(place: Place, call: str) -> None:
+    store = file_store(place.path / "faulty", "alone", filesystem_store_reserve=0)
+    with failing(place.disk, Fault(call, errno.EIO, times=1)), pytest.raises(errors.StoreUnavailable):
+        write(store, [b"some data"])
+    assert os.listdir(store.directory) == []
 
 
 def test_a_disk_that_becomes_read_only_in_mid_upload_is_cleaned_up_when_it_can_be(place: Place) -> None:
