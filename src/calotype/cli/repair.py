@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
             return _list(svc, what, options.json)
         if options.restore:
             store, _, key = options.restore.partition("/")
-            print(f"{repair.restore(svc, store, key).name} is back in store {store}.")
+            name = repair.restore(svc, store, key).name
+            print(json.dumps({"restored": name}) if options.json else f"{name} is back in store {store}.")
             return 0
         tally, progress = Tally(), Progress(svc, what, options.rate)
         found = list(shown(repair.survey(svc, what, age, tally, progress.read), progress, options.json))

@@ -57,7 +57,8 @@ class Finding:
 class Selection:
     """What to look at: all stores and ids where none is named.
 
-    Of `parts` of the images, by a hash of the id, those from `first` to `last`, counted from 1. `deep` reads and hashes every byte; without it, sizes alone are compared.
+    Of `parts` of the images, by a hash of the id, those from `first` to `last`, counted from 1.
+    `deep` reads and hashes every byte; without it, sizes alone are compared.
     """
 
     stores: tuple[str, ...] = ()
