@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,16 +17,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from calotype import errors
 from calotype.app import App
 from calotype.cli import main
-from calotype.context import SERVICE
 from calotype.db import images as db_images
 from calotype.db import tables
 from calotype.db.engine import now
-from calotype.images import data, lifecycle
+from calotype.images import data, lifecycle, repair
 from calotype.images.checking import Selection
 from calotype.images.lifecycle import NewImage
+from calotype.stores import file as file_store
 from tests.inprocess import ADMIN, ALICE, make_active, parts
 from tests.support import Client, running
 
@@ -44,7 +42,9 @@ def app_on_each(tmp_path: Path, database_url: str) -> Iterator[App]:
         yield made
 
 
-def command(path: Path, *arguments: str, code: int = 0, conf: str = "c.conf") -> list[dict[str, Any]]:
+def command(
+    path: Path, *arguments: str, code: int = 0, conf: str = "c.conf", dies: tuple[Any, str] | None = None
+) -> list[dict[str, Any]]:
     """The lines of a command's JSON; the summary is the last one of `verify` and of `repair --dry-run`."""
     words = [*arguments, "--json", "--config-file", str(path / conf), "--state-dir", str(path)]
     out, errors = path / "command.out", path / "command.err"
@@ -53,6 +53,8 @@ def command(path: Path, *arguments: str, code: int = 0, conf: str = "c.conf") ->
     if not child:
         try:
             with out.open("w") as sys.stdout, errors.open("w") as sys.stderr, open(os.devnull) as sys.stdin:
+                if dies is not None:
+                    setattr(*dies, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
                 ended = main.main(words)
         except BaseException:
             ended = 99
@@ -263,24 +265,9 @@ def test_a_repair_that_is_killed_is_finished_by_the_next_one(app: App, tmp_path:
     for image_id in (both, alone):
         flip(tmp_path / "one" / image_id, 0)
     before = bytes_of(tmp_path)
-    where = ("sync_directory", "_drop", "_put_aside")[moment]
-    script = f"""
-import os, signal, sys
-from calotype.cli import main
-from calotype.images import repair
-from calotype.stores import file
-module = file if {where!r} == "sync_directory" else repair
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-setattr(module, {where!r}, die)
-main.main(sys.argv[1:])
-"""
+    dies = ((file_store, "sync_directory"), (repair, "_drop"), (repair, "_put_aside"))[moment]
     arguments = ["--deep", "--yes", "--older-than", "0"]
-    place = ["--config-file", str(tmp_path / "c.conf"), "--state-dir", str(tmp_path)]
-    killed = subprocess.run(
-        [sys.executable, "-c", script, "repair", *arguments, *place], stdin=subprocess.DEVNULL, capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    command(tmp_path, "repair", *arguments, code=-signal.SIGKILL, dies=dies)
     assert bytes_of(tmp_path) == before
     command(tmp_path, "repair", *arguments)
     assert bytes_of(tmp_path) == before
@@ -290,10 +277,10 @@ main.main(sys.argv[1:])
     assert len([line for line in command(tmp_path, "repair", "--list-quarantine") if "location" in line]) == 2
 
 
-def test_a_service_under_load_gives_no_false_finding(state: Path, own_database: str) -> None:
-    with running(state, database=own_database) as service:
+def test_a_service_under_load_gives_no_false_finding(state: Path) -> None:
+    with running(state) as service:
         kept = [service.client().active(content(number)) for number in range(5)]
-        stop = time.monotonic() + 3
+        stop = time.monotonic() + 2
         failed: list[BaseException] = []
 
         def work(client: Client) -> None:
@@ -321,14 +308,3 @@ def test_a_service_under_load_gives_no_false_finding(state: Path, own_database: 
         assert runs >= 2
         assert all(service.client().file(image_id).content == content(n) for n, image_id in enumerate(kept))
         assert not (service.images / ".quarantine").exists()
-
-
-def test_a_name_that_is_taken_is_not_overwritten_by_undoing(app: App, tmp_path: Path) -> None:
-    image_id = make_active(app)
-    store: Any = app.service.stores.get("one")
-    key = store.quarantine(store.entry(image_id), {})
-    (tmp_path / "one" / image_id).write_bytes(b"another")
-    with pytest.raises(errors.AlreadyStored):
-        store.restore(key)
-    assert store.size(f"file://{tmp_path}/one/{image_id}", ctx=SERVICE) == 7
-    assert [one.key for one in store.quarantined()] == [key]
