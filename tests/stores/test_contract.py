@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from calotype import errors
 from calotype.context import SERVICE
-from calotype.stores.base import Chunk, Feature, Store
+from calotype.stores.base import Audits, Chunk, Feature, Store
 from calotype.stores.file import FileStore
 from calotype.stores.memory import MemoryStore
 from calotype.stores.registry import DRIVERS
@@ -248,3 +250,66 @@ def test_a_store_tells_how_it_is(store: Store) -> None:
     assert 0 < health.free <= health.total
     assert {Feature.READ, Feature.RANGE} <= store.features
     assert isinstance(store.details(), dict)
+
+
+@pytest.fixture
+def audited(store: Store) -> Audits:
+    if not isinstance(store, Audits):
+        pytest.skip("this kind of store has no quarantine")
+    return store
+
+
+def test_what_is_put_aside_is_not_there_and_can_be_brought_back(store: Store, audited: Audits) -> None:
+    url, other = write(store, [b"abc"]), write(store, [b"other"], image_id=OTHER)
+    entries = {entry.name: entry for entry in audited.entries()}
+    name = audited.name_of(url) or ""
+    assert set(entries) == {name, audited.name_of(other)}
+    assert entries[name].size == 3
+    assert audited.entry(name) == replace(entries[name], age=ANY)
+    key = audited.quarantine(entries[name], {"why": "a test"}) or ""
+    assert [(one.key, one.name, one.size, one.facts) for one in audited.quarantined()] == [
+        (key, name, 3, {"why": "a test"})
+    ]
+    assert [entry.name for entry in audited.entries()] == [audited.name_of(other)]
+    with pytest.raises(errors.Missing):
+        store.read(url, ctx=SERVICE)
+    assert audited.restore(key).name == name
+    assert content(store, url) == b"abc"
+    assert list(audited.quarantined()) == []
+    with pytest.raises(errors.Missing):
+        audited.restore(key)
+
+
+def test_what_changed_since_it_was_seen_is_not_put_aside(store: Store, audited: Audits) -> None:
+    url = write(store, [b"abc"])
+    seen = audited.entry(audited.name_of(url) or "")
+    assert seen
+    store.delete(url, ctx=SERVICE)
+    assert audited.quarantine(seen, {}) is None
+    write(store, [b"new"], attempt="ab12-2")
+    assert audited.quarantine(seen, {}) is None
+    assert content(store, url) == b"new"
+    assert list(audited.quarantined()) == []
+
+
+def test_nothing_is_overwritten_by_bringing_something_back(store: Store, audited: Audits) -> None:
+    url = write(store, [b"old"])
+    seen = audited.entry(audited.name_of(url) or "")
+    assert seen
+    key = audited.quarantine(seen, {}) or ""
+    write(store, [b"newer"], attempt="ab12-2")
+    with pytest.raises(errors.AlreadyStored):
+        audited.restore(key)
+    assert content(store, url) == b"newer"
+    assert [one.key for one in audited.quarantined()] == [key]
+
+
+def test_an_upload_in_work_is_listed_with_its_attempt(store: Store, audited: Audits) -> None:
+    seen: list[Any] = []
+
+    def watched() -> Iterator[bytes]:
+        yield b"half"
+        seen.extend(entry.attempt for entry in audited.entries())
+
+    write(store, watched(), attempt="ab12-1")
+    assert seen in ([], ["ab12-1"])

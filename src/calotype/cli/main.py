@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from calotype.cli import config, db, env, serve, user, worker
+    from calotype.cli import config, db, env, repair, serve, store, user, worker
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"calotype {__version__}")
     parser.set_defaults(helps=parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (serve, env, user, db, config, worker):
+    for module in (serve, env, user, db, store, repair, config, worker):
         module.register(commands, common)
     return parser
 

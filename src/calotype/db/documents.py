@@ -117,11 +117,11 @@ def seen_by(ctx: Context, record: Image) -> Image:
 
 def _locations(found: dict[str, list[Any]]) -> tuple[Location, ...]:
     numbers = sorted(found, key=int)
-    return tuple(Location(int(number), found[number][0], _metadata(found[number][1])) for number in numbers)
+    return tuple(Location(int(number), found[number][0], metadata_of(found[number][1])) for number in numbers)
 
 
 @lru_cache(maxsize=1024)
-def _metadata(text: str | None) -> Mapping[str, Any]:
+def metadata_of(text: str | None) -> Mapping[str, Any]:
     """Most copies of a store have the same."""
     found = json.loads(text) if text else {}
     return MappingProxyType(found if isinstance(found, dict) else {})

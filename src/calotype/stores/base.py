@@ -28,6 +28,7 @@ class Feature(Enum):
     RANGE = "range"
     SPARSE = "sparse"
     SENDFILE = "sendfile"
+    EPHEMERAL = "ephemeral"  #: the data is in one process, which alone can see it
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +123,51 @@ class Sweeps(Protocol):
 
     def sweep(self, lives: Callable[[str], bool]) -> int:
         """Remove temporary names older than a lease whose attempt does not live; how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a store, whatever it is. `age` is in seconds since it was last changed or got its name.
+
+    `attempt` is the token of the upload that a temporary name belongs to; `identity` differs for whatever else may
+    take the name later. `size` is bytes.
+    """
+
+    name: str
+    size: int
+    age: float
+    identity: str
+    attempt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """What was put aside: `key` names it, `name` is what it was called, `facts` is what was said of it."""
+
+    key: str
+    name: str
+    size: int
+    facts: Mapping[str, Any]
+
+
+@runtime_checkable
+class Audits(Protocol):
+    """A store that can list what is in it, and put something aside so that nobody is served it and nothing is lost."""
+
+    def name_of(self, url: str) -> str | None:
+        """The name that a location URL means, None when it lies elsewhere. Looks at the text only."""
+
+    def entries(self) -> Iterator[Entry]:
+        """Everything that is there but for what is in quarantine, in any order; what vanishes meanwhile is left out."""
+
+    def entry(self, name: str) -> Entry | None:
+        """One of them, as it is now; None when there is none."""
+
+    def quarantine(self, entry: Entry, facts: Mapping[str, Any]) -> str | None:
+        """Put it aside, durably, with JSON facts; its key. None, and nothing done, if it is not there as it was."""
+
+    def quarantined(self) -> Iterator[Quarantined]:
+        """What was put aside."""
+
+    def restore(self, key: str) -> Quarantined:
+        """Undo `quarantine`, durably. Raises `Missing`, and `AlreadyStored` when the name is taken."""

@@ -8,8 +8,10 @@ the directory's descriptor and symbolic links in it are not followed.
 
 import contextlib
 import errno
+import json
 import os
 import re
+import secrets
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,8 +23,8 @@ from oslo_config import cfg
 
 from calotype import errors
 from calotype.context import Context
-from calotype.durable import make_directory
-from calotype.stores.base import Body, Chunk, Feature, Health, Note, Stored
+from calotype.durable import make_directory, sync_directory
+from calotype.stores.base import Body, Chunk, Entry, Feature, Health, Note, Quarantined, Stored
 
 OPTIONS: list[cfg.Opt] = [
     cfg.StrOpt("filesystem_store_datadir", help="Directory that holds the images. Created when missing."),
@@ -50,6 +52,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SPACE_CHECK = 64 << 20  #: Bytes written between two looks at the free space.
 _PART = re.compile(r"^[0-9a-fA-F-]{36}\.([0-9a-f]+-[0-9]+)\.part$")
 _PLAIN = re.compile(r"[0-9a-zA-Z-]+")  #: Names that mean themselves in a URL; ids are such.
+_QUARANTINE = ".quarantine"  #: A directory in the store: on the same file system, where a rename moves things.
+_NOT_OURS = frozenset({_QUARANTINE, "lost+found"})
 _SWEEP_AGE = 60.0  #: Seconds; twice a lease, so that no upload that is just beginning is taken for debris.
 
 
@@ -254,6 +258,84 @@ class FileStore:
             found = os.stat(name, dir_fd=self._dir, follow_symlinks=False)
             if (found.st_ino, found.st_mtime_ns) == (identity["inode"], identity["mtime"]):
                 os.unlink(name, dir_fd=self._dir)
+
+    # --- looking, and putting aside ----------------------------------------------------------------------
+
+    def name_of(self, url: str) -> str | None:
+        return self._name_in(url)
+
+    def entries(self) -> Iterator[Entry]:
+        with self._translated(), os.scandir(self.directory) as found:
+            for one in found:
+                if one.name not in _NOT_OURS and (entry := self.entry(one.name)) is not None:
+                    yield entry
+
+    def entry(self, name: str) -> Entry | None:
+        try:
+            with self._translated():
+                found = os.stat(name, dir_fd=self._dir, follow_symlinks=False)
+        except errors.StoreUnavailable as exc:
+            if isinstance(exc.__cause__, FileNotFoundError):
+                return None
+            raise
+        part = _PART.match(name)
+        # The time of the inode as well: a file that was just put there may bring an old time of its data.
+        age = time.time() - max(found.st_mtime, found.st_ctime)
+        identity = f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+        return Entry(name, found.st_size, age, identity, part[1] if part else None)
+
+    def quarantine(self, entry: Entry, facts: Mapping[str, Any]) -> str | None:
+        aside = self.directory / _QUARANTINE
+        key = f"{entry.name[:180]}.{secrets.token_hex(4)}"
+        with self._translated():
+            make_directory(aside)
+            record = aside / f"{key}.json"
+            # The record first: whatever is in quarantine can be told where it came from. One without data says nothing.
+            with record.open("x") as file:
+                json.dump({"name": entry.name, "facts": dict(facts)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_directory(aside)
+            now = self.entry(entry.name)
+            try:
+                if now is None or now.identity != entry.identity:
+                    raise FileNotFoundError
+                os.rename(entry.name, aside / f"{key}.data", src_dir_fd=self._dir)
+            except FileNotFoundError:
+                record.unlink()
+                return None
+            sync_directory(aside)
+            os.fsync(self._dir)
+        return key
+
+    def quarantined(self) -> Iterator[Quarantined]:
+        with self._translated():
+            for data in sorted((self.directory / _QUARANTINE).glob("*.data")):
+                key = data.name.removesuffix(".data")
+                with contextlib.suppress(FileNotFoundError):
+                    record = json.loads(data.with_name(f"{key}.json").read_text())
+                    yield Quarantined(key, record["name"], data.lstat().st_size, record["facts"])
+
+    def restore(self, key: str) -> Quarantined:
+        found = next((one for one in self.quarantined() if one.key == key), None)
+        if found is None:
+            raise errors.Missing(f"There is nothing named {key} in quarantine.", self.name)
+        aside = self.directory / _QUARANTINE
+        data = aside / f"{key}.data"
+        with self._translated():
+            if _exists(self._dir, found.name):
+                there, here = os.stat(found.name, dir_fd=self._dir, follow_symlinks=False), data.lstat()
+                if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):  # else: killed after the link
+                    raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
+            elif stat.S_ISDIR(data.lstat().st_mode):
+                os.rename(data, found.name, dst_dir_fd=self._dir)
+            else:
+                os.link(data, found.name, dst_dir_fd=self._dir, follow_symlinks=False)
+            os.fsync(self._dir)
+            data.unlink(missing_ok=True)
+            (aside / f"{key}.json").unlink(missing_ok=True)
+            sync_directory(aside)
+        return found
 
     # --- the rest ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ class MemoryStore:
     """A dictionary with a limit."""
 
     kind = "memory"
-    features = frozenset({Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE})
+    features = frozenset({Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.EPHEMERAL})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
         self.name = name

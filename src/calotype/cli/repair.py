@@ -1,0 +1,106 @@
+"""`calotype repair`: what does not match between records and stores is listed, and taken out of service."""
+
+import argparse
+import json
+import sys
+from datetime import timedelta
+
+from calotype import errors
+from calotype.cli.common import Commands
+from calotype.cli.store import EXIT, Progress, code, selecting, service, shown, summarize, text
+from calotype.images import repair
+from calotype.images.checking import WRONG, Finding, Selection, Tally
+from calotype.service import Service
+from calotype.stores.base import Audits
+
+
+def register(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "repair",
+        parents=[common],
+        help="find what does not match between records and stores, and put it aside; deletes nothing",
+        description="Find copies that are missing or wrong, and data that no record knows; put wrong and unknown data "
+        "into its store's quarantine, take wrong copies off their records where another one is sound, and deactivate "
+        f"images without any sound copy. Deletes nothing; a service may run beside it. {EXIT}",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="list, and change nothing")
+    how.add_argument("--yes", action="store_true", help="do not ask")
+    how.add_argument("--list-quarantine", action="store_true", help="list what was put aside")
+    how.add_argument("--restore", metavar="STORE/KEY", help="undo one quarantine, as the list names it")
+    selecting(parser)
+    parser.add_argument("--deep", action="store_true", help="hash all data; without this only sizes are compared")
+    parser.add_argument(
+        "--older-than", type=_minutes, default=60, metavar="MIN",
+        help="data without a record is left alone for so many minutes since it was last touched; default 60",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    what = Selection(tuple(options.store), tuple(options.image), deep=options.deep)
+    age = timedelta(minutes=options.older_than)
+    try:
+        svc = service(options, what)
+        if options.list_quarantine:
+            return _list(svc, what, options.json)
+        if options.restore:
+            store, _, key = options.restore.partition("/")
+            name = repair.restore(svc, store, key).name
+            print(json.dumps({"restored": name}) if options.json else f"{name} is back in store {store}.")
+            return 0
+        tally, progress = Tally(), Progress(svc, what, options.rate)
+        found = list(shown(repair.survey(svc, what, age, tally, progress.read), progress, options.json))
+        summarize(found, tally, options.json)
+        wrong = [one for one in found if one.problem in WRONG]
+        if options.dry_run or not wrong:
+            return code(found)
+        if not options.yes and not _agreed(len(wrong)):
+            print("Nothing was changed.", file=sys.stderr)
+            return 1
+        left = _mend(svc, wrong, age, options.json)
+        return code([*left, *(one for one in found if one.problem not in WRONG)])
+    except errors.CalotypeError as exc:
+        print(f"calotype: {exc}", file=sys.stderr)
+        return 3
+
+
+def _mend(svc: Service, wrong: list[Finding], age: timedelta, as_json: bool) -> list[Finding]:
+    """What could not be repaired."""
+    left = []
+    for one in wrong:
+        try:
+            done = repair.mend(svc, one, age) or "it is not wrong any more"
+        except errors.CalotypeError as exc:
+            done = f"nothing was done: {exc}"
+            left.append(one)
+        words = {"repaired": one not in left, "store": one.store, "image": one.image_id, "name": one.name, "done": done}
+        print(
+            json.dumps(words) if as_json else f"{text(one).partition(': ')[2].rpartition(':')[0]}: {done}", flush=True
+        )
+    return left
+
+
+def _list(svc: Service, what: Selection, as_json: bool) -> int:
+    for store in svc.stores:
+        if not isinstance(store, Audits) or not what.has_store(store):
+            continue
+        for one in store.quarantined():
+            key = f"{store.name}/{one.key}"
+            about = {"key": key, "name": one.name, "size": one.size, **one.facts}
+            print(json.dumps(about) if as_json else f"{key}  {one.size} bytes  {one.facts.get('when')}  "
+                  f"{one.facts.get('why')}")  # fmt: skip
+    return 0
+
+
+def _agreed(count: int) -> bool:
+    if not sys.stdin.isatty():
+        print("calotype: give --yes to repair without being asked, or --dry-run to look only.", file=sys.stderr)
+        return False
+    return input(f"Put these {count} out of service? Nothing is deleted. [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _minutes(words: str) -> float:
+    if not float(words) >= 0:
+        raise argparse.ArgumentTypeError(f"{words} is not 0 or above")
+    return float(words)
