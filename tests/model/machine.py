@@ -138,6 +138,7 @@ def walk(path: Path, database_url: str, *, steps: int, seed: int) -> int:
             stateful_step_count=LENGTH,
             deadline=None,
             database=None,
+            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
             suppress_health_check=list(hypothesis.HealthCheck),
         )
         walks = 0
