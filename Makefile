@@ -7,7 +7,7 @@ STATE  ?= .state
 ARGS   ?=
 DATABASES ?= sqlite mariadb postgresql
 
-.PHONY: help serve client test lint crash bench peer samples plans clean
+.PHONY: help serve client test lint crash model bench peer samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -46,6 +46,10 @@ lint: $(VENV)/.test ## ruff, mypy (strict on src) and the import rules
 crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --database mariadb", or "--power N" to lose power
 	@tests/needs
 	$(BIN)/python -m tests.crash $(ARGS)
+
+model: $(VENV)/.test ## 200,000 random calls beside a reference model; ARGS="--steps N --seed N --database mariadb"
+	@tests/needs
+	$(BIN)/python -m tests.model $(ARGS)
 
 bench: $(VENV)/.test ## measure the data path against its hardware floors
 	$(BIN)/python -m bench $(ARGS)
