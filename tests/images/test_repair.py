@@ -3,6 +3,7 @@
 By the commands that operators use, on records and files as a service makes them.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,13 +18,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from calotype import errors
 from calotype.app import App
 from calotype.cli import main
 from calotype.db import images as db_images
 from calotype.db import tables
 from calotype.db.engine import now
-from calotype.images import data, lifecycle, repair
-from calotype.images.checking import Selection
+from calotype.images import checking, data, lifecycle, repair
+from calotype.images.checking import Selection, Tally
 from calotype.images.lifecycle import NewImage
 from calotype.stores import file as file_store
 from tests.inprocess import ADMIN, ALICE, make_active, parts
@@ -308,3 +310,25 @@ def test_a_service_under_load_gives_no_false_finding(state: Path) -> None:
         assert runs >= 2
         assert all(service.client().file(image_id).content == content(n) for n, image_id in enumerate(kept))
         assert not (service.images / ".quarantine").exists()
+
+
+def test_an_image_that_is_deleted_before_its_turn_is_no_finding(app: App) -> None:
+    ids = sorted(make_active(app) for _ in range(2))
+
+    def pace(_: int) -> None:  # while the first one is read, in the batch of both
+        with contextlib.suppress(errors.NotFound):
+            lifecycle.delete(app.service, ALICE, ids[1])
+
+    assert list(checking.verify(app.service, Selection(), Tally(), pace)) == []
+
+
+def test_data_that_a_record_names_otherwise_or_a_scrubber_will_delete_is_no_stray(app: App, tmp_path: Path) -> None:
+    image_id, other = make_active(app), make_active(app)
+    copy(app, tmp_path, other)
+    (tmp_path / "two" / "odd").write_bytes(b"data")
+    with app.db.begin() as tx:
+        table = tables.image_locations
+        scrubbed = {"deleted": True, "deleted_at": now(), "status": "pending_delete"}
+        tx.execute(sa.update(table).where(table.c.value == f"file://{tmp_path}/two/{other}").values(scrubbed))
+        db_images.add_location(tx, image_id, f"file://{tmp_path}/two/odd", {"store": "two"}, now())
+    assert findings(command(tmp_path, "repair", "--dry-run", "--older-than", "0")) == set()
