@@ -254,6 +254,8 @@ REFUSED: list[tuple[str, bytes, int]] = [
     ("2 MiB without an end", head(b"POST /v2/images", CHUNKED) + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 32, 413),
     ("a path for a body", head(b"GET /v2/images", b"Content-Length: 100000000") + b"x" * MIB, 400),
     ("a key twice, deep inside", post(b'{"tags": [{"a": {"b": 1, "b": 2}}]}'), 400),
+    ("a key twice in what is passed over", sized(b"PATCH /v2/images/ID", b'[{"op": "add", "path": "/p", "value": "x", "y": [{"b": 1, "b": 2}]}]', PATCH), 400),
+    ("a slash that is escaped", head(b"PUT /v2/images/ID%2Ftags/x"), 404),
     ("Infinity", post(b'{"min_ram": Infinity}'), 400),
     ("-Infinity", post(b'{"min_ram": -Infinity}'), 400),
     ("a number beyond all", post(b'{"min_ram": 1e999}'), 400),

@@ -36,7 +36,7 @@ CORPUS: dict[str, list[bytes]] = {
         _RAW + b"5\r\nhello\r\n0\r\n\r\n", _RAW + b"5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.1\r\n\r\n", b"\x04\0" + b"5\r\nhello\r\n0\r\n\r\n",
         b"\xff\x02" + b"1\r\nx\r\n" * 40 + b"0\r\n\r\nnext", _RAW + b"ffffffffffffffff\r\nx", _RAW + b"1;" + b"a" * 4090 + b"\r\nx\r\n",
         _RAW + b"1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n" * 900 + b"0\r\n\r\n", _RAW + b"0\r\n" + b"A: b\r\n" * 6000 + b"\r\n",
-        _RAW + b"5\nhello\n0\n\n", _RAW + b"0x5\r\nhello\r\n0\r\n\r\n", _RAW + b"5\r\nhello!\r\n0\r\n\r\n", _RAW, b"",
+        _RAW + b"5\nhello\n0\n\n", _RAW + b"5\r\nhelloxy0\r\n\r\n", _RAW + b"0x5\r\nhello\r\n0\r\n\r\n", _RAW + b"5\r\nhello!\r\n0\r\n\r\n", _RAW, b"",
     ],
     "credentials": [
         b"Basic YWxpY2U6eA==", b"Basic \xff\xfe", b"Basic !!!", b"Basic /w==", b"basic  YQ==", b"Basic", b"Bearer x", b"",
@@ -64,7 +64,7 @@ CORPUS: dict[str, list[bytes]] = {
         b"created_at=2026-W01-1", b"created_at=24:00", b"&" * 300, b"=", b"a;b", b"name=in:" + b'"a",' * 1000,
     ],
     "range": [
-        b"\x10\nbytes=0-3", b"\x10\nbytes=-3", b"\x10\nbytes=3-,0-1,-1", b"\xff\nbytes=" + b"9" * 5000 + b"-", b"\0\nbytes=-1", b"\nbytes=-",
+        b"\x10\nbytes=0-3", b"\x10\nbytes=-3", b"\x10\nbytes=3-99", b"\x10\nbytes=3-,0-1,-1", b"\xff\nbytes=" + b"9" * 5000 + b"-", b"\0\nbytes=-1", b"\nbytes=-",
         b"\xff\nbytes 0-" + b"9" * 5000 + b"/*", b"\xff\nbytes 0-1/" + b"9" * 5000, b"\x10\nbytes 1-3/16", b"\x10\nseats=1-2", b"\x10\n\"a\", *",
         b"\xff\nbytes=" + b",".join(b"%d-%d" % (n, n) for n in range(0, 99, 3)),
     ],
