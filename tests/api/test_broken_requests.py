@@ -399,6 +399,15 @@ def test_what_is_broken_is_refused_clearly_and_cheaply(target: Target, raw: byte
         assert target.state() == before
 
 
+@pytest.mark.parametrize("host", [b"\x80", b"\xff\xfe", b"a b", b"<x>", b'"'])
+def test_a_host_that_is_none_breaks_no_header(target: Target, host: bytes) -> None:
+    found = exchange(target.service.port, b"GET /v2 HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+    assert found.status in (302, 400)
+    for value in found.fields.values():
+        assert value.isascii()
+        assert host not in value
+
+
 # --- what is odd, but not wrong --------------------------------------------------------------------------
 
 ODD = [
