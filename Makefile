@@ -7,7 +7,7 @@ STATE  ?= .state
 ARGS   ?=
 DATABASES ?= sqlite mariadb postgresql
 
-.PHONY: help serve client test lint crash model bench peer samples plans clean
+.PHONY: help serve client test lint crash model fuzz bench peer samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -22,6 +22,10 @@ $(VENV)/.serve: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.serve
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.test
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@touch $@
 
 $(VENV)/.client: $(VENV)/.serve
@@ -50,6 +54,9 @@ crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --dat
 model: $(VENV)/.test ## 200,000 random calls beside a reference model; ARGS="--steps N --seed N --database mariadb"
 	@tests/needs
 	$(BIN)/python -m tests.model $(ARGS)
+
+fuzz: $(VENV)/.fuzz ## feed the parsers what finds new ways through them; ARGS="--seconds N target" chooses
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(VENV)/.test ## measure the data path against its hardware floors
 	$(BIN)/python -m bench $(ARGS)

@@ -37,8 +37,8 @@ def parse(header: str | None, size: int) -> list[Range] | None:
 
 def parse_content_range(header: str, size: int) -> list[Range]:
     """The request header that old clients send in place of `Range`: `bytes first-last/length`."""
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", header.strip(), re.ASCII)
-    if not found or len(found[1]) > 20 or int(found[1]) >= size or int(found[2]) < int(found[1]):
+    found = re.fullmatch(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20}|\*)", header.strip(), re.ASCII)
+    if not found or int(found[1]) >= size or int(found[2]) < int(found[1]):
         raise errors.RangeUnsatisfiable(f"The range {header[:100]!r} is not in the image of {size} bytes.", size)
     first, last = int(found[1]), min(int(found[2]), size - 1)
     return [(first, last - first + 1)]

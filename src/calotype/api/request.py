@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import falcon
@@ -14,7 +15,10 @@ from calotype.service import Service
 
 #: The largest JSON body that is read, bytes.
 MAX_JSON: Final = 1 << 20
+#: The most values in one; each takes up to a hundred times the memory that it has in the text.
+MAX_VALUES: Final = 32_768
 UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MARK: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([\[{,])', re.DOTALL)  # strings are passed over
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff\U00010000-\U0010ffff]")
 
 Handler = Callable[..., None]
@@ -51,6 +55,8 @@ def json_body(req: falcon.Request) -> Any:
     if not body.has_body(req.env):
         raise errors.Invalid("This request needs a JSON body.")
     raw = _read(req)
+    if _has_many_values(raw):
+        raise errors.Invalid(f"The request body may hold at most {MAX_VALUES} values.")
     try:
         text = raw.decode()
         found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
@@ -64,6 +70,14 @@ def json_body(req: falcon.Request) -> Any:
     except ValueError as exc:
         raise errors.Invalid(f"Malformed JSON in request body: {exc}") from exc
     return found
+
+
+def _has_many_values(raw: bytes) -> bool:
+    """Whether more than `MAX_VALUES` values are begun; told without reading them, as that takes the memory."""
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") <= MAX_VALUES:
+        return False
+    marks = (found for found in _MARK.finditer(raw) if found[1])
+    return next(islice(marks, MAX_VALUES, None), None) is not None
 
 
 def _check_values(found: Any) -> None:

@@ -33,7 +33,7 @@ def choices(req: falcon.Request, resp: falcon.Response) -> None:
 def to_v2(req: falcon.Request, resp: falcon.Response) -> None:
     """GET /v2"""
     resp.status = 302
-    resp.set_header("Location", f"{_base(req)}/v2/")
+    resp.location = f"{_base(req)}/v2/"  # escaped: the host is what the client says
 
 
 def route(req: falcon.Request) -> None:

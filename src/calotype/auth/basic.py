@@ -7,7 +7,6 @@ looked at for every request, so that a changed or removed user is refused by the
 """
 
 import base64
-import binascii
 import contextlib
 import fcntl
 import hashlib
@@ -151,7 +150,7 @@ def _parse(header: str | None) -> tuple[str, str]:
         raise errors.Unauthenticated("This service wants a user name and a password (HTTP basic authentication).")
     try:
         name, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError) as exc:
+    except ValueError as exc:  # not ASCII, not base64, not UTF-8
         raise errors.Unauthenticated("The Authorization header is malformed.") from exc
     if not colon:
         raise errors.Unauthenticated("The Authorization header is malformed.")

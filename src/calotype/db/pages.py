@@ -322,7 +322,7 @@ class _Search:
             return None
         row = db_images.find(self.tx, self.ctx, _keys(self.order), wanted)
         if row is None:
-            raise errors.Invalid(f"The marker {wanted!r} names no image.")
+            raise errors.Invalid(f"The marker {wanted[:64]!r} names no image.")
         return tuple(row)
 
     def _named(self) -> Iterator[Candidates]:

@@ -128,9 +128,10 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
     def work(tx: Tx) -> Image:
         before = fetch(tx, ctx, image_id)
         svc.policy.check_image(ctx, "modify_image", before)
-        after = before
+        after, properties = before, dict(before.properties)
         for change in changes:
-            after = _apply(ctx, after, change)
+            after = _apply(ctx, after, properties, change)
+        after = replace(after, properties=properties)
         if after.visibility != before.visibility and (rule := _VISIBILITY_RULES.get(after.visibility)):
             svc.policy.check_image(ctx, rule, after)
         if set(after.properties) - set(before.properties):
@@ -240,23 +241,22 @@ def fetch(tx: Tx, ctx: Context, image_id: str) -> Image:
     return image
 
 
-def _apply(ctx: Context, image: Image, change: Change) -> Image:
-    """One step of an update (contract: api.md §3.4)."""
+def _apply(ctx: Context, image: Image, properties: dict[str, str], change: Change) -> Image:
+    """One step of an update (contract: api.md §3.4). `properties` change in place: there may be thousands of steps."""
     name, value = change.name, change.value
     if name in WRITABLE:
         return _apply_attribute(ctx, image, change)
     _refuse_special(name)
-    there = name in image.properties
+    there = name in properties
     if change.op == "add" and there and change.strict_add:
         raise errors.Conflict(f"Property {name} already present.")
     if change.op in ("replace", "remove") and not there:
         raise errors.Conflict(f"Property {name} does not exist.")
-    properties = dict(image.properties)
     if change.op == "remove":
         del properties[name]
     else:
         properties[name] = value
-    return replace(image, properties=properties)
+    return image
 
 
 def _apply_attribute(ctx: Context, image: Image, change: Change) -> Image:
