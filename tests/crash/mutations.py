@@ -68,6 +68,22 @@ MUTATIONS = [
         "self._unlink_if(image_id, note)\n            os.fsync(self._dir)\n",
         "self._unlink_if(image_id, note)\n",
     ),
+    Mutation("the record of a quarantine", _STORE, "os.fsync(file.fileno())", "pass", test="test_what_is_put_aside"),
+    Mutation(
+        "the name of the record of a quarantine",
+        _STORE,
+        "sync_directory(aside)\n            now =",
+        "now =",
+        test="test_what_is_put_aside",
+    ),
+    Mutation("a quarantine", _STORE, "sync_directory(aside)\n        return", "return", test="test_what_is_put_aside"),
+    Mutation(
+        "the end of a quarantine",
+        _STORE,
+        "os.fsync(self._dir)\n            data.unlink",
+        "data.unlink",
+        test="test_what_is_put_aside",
+    ),
     Mutation(
         "the store's directory",
         _STORE,

@@ -1,5 +1,6 @@
 """Lost power loses nothing that was acknowledged; and the disk that forgets what was not synced does forget."""
 
+import json
 import os
 import random
 import stat
@@ -170,6 +171,41 @@ def test_a_delete_that_was_begun_before_a_kill_is_done_only_when_it_is_durable(t
         mounted.close()
     for seed in range(100):
         assert _files(disk.survivors(random.Random(seed)).base) == {}
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_what_is_put_aside_is_there_or_in_quarantine_with_its_record(tmp_path: Path, restored: bool) -> None:
+    mounted = Mounted(Disk.empty(), tmp_path / "disk")
+    try:
+        store = file_store(tmp_path / "disk")
+        _sync(_write(store.directory / "a"), store.directory)
+        entry = store.entry("a")
+        assert entry
+        begun = len(list(store.directory.rglob("*")))
+        key = store.quarantine(entry, {"why": "wrong"})
+        assert begun == 1 and key  # noqa: PT018
+        if restored:
+            store.restore(key)
+        os.close(store._dir)
+        disk = mounted.end()
+    finally:
+        mounted.close()
+
+    def there(files: dict[str, bytes]) -> tuple[bool, bool]:
+        """Whether the data is at its place, and whether it is in quarantine."""
+        names = {os.path.basename(name): content for name, content in files.items()}
+        record = names.get(f"{key}.json", b"")
+        aside = names.get(f"{key}.data") == b"new" and record.endswith(b"}") and json.loads(record)["name"] == "a"
+        return names.get("a") == b"new", aside
+
+    synced = next(n for n in range(len(disk.changes) + 1) if there(_files(Disk(disk.base, disk.changes[:n]).now()))[0])
+    for moment in range(synced + 4, len(disk.changes) + 1):  # the file and its directory are synced first
+        for seed in range(20):
+            left = Disk(disk.base, disk.changes[:moment]).survivors(random.Random(seed))
+            assert any(there(_files(left.base))), (moment, seed)
+    for seed in range(100):
+        place, aside = there(_files(disk.survivors(random.Random(seed)).base))
+        assert place if restored else aside and not place
 
 
 def test_who_lived_is_known_after_lost_power(tmp_path: Path) -> None:

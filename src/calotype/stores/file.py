@@ -305,7 +305,6 @@ class FileStore:
                 record.unlink()
                 return None
             sync_directory(aside)
-            os.fsync(self._dir)
         return key
 
     def quarantined(self) -> Iterator[Quarantined]:
@@ -334,7 +333,6 @@ class FileStore:
             os.fsync(self._dir)
             data.unlink(missing_ok=True)
             (aside / f"{key}.json").unlink(missing_ok=True)
-            sync_directory(aside)
         return found
 
     # --- the rest ----------------------------------------------------------------------------------------
