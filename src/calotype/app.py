@@ -87,6 +87,7 @@ class App:
         if self.runner is not None:
             self.runner.stop()
         self.service.leases.close()
+        self.db.close()  # so that SQLite puts its log into the database: then that is one file
 
 
 def build(conf: cfg.ConfigOpts, *, wait: bool = True) -> App:

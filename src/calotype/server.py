@@ -105,6 +105,11 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         signal.signal(signal.SIGHUP, lambda *_: self.method_queue.defer(self.tpool.submit, self.app.on_reload))
         signal.siginterrupt(signal.SIGHUP, False)
 
+    def is_parent_alive(self) -> bool:
+        """Whether the master lives; without it, a worker ends as if it had been told to."""
+        self.alive = self.alive and bool(super().is_parent_alive())
+        return self.alive
+
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads)
 
