@@ -107,8 +107,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
 
     def is_parent_alive(self) -> bool:
         """Whether the master lives; without it, a worker ends as if it had been told to."""
-        self.alive = self.alive and bool(super().is_parent_alive())
-        return self.alive
+        there = bool(super().is_parent_alive())
+        if not there:
+            self.alive = False
+        return there
 
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads)
