@@ -84,6 +84,12 @@ def test_chunks_are_asked_of_uwsgi_itself(monkeypatch: pytest.MonkeyPatch) -> No
     assert read(body.source(made)) == b"firstsecond"
 
 
+@pytest.mark.parametrize("broken", [{"CONTENT_LENGTH": "x"}, CHUNKED])
+def test_a_body_that_cannot_be_read_is_not_drained(monkeypatch: pytest.MonkeyPatch, broken: dict[str, str]) -> None:
+    monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace())
+    body.drain(environ(b"", **{**broken, "uwsgi.version": b"1.9"}))
+
+
 def test_an_old_uwsgi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace())
     with pytest.raises(errors.NotSupported):

@@ -49,13 +49,15 @@ def source(environ: _Environ) -> Source:
 
 
 def drain(environ: _Environ) -> None:
-    """Under uWSGI, read what the client still sends of a body, as far as that is not too much."""
-    if "uwsgi.version" not in environ or not has_body(environ):
+    """Under uWSGI, read what the client still sends of a body, as far as that is not too much. Raises nothing."""
+    if "uwsgi.version" not in environ:
         return
-    rest, left, scratch = source(environ), _DRAIN, memoryview(bytearray(64 << 10))
-    poll = select.poll()
-    poll.register(_uwsgi().connection_fd(), select.POLLIN)
-    with contextlib.suppress(errors.BodyBroken):
+    with contextlib.suppress(errors.CalotypeError):  # what is wrong with the body was answered already
+        if not has_body(environ):
+            return
+        rest, left, scratch = source(environ), _DRAIN, memoryview(bytearray(64 << 10))
+        poll = select.poll()
+        poll.register(_uwsgi().connection_fd(), select.POLLIN)
         while left > 0 and poll.poll(_PAUSE) and (got := rest.readinto(scratch)):
             left -= got
 
