@@ -217,7 +217,7 @@ class Policy:
         if fields is None:
             return self._evaluate(rule, target, ctx)
         # Rules see target values as text, whatever they are, so their text is what tells them apart.
-        key = (rule, ctx.user, ctx.project, ctx.roles, ctx.is_admin, *[str(target.get(name)) for name in fields])
+        key = (rule, ctx, *[str(target.get(name)) for name in fields])
         if key not in answers:
             answers[key] = self._evaluate(rule, target, ctx)
         return answers[key]
@@ -239,6 +239,10 @@ class Policy:
             "project_id": ctx.project,
             "roles": sorted(ctx.roles),
             "is_admin": ctx.is_admin,
+            "service_roles": sorted(ctx.service_roles),
+            "user_domain_id": ctx.user_domain,
+            "project_domain_id": ctx.project_domain,
+            "system_scope": ctx.system_scope,
         }
         return bool(self._enforcer.enforce(rule, dict(target), credentials, do_raise=False))
 

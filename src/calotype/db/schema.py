@@ -14,7 +14,7 @@ from calotype import errors
 from calotype.db.engine import Database
 from calotype.db.tables import GLANCE_HEAD, alembic_version, images, our_indexes
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 def current(db: Database) -> str | None:

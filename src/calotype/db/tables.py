@@ -371,9 +371,28 @@ jobs = Table(
     Column("notes", Text, nullable=False),
     Column("error", Text),
     Column("created_at", Moment, nullable=False),
+    # What the work will add to a project's usage when it is done; gone with the row, whichever way that goes.
+    Column("project", String(255)),
+    Column("reserved", BigInt),
     Index("calotype_jobs_due", "due_at"),
     Index("calotype_jobs_image", "image_id"),
     Index("calotype_jobs_owner", "owner"),
+    Index("calotype_jobs_project", "project"),
+)
+
+#: A row is locked while a project's usage is compared with its limits: of two who would both fit alone, one does.
+projects = Table("calotype_projects", metadata, Column("id", String(255), primary_key=True))
+
+#: Events that were committed with what they tell of and are not sent yet, in the order of their ids.
+outbox = Table(
+    "calotype_outbox",
+    metadata,
+    Column("id", BigInt, primary_key=True),
+    Column("event_type", String(64), nullable=False),
+    Column("priority", String(10), nullable=False),
+    Column("message_id", String(36), nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
 )
 
 
