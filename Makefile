@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STATE  ?= .state
 ARGS   ?=
-DATABASES ?= sqlite mariadb postgresql
+DATABASES ?= none sqlite mariadb postgresql
 
 .PHONY: help serve client test lint crash model fuzz bench peer samples plans clean
 .DEFAULT_GOAL := help

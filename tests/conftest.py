@@ -38,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite",
         help="what records are kept in; but for sqlite only tests run to which it makes a difference",
     )
+    parser.addoption(
+        "--without-database",
+        choices=("also", "only", "never"),
+        default="also",
+        help="with sqlite: run the tests to which a database makes no difference, nothing else, or not them",
+    )
 
 
 def pytest_configure() -> None:
@@ -48,11 +54,15 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what another run does: a test without a database runs with SQLite, one of a server without."""
     sqlite = config.getoption("--database") == "sqlite"
+    without = config.getoption("--without-database") if sqlite else "never"
     kept: list[pytest.Item] = []
     others: list[pytest.Item] = []
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        there = "server" not in fixtures if sqlite else "database_kind" in fixtures
+        if "database_kind" in fixtures:
+            there = without != "only" and not (sqlite and "server" in fixtures)
+        else:
+            there = without != "never"
         (kept if there else others).append(item)
     if others:
         config.hook.pytest_deselected(items=others)
