@@ -338,7 +338,7 @@ def both(directory: Path, options: argparse.Namespace) -> Iterator[Bench]:
     """Glance and Calotype at work on equal rows."""
     venv = install(options.peer.resolve())
     urls = [services.fresh("mariadb", directory, options.pool) for _ in range(2)]
-    glance = Glance(venv, directory / "glance", urls[0], services.STORE, options.caller)
+    glance = Glance(venv, directory / "glance", urls[0], (services.STORE,), options.caller)
     glance.prepare()
     services.sync(urls[1])
     engines = [sa.create_engine(url) for url in urls]
