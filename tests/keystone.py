@@ -154,9 +154,7 @@ class Keystone:
             self._users[name] = self.call("POST", "users", user={"name": name, "password": PASSWORD})["user"]["id"]
             for role in granted:
                 self.grant(name, project, roles[role])
-        self._services["image"] = self.call("POST", "services", service={"name": "glance", "type": "image"})["service"][
-            "id"
-        ]
+        self.offer(self.url, "identity")  # whoever checks tokens looks for it in the catalog
 
     # --- what it knows -----------------------------------------------------------------------------------
 
@@ -188,9 +186,12 @@ class Keystone:
         """Give a user a role in a project."""
         self.call("PUT", f"projects/{self.project(project)}/users/{self.user(user)}/roles/{role_id}")
 
-    def offer(self, url: str) -> None:
-        """Put an image service into the catalog."""
-        service = self._services["image"]
+    def offer(self, url: str, kind: str = "image") -> None:
+        """Put a service, that of images unless told otherwise, into the catalog; in place of the one of that type."""
+        if kind not in self._services:
+            made = self.call("POST", "services", service={"name": kind, "type": kind})
+            self._services[kind] = made["service"]["id"]
+        service = self._services[kind]
         for endpoint in self.call("GET", f"endpoints?service_id={service}")["endpoints"]:
             self.call("DELETE", f"endpoints/{endpoint['id']}")
         for interface in ("public", "internal", "admin"):

@@ -40,7 +40,7 @@ class Side:
             for name, value in answer.getheaders():
                 seen[name.lower()] = f"{seen[name.lower()]}, {value}" if name.lower() in seen else value
             return Answer(answer.status, seen, answer.read())
-        except http.client.RemoteDisconnected:
+        except (http.client.RemoteDisconnected, ConnectionResetError):
             return Answer(0, {}, b"")  # the service hung up without a word
         finally:
             connection.close()
@@ -82,8 +82,8 @@ class Both:
             sent = {"Accept": "application/json"} | side.callers[who] | headers
             place = re.sub(r"\{(\w+)\}", lambda name, side=side: side.ids[name[1]], path)
             answer = side.send(method, place, {name: value for name, value in sent.items() if value}, data)
-            if keep:
-                side.ids[keep] = json_.loads(answer.body).get("id", "not-made")
+            if keep and answer.status == 201:
+                side.ids[keep] = json_.loads(answer.body)["id"]
             if self.show and re.search(self.show, label):
                 print(f"{label}\n  {answer}\n", flush=True)
             found.append(facts(method, answer, {side.url: "<url>", side.root: "<root>"}))
