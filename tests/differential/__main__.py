@@ -52,23 +52,12 @@ def both(directory: Path, peer: Path) -> Iterator[Both]:
     callers = {who: {"X-Auth-Token": keystone.token(who)} for who in users}
     callers |= {ANYBODY: {}, BAD: {"X-Auth-Token": "wrong"}}
     projects = {who: keystone.project(USERS[who][0]) for who in users}
-    mine = callers
-    import os
-    if os.environ.get("BASIC"):
-        from calotype.auth import basic
-        from tests import support
-        import base64
-        (root/"state").mkdir(parents=True, mode=0o700)
-        basic.write_users(root/"state"/"users.json", {n: basic.make_user(n, projects[n], USERS[n][1], support.PASSWORD) for n in users})
-        calotype.conf = _CONF.format(root=root)
-        b = lambda u, p: {"Authorization": "Basic "+base64.b64encode(f"{u}:{p}".encode()).decode()}
-        mine = {p: b(p, support.PASSWORD) for p in users} | {None: {}, "nobody": b("nobody","x")}
     try:
         glance.start()
         calotype.start()
         yield Both(
             Side(f"http://127.0.0.1:{glance.port}", callers, str(glance.root)),
-            Side(calotype.url, mine, str(root)),
+            Side(calotype.url, callers, str(root)),
             projects,
         )
     finally:
@@ -113,7 +102,6 @@ def main() -> None:
                 section(asked)
     # What is declared for sections that were left out cannot be seen.
     whole = set(chosen) == set(names)
-    import pickle
     pickle.dump(asked.differences, open("/tmp/peer-diffs.pkl", "wb"))
     wrong = [text for text in judge(asked, DECLARED) if whole or text.startswith("not declared")]
     print("\n".join(wrong))

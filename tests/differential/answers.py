@@ -21,7 +21,9 @@ ABSENT = "-"
 
 #: Ids that the script chose end so, and are the same on both sides.
 CHOSEN = "-0000-4000-8000-000000000000"
-_UUID = re.compile(rf"\b[0-9a-f]{{8}}(?!{CHOSEN})-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}\b", re.IGNORECASE)
+_UUID = re.compile(
+    rf"\b[0-9a-f]{{8}}(?!{CHOSEN})-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}\b", re.IGNORECASE
+)
 _LINK = re.compile(r"/v2/\w+\?")  #: its query is written in one of many ways
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d(T| )\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?")
 

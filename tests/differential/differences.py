@@ -60,29 +60,49 @@ DECLARED: tuple[Declared, ...] = (
     Declared("Letter case of ids", "ABCD00|abcd00", "body.(id|self|file)|header Location", ".*ABCD.*", ".*abcd.*"),
     Declared("An empty `owner`", 'admin POST .*"owner": ""', "body.owner", '""', "null"),
     Declared("`os_hash_algo` and `os_hash_value` in a create", 'POST .*"os_hash_', "status", "201", "403"),
-    Declared("`os_hash_algo` and `os_hash_value` in a create", "creation: .*(1049|104a|20f8|20f9)-", "status", "20.", "404"),
+    Declared(
+        "`os_hash_algo` and `os_hash_value` in a create", "creation: .*(1049|104a|20f8|20f9)-", "status", "20.", "404"
+    ),
     Declared("Reserved attributes of a wrong type", 'POST .*"deleted": true', "status", "400", "403"),
     Declared("Properties without a name", 'POST .*"": "empty name"', "status", "201", "400"),
     Declared("Properties without a name", "creation: admin DELETE .*1034-", "status", "204", "404"),
     Declared("Properties without a name", 'PATCH .*"path": "(/|//a)"', "status", "200", "400"),
     Declared("A patch whose `path` is no text", 'PATCH .*"path": 1', "status", "500", "400"),
-    Declared("A format that a patch replaces by itself", 'PATCH .*"/disk_format", "value": "raw"', "status", "403", "200"),
+    Declared(
+        "A format that a patch replaces by itself", 'PATCH .*"/disk_format", "value": "raw"', "status", "403", "200"
+    ),
     Declared("Limits in schemas", "GET /v2/schemas/", r"body\..*\.(minimum|maximum|maxLength)", "-"),
-    Declared("`locations` in a patch, and in records", "GET /v2/schemas/images?$", r"body\..*\.locations\..*", ".*", "-"),
+    Declared(
+        "`locations` in a patch, and in records", "GET /v2/schemas/images?$", r"body\..*\.locations\..*", ".*", "-"
+    ),
     Declared("`/stores` in a patch", 'PATCH .*"/stores"', "status", "200|409", "403"),
     Declared("`/image_id`, `/member`", 'PATCH .*"/(image_id|extra_properties)"', "status", "404|500", "200"),
     Declared("`/image_id`, `/member`", 'PATCH .*"/member"', "body.member", "-"),
-    Declared("`OpenStack-image-store-ids` of a create", "", "header OpenStack-Image-Store-Ids", ".*os_glance_tasks_store", "fast,cheap"),
+    Declared(
+        "`OpenStack-image-store-ids` of a create",
+        "",
+        "header OpenStack-Image-Store-Ids",
+        ".*os_glance_tasks_store",
+        "fast,cheap",
+    ),
     # Lists
     Declared("`next`", "limit=1$", "body.next", ".*", "-"),
     Declared("Repeated parameters in `first` and `next`", "(tag|sort_key)=.*(tag|sort_key)=", "body.first"),
     Declared("`limit` twice", "limit=1&limit=2", "body.*"),
     Declared("Filters that make no sense", "size=x|visibility=$", "status", "200", "400"),
     Declared("`foo_min` and `foo_max`", "nothing_min=1", "status", "500", "200"),
-    Declared("`properties`, `locations`, `members`, `tags`", "(properties|locations|members|tags)=x", "status", "500", "200"),
+    Declared(
+        "`properties`, `locations`, `members`, `tags`", "(properties|locations|members|tags)=x", "status", "500", "200"
+    ),
     Declared("A marker that you may not see", "marker=", "status", "403|200", "400"),
     # Upload
-    Declared("After a 415 for the content", "uploads: .*GET .*50[8a]-", "body.(checksum|os_hash_algo|os_hash_value|stores)", ".*", "null|-"),
+    Declared(
+        "After a 415 for the content",
+        "uploads: .*GET .*50[8a]-",
+        "body.(checksum|os_hash_algo|os_hash_value|stores)",
+        ".*",
+        "null|-",
+    ),
     # Download
     Declared("`HEAD`", "HEAD .*/file", "status", "405"),
     Declared("`ETag`", "", "header ETag", "-"),
@@ -99,7 +119,12 @@ DECLARED: tuple[Declared, ...] = (
     Declared("A member that is no text", "GET .*/members$", "body.members", ".* 1 .*"),
     # Stores
     Declared("`stores` of a deactivated image", "actions: ", "body.stores", "-", '"fast"'),
-    Declared("`GET /v2/info/stores/detail`", "", r"body.stores\[\w+\].(capabilities|status|free_bytes|total_bytes|last_error)", "-"),
+    Declared(
+        "`GET /v2/info/stores/detail`",
+        "",
+        r"body.stores\[\w+\].(capabilities|status|free_bytes|total_bytes|last_error)",
+        "-",
+    ),
     Declared("`filesystem_store_chunk_size`", "", r"body.stores\[\w+\].properties.chunk_size", "65536", "1048576"),
     Declared("`DELETE /v2/stores/{store}/{image}` of a last copy", "DELETE /v2/stores/cheap", "status", "403", "404"),
     Declared("A store and an image that both do not exist", "DELETE /v2/stores/nothing", "status", "409", "404"),

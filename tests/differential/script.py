@@ -255,7 +255,15 @@ BODIES: tuple[dict[str, Any], ...] = (
     {"properties": {}},
     {"self.x": "dots"},
     {"a/b": "slash"},
-    {"min_ram": 0, "min_disk": 0, "protected": False, "os_hidden": False, "tags": [], "name": "all", "visibility": "private"},
+    {
+        "min_ram": 0,
+        "min_disk": 0,
+        "protected": False,
+        "os_hidden": False,
+        "tags": [],
+        "name": "all",
+        "visibility": "private",
+    },
 )
 
 
@@ -270,12 +278,20 @@ def creation(ask: Ask) -> None:
         ask("alice", "POST", "/v2/images", data=data)
     ask("alice", "POST", "/v2/images", data=f'{{"id": "{image(0x20E1)}", "name": "a", "name": "b"}}'.encode())
     ask("admin", "DELETE", path(0x20E1))
-    ask("alice", "POST", "/v2/images", data=b'{"name": "untyped"}', headers={"Content-Type": "text/plain"}, keep="untyped")
+    ask(
+        "alice",
+        "POST",
+        "/v2/images",
+        data=b'{"name": "untyped"}',
+        headers={"Content-Type": "text/plain"},
+        keep="untyped",
+    )
     ask("alice", "DELETE", "/v2/images/{untyped}")
     ask("alice", "POST", "/v2/images", data=[f'{{"id": "{image(0x20E0)}", '.encode(), b'"name": "pieces"}'])
     ask("admin", "DELETE", path(0x20E0))
     for number, (who, visibility) in enumerate(
-        product(("admin", "manager", "reader", "service", "bob", ANYBODY, BAD), ("private", "public", "community")), 0x2000
+        product(("admin", "manager", "reader", "service", "bob", ANYBODY, BAD), ("private", "public", "community")),
+        0x2000,
     ):
         ask(who, "POST", "/v2/images", json={"id": image(number), "visibility": visibility})
         ask("admin", "DELETE", path(number))
@@ -494,12 +510,25 @@ def patches(ask: Ask) -> None:
         {},
     ):
         patch(ask, "alice", 0x400, step, media=PATCH_20)
-    for media in ("application/json", "application/json-patch+json", "", PATCH_21 + "; charset=utf-8", PATCH_21.upper()):
+    for media in (
+        "application/json",
+        "application/json-patch+json",
+        "",
+        PATCH_21 + "; charset=utf-8",
+        PATCH_21.upper(),
+    ):
         patch(ask, "alice", 0x400, replace("/name", "media"), media=media)
     for data in (b"", b"{", b"{}", b"null", b"1", b'"x"', b"[[]]", b'[{"op": "add", "op": "remove", "path": "/own"}]'):
         ask("alice", "PATCH", path(0x400), data=data, headers={"Content-Type": PATCH_21})
     patch(ask, "alice", 0x400, *(add(f"/p{number}", "x") for number in range(129)))
-    odd = (add("/stores", "x"), add("/image_id", "x"), add("/member", "x"), add("/extra_properties", "x"), add("/", "x"), add("//a", "x"))
+    odd = (
+        add("/stores", "x"),
+        add("/image_id", "x"),
+        add("/member", "x"),
+        add("/extra_properties", "x"),
+        add("/", "x"),
+        add("//a", "x"),
+    )
     for number, step in enumerate((*odd, replace("/stores", "x"), add("/owner", ask.project("bob"))), 0x410):
         create(ask, "alice", number)
         patch(ask, "alice", number, step)
@@ -525,7 +554,9 @@ def uploads(ask: Ask) -> None:
     create(ask, "alice", 0x500)
     file = path(0x500, "/file")
     ask("alice", "GET", file)
-    for number, media in enumerate(("", "text/plain", "application/octet-stream; x=y", "APPLICATION/OCTET-STREAM"), 0x520):
+    for number, media in enumerate(
+        ("", "text/plain", "application/octet-stream; x=y", "APPLICATION/OCTET-STREAM"), 0x520
+    ):
         create(ask, "alice", number)
         ask("alice", "PUT", path(number, "/file"), data=DATA, headers={"Content-Type": media})
     for who in ("reader", "bob", "service", ANYBODY, BAD):
@@ -614,7 +645,19 @@ def downloads(ask: Ask) -> None:
 
 def tags(ask: Ask) -> None:
     create(ask, "alice", 0x700, tags=["first"])
-    for tag in ("first", "second", "a%20b", quote("☃"), "a" * 255, "a" * 256, "a%2Fb", quote("\U0001f600"), "%00", "%ff", "x:y"):
+    for tag in (
+        "first",
+        "second",
+        "a%20b",
+        quote("☃"),
+        "a" * 255,
+        "a" * 256,
+        "a%2Fb",
+        quote("\U0001f600"),
+        "%00",
+        "%ff",
+        "x:y",
+    ):
         ask("alice", "PUT", path(0x700, f"/tags/{tag}"))
     ask("alice", "GET", path(0x700))
     for tag in ("first", "first", "nothing", quote("☃"), "a%2Fb"):
@@ -753,7 +796,12 @@ def headers(ask: Ask) -> None:
     ask("alice", "GET", "/v2/images?limit=1", headers={"X-Openstack-Request-ID": "x" * 65})
     ask("alice", "GET", "/v2/images?limit=1", headers={"Accept-Language": "de"})
     ask("alice", "GET", "/v2/images?limit=1", headers={"Accept-Encoding": "gzip"})
-    ask("alice", "OPTIONS", "/v2/images", headers={"Origin": "http://dashboard.example", "Access-Control-Request-Method": "GET"})
+    ask(
+        "alice",
+        "OPTIONS",
+        "/v2/images",
+        headers={"Origin": "http://dashboard.example", "Access-Control-Request-Method": "GET"},
+    )
 
 
 SECTIONS: tuple[Callable[[Ask], None], ...] = (
