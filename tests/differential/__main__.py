@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench import services
 from bench.glance import VERSION, Glance, install
+
 from tests.differential.both import Both, Side
 from tests.differential.differences import DECLARED, Declared
 from tests.differential.script import ANYBODY, BAD, PERSONAS, SECTIONS
@@ -102,7 +103,6 @@ def main() -> None:
                 section(asked)
     # What is declared for sections that were left out cannot be seen.
     whole = set(chosen) == set(names)
-    pickle.dump(asked.differences, open("/tmp/peer-diffs.pkl", "wb"))
     wrong = [text for text in judge(asked, DECLARED) if whole or text.startswith("not declared")]
     print("\n".join(wrong))
     statuses = ", ".join(f"{status}: {count}" for status, count in sorted(asked.statuses.items()))

@@ -1,7 +1,6 @@
 """Which differences are declared. Each belongs to a line of `docs/api/differences.md`, named by its bold words."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
