@@ -1,7 +1,7 @@
 """The peer: a real Glance 33, installed from PyPI into a virtual environment and run as upstream's samples say.
 
 uWSGI with four processes, stores in directories, no cache, no notifications. Nothing else is configured, but for who
-asks. A Keystone tells it, when there is one; else:
+asks. A Keystone tells it, when there is one (`authtoken`); else:
 
 - `admin`: an empty paste flavor, and a policy by which everybody is an administrator. Such a caller has no project,
   and Glance lists without asking what it may see.
