@@ -124,7 +124,7 @@ def _another_process(app: App, path: Path) -> Iterator[Service]:
     leases.close()
 
 
-def test_the_lock_of_who_died_is_free_at_once(app: App, tmp_path: Path) -> None:
+def test_the_lock_of_who_died_is_free_at_once(app: App) -> None:
     create(app, 1)
     svc, listener = app.service, Listener()
     until_then = svc.now() + timedelta(hours=1)
@@ -132,8 +132,8 @@ def test_the_lock_of_who_died_is_free_at_once(app: App, tmp_path: Path) -> None:
     one = Sender(svc, [listener], 60)
     assert one.send_waiting() == 0
     dead = f"{socket.gethostname()}:1:dead"
-    (tmp_path / "owners").mkdir(exist_ok=True)
-    (tmp_path / "owners" / dead).touch()
+    config.state_path(app.conf, "owners").mkdir(exist_ok=True)
+    (config.state_path(app.conf, "owners") / dead).touch()
     app.db.transact(lambda tx: locks.release(tx, sender.LOCK, "somebody"))
     assert app.db.transact(lambda tx: locks.take(tx, sender.LOCK, dead, now=svc.now(), until=until_then))
     assert one.send_waiting() == 1
@@ -165,6 +165,7 @@ def test_an_announced_event_is_sent_soon_and_a_failing_driver_is_left_alone_for_
     until(lambda: listener.names == [*names, *more])
     until(lambda: waiting(app) == 0)
     app.sender.stop()
+    app.sender = None
 
 
 def _load(tmp_path: Path, lines: str) -> Any:
