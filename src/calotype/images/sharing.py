@@ -70,6 +70,8 @@ def answer(svc: Service, ctx: Context, image_id: str, project: str, status: str)
         svc.policy.check(ctx, "modify_member", target)
         if not (ctx.is_admin or ctx.project == project):
             raise errors.Forbidden("Only the member itself may change its status.")
+        if member.status == status:
+            return member
         if not members.set_status(tx, image.id, project, status, svc.now()):
             raise _no_member(image_id, project)
         found = members.get(tx, image.id, project)
@@ -77,11 +79,7 @@ def answer(svc: Service, ctx: Context, image_id: str, project: str, status: str)
         svc.events.member(tx, found, "image.member.update")
         return found
 
-    def landed(tx: Tx, answered: Member) -> bool:
-        found = members.get(tx, answered.image_id, project)
-        return found is not None and found.status == status and same_moment(found.updated_at, answered.updated_at)
-
-    return svc.db.transact(work, landed)
+    return svc.db.transact(work)
 
 
 def remove(svc: Service, ctx: Context, image_id: str, project: str) -> None:
