@@ -228,6 +228,16 @@ JOBS: list[cfg.Opt] = [
     cfg.FloatOpt("poll", default=2.0, min=0.1, help="Seconds between looks for work that nobody announced.")
 ]
 
+TASK: list[cfg.Opt] = [
+    cfg.IntOpt(
+        "task_time_to_live",
+        default=48,
+        min=0,
+        deprecated_opts=[_was("task_time_to_live")],
+        help="Hours for which a task can be looked at after its end.",
+    ),
+]
+
 HEALTHCHECK: list[cfg.Opt] = [
     cfg.StrOpt(
         "disable_by_file_path",
@@ -269,6 +279,7 @@ GROUPS: dict[str, list[cfg.Opt]] = {
     "paste_deploy": PASTE,
     "healthcheck": HEALTHCHECK,
     "jobs": JOBS,
+    "task": TASK,
 }
 
 
