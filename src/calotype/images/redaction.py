@@ -14,6 +14,10 @@ HIDDEN: Final = "***"
 _SECRETS: Final = re.compile(r"pass|token|secret|credential|auth|signature|private|access_?key|api_?key", re.IGNORECASE)
 _PLACES: Final = re.compile(r"ur[il]s?$|path|location|director|import_from$|_from$|host", re.IGNORECASE)
 _TOKENS: Final = re.compile(r"\b(?:gAAAA|eyJ)[\w.=-]{16,}|\bBearer\s+\S+")
+_SAID: Final = re.compile(  # `… = secret`, beyond the names that oslo.utils knows
+    r"((?:pass(?:word|wd|phrase)?|token|secret|credential|private_?key|access_?key|api_?key)s?['\"]?\s?[:=]\s?)\S+",
+    re.IGNORECASE,
+)
 _WORD: Final = re.compile(r"\S+")
 
 
@@ -37,7 +41,7 @@ def _entry(name: str, value: Any, locations: bool) -> Any:
 
 
 def _masked(text: str) -> str:
-    return _TOKENS.sub(HIDDEN, strutils.mask_password(text, secret=HIDDEN))
+    return _SAID.sub(rf"\1{HIDDEN}", _TOKENS.sub(HIDDEN, strutils.mask_password(text, secret=HIDDEN)))
 
 
 def _text(text: str, locations: bool) -> str:
