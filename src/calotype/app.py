@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import falcon
 from oslo_config import cfg
-from oslo_context import context as oslo_context
 
-from calotype import config, errors
-from calotype.api import body, versions
+from calotype import config, errors, logs
+from calotype.api import body, proxies, versions
 from calotype.api import errors as api_errors
+from calotype.api.cors import Cors
+from calotype.api.request import UUID
 from calotype.api.routes import ROUTES, Route
 from calotype.api.schemas import Schemas
 from calotype.auth.basic import BasicAuth
@@ -23,6 +24,7 @@ from calotype.db import schema
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, now
 from calotype.db.leases import Leases
+from calotype.images.health import Health
 from calotype.images.stream import check_hash_algo
 from calotype.jobs.worker import Runner
 from calotype.policy import Policy
@@ -62,7 +64,9 @@ class App:
         )
         auth = BasicAuth(users_file(conf), parallel=conf.http_basic.verify_parallel)
         schemas = Schemas(conf.image_format.disk_formats, conf.image_format.container_formats)
-        self.wsgi = _falcon([Arrival(self.service, schemas), Authentication(self.service, auth)])
+        self.wsgi = _falcon(
+            [Arrival(self.service, schemas, Health(self.service)), Cors(conf), Authentication(self.service, auth)]
+        )
 
     def start(self) -> None:
         """Begin to work off jobs. Call it after forking."""
@@ -130,13 +134,18 @@ class Arrival:
 
     _ESCAPED_SLASH: Final = re.compile("%2f", re.IGNORECASE)
 
-    def __init__(self, svc: Service, schemas: Schemas) -> None:
+    def __init__(self, svc: Service, schemas: Schemas, health: Health) -> None:
         self._svc = svc
         self._schemas = schemas
+        self._health = health
+        self._behind_proxy: bool = svc.conf.oslo_middleware.enable_proxy_headers_parsing
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if self._behind_proxy:
+            proxies.believe(req.env)
         req.context.service = self._svc
         req.context.schemas = self._schemas
+        req.context.health = self._health
         req.context.request_id = f"req-{secrets.token_hex(16)}"
         given = req.get_header("X-Openstack-Request-ID")
         most = self._svc.conf.max_request_id_length
@@ -144,7 +153,7 @@ class Arrival:
             raise errors.HeaderTooLarge(f"X-Openstack-Request-ID may have at most {most} characters.")
         if given and given.isascii() and given.isprintable():
             req.context.request_id = given if given.startswith("req-") else f"req-{given}"
-        oslo_context.RequestContext(request_id=req.context.request_id)
+        req.env[logs.KEY] = logs.begin(req.context.request_id)
         raw = str(req.env.get("RAW_URI") or req.env.get("REQUEST_URI") or "")
         if self._ESCAPED_SLASH.search(raw.partition("?")[0]):
             # A variable of a path never holds a slash, so an escaped one matches no route.
@@ -157,6 +166,8 @@ class Arrival:
         resp.set_header("X-Openstack-Request-ID", req.context.request_id)
         if resp.status_code >= 400:
             body.drain(req.env)
+        if resp.stream is None:
+            logs.end()  # else there may be more to say; then the server ends it, or the next request
 
 
 class Authentication:
@@ -167,8 +178,11 @@ class Authentication:
         self._auth = auth
 
     def process_resource(
-        self, req: falcon.Request, resp: falcon.Response, resource: Any, _params: dict[str, Any]
+        self, req: falcon.Request, resp: falcon.Response, resource: Any, params: dict[str, Any]
     ) -> None:
+        log = req.env[logs.KEY]
+        if UUID.fullmatch(params.get("image_id", "")):
+            log.resource_uuid = params["image_id"]
         if resource is None or resource.open:
             return
         try:
@@ -178,6 +192,7 @@ class Authentication:
             raise
         ctx = Context(req.context.request_id, found.user, found.project, found.roles)
         req.context.caller = replace(ctx, is_admin=self._svc.policy.admit(ctx))
+        logs.identify(log, ctx)
 
 
 def _falcon(middleware: list[Any]) -> falcon.App[Any, Any]:
