@@ -149,6 +149,7 @@ def test_every_use_case_asks_the_policy() -> None:
         "removal.carry_out": "finishes what a use-case began",
         "data.open_": "takes what `prepare` returned, which asked",
         "lifecycle.fetch": "fetches for use-cases that ask next",
+        "tasks.begin": "writes down what a use-case that asked began",
     }
     checked = 0
     for file in sorted(Path(calotype.images.__file__ or "").parent.glob("*.py")):
