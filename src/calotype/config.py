@@ -100,6 +100,11 @@ SERVER: list[cfg.Opt] = [
     cfg.StrOpt("tls_cert", help="PEM file with the certificate chain; with tls_key, `calotype serve` speaks HTTPS."),
     cfg.StrOpt("tls_key", help="PEM file with the private key."),
     cfg.BoolOpt(
+        "access_log",
+        default=False,
+        help="Log each request that `calotype serve` answers, at level INFO, with the logger calotype.access.",
+    ),
+    cfg.BoolOpt(
         "allow_plain_http",
         default=False,
         help="Listen beyond loopback without TLS. Passwords and images then cross the network in the clear.",
@@ -272,11 +277,92 @@ NOTIFICATIONS: list[cfg.Opt] = [
     cfg.ListOpt("topics", default=["notifications"], help="Topics; the priority is added: notifications.info."),
 ]
 
+TASK: list[cfg.Opt] = [
+    cfg.IntOpt(
+        "task_time_to_live",
+        default=48,
+        min=0,
+        deprecated_opts=[_was("task_time_to_live")],
+        help="Hours for which a task can be looked at after its end.",
+    ),
+]
+
 HEALTHCHECK: list[cfg.Opt] = [
+    cfg.ListOpt(
+        "backends",
+        default=["disable_by_file"],
+        help="What must be well for /healthcheck to answer 200: disable_by_file, disable_by_files_ports, "
+        "enable_by_files, database (it answers), store (the default store works), runner (a process on this host works "
+        "off jobs).",
+    ),
+    cfg.BoolOpt(
+        "detailed",
+        default=False,
+        help="Tell the results of all of these by name, with reasons. They say nothing of hosts and paths.",
+    ),
     cfg.StrOpt(
         "disable_by_file_path",
         default="/etc/glance/healthcheck_disable",
         help="While this file exists, /healthcheck answers 503, so that a load balancer sends nobody here.",
+    ),
+    cfg.ListOpt(
+        "disable_by_file_paths",
+        default=[],
+        help="The same for the port that was asked at, as port:path pairs; with the backend disable_by_files_ports.",
+    ),
+    cfg.ListOpt(
+        "enable_by_file_paths",
+        default=[],
+        help="Files that must all exist; with the backend enable_by_files.",
+    ),
+    cfg.ListOpt(
+        "allowed_source_ranges",
+        default=[],
+        help="Networks that may ask, as 192.0.2.0/24; for others /healthcheck does not exist. Empty: everybody.",
+    ),
+    cfg.BoolOpt(
+        "ignore_proxied_requests",
+        default=False,
+        help="/healthcheck does not exist for requests that came through a proxy, as their headers tell.",
+    ),
+]
+
+CORS: list[cfg.Opt] = [
+    cfg.ListOpt(
+        "allowed_origin",
+        default=[],
+        help="Origins whose pages may use the API in a browser, as https://horizon.example.com; * allows all, without "
+        "credentials. Empty: none.",
+    ),
+    cfg.BoolOpt("allow_credentials", default=True, help="Whether browsers may send credentials with such requests."),
+    cfg.ListOpt(
+        "expose_headers",
+        default=[
+            *("X-Image-Meta-Checksum", "X-Auth-Token", "X-Subject-Token", "X-Service-Token", "X-OpenStack-Request-ID"),
+            *("OpenStack-image-store-ids", "Location", "ETag", "Content-Range", "Content-MD5", "Accept-Ranges"),
+        ],
+        help="Headers of answers that such pages may read, besides the simple ones.",
+    ),
+    cfg.IntOpt("max_age", default=3600, min=0, help="Seconds that browsers may remember a preflight."),
+    cfg.ListOpt("allow_methods", default=["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH"], help="Methods allowed."),
+    cfg.ListOpt(
+        "allow_headers",
+        default=[
+            *("Content-MD5", "X-Image-Meta-Checksum", "X-Storage-Token", "Accept-Encoding", "X-Auth-Token"),
+            *("X-Identity-Status", "X-Roles", "X-Service-Catalog", "X-User-Id", "X-Tenant-Id"),
+            *("X-OpenStack-Request-ID", "Authorization", "Range", "If-Range", "If-None-Match", "X-Image-Meta-Store"),
+            *("X-OpenStack-Image-Size",),
+        ],
+        help="Headers of requests allowed, besides the simple ones.",
+    ),
+]
+
+OSLO_MIDDLEWARE: list[cfg.Opt] = [
+    cfg.BoolOpt(
+        "enable_proxy_headers_parsing",
+        default=False,
+        help="Believe Forwarded, X-Forwarded-Proto, -Host, -Port, -Prefix and -For, whoever sends them. Only for "
+        "services that nobody reaches but through a proxy which sets them.",
     ),
 ]
 
@@ -314,7 +400,10 @@ GROUPS: dict[str, list[cfg.Opt]] = {
     "keystone": KEYSTONE,
     "oslo_messaging_notifications": NOTIFICATIONS,
     "healthcheck": HEALTHCHECK,
+    "cors": CORS,
+    "oslo_middleware": OSLO_MIDDLEWARE,
     "jobs": JOBS,
+    "task": TASK,
 }
 
 
@@ -388,6 +477,7 @@ def register(conf: cfg.ConfigOpts) -> None:
     from oslo_log import log
 
     log.register_options(conf)
+    conf.set_default("instance_uuid_format", "[image: %(uuid)s] ")
     conf.register_opts(REFUSED)
     for group, options in [*GROUPS.items(), *WITHOUT_EFFECT.items()]:
         conf.register_opts(options, group=None if group == "DEFAULT" else group)

@@ -28,6 +28,18 @@ TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 )
 STATUSES: Final = tuple(TRANSITIONS)
 
+TASK_TYPES: Final = ("import", "api_image_import", "location_import")
+#: Where a task may come from to each status but the first.
+TASK_TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "pending": frozenset(),
+        "processing": frozenset({"pending"}),
+        "success": frozenset({"processing"}),
+        "failure": frozenset({"pending", "processing"}),
+    }
+)
+TASK_STATUSES: Final = tuple(TASK_TRANSITIONS)
+
 #: Statuses in which the formats may still be changed.
 FORMATS_OPEN: Final = frozenset({"queued", "importing"})
 
@@ -99,6 +111,29 @@ class Member:
     status: str
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A user's view of work that goes on after the answer: what was asked for, how far it is, what came of it.
+
+    `owner` is a project id, empty for a task that is nobody's. `expires_at` is when it vanishes, once it has ended.
+    `input`, `result` and `message` are as they were written; lists leave all three out.
+    """
+
+    id: str
+    type: str
+    status: str
+    owner: str
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None = None
+    image_id: str | None = None
+    request_id: str | None = None
+    user_id: str | None = None
+    input: Any = None  # JSON
+    result: Any = None  # JSON
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
