@@ -131,6 +131,14 @@ def test_a_thread_knows_nothing_of_the_request_before(tmp_path: Path, heard: Hea
         assert of.simulate_put(path, body=b"raw", headers=auth() | octets).status_code == 204
         assert of.simulate_get(path, headers=auth()).status_code == 200
         # That left its context to the server, which sends the data; here there is none.
+        assert context.get_current() is not None
+        other = of.simulate_post(
+            "/v2/images", json={"disk_format": "qcow2", "container_format": "bare"}, headers=auth()
+        )
+        wrong = of.simulate_put(f"/v2/images/{other.json['id']}/file", body=b"no", headers=auth() | octets)
+        last = heard.contexts[-1]
+        assert last
+        assert (last.resource_uuid, last.request_id) == (other.json["id"], wrong.headers["x-openstack-request-id"])
         of.simulate_get("/versions")
         assert context.get_current() is None
 
