@@ -36,7 +36,7 @@ def sync(url: str) -> None:
 
 
 def calotype(directory: Path, url: str, workers: int, more: str = "") -> Service:
-    """Calotype on a database that has its tables, not started yet. `more` are sections that say who asks, if not users."""
+    """Calotype on a database that has its tables, not started yet; `more` are sections that say who asks."""
     state = directory / "state"
     conf = (
         f"[DEFAULT]\nenabled_backends = {STORE}:file\n[glance_store]\ndefault_backend = {STORE}\n"

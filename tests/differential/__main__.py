@@ -18,7 +18,7 @@ from bench import services
 from bench.glance import VERSION, Glance, install
 
 from tests.differential.both import Both, Side
-from tests.differential.differences import DECLARED, Declared
+from tests.differential.differences import DECLARED, judge, line
 from tests.differential.script import ANYBODY, BAD, PERSONAS, SECTIONS
 from tests.keystone import Keystone, Memcached
 from tests.support import USERS, Service
@@ -69,18 +69,6 @@ def both(directory: Path, peer: Path) -> Iterator[Both]:
         keystone.remove()
 
 
-def judge(asked: Both, declared: tuple[Declared, ...]) -> list[str]:
-    """What is wrong: differences that nothing declares, and declared ones that are none any more."""
-    wrong, seen = [], set()
-    for found in asked.differences:
-        fitting = [one for one in declared if one.covers(found)]
-        seen.update(fitting)
-        if not fitting:
-            wrong.append(f"not declared: {found}")
-    wrong += [f"no difference any more: {one}" for one in declared if one not in seen]
-    return wrong
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare Calotype's answers with those of a real Glance 33.")
     names = [section.__name__ for section in SECTIONS]
@@ -103,13 +91,13 @@ def main() -> None:
                 section(asked)
     # What is declared for sections that were left out cannot be seen.
     whole = set(chosen) == set(names)
-    wrong = [text for text in judge(asked, DECLARED) if whole or text.startswith("not declared")]
+    wrong = [text for text in judge(asked.differences, DECLARED) if whole or text.startswith("not declared")]
     print("\n".join(wrong))
     statuses = ", ".join(f"{status}: {count}" for status, count in sorted(asked.statuses.items()))
     print(
         f"{asked.number} requests to Glance {VERSION} and to Calotype in {time.monotonic() - begin:.0f} s "
         f"(Glance answered {statuses}); {len(asked.differences)} facts differ, for "
-        f"{len({one.line for one in DECLARED})} reasons that docs/api/differences.md names; {len(wrong)} for none."
+        f"{len({line(one.line) for one in DECLARED})} reasons that docs/api/differences.md names; {len(wrong)} for none."
     )
     sys.exit(1 if wrong else 0)
 

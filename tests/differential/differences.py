@@ -1,6 +1,7 @@
 """Which differences are declared. Each belongs to a line of `docs/api/differences.md`, named by its bold words."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +50,12 @@ DECLARED: tuple[Declared, ...] = (
     Declared("Letter case of media types", "(PATCH|PUT) .*APPLICATION", "status", "415", "20[04]"),
     Declared("Versions document", "", "body.versions", ".*v2.8 v2.17 v2.7.*", "v2.17 v2.15.*"),
     Declared("204 answers", "", "header Content-Type", "text/html; charset=UTF-8", "-"),
-    Declared("Health check", "(POST|PUT|DELETE) /healthcheck", "status", "200", "405"),
-    Declared("Health check", "HEAD /healthcheck", "status", "204", "200"),
-    Declared("Health check", "GET /healthcheck", "header Content-Type|body.*"),
+    Declared("Other methods of `/healthcheck`", "(POST|PUT|DELETE) /healthcheck", "status", "200", "405"),
+    Declared("`HEAD /healthcheck`", "HEAD /healthcheck", "status", "204", "200"),
+    Declared("`/healthcheck`", "GET /healthcheck", "header Content-Type|body.*"),
     Declared("HEAD of data", "HEAD .*/file", "status", "405", "200|403|404"),
     Declared("HEAD of data", "unknown: .*/file", "header Allow", "GET, PUT", "GET, HEAD, PUT"),
-    Declared("OPTIONS", "OPTIONS", "status", "200", "404|405"),
+    Declared("`OPTIONS`", "OPTIONS", "status", "200", "404|405"),
     # Images
     Declared("Letter case of ids", "ABCD00|abcd00", "body.(id|self|file)|header Location", ".*ABCD.*", ".*abcd.*"),
     Declared("An empty `owner`", 'admin POST .*"owner": ""', "body.owner", '""', "null"),
@@ -130,14 +131,27 @@ DECLARED: tuple[Declared, ...] = (
 )
 
 
+def judge(found: Iterable[Difference], declared: Iterable[Declared]) -> list[str]:
+    """What is wrong: differences that nothing declares, and declared ones that are none any more."""
+    wrong: list[str] = []
+    seen: set[Declared] = set()
+    for one in found:
+        covering = [other for other in declared if other.covers(one)]
+        seen.update(covering)
+        if not covering:
+            wrong.append(f"not declared: {one}")
+    return wrong + [f"no difference any more: {one}" for one in declared if one not in seen]
+
+
 def line(name: str) -> str:
-    """The whole name of the line that begins so; there must be exactly one."""
-    found = [one for one in lines() if one.rstrip(".").startswith(name)]
+    """The whole name of the line that is named so, or of the only one that begins so."""
+    whole = lines()
+    found = [one for one in whole if one == name] or [one for one in whole if one.startswith(name)]
     assert len(found) == 1, f"{DOCUMENT.name} has {len(found)} lines that begin with {name!r}: {found}"
     return found[0]
 
 
 def lines() -> list[str]:
-    """The names of all lines in the document: their bold words."""
+    """The names of all lines in the document: their bold words, without the full stop."""
     found = re.findall(r"^- \*\*(.+?)\*\*", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
-    return [" ".join(name.split()) for name in found]
+    return [" ".join(name.split()).removesuffix(".") for name in found]

@@ -763,6 +763,76 @@ def copies(ask: Ask) -> None:
         ask("admin", method, f"/v2/stores/fast/{image(0xA00)}")
 
 
+def tasks(ask: Ask) -> None:
+    """Nothing made any task yet, and tasks are made by imports: what is left are refusals and empty lists."""
+    create(ask, "alice", 0xB00)
+    for who in PERSONAS:
+        ask(who, "GET", "/v2/tasks")
+        ask(who, "GET", f"/v2/tasks/{image(0xB01)}")
+        ask(who, "GET", path(0xB00, "/tasks"))
+    for who in ("alice", "reader", ANYBODY):
+        ask(who, "POST", "/v2/tasks", json={"type": "import", "input": {}})
+    for body in ({}, {"type": "nothing", "input": {}}, {"type": "import"}):
+        ask("admin", "POST", "/v2/tasks", json=body)
+    ask("admin", "POST", "/v2/tasks", json={"type": "import", "input": {"import_from": "http://127.0.0.1:1/x"}})
+    for data in (b"", b"x", b"[]"):
+        ask("admin", "POST", "/v2/tasks", data=data)
+    for query in (
+        "limit=1", "limit=0", "limit=-1", "limit=x", f"marker={image(0xB01)}", "marker=x", "sort_key=type", "sort_key=nothing",
+        "sort_dir=asc", "sort_dir=up", "status=pending", "status=nothing", "type=import", "type=nothing", "type=location_import",
+        "other=x",
+    ):  # fmt: skip
+        ask("admin", "GET", f"/v2/tasks?{query}")
+    ask("admin", "DELETE", f"/v2/tasks/{image(0xB01)}")
+    for method in ("HEAD", "PUT", "DELETE", "PATCH"):
+        ask("admin", method, "/v2/tasks")
+    for method in ("HEAD", "POST", "PUT", "DELETE"):
+        ask("alice", method, path(0xB00, "/tasks"))
+    ask("alice", "GET", path(0xDEAD, "/tasks"))
+    ask("bob", "GET", path(0xB00, "/tasks"))
+    ask("alice", "GET", path(0xB00, "/tasks"), data=b"{}")
+
+
+def locations(ask: Ask) -> None:
+    """Who may, and what is refused; no http store is configured, and nobody may add files."""
+    create(ask, "alice", 0xC00)
+    create(ask, "alice", 0xC01, DATA)
+    url = {"url": "http://192.0.2.1/image"}
+    for who in PERSONAS:
+        ask(who, "GET", path(0xC00, "/locations"))
+        ask(who, "POST", path(0xC00, "/locations"), json=url)
+    for who in ("alice", "reader", "bob", "service", ANYBODY):
+        ask(who, "POST", path(0xC01, "/locations"), json=url)
+        ask(who, "POST", path(0xDEAD, "/locations"), json=url)
+        ask(who, "GET", path(0xDEAD, "/locations"))
+    digest = {"os_hash_algo": "sha512", "os_hash_value": "0" * 128}
+    for body in (
+        {},
+        {"url": 1},
+        {"url": ""},
+        {"url": "nothing"},
+        {"url": "ftp://192.0.2.1/image"},
+        {"url": "file:///etc/passwd"},
+        {"url": "swift+config://x/y/z"},
+        url | {"metadata": {}},
+        url | {"validation_data": {}},
+        url | {"validation_data": {"os_hash_algo": "sha512"}},
+        url | {"validation_data": {"os_hash_value": "0" * 128}},
+        url | {"validation_data": digest | {"other": "x"}},
+        url | {"validation_data": digest | {"os_hash_algo": "rot13"}},
+        url | {"validation_data": digest | {"os_hash_value": "0" * 64}},
+        url | {"validation_data": digest | {"os_hash_value": "x" * 128}},
+        url | {"validation_data": "x"},
+    ):
+        ask("alice", "POST", path(0xC00, "/locations"), json=body)
+    for data in (b"", b"x", b"[]", b"null"):
+        ask("alice", "POST", path(0xC00, "/locations"), data=data)
+    ask("alice", "GET", path(0xC00))
+    ask("service", "GET", path(0xC00, "/locations"), data=b"{}")
+    for method in ("HEAD", "PUT", "DELETE", "PATCH"):
+        ask("alice", method, path(0xC00, "/locations"))
+
+
 # --- ends ------------------------------------------------------------------------------------------------
 
 
@@ -819,6 +889,8 @@ SECTIONS: tuple[Callable[[Ask], None], ...] = (
     actions,
     members,
     copies,
+    tasks,
+    locations,
     deletion,
     headers,
 )
