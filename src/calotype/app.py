@@ -12,7 +12,7 @@ import falcon
 from oslo_config import cfg
 from oslo_context import context as oslo_context
 
-from calotype import config, errors
+from calotype import config, errors, limits
 from calotype.api import body, versions
 from calotype.api import errors as api_errors
 from calotype.api.routes import ROUTES, Route
@@ -55,6 +55,7 @@ class App:
             conf=conf,
             db=self.db,
             policy=Policy(conf),
+            limits=limits.build(conf),
             stores=registry.build(conf),
             leases=Leases(self.db.reserve(), config.state_path(conf, "owners"), now),
             now=now,

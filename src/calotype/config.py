@@ -56,6 +56,17 @@ DEFAULT: list[cfg.Opt] = [
     cfg.IntOpt("image_member_quota", default=128, help="Members per image; negative lifts the limit."),
     cfg.IntOpt("image_property_quota", default=128, help="Custom properties per image; negative lifts the limit."),
     cfg.IntOpt("image_tag_quota", default=128, help="Tags per image; negative lifts the limit."),
+    cfg.IntOpt("image_location_quota", default=10, help="Copies per image; negative lifts the limit."),
+    cfg.StrOpt(
+        "user_storage_quota",
+        regex=r"^[0-9]{1,18}([KMGT]?B)?$",
+        default="0",
+        help="Bytes that all copies of all images of one project may have together; KB, MB, GB or TB may follow, of "
+        "1024 each; 0 lifts the limit. Without effect with use_keystone_limits.",
+    ),
+    cfg.BoolOpt(
+        "use_keystone_limits", default=False, help="Ask Keystone for the limits of projects; see [oslo_limit]."
+    ),
     cfg.BoolOpt("show_image_direct_url", default=False, help="Read for compatibility; direct_url comes with Keystone."),
     cfg.BoolOpt("show_multiple_locations", default=False, help="Not offered (OSSN-0090); reported at start when set."),
 ]
@@ -228,6 +239,19 @@ JOBS: list[cfg.Opt] = [
     cfg.FloatOpt("poll", default=2.0, min=0.1, help="Seconds between looks for work that nobody announced.")
 ]
 
+OSLO_LIMIT: list[cfg.Opt] = [
+    cfg.StrOpt("endpoint_id", help="The endpoint of this service in Keystone, whose limits are asked for."),
+    cfg.StrOpt("endpoint_service_name", help="Without endpoint_id: the service's name, to find the endpoint by."),
+    cfg.StrOpt("endpoint_service_type", help="Without endpoint_id: the service's type, image."),
+    cfg.StrOpt("endpoint_region_name", help="Without endpoint_id: the region of the endpoint."),
+    cfg.StrOpt(
+        "endpoint_interface",
+        default="public",
+        choices=["public", "internal", "admin", "publicURL", "internalURL", "adminURL"],
+        help="Without endpoint_id: the interface of the endpoint.",
+    ),
+]
+
 HEALTHCHECK: list[cfg.Opt] = [
     cfg.StrOpt(
         "disable_by_file_path",
@@ -240,8 +264,6 @@ HEALTHCHECK: list[cfg.Opt] = [
 REFUSED: list[cfg.Opt] = [
     cfg.StrOpt("property_protection_file"),
     cfg.StrOpt("metadata_encryption_key", secret=True),
-    cfg.StrOpt("user_storage_quota", default="0"),
-    cfg.BoolOpt("use_keystone_limits", default=False),
 ]
 #: Options of Glance without an effect here, said at the start.
 WITHOUT_EFFECT: dict[str, list[cfg.Opt]] = {
@@ -267,6 +289,7 @@ GROUPS: dict[str, list[cfg.Opt]] = {
     "image_format": IMAGE_FORMAT,
     "glance_store": GLANCE_STORE,
     "paste_deploy": PASTE,
+    "oslo_limit": OSLO_LIMIT,
     "healthcheck": HEALTHCHECK,
     "jobs": JOBS,
 }
