@@ -182,8 +182,12 @@ class _Keystone:
 class _Remembered:
     """A question's answers, kept for a while: one thread asks, others who want to know the same wait for it."""
 
-    def __init__(self, ask: Callable[[str], Mapping[str, int]]) -> None:
+    def __init__(
+        self, ask: Callable[[str], Mapping[str, int]], *, fresh: float = FRESH, failed: float = FAILED
+    ) -> None:
         self._ask = ask
+        self._fresh_for = fresh
+        self._failed_for = failed
         self._known: dict[str, tuple[float, Mapping[str, int] | errors.Busy]] = {}
         self._asking: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -194,7 +198,8 @@ class _Remembered:
             with self._lock:
                 asking = self._asking.setdefault(about, threading.Lock())
             with asking:
-                known = self._fresh(about) or self._renew(about)
+                known = self._fresh(about)
+                known = self._renew(about) if known is None else known
         if isinstance(known, errors.Busy):
             raise errors.Busy(str(known)) from known.__cause__
         return known
@@ -213,5 +218,8 @@ class _Remembered:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
                 self._asking.clear()
-            self._known[about] = (time.monotonic() + (FAILED if isinstance(found, errors.Busy) else FRESH), found)
+            self._known[about] = (
+                time.monotonic() + (self._failed_for if isinstance(found, errors.Busy) else self._fresh_for),
+                found,
+            )
         return found
