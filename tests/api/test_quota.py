@@ -184,8 +184,8 @@ def test_usage_is_told_of_unified_limits_only(limited: Service) -> None:
     assert limited.client(None).get("/v2/info/usage").status_code == 401
 
 
-def test_what_a_killed_process_had_reserved_is_free_after_recovery(state: Path, own_database: str) -> None:
-    with running(state, CONF, database=own_database) as service:
+def test_what_a_killed_process_had_reserved_is_free_after_recovery(state: Path) -> None:
+    with running(state, CONF) as service:
         alice = service.client()
         image_id = alice.queued()
         halfway, go_on = threading.Event(), threading.Event()
