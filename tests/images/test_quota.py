@@ -13,9 +13,9 @@ from calotype import errors
 from calotype.app import App
 from calotype.context import Context
 from calotype.db import images as db_images
-from calotype.db import jobs, tables
-from calotype.db.engine import now
-from calotype.images import data, lifecycle, quota, stores
+from calotype.db import jobs, members, tables
+from calotype.db.engine import Tx, now
+from calotype.images import data, lifecycle, quota, sharing, stores
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.worker import Runner
 from calotype.limits import Allowance
@@ -28,7 +28,16 @@ UNIT = 100 << 10
 QUOTA = 40 * UNIT
 
 
-TEXT = CONF.replace("[DEFAULT]", "[DEFAULT]\nuser_storage_quota = 4000KB")
+TEXT = CONF.replace(
+    "[DEFAULT]",
+    """\
+[DEFAULT]
+user_storage_quota = 4000KB
+image_member_quota = 1
+image_property_quota = 1
+image_tag_quota = 1
+""".rstrip(),
+)
 
 
 @pytest.fixture
@@ -250,31 +259,63 @@ def test_an_administrator_may_give_a_project_more_than_its_quota_which_then_take
 
 def test_of_two_who_would_both_fit_alone_the_second_waits_for_the_first_and_is_refused(app: App) -> None:
     """The first has looked and not yet committed; who does not wait for it does not see what it reserves."""
+    image_id = queued(app)
+    allowed = quota.allowance(app.service, ALICE, "red")
+    until, owner = app.service.leases.until(), app.service.leases.owner
+
+    def first(tx: Tx) -> None:
+        room = quota.room(tx, allowed, 30 * UNIT)
+        jobs.submit(
+            tx, "upload", "x", {"store": "one"}, now=now(), due=until, owner=owner, project="red", reserved=room
+        )
+
+    second_is_refused(app, first, lambda: put(app, 30 * UNIT, image_id=image_id))
+    assert uses(app) == 30 * UNIT
+
+
+def second_is_refused(app: App, first: Callable[[Tx], object], second: Callable[[], object]) -> None:
+    """What `second` wants while `first` is not yet committed, it is refused afterwards."""
     ended = threading.Event()
     answers: list[object] = []
-    image_id = queued(app)
 
-    def second() -> None:
+    def run() -> None:
         try:
-            answers.append(put(app, 30 * UNIT, image_id=image_id))
+            answers.append(second())
         except errors.CalotypeError as exc:
             answers.append(exc)
         ended.set()
 
-    other = threading.Thread(target=second)
-    allowed = quota.allowance(app.service, ALICE, "red")
+    other = threading.Thread(target=run)
     with app.db.begin() as tx:
-        room = quota.room(tx, allowed, 30 * UNIT)
-        until = app.service.leases.until()
-        owner = app.service.leases.owner
-        jobs.submit(
-            tx, data.KIND, "x", {"store": "one"}, now=now(), due=until, owner=owner, project="red", reserved=room
-        )
+        first(tx)
         other.start()
-        assert not ended.wait(0.5)
+        assert not ended.wait(0.3)
     other.join(30)
     assert [type(answer) for answer in answers] == [errors.OverLimit]
-    assert uses(app) == 30 * UNIT
+
+
+def add_member(svc: Service, image_id: str) -> None:
+    sharing.add(svc, ALICE, image_id, "blue")
+
+
+def add_tag(svc: Service, image_id: str) -> None:
+    lifecycle.add_tag(svc, ALICE, image_id, "t")
+
+
+def add_property(svc: Service, image_id: str) -> None:
+    lifecycle.update(svc, ALICE, image_id, [Change("add", "p", "x")])
+
+
+@pytest.mark.parametrize("add", [add_member, add_tag, add_property])
+def test_the_last_place_on_an_image_is_not_given_twice(app: App, add: Callable[[Service, str], None]) -> None:
+    image_id = queued(app)
+
+    def first(tx: Tx) -> None:
+        before = lifecycle.fetch(tx, ALICE, image_id)
+        db_images.save(tx, before, replace(before, tags=("other",), properties={"other": "x"}))
+        members.add(tx, image_id, "green", now())
+
+    second_is_refused(app, first, lambda: add(app.service, image_id))
 
 
 @dataclass(frozen=True)
