@@ -1,5 +1,6 @@
 """Quotas at the moments that cannot be provoked from outside: who waits for whom, what is reserved when, and until when."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import jobs, members, tables
 from calotype.db.engine import Tx, now
+from calotype.db.usage import _statement
 from calotype.images import data, lifecycle, quota, sharing, stores
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.worker import Runner
@@ -425,3 +427,12 @@ def test_what_glance_left_half_imported_counts_as_it_did_there(app: App) -> None
         "image_count_total": 2,
         "image_count_uploading": 2,
     }
+
+
+def test_usage_costs_what_a_project_has_and_not_its_square(lite: App) -> None:
+    with lite.db.read() as tx:
+        question = _statement(("stored", "reserved")).params(project="red", job="")
+        text = str(question.compile(dialect=tx.dialect, compile_kwargs={"literal_binds": True}))
+        plan = [str(row[3]) for row in tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")]
+    indexes = [found[1] for line in plan if (found := re.search(r"INDEX (\w+) \((?:owner|image_id|project)=", line))]
+    assert indexes == ["calotype_owner_created_at", "ix_image_locations_image_id", "calotype_jobs_project"], plan

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import sqlalchemy as sa
 
-from calotype.db.compare import exactly, join_from
+from calotype.db.compare import apart, exactly, join_from
 from calotype.db.engine import Tx
 from calotype.db.tables import image_locations, image_properties, images, jobs, projects
 
@@ -25,7 +25,10 @@ _COPYING = sa.exists().where(
     image_properties.c.value != "",
 )
 _COPIES = join_from(
-    images, image_locations, (image_locations.c.image_id == images.c.id) & (image_locations.c.deleted == sa.false())
+    images,
+    image_locations,
+    # Each image's own: SQLite would look through all locations that are not deleted, for each image.
+    (image_locations.c.image_id == images.c.id) & (apart(image_locations.c.deleted) == sa.false()),
 )
 
 
