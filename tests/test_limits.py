@@ -17,8 +17,8 @@ from calotype.images.lifecycle import NewImage
 from calotype.limits import Allowance
 from calotype.model import Query
 from tests.inprocess import ADMIN, ALICE, CONF, parts
-from tests.keystone import ACCOUNT, REGION, Keystone
-from tests.support import PASSWORD, free_port, running, write_users
+from tests.keystone import ACCOUNT, REGION, Keystone, TokenClient
+from tests.support import PASSWORD, free_port, running
 
 MIB = 1 << 20
 
@@ -221,17 +221,18 @@ def test_what_keystone_does_not_tell_us_is_not_unlimited(
 
 
 def test_a_service_keeps_to_the_limits_of_keystone(state: Path, registered: Registered) -> None:
-    red, blue = registered.keystone.project("red"), registered.keystone.project("blue")
-    state.mkdir(mode=0o700)
-    write_users(state / "users.json", {"of red": (red, ("member",)), "of blue": (blue, ("member",))})
+    keystone = registered.keystone
     registered.register(image_size_total=1, image_stage_total=0, image_count_total=100, image_count_uploading=2)
     registered.override("red", image_size_total=2, image_count_total=5)
-    with running(state, registered.conf()) as service:
-        alice, bob = service.client("of red"), service.client("of blue")
+    with running(state, keystone.conf() + registered.conf()) as service:
+        alice, bob = (TokenClient(service.url, keystone.token(name)) for name in ("alice", "bob"))
         with ThreadPoolExecutor(16) as pool:
             answers = list(
                 pool.map(
-                    lambda _: service.client("of red").create(disk_format="raw", container_format="bare"), range(16)
+                    lambda _: TokenClient(service.url, keystone.token("alice")).create(
+                        disk_format="raw", container_format="bare"
+                    ),
+                    range(16),
                 )
             )
         made = [answer.json()["id"] for answer in answers if answer.status_code == 201]

@@ -94,12 +94,8 @@ class _Keystone:
     """Questions to Keystone. Each raises `Busy` when there is no answer that makes sense."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        try:
-            from keystoneauth1 import adapter, exceptions, loading
-        except ImportError as exc:
-            raise errors.ConfigError(
-                f"use_keystone_limits: Keystone's client is not installed: pip install 'calotype[limits]' ({exc})"
-            ) from exc
+        from keystoneauth1 import adapter, exceptions, loading
+
         self._failures: tuple[type[Exception], ...] = (exceptions.ClientException, KeyError, TypeError, ValueError)
         group = "oslo_limit"
         loading.register_session_conf_options(conf, group)
