@@ -131,7 +131,7 @@ def test_an_upload_that_fails_is_told_once_with_the_words_that_the_client_hears(
 
 def test_an_upload_whose_process_died_is_told_by_who_cleans_up(app: App) -> None:
     image_id = queued(app)
-    _, job = data._intend(app.service, ALICE, image_id, app.service.stores.for_writing(None))
+    _, job = data._intend(app.service, ALICE, image_id, app.service.stores.for_writing(None), None, None)
     told(app)
     abandon_upload(app.service, job)
     abandon_upload(app.service, job)
