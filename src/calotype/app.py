@@ -26,6 +26,7 @@ from calotype.db.leases import Leases
 from calotype.images.stream import check_hash_algo
 from calotype.jobs.worker import Runner
 from calotype.policy import Policy
+from calotype.protections import Protections
 from calotype.service import Service
 from calotype.stores import registry
 
@@ -51,10 +52,12 @@ class App:
         self.conf = conf
         self.db = database(conf)
         self.runner: Runner | None = None
+        policy = Policy(conf)
         self.service = Service(
             conf=conf,
             db=self.db,
-            policy=Policy(conf),
+            policy=policy,
+            protections=Protections(conf, policy.passes),
             stores=registry.build(conf),
             leases=Leases(self.db.reserve(), config.state_path(conf, "owners"), now),
             now=now,
@@ -71,7 +74,7 @@ class App:
         self.runner.start()
 
     def reload(self) -> None:
-        """SIGHUP: read again what may change meanwhile: log options, policy.
+        """SIGHUP: read again what may change meanwhile: log options, policy, property protections.
 
         What is broken stays as it was. The users are looked at with each request anyway.
         """
@@ -80,6 +83,7 @@ class App:
         except Exception as exc:  # noqa: BLE001  # whatever is wrong with a file, what runs goes on
             LOG.error("the configuration cannot be read again; the old one stays: %s", errors.reason(exc))
         self.service.policy.reload()
+        self.service.protections.reload()
         LOG.info("configuration, policy and users were looked at again")
 
     def stop(self) -> None:

@@ -56,6 +56,16 @@ DEFAULT: list[cfg.Opt] = [
     cfg.IntOpt("image_member_quota", default=128, help="Members per image; negative lifts the limit."),
     cfg.IntOpt("image_property_quota", default=128, help="Custom properties per image; negative lifts the limit."),
     cfg.IntOpt("image_tag_quota", default=128, help="Tags per image; negative lifts the limit."),
+    cfg.StrOpt(
+        "property_protection_file",
+        help="File that says who may create, read, update and delete which custom properties; see the policy guide.",
+    ),
+    cfg.StrOpt(
+        "property_protection_rule_format",
+        default="roles",
+        choices=["roles", "policies"],
+        help="What that file names: roles, or rules of the policy files.",
+    ),
     cfg.BoolOpt("show_image_direct_url", default=False, help="Read for compatibility; direct_url comes with Keystone."),
     cfg.BoolOpt("show_multiple_locations", default=False, help="Not offered (OSSN-0090); reported at start when set."),
 ]
@@ -238,7 +248,6 @@ HEALTHCHECK: list[cfg.Opt] = [
 
 #: Options of Glance that protect something and are not served yet: to pass them over would be unsafe.
 REFUSED: list[cfg.Opt] = [
-    cfg.StrOpt("property_protection_file"),
     cfg.StrOpt("metadata_encryption_key", secret=True),
     cfg.StrOpt("user_storage_quota", default="0"),
     cfg.BoolOpt("use_keystone_limits", default=False),

@@ -9,6 +9,7 @@ from oslo_config import cfg
 from calotype.db.engine import Database
 from calotype.db.leases import Leases
 from calotype.policy import Policy
+from calotype.protections import Protections
 from calotype.stores.registry import Stores
 
 
@@ -19,6 +20,7 @@ class Service:
     conf: cfg.ConfigOpts
     db: Database
     policy: Policy
+    protections: Protections
     stores: Stores
     leases: Leases
     now: Callable[[], datetime]

@@ -248,7 +248,7 @@ def test_everything_that_is_made_is_the_owners_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["property_protection_file = /x", "metadata_encryption_key = 0123456789abcdef", "user_storage_quota = 10GB",
+    ["metadata_encryption_key = 0123456789abcdef", "user_storage_quota = 10GB",
      "use_keystone_limits = true"],
 )  # fmt: skip
 def test_protection_that_is_not_served_is_refused_rather_than_passed_over(tmp_path: Path, line: str) -> None:
