@@ -168,7 +168,7 @@ def _ways_of(kind: str, value: Any) -> float:
         case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
             least, most = int(value[0]), min(int(value[1]), MAX_NAME)
             inner = _ways(value[2])
-            return max(1, most - least + 1) * min(inner, 1e6) ** min(most, 50.0)  # far too many, yet a number
+            return float(max(1, most - least + 1) * min(inner, 1e6) ** min(most, 50))  # far too many, yet a number
         case "ASSERT" | "ASSERT_NOT":
             return _ways(value[1])
         case "ATOMIC_GROUP":
