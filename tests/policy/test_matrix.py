@@ -1,0 +1,105 @@
+"""Every route × every kind of caller × every kind of image: the answer is what the rules in `matrix.py` say."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import requests
+from falcon import testing
+
+from calotype.api.routes import ROUTES
+from calotype.app import App
+from calotype.db.engine import Database
+from tests.inprocess import CONF, parts
+from tests.policy import matrix
+from tests.policy.matrix import KNOWN, PERSONAS, ROWS, Persona, World, cells, sees
+from tests.support import PASSWORD, running, write_users
+
+USERS = {persona.name: (persona.project, persona.roles) for persona in KNOWN}
+
+
+def basic(persona: Persona) -> dict[str, str]:
+    """Credentials; wrong ones for whoever is called so."""
+    if persona.name == "none":
+        return {}
+    name, password = ("member", "wrong") if not persona.known else (persona.name, PASSWORD)
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+
+
+def in_process(app: App) -> matrix.Send:
+    """Through the WSGI application of a service in this process."""
+    client = testing.TestClient(app.wsgi)
+
+    def send(p: Persona, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        path, _, query = target.partition("?")
+        given = {**basic(p), **headers}
+        answer = client.simulate_request(method, path, query_string=query, headers=given, body=body or None)
+        return answer.status_code, answer.content
+
+    return send
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, matrix.Send]]:
+    path = tmp_path_factory.mktemp("matrix")
+    write_users(path / "users.json", USERS)
+    with parts(path, f"sqlite:///{path}/calotype.db", CONF) as app:
+        world = World(app.db, path / "calotype.db", {"one": path / "one", "two": path / "two"})
+        yield world, in_process(app)
+        world.close()
+
+
+def test_every_route_has_a_row_and_nothing_else_has() -> None:
+    assert set(ROWS) == {(route.method, route.path) for route in ROUTES}
+    assert all(ROWS.values())
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_caller_is_answered_as_the_rules_say(route: matrix.Any, here: tuple[World, matrix.Send]) -> None:
+    world, send = here
+    wrong = [world.ask(cell, send) for cell in cells(world.images, routes=[(route.method, route.path)])]
+    assert wrong
+    assert [one for one in wrong if one] == []
+
+
+@pytest.mark.parametrize("persona", KNOWN, ids=lambda persona: persona.name)
+def test_lists_hold_what_can_be_shown_and_nothing_else(persona: Persona, here: tuple[World, matrix.Send]) -> None:
+    world, send = here
+    known = {image.id for image in world.images}
+    assert known
+    shown = {one for one in known if send(persona, "GET", f"/v2/images/{one}", {}, b"")[0] == 200}
+    listed: list[str] = []
+    for hidden in ("true", "false"):
+        query = f"visibility=all&member_status=all&os_hidden={hidden}&limit=1000"
+        status, found = send(persona, "GET", f"/v2/images?{query}", {}, b"")
+        assert status == (200 if persona.has("reader") else 403)
+        listed += [entry["id"] for entry in json.loads(found)["images"]] if status == 200 else []
+    assert sorted(listed) == sorted(shown)
+    assert shown == {image.id for image in world.images if sees(persona, image)}
+
+
+def test_a_running_service_answers_as_its_application_does(state: Path) -> None:
+    """Over sockets, with passwords; fewer kinds of images."""
+    conf = CONF.format(path=state)
+    state.mkdir(mode=0o700, parents=True)
+    write_users(state / "users.json", USERS)
+    with running(state, conf, users=False) as service:
+        database = Database(service.database_url)
+        world = World(
+            database, state / "calotype.db", {"one": state / "one", "two": state / "two"}, ("active", "queued")
+        )
+        session = requests.Session()
+        session.trust_env = False
+
+        def send(p: Persona, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+            url, given = service.url + target, {**basic(p), **headers}
+            answer = session.request(method, url, data=body, headers=given, timeout=60, allow_redirects=False)
+            return answer.status_code, answer.content
+
+        wrong = [world.ask(cell, send) for cell in list(cells(world.images))[:: len(PERSONAS) // 2 + 2]]
+        world.close()
+        database.close()
+    assert len(wrong) > 100
+    assert [one for one in wrong if one] == []
