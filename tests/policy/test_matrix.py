@@ -1,4 +1,4 @@
-"""Every route × every kind of caller × every kind of image: the answer is what the rules in `matrix.py` say."""
+"""Every route, asked by every kind of caller of every kind of image: the answer is what the rules in `matrix.py` say."""
 
 import base64
 import json
