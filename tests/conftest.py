@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import databases
+from tests.keystone import Keystone, Memcached
 from tests.support import Client, Service, running
 
 #: Two file stores and one in memory, so that every test of the API runs in multi-store mode.
@@ -114,3 +115,30 @@ def admin(service: Service) -> Client:
 def state(tmp_path: Path) -> Path:
     """A state directory that nobody else uses."""
     return tmp_path / "state"
+
+
+@pytest.fixture(scope="session")
+def keystone() -> Iterator[Keystone]:
+    """One Keystone for the whole run; leave its users and their tokens as they are."""
+    started = Keystone().start()
+    yield started
+    started.remove()
+
+
+@pytest.fixture(scope="session")
+def memcached() -> Iterator[Memcached]:
+    started = Memcached()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def cloud(
+    tmp_path_factory: pytest.TempPathFactory, database_kind: str, keystone: Keystone, memcached: Memcached
+) -> Iterator[Service]:
+    """A service that asks the Keystone of the run, and is in its catalog."""
+    state = tmp_path_factory.mktemp("cloud")
+    conf = CONF.format(state=state) + keystone.conf(memcached)
+    with running(state, conf, database=databases.for_service(database_kind)) as started:
+        keystone.offer(started.url)
+        yield started

@@ -29,12 +29,13 @@ _INCLUDES = ("admin", "manager", "member", "reader")
 
 @dataclass(frozen=True)
 class Persona:
-    """A caller. `known` is false for one without credentials, or with wrong ones."""
+    """A caller. `known` is false for one without credentials, or with wrong ones; an anonymous one is `read_only`."""
 
     name: str
     project: str = ""
     roles: tuple[str, ...] = ()
     known: bool = True
+    read_only: bool = False
 
     def has(self, role: str) -> bool:
         """Whether it has the role, or one that includes it."""
@@ -59,6 +60,8 @@ PERSONAS = (
     Persona("accepted-reader", "accepted", ("reader",)),
     Persona("rejected", "rejected", ("member",)),
 )
+#: Where anonymous access is allowed, whoever has no credentials is this one.
+ANONYMOUS = Persona("none", read_only=True)
 KNOWN = tuple(persona for persona in PERSONAS if persona.known)
 
 # --- what is asked of ------------------------------------------------------------------------------------
@@ -345,6 +348,8 @@ class Cell:
     def wanted(self) -> int:
         if not self.persona.known and not self.open:
             return 401
+        if self.persona.read_only and self.writes and not self.open:
+            return 403
         return self.ask.expect(self.persona, self.image or NO_IMAGE)
 
     @property
@@ -457,6 +462,8 @@ class World:
             body = body.replace(f'"member": "{member}"'.encode(), f'"member": "{self.project(member)}"'.encode())
         status, found = send(cell.persona, cell.method, target + (f"?{cell.ask.query}" if cell.ask.query else ""),
                              cell.ask.headers, body)  # fmt: skip
+        for member in MEMBERS:
+            found = found.replace(self.project(member).encode(), member.encode())
         wanted = cell.wanted
         if status != wanted:
             wrong = f"answered {status}, not {wanted}"

@@ -2,8 +2,10 @@
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -13,6 +15,7 @@ from calotype.api.routes import ROUTES
 from calotype.app import App
 from calotype.db.engine import Database
 from tests.inprocess import CONF, parts
+from tests.keystone import Keystone
 from tests.policy import matrix
 from tests.policy.matrix import KNOWN, PERSONAS, ROWS, Persona, World, cells, sees
 from tests.support import PASSWORD, running, write_users
@@ -28,27 +31,33 @@ def basic(persona: Persona) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
 
 
-def in_process(app: App) -> matrix.Send:
+def in_process(app: App, credentials: Callable[[Persona], Mapping[str, str]] = basic) -> matrix.Send:
     """Through the WSGI application of a service in this process."""
     client = testing.TestClient(app.wsgi)
 
     def send(p: Persona, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
         path, _, query = target.partition("?")
-        given = {**basic(p), **headers}
+        given = {**credentials(p), **headers}
         answer = client.simulate_request(method, path, query_string=query, headers=given, body=body or None)
         return answer.status_code, answer.content
 
     return send
 
 
+@contextmanager
+def world_in(path: Path, conf: str = CONF, **arguments: Any) -> Iterator[tuple[World, App]]:
+    """A service in this process, and its images."""
+    write_users(path / "users.json", USERS)
+    with parts(path, f"sqlite:///{path}/calotype.db", conf) as app:
+        world = World(app.db, path / "calotype.db", {"one": path / "one", "two": path / "two"}, **arguments)
+        yield world, app
+        world.close()
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, matrix.Send]]:
-    path = tmp_path_factory.mktemp("matrix")
-    write_users(path / "users.json", USERS)
-    with parts(path, f"sqlite:///{path}/calotype.db", CONF) as app:
-        world = World(app.db, path / "calotype.db", {"one": path / "one", "two": path / "two"})
+    with world_in(tmp_path_factory.mktemp("matrix")) as (world, app):
         yield world, in_process(app)
-        world.close()
 
 
 def test_every_route_has_a_row_and_nothing_else_has() -> None:
@@ -57,7 +66,7 @@ def test_every_route_has_a_row_and_nothing_else_has() -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_every_caller_is_answered_as_the_rules_say(route: matrix.Any, here: tuple[World, matrix.Send]) -> None:
+def test_every_caller_is_answered_as_the_rules_say(route: Any, here: tuple[World, matrix.Send]) -> None:
     world, send = here
     wrong = [world.ask(cell, send) for cell in cells(world.images, routes=[(route.method, route.path)])]
     assert wrong
@@ -78,6 +87,33 @@ def test_lists_hold_what_can_be_shown_and_nothing_else(persona: Persona, here: t
         listed += [entry["id"] for entry in json.loads(found)["images"]] if status == 200 else []
     assert sorted(listed) == sorted(shown)
     assert shown == {image.id for image in world.images if sees(persona, image)}
+
+
+def test_with_keystone_every_caller_is_answered_the_same(tmp_path: Path, keystone: Keystone) -> None:
+    for persona in KNOWN:
+        keystone.add(f"matrix-{persona.name}", persona.project, persona.roles)
+    tokens = {persona: keystone.token(f"matrix-{persona.name}", persona.project) for persona in KNOWN}
+
+    def credentials(persona: Persona) -> dict[str, str]:
+        return {} if persona.name == "none" else {"X-Auth-Token": tokens.get(persona, "gAAAAAwrong")}
+
+    with world_in(tmp_path, CONF + keystone.conf(), states=("active",), project=keystone.project) as (world, app):
+        send = in_process(app, credentials)
+        # Keystone is asked anew of each wrong token: so once for each route.
+        few = [cell for cell in cells(world.images) if cell.persona.name != "wrong" or cell.number == 0]
+        wrong = [world.ask(cell, send) for cell in few if cell.persona.known or cell.image in (None, world.images[0])]
+    assert len(wrong) > 1_000
+    assert [one for one in wrong if one] == []
+
+
+def test_anonymous_access_is_read_only_and_shows_what_the_rules_show(tmp_path: Path) -> None:
+    conf = CONF.replace("[DEFAULT]", "[DEFAULT]\nallow_anonymous_access = true")
+    assert conf != CONF
+    with world_in(tmp_path, conf, states=("active", "queued")) as (world, app):
+        send = in_process(app)
+        wrong = [world.ask(cell, send) for cell in cells(world.images, [matrix.ANONYMOUS])]
+    assert wrong
+    assert [one for one in wrong if one] == []
 
 
 def test_a_running_service_answers_as_its_application_does(state: Path) -> None:
