@@ -365,7 +365,7 @@ def cells(
     images: Sequence[Image], personas: Sequence[Persona] = PERSONAS, routes: Sequence[tuple[str, str]] = ()
 ) -> Iterator[Cell]:
     """All of them, of the routes that there are; callers that are not known ask of one image for each visibility."""
-    some = [next(one for one in images if one.visibility == visibility) for visibility in VISIBILITIES]
+    some = tuple({one.visibility: one for one in reversed(images)}.values())
     for route in ROUTES:
         key = (route.method, route.path)
         if routes and key not in routes:
@@ -450,18 +450,18 @@ class World:
 
     # --- one cell
 
-    def ask(self, cell: Cell, send: Send) -> str:
-        """What is wrong with the answer to a cell; nothing if it is as it should be."""
-        values = {
-            name: quoted(self.project(value)) if name == "member_id" else value
-            for name, value in cell.ask.values.items()
-        }
-        target = cell.path.format(**values, image_id=cell.image.id if cell.image else "")
+    def request(self, cell: Cell) -> tuple[str, str, Mapping[str, str], bytes]:
+        """What `Send` wants to know beside the caller."""
+        names = {name: self.project(value) for name, value in cell.ask.values.items() if name == "member_id"}
+        path = cell.path.format(**{**cell.ask.values, **names}, image_id=cell.image.id if cell.image else "")
         body = cell.ask.payload().replace(b"{some id}", self.images[0].id.encode())
         for member in (*MEMBERS, "stranger"):
             body = body.replace(f'"member": "{member}"'.encode(), f'"member": "{self.project(member)}"'.encode())
-        status, found = send(cell.persona, cell.method, target + (f"?{cell.ask.query}" if cell.ask.query else ""),
-                             cell.ask.headers, body)  # fmt: skip
+        return cell.method, path + (f"?{cell.ask.query}" if cell.ask.query else ""), cell.ask.headers, body
+
+    def ask(self, cell: Cell, send: Send) -> str:
+        """What is wrong with the answer to a cell; nothing if it is as it should be."""
+        status, found = send(cell.persona, *self.request(cell))
         for member in MEMBERS:
             found = found.replace(self.project(member).encode(), member.encode())
         wanted = cell.wanted
@@ -515,8 +515,3 @@ class World:
 
     def _listing(self) -> dict[str, frozenset[str]]:
         return {store: frozenset(os.listdir(path)) for store, path in self._stores.items()}
-
-
-def quoted(text: str) -> str:
-    assert text.isalnum()
-    return text

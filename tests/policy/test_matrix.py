@@ -14,6 +14,7 @@ from falcon import testing
 from calotype.api.routes import ROUTES
 from calotype.app import App
 from calotype.db.engine import Database
+from calotype.policy import RULES
 from tests.inprocess import CONF, parts
 from tests.keystone import Keystone
 from tests.policy import matrix
@@ -114,6 +115,29 @@ def test_anonymous_access_is_read_only_and_shows_what_the_rules_show(tmp_path: P
         wrong = [world.ask(cell, send) for cell in cells(world.images, [matrix.ANONYMOUS])]
     assert wrong
     assert [one for one in wrong if one] == []
+
+
+def test_with_rules_that_permit_everything_only_the_owner_and_administrators_change_an_image(tmp_path: Path) -> None:
+    """The floor, asked from outside. What a member itself does with its membership is no change of the image."""
+    permit = {name: "@" for name in RULES if name != "context_is_admin"}
+    (tmp_path / "policy.yaml").write_text(json.dumps(permit))
+    with world_in(tmp_path, states=("active", "queued", "twice")) as (world, app):
+        send = in_process(app)
+        writes = [
+            cell
+            for cell in cells(world.images, KNOWN)
+            if cell.writes and cell.image and not cell.persona.has("admin") and cell.persona.project != "red"
+            if (cell.method, cell.persona.project) != ("PUT", "accepted") or "member_id" not in cell.path
+        ]
+        for cell in writes:
+            status, _ = send(cell.persona, *world.request(cell))
+            assert status in (403, 404), cell
+            assert not world.changed(), cell
+        # It is the floor that refuses them: with these rules a reader of the owner's project may do it all.
+        reader = next(persona for persona in KNOWN if persona.name == "reader")
+        allowed = [send(reader, *world.request(cell))[0] for cell in cells(world.images[:1], [reader]) if cell.writes]
+    assert {200, 204} <= set(allowed)
+    assert len(writes) > 1_000
 
 
 def test_a_running_service_answers_as_its_application_does(state: Path) -> None:
