@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from calotype.api import discovery, health, image_data, images, members, versions
+from calotype.api import discovery, health, image_data, images, locations, members, versions
 from calotype.api.request import Handler
 
 
@@ -46,6 +46,9 @@ ROUTES: Final = (
     Route("GET", _IMAGE + "/members/{member_id}", members.show),
     Route("PUT", _IMAGE + "/members/{member_id}", members.update),
     Route("DELETE", _IMAGE + "/members/{member_id}", members.remove),
+    #
+    Route("GET", _IMAGE + "/locations", locations.index),
+    Route("POST", _IMAGE + "/locations", locations.add),
     #
     Route("GET", "/v2/info/import", discovery.import_info),
     Route("GET", "/v2/info/stores", discovery.stores_info),
