@@ -45,8 +45,9 @@ class App:
             )
         if conf.show_multiple_locations:
             LOG.error(
-                "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0090). "
-                "Remove the option."
+                "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0065, "
+                "OSSN-0090). Remove the option: services add locations by POST /v2/images/{id}/locations and read "
+                "them by GET; for direct_url set show_image_direct_url. Users are shown neither."
             )
         self.conf = conf
         self.db = database(conf)
