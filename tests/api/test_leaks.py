@@ -23,6 +23,7 @@ from tests.webserver import WebServer, serving
 CONF = """\
 [DEFAULT]
 debug = true
+default_log_levels = urllib3=DEBUG, urllib3.connectionpool=DEBUG, calotype=DEBUG
 enabled_backends = fast:file, web:http, brief:memory
 show_image_direct_url = true
 http_retries = 0
@@ -195,7 +196,7 @@ def test_what_is_for_services_has_no_credential(place: Place) -> None:
 def test_the_log_has_no_location_and_no_credential(place: Place) -> None:
     """After all of the above, at the level of debugging."""
     log = place.service.log
-    assert "DEBUG" in log
+    assert "INFO calotype.jobs" in log
     assert place.ids["wrong"] in log
     for forbidden in (PASSWORD, "file://", "memory://", "swift+https", "t%3Aaccount", "/private-path", place.web.url):
         lines = [line for line in log.splitlines() if forbidden in line]

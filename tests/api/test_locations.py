@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -339,3 +340,27 @@ def test_an_image_that_is_deleted_while_it_is_hashed_stops_the_reading(place: Pl
     fresh = alice.queued()
     assert add(alice, fresh, place.web.url + "/data", given(place.web.files["/data"])).status_code == 202
     until(lambda: status(alice, fresh) == "active")
+
+
+def test_hashing_survives_kill_9(state: Path) -> None:
+    conf = CONF.format(state=state).replace("poll = 0.1", "poll = 0.1\nhash_rate = 16")
+    data = bytes(range(256)) * (32 << 10)
+    with serving(host=HOST) as web, running(state, conf) as service:
+        web.files["/data"] = data
+        alice = service.client()
+        right, wrong, plain = alice.queued(), alice.queued(), alice.queued()
+        assert add(alice, right, web.url + "/data", given(data)).status_code == 202
+        assert add(alice, wrong, web.url + "/data", given(b"")).status_code == 202
+        assert add(alice, plain, web.url + "/data").status_code == 202
+        for _ in range(2):
+            until(lambda: any("Range" in one.headers and one.method == "GET" for one in web.seen[6:]))
+            web.seen[6:] = []
+            service.kill()
+            service.start()
+        until(lambda: status(alice, right) == "active", 60)
+        until(lambda: status(alice, wrong) == "queued", 60)
+        until(lambda: alice.show(plain)["os_hash_value"], 60)
+        for image_id in (right, plain):
+            assert alice.show(image_id)["os_hash_value"] == hashlib.sha512(data).hexdigest()
+        assert alice.show(wrong)["size"] is None
+        assert alice.file(right).content == data
