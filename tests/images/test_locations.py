@@ -12,6 +12,7 @@ import pytest
 
 from calotype import errors
 from calotype.app import App
+from calotype.auth import keystone
 from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import jobs
@@ -256,6 +257,17 @@ def test_the_floor_lets_services_add_and_nobody_else(tmp_path: Path, app: App) -
     for ctx, may in ((ALICE, True), (BOB, False), (stranger, True), (token, True)):
         assert policy.allows(ctx, "add_image_location", target) == may
         assert policy.allows(ctx, "set_image_location", target) == (ctx is ALICE)
+
+
+def test_roles_of_service_tokens_are_those_of_the_configuration(tmp_path: Path, app: App) -> None:
+    def told(role: str) -> bool:
+        return Policy(app.conf).serves(replace(BOB, service_roles=frozenset({role})))
+
+    assert [told("service"), told("operator")] == [True, False]
+    keystone.register(app.conf)
+    assert [told("service"), told("operator")] == [True, False]
+    app.conf.set_override("service_token_roles", ["Operator"], group="keystone_authtoken")
+    assert [told("service"), told("operator")] == [False, True]
 
 
 @pytest.mark.parametrize(
