@@ -285,6 +285,15 @@ def test_a_service_takes_over_what_lies_in_a_store_but_not_what_another_image_ha
     assert status(alice, image_id) == "queued"
 
 
+def test_files_are_added_by_nobody_even_in_a_store_of_ours(place: Place) -> None:
+    image_id = place.client().queued()
+    (place.service.state / "fast" / image_id).write_bytes(b"data")
+    url = f"file://{place.service.state}/fast/{image_id}"
+    codes = [add(place.client(user), image_id, url).status_code for user in ("alice", "admin", "nova")]
+    assert codes == [403, 403, 400]
+    assert status(place.client(), image_id) == "queued"
+
+
 def test_locations_are_for_services(place: Place) -> None:
     alice = place.client()
     image_id, queued = alice.active(b"mine"), alice.queued()
