@@ -67,6 +67,10 @@ def given(data: bytes, algo: str = "sha512") -> dict[str, str]:
     return {"os_hash_algo": algo, "os_hash_value": hashlib.new(algo, data).hexdigest()}
 
 
+def tasks(client: Client, image_id: str) -> list[dict[str, Any]]:
+    return list(client.get(f"/v2/images/{image_id}/tasks").json()["tasks"])
+
+
 def status(client: Client, image_id: str) -> str:
     return str(client.show(image_id)["status"])
 
@@ -83,6 +87,10 @@ def test_data_without_a_hash_is_active_at_once_and_hashed_afterwards(place: Plac
     assert image["os_hash_algo"] == "sha512"
     assert image["os_hash_value"] == hashlib.sha512(data).hexdigest()
     assert image["checksum"] == hashlib.md5(data).hexdigest()
+    task = tasks(alice, image_id)[0]
+    assert (task["type"], task["status"], task["result"]) == ("location_import", "success", {"image_id": image_id})
+    assert task["input"] == {"image_id": image_id, "loc_url": "***", "validation_data": {}}
+    assert tasks(place.client("nova"), image_id)[0]["input"]["loc_url"] == place.web.url + "/data"
     assert alice.file(image_id).content == data
     assert alice.file(image_id, Range="bytes=10-19").content == data[10:20]
     assert alice.delete(image_id).status_code == 204
@@ -113,6 +121,8 @@ def test_data_with_another_hash_leaves_the_image_queued_and_the_data_where_it_is
     image = alice.show(image_id)
     assert [image[name] for name in ("size", "virtual_size", "checksum", "os_hash_algo", "os_hash_value")] == [None] * 5
     assert place.client("nova").get(f"/v2/images/{image_id}/locations").json() == []
+    assert [(task["status"], "than was given" in task["message"] or "but the image says" in task["message"])
+            for task in tasks(alice, image_id)] == [("failure", True)]  # fmt: skip
     assert alice.file(image_id).status_code == 204
     assert alice.put(image_id, b"its own").status_code == 204
 
@@ -142,6 +152,7 @@ def test_of_fifty_who_add_at_once_one_wins(place: Place) -> None:
     data = place.web.files[f"/r{winners[0]}"]
     assert alice.file(image_id).content == data
     assert alice.show(image_id)["os_hash_value"] == hashlib.sha512(data).hexdigest()
+    assert len(tasks(alice, image_id)) == 1
     found = place.client("nova").get(f"/v2/images/{image_id}/locations").json()
     assert found == [{"url": f"{place.web.url}/r{winners[0]}", "metadata": {"store": "web"}}]
 

@@ -16,7 +16,7 @@ from calotype.auth import keystone
 from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import jobs
-from calotype.images import lifecycle, locations
+from calotype.images import lifecycle, locations, tasks
 from calotype.images.lifecycle import NewImage
 from calotype.images.locations import Given, without_secrets
 from calotype.jobs.worker import Runner
@@ -144,6 +144,8 @@ def test_hashes_are_taken_as_given_where_nothing_is_to_be_read(tmp_path: Path) -
         image = show(app, other)
         assert (image.status, image.os_hash_algo, image.os_hash_value, image.size) == ("active", None, None, 4)
         assert backlog(app) == 0
+        for one in (image_id, other):
+            assert [task.status for task in tasks.of_image(app.service, ALICE, one)] == ["success"]
 
 
 def test_what_shows_another_face_later_is_taken_out_of_service(app: App, web: WebServer) -> None:

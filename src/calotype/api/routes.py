@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from calotype.api import discovery, health, image_data, images, locations, members, versions
+from calotype.api import discovery, health, image_data, images, locations, members, tasks, versions
 from calotype.api.request import Handler
 
 
@@ -49,6 +49,10 @@ ROUTES: Final = (
     #
     Route("GET", _IMAGE + "/locations", locations.index),
     Route("POST", _IMAGE + "/locations", locations.add),
+    Route("GET", _IMAGE + "/tasks", tasks.of_image),
+    Route("GET", "/v2/tasks", tasks.index),
+    Route("POST", "/v2/tasks", tasks.create),
+    Route("GET", "/v2/tasks/{task_id}", tasks.show),
     #
     Route("GET", "/v2/info/import", discovery.import_info),
     Route("GET", "/v2/info/stores", discovery.stores_info),

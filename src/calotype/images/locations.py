@@ -21,10 +21,10 @@ from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.images import data
+from calotype.images import data, tasks
 from calotype.images.inspection import Inspection
 from calotype.images.stream import Passing
-from calotype.model import Image, Job, Location
+from calotype.model import Image, Job, Location, Task
 from calotype.policy import no_image
 from calotype.service import Service
 from calotype.stores.base import Body, Store
@@ -82,7 +82,9 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
     }
     now = svc.now()
 
-    def work(tx: Tx) -> Job | None:
+    asked = {"image_id": image.id, "loc_url": url, "validation_data": hashes}
+
+    def work(tx: Tx) -> Task:
         found = db_images.get(tx, ctx, image.id, lock=True)
         if found is None:
             raise no_image(image.id)
@@ -94,14 +96,16 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         else:
             _refuse_taken(tx, store, url, image.id)
             db_images.move(tx, image.id, "queued", "importing", now=now)
-        return None if at_once and not secure else jobs.submit(tx, KIND, image.id, payload, now=now, due=now)
+            svc.events.image(tx, image.id, "image.update")
+        task = tasks.begin(svc, tx, ctx, "location_import", image.id, asked, status="processing")
+        if at_once and not secure:
+            tasks.move(svc, tx, task.id, "success", result={"image_id": image.id})
+        else:
+            jobs.submit(tx, KIND, image.id, {**payload, "task": task.id}, now=now, due=now)
+        return task
 
-    def landed(tx: Tx, job: Job | None) -> bool:
-        # Nobody else adds a location to this image, or a job of this id.
-        return db_images.has_location(tx, image.id, url) or (job is not None and jobs.lives(tx, job.token))
-
-    if svc.db.transact(work, landed) is not None:
-        svc.nudge()
+    svc.db.transact(work, lambda tx, task: tasks.there(svc, tx, task))
+    svc.nudge()
 
 
 def list_(svc: Service, ctx: Context, image_id: str) -> list[Location]:
@@ -204,6 +208,7 @@ def _activate(svc: Service, tx: Tx, image: Image, store: Store, url: str, **fact
     _refuse_taken(tx, store, url, image.id)
     db_images.move(tx, image.id, image.status, "active", now=svc.now(), **facts)
     db_images.add_location(tx, image.id, url, {"store": store.name}, svc.now())
+    svc.events.image(tx, image.id, "image.activate", "image.update")
 
 
 def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
@@ -261,7 +266,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
         _write_down(svc, job, store, passing, algo)
     except errors.Gone as exc:
         LOG.info("image %s: its data is not hashed: %s", job.image_id, exc)
-        svc.db.transact(lambda tx: jobs.finish(tx, job))
+        _refuse(svc, job, exc)
     except (errors.Invalid, errors.ContentRejected, errors.Conflict) as exc:
         _refuse(svc, job, exc)
     except errors.StoreError as exc:
@@ -277,8 +282,10 @@ def _write_down(svc: Service, job: Job, store: Store, passing: Passing, algo: st
         image = db_images.get(tx, SERVICE, job.image_id, lock=True)
         if image is None or not jobs.finish(tx, job):
             raise errors.Gone("The image was deleted while its data was being hashed.")
+        _tell(svc, tx, job)
         if not job.payload["activate"]:
             db_images.put_hashes(tx, image.id, now=svc.now(), **found)
+            svc.events.image(tx, image.id, "image.update")
             return
         if image.status != "importing" or _formats(image) != job.payload["formats"]:
             raise errors.Conflict("The image was changed while its data was being hashed.")
@@ -297,17 +304,33 @@ def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
 
     If it is active and unsafe after all, what the server gave at first was not what it gives now: out of service.
     """
-    LOG.error("image %s: data in store %s: %s", job.image_id, job.payload["store"], errors.reason(why))
+    if not isinstance(why, errors.Gone):
+        LOG.error("image %s: data in store %s: %s", job.image_id, job.payload["store"], errors.reason(why))
 
     def work(tx: Tx) -> None:
-        if db_images.get(tx, SERVICE, job.image_id, lock=True) is None or not jobs.finish(tx, job):
+        image = db_images.get(tx, SERVICE, job.image_id, lock=True)
+        if not jobs.finish(tx, job):
+            return
+        _tell(svc, tx, job, why)
+        if image is None:
             return
         if job.payload["activate"]:
             db_images.move(tx, job.image_id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
         elif isinstance(why, errors.ContentRejected):
             db_images.move(tx, job.image_id, "active", "deactivated", now=svc.now())
+        else:
+            return
+        svc.events.image(tx, job.image_id, "image.update")
 
     svc.db.transact(work)
+
+
+def _tell(svc: Service, tx: Tx, job: Job, why: errors.CalotypeError | None = None) -> None:
+    """What the user sees of it, at its end."""
+    if why is None:
+        tasks.move(svc, tx, job.payload["task"], "success", result={"image_id": job.image_id})
+    else:
+        tasks.move(svc, tx, job.payload["task"], "failure", message=str(why))
 
 
 class _Reading:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from calotype import errors
+from calotype import errors, logs
 from calotype.db import jobs
 from calotype.db.engine import Tx
 from calotype.jobs.chores import CHORES, LONG, sweep
@@ -70,6 +70,7 @@ class Runner:
     def _run(self) -> None:
         next_sweep = 0.0
         while not self._stopping:
+            self._svc.leases.pulse()
             try:
                 self.work_off()
                 if time.monotonic() >= next_sweep:
@@ -113,6 +114,7 @@ class Runner:
         self._wake.set()
 
     def _do(self, job: Job) -> None:
+        logs.begin(f"job-{job.id}", job.image_id)
         try:
             with self._svc.leases.holding(job) as holds:
                 if job.kind in LONG:
@@ -130,3 +132,5 @@ class Runner:
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
             why = repr(exc)
             self._svc.db.transact(lambda tx: jobs.fail(tx, job, why, due=self._svc.now() + jobs.pause(job)))
+        finally:
+            logs.end()
