@@ -186,6 +186,7 @@ def _one_copy(bench: Bench, image_id: str, _: Any) -> bool:
 
 
 _UPLOAD = "update prepare upload activate update"
+_ADDED = "update update"
 _GIVEN = Given("sha512", hashlib.sha512(b"some data").hexdigest())
 
 CASES = {
@@ -237,11 +238,13 @@ CASES = {
     "the intent of an upload": Case(Bench.queued, _upload, _is_active, told=_UPLOAD),
     "a note of an upload": Case(Bench.queued, _upload, _is_active, skip=1, told=_UPLOAD),
     "the end of an upload": Case(Bench.queued, _upload, _is_active, skip=2, told=_UPLOAD),
-    "add a location": Case(Bench.queued, _add_location(None), _took_over),
-    "add a location with a hash": Case(Bench.queued, _add_location(_GIVEN), _took_over),
-    "the end of its hashing": Case(Bench.queued, _add_location(None), _took_over, skip=2),
-    "the end of its comparison": Case(Bench.queued, _add_location(_GIVEN), _took_over, skip=2),
-    "the end of one that fails": Case(Bench.queued, _add_location(Given("sha512", "ab" * 64)), _is_queued, skip=2),
+    "add a location": Case(Bench.queued, _add_location(None), _took_over, told=_ADDED),
+    "add a location with a hash": Case(Bench.queued, _add_location(_GIVEN), _took_over, told=_ADDED),
+    "the end of its hashing": Case(Bench.queued, _add_location(None), _took_over, skip=2, told=_ADDED),
+    "the end of its comparison": Case(Bench.queued, _add_location(_GIVEN), _took_over, skip=2, told=_ADDED),
+    "the end of one that fails": Case(
+        Bench.queued, _add_location(Given("sha512", "ab" * 64)), _is_queued, skip=2, told=_ADDED
+    ),
 }
 
 

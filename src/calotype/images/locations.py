@@ -208,7 +208,7 @@ def _activate(svc: Service, tx: Tx, image: Image, store: Store, url: str, **fact
     _refuse_taken(tx, store, url, image.id)
     db_images.move(tx, image.id, image.status, "active", now=svc.now(), **facts)
     db_images.add_location(tx, image.id, url, {"store": store.name}, svc.now())
-    svc.events.image(tx, image.id, "image.activate", "image.update")
+    svc.events.image(tx, image.id, "image.update")
 
 
 def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
