@@ -21,7 +21,7 @@ from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.images import data, tasks
+from calotype.images import data, quota, tasks
 from calotype.images.inspection import Inspection
 from calotype.images.stream import Passing
 from calotype.model import Image, Job, Location, Task
@@ -81,6 +81,7 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         "given": [given.algo, given.value] if given else None,
     }
     now = svc.now()
+    allowed = quota.allowance(svc, ctx, image.owner)
 
     asked = {"image_id": image.id, "loc_url": url, "validation_data": hashes}
 
@@ -91,7 +92,10 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         data.refuse_unready(found)
         if _formats(found) != _formats(image):
             raise errors.Conflict("The image's formats were changed just now; ask again.")
+        quota.one_more_location(svc, found)
+        reserved = quota.room(tx, allowed, size)
         if at_once:
+            reserved = 0  # it is stored, in this transaction
             _activate(svc, tx, found, store, url, size=size, virtual_size=virtual_size, **hashes)
         else:
             _refuse_taken(tx, store, url, image.id)
@@ -101,7 +105,9 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         if at_once and not secure:
             tasks.move(svc, tx, task.id, "success", result={"image_id": image.id})
         else:
-            jobs.submit(tx, KIND, image.id, {**payload, "task": task.id}, now=now, due=now)
+            project = allowed.project if allowed else found.owner
+            facts = {**payload, "task": task.id}
+            jobs.submit(tx, KIND, image.id, facts, now=now, due=now, project=project, reserved=reserved)
         return task
 
     svc.db.transact(work, lambda tx, task: tasks.there(svc, tx, task))
