@@ -11,7 +11,7 @@ from typing import Any, Final
 import falcon
 from oslo_config import cfg
 
-from calotype import config, errors, logs
+from calotype import config, errors, logs, notifiers
 from calotype.api import body, proxies, versions
 from calotype.api import errors as api_errors
 from calotype.api.cors import Cors
@@ -20,13 +20,15 @@ from calotype.api.routes import ROUTES, Route
 from calotype.api.schemas import Schemas
 from calotype.auth.base import Authenticator
 from calotype.auth.basic import BasicAuth
-from calotype.context import Context
-from calotype.db import schema
+from calotype.context import SERVICE, Context
+from calotype.db import images, outbox, schema
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, now
 from calotype.db.leases import Leases
+from calotype.events import Events
 from calotype.images.health import Health
 from calotype.images.stream import check_hash_algo
+from calotype.jobs.sender import Sender
 from calotype.jobs.worker import Runner
 from calotype.policy import Policy
 from calotype.service import Service
@@ -49,12 +51,21 @@ class App:
         self.conf = conf
         self.db = database(conf)
         self.runner: Runner | None = None
+        self.sender: Sender | None = None
+        notifiers.build(conf)  # for what it says against the configuration; each process makes its own
         self.service = Service(
             conf=conf,
             db=self.db,
             policy=Policy(conf),
             stores=registry.build(conf),
             leases=Leases(self.db.reserve(), config.state_path(conf, "owners"), now),
+            events=Events(
+                conf,
+                put=outbox.add,
+                read=lambda tx, image_id: images.get(tx, SERVICE, image_id),
+                now=now,
+                nudge=lambda: self.sender.nudge() if self.sender else None,
+            ),
             now=now,
             nudge=lambda: self.runner.nudge() if self.runner else None,
         )
@@ -65,9 +76,13 @@ class App:
         )
 
     def start(self) -> None:
-        """Begin to work off jobs. Call it after forking."""
+        """Begin to work off jobs and to send events. Call it after forking."""
         self.db.dispose()
-        self.runner = Runner(replace(self.service, db=self.db.reserve()), self.conf.jobs.poll)
+        svc = replace(self.service, db=self.db.reserve())
+        if found := notifiers.build(self.conf):
+            self.sender = Sender(svc, found, self.conf.jobs.poll)
+            self.sender.start()
+        self.runner = Runner(svc, self.conf.jobs.poll)
         self.runner.start()
 
     def reload(self) -> None:
@@ -86,6 +101,8 @@ class App:
         """End the threads and say good-bye to other processes."""
         if self.runner is not None:
             self.runner.stop()
+        if self.sender is not None:
+            self.sender.stop()
         self.service.leases.close()
         self.db.close()  # so that SQLite puts its log into the database: then that is one file
 

@@ -56,6 +56,12 @@ DEFAULT: list[cfg.Opt] = [
     cfg.IntOpt("image_member_quota", default=128, help="Members per image; negative lifts the limit."),
     cfg.IntOpt("image_property_quota", default=128, help="Custom properties per image; negative lifts the limit."),
     cfg.IntOpt("image_tag_quota", default=128, help="Tags per image; negative lifts the limit."),
+    cfg.StrOpt("default_publisher_id", default="image.localhost", help="Who notifications say that they come from."),
+    cfg.ListOpt(
+        "disabled_notifications",
+        default=[],
+        help="Notifications that are not sent: event types, or groups, which are what stands before the first dot.",
+    ),
     cfg.BoolOpt(
         "allow_anonymous_access",
         default=False,
@@ -255,6 +261,22 @@ JOBS: list[cfg.Opt] = [
     cfg.FloatOpt("poll", default=2.0, min=0.1, help="Seconds between looks for work that nobody announced.")
 ]
 
+NOTIFICATIONS: list[cfg.Opt] = [
+    cfg.MultiStrOpt(
+        "driver",
+        default=[],
+        help="Where notifications go: messagingv2 or messaging (a message bus; they need the extra notifications "
+        "installed), log, noop; may be repeated. Unset: nowhere.",
+    ),
+    cfg.StrOpt(
+        "transport_url",
+        secret=True,
+        help="URL of the message bus; default: [DEFAULT] transport_url. Other options of oslo.messaging, such as those "
+        "in [oslo_messaging_rabbit], are read by itself.",
+    ),
+    cfg.ListOpt("topics", default=["notifications"], help="Topics; the priority is added: notifications.info."),
+]
+
 TASK: list[cfg.Opt] = [
     cfg.IntOpt(
         "task_time_to_live",
@@ -364,6 +386,7 @@ WITHOUT_EFFECT: dict[str, list[cfg.Opt]] = {
         cfg.BoolOpt("db_inc_retry_interval", default=True),
         cfg.IntOpt("db_max_retry_interval", default=10),
     ],
+    "oslo_messaging_notifications": [cfg.IntOpt("retry", default=-1)],  # events wait until they are taken
 }
 
 GROUPS: dict[str, list[cfg.Opt]] = {
@@ -375,6 +398,7 @@ GROUPS: dict[str, list[cfg.Opt]] = {
     "glance_store": GLANCE_STORE,
     "paste_deploy": PASTE,
     "keystone": KEYSTONE,
+    "oslo_messaging_notifications": NOTIFICATIONS,
     "healthcheck": HEALTHCHECK,
     "cors": CORS,
     "oslo_middleware": OSLO_MIDDLEWARE,
@@ -441,6 +465,11 @@ def check_served(conf: cfg.ConfigOpts) -> None:
         for option in options:
             if getattr(conf if group == "DEFAULT" else conf[group], option.dest) != option.default:
                 LOG.warning("[%s] %s is set, but has no effect in this release", group, option.name)
+
+
+def notification_drivers(conf: cfg.ConfigOpts) -> list[str]:
+    """The configured drivers that send something somewhere, each once."""
+    return [name for name in dict.fromkeys(conf.oslo_messaging_notifications.driver) if name not in ("", "noop")]
 
 
 def register(conf: cfg.ConfigOpts) -> None:

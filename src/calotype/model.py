@@ -188,3 +188,18 @@ class Job:
     @property
     def token(self) -> str:
         return f"{self.id}-{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that others are told. `id` is that of the message, whenever and however often it is sent.
+
+    `number` says where in the outbox it is, once it is there.
+    """
+
+    id: str
+    type: str
+    priority: str
+    payload: Mapping[str, Any] | str
+    at: datetime
+    number: int = 0

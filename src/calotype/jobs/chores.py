@@ -16,7 +16,7 @@ LOG = logging.getLogger(__name__)
 
 def abandon_upload(svc: Service, job: Job) -> None:
     """The uploader died: remove what its attempts left and queue the image again."""
-    data.give_up(svc, job, [f"{job.id}-{attempt}" for attempt in range(1, job.attempt)])
+    data.give_up(svc, job, [f"{job.id}-{attempt}" for attempt in range(1, job.attempt)], "The service ended meanwhile.")
 
 
 def finish_delete(svc: Service, job: Job) -> None:
