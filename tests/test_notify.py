@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -117,6 +118,16 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     assert UNIT.name not in done.stderr + done.stdout, done.stderr
 
 
+def test_the_unit_reloads_by_nothing_but_a_shell() -> None:
+    """A small Debian has no /bin/kill."""
+    (line,) = [line for line in UNIT.read_text().splitlines() if line.startswith("ExecReload=")]
+    program, *arguments = shlex.split(line.partition("=")[2])
+    assert program == "/bin/sh"
+    with subprocess.Popen(["sleep", "60"]) as main:
+        subprocess.run([program, *arguments], env={"MAINPID": str(main.pid), "PATH": ""}, check=True)
+        assert main.wait(30) == -signal.SIGHUP
+
+
 def test_the_unit_leaves_a_service_little_to_do_harm_with() -> None:
     done = systemd("security", "--offline=yes", "--threshold=30", str(UNIT))  # tenths
     assert done.returncode == 0, done.stdout[-200:] + done.stderr
@@ -146,9 +157,10 @@ def test_users_and_directories_are_those_of_the_unit() -> None:
 
 def test_the_container_runs_without_rights_and_is_pinned() -> None:
     lines = (ROOT / "etc/container/Containerfile").read_text().replace("\\\n", "").splitlines()
-    images = [line.split()[1] for line in lines if line.startswith("FROM ")]
-    assert len(images) == 2
-    assert all(":" in image and not image.endswith(":latest") for image in images)
+    assert [line.split()[1] for line in lines if line.startswith("FROM ")] == ["${PYTHON_IMAGE}"] * 2
+    (base,) = [line.partition("=")[2] for line in lines if line.startswith("ARG PYTHON_IMAGE")]
+    assert ":" in base
+    assert not base.endswith(":latest")
     for line in lines:
         if line.startswith("COPY ") and "--from" not in line:
             for name in line.split()[1:-1]:
