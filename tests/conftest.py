@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import databases
+from tests.keystone import Keystone, Memcached
 from tests.support import Client, Service, running
 
 #: Two file stores and one in memory, so that every test of the API runs in multi-store mode.
@@ -38,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite",
         help="what records are kept in; but for sqlite only tests run to which it makes a difference",
     )
+    parser.addoption(
+        "--without-database",
+        choices=("also", "only", "never"),
+        default="also",
+        help="with sqlite: run the tests to which a database makes no difference, nothing else, or not them",
+    )
 
 
 def pytest_configure() -> None:
@@ -48,11 +55,15 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what another run does: a test without a database runs with SQLite, one of a server without."""
     sqlite = config.getoption("--database") == "sqlite"
+    without = config.getoption("--without-database") if sqlite else "never"
     kept: list[pytest.Item] = []
     others: list[pytest.Item] = []
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        there = "server" not in fixtures if sqlite else "database_kind" in fixtures
+        if "database_kind" in fixtures:
+            there = without != "only" and not (sqlite and "server" in fixtures)
+        else:
+            there = without != "never"
         (kept if there else others).append(item)
     if others:
         config.hook.pytest_deselected(items=others)
@@ -104,3 +115,30 @@ def admin(service: Service) -> Client:
 def state(tmp_path: Path) -> Path:
     """A state directory that nobody else uses."""
     return tmp_path / "state"
+
+
+@pytest.fixture(scope="session")
+def keystone() -> Iterator[Keystone]:
+    """One Keystone for the whole run; leave its users and their tokens as they are."""
+    started = Keystone().start()
+    yield started
+    started.remove()
+
+
+@pytest.fixture(scope="session")
+def memcached() -> Iterator[Memcached]:
+    started = Memcached()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def cloud(
+    tmp_path_factory: pytest.TempPathFactory, database_kind: str, keystone: Keystone, memcached: Memcached
+) -> Iterator[Service]:
+    """A service that asks the Keystone of the run, and is in its catalog."""
+    state = tmp_path_factory.mktemp("cloud")
+    conf = CONF.format(state=state) + keystone.conf(memcached)
+    with running(state, conf, database=databases.for_service(database_kind)) as started:
+        keystone.offer(started.url)
+        yield started
