@@ -1,9 +1,8 @@
-"""What a service manager hears of `calotype serve`; and the files in `etc/` for one, where its tools are there."""
+"""What a service manager hears of `calotype serve`; and the files in `etc/` for one."""
 
 import configparser
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 from calotype import config, server
 from calotype.notify import Manager
 from tests.docs.samples import ROOT
-from tests.support import Service, running
+from tests.support import Service, running, tool
 
 UNIT = ROOT / "etc" / "systemd" / "calotype.service"
 
@@ -102,10 +101,7 @@ def test_beats_are_sent_twice_as_often_as_they_are_wanted_and_only_by_whom_they_
 
 def systemd(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `systemd-analyze`, which works without a running systemd."""
-    program = shutil.which("systemd-analyze")
-    if not program:
-        pytest.skip("systemd-analyze is not installed")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run([tool("systemd-analyze"), *arguments], capture_output=True, text=True, check=False)
 
 
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
