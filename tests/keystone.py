@@ -64,7 +64,6 @@ class Keystone:
         self._tokens: dict[Any, str] = {}
         self._projects: dict[str, str] = {}
         self._users: dict[str, str] = {}
-        self._services: dict[str, str] = {}
         atexit.register(self.remove)
 
     @property
@@ -154,21 +153,22 @@ class Keystone:
             self._users[name] = self.call("POST", "users", user={"name": name, "password": PASSWORD})["user"]["id"]
             for role in granted:
                 self.grant(name, project, roles[role])
-        self._services["image"] = self.call("POST", "services", service={"name": "glance", "type": "image"})["service"][
-            "id"
-        ]
+        self.offer(self.url, "identity")
 
     # --- what it knows -----------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
         """One request of its API as the administrator; raises for anything but success."""
-        answer = self._session.request(
-            method,
-            f"{self.url}/{path}",
-            json=body or None,
-            headers={"X-Auth-Token": self.token("admin", "admin")},
-            timeout=60,
-        )
+        for new in (False, True):  # the token may have expired meanwhile
+            answer = self._session.request(
+                method,
+                f"{self.url}/{path}",
+                json=body or None,
+                headers={"X-Auth-Token": self.token("admin", new=new)},
+                timeout=60,
+            )
+            if answer.status_code != 401:
+                break
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
         return dict(answer.json()) if answer.content else {}
 
@@ -188,13 +188,14 @@ class Keystone:
         """Give a user a role in a project."""
         self.call("PUT", f"projects/{self.project(project)}/users/{self.user(user)}/roles/{role_id}")
 
-    def offer(self, url: str) -> None:
-        """Put an image service into the catalog."""
-        service = self._services["image"]
-        for endpoint in self.call("GET", f"endpoints?service_id={service}")["endpoints"]:
+    def offer(self, url: str, kind: str = "image") -> None:
+        """Put a service of a kind into the catalog, instead of the one that is there."""
+        found = self.call("GET", f"services?type={kind}")["services"]
+        service = found[0] if found else self.call("POST", "services", service={"name": kind, "type": kind})["service"]
+        for endpoint in self.call("GET", f"endpoints?service_id={service['id']}")["endpoints"]:
             self.call("DELETE", f"endpoints/{endpoint['id']}")
         for interface in ("public", "internal", "admin"):
-            entry = {"service_id": service, "interface": interface, "url": url, "region_id": REGION}
+            entry = {"service_id": service["id"], "interface": interface, "url": url, "region_id": REGION}
             self.call("POST", "endpoints", endpoint=entry)
 
     # --- tokens ------------------------------------------------------------------------------------------
@@ -222,11 +223,8 @@ class Keystone:
         return answer.headers["X-Subject-Token"]
 
     def revoke(self, token: str) -> None:
-        answer = self._session.delete(
-            f"{self.url}/auth/tokens",
-            headers={"X-Auth-Token": self.token("admin", "admin"), "X-Subject-Token": token},
-            timeout=60,
-        )
+        by = {"X-Auth-Token": self.token("admin", new=True), "X-Subject-Token": token}
+        answer = self._session.delete(f"{self.url}/auth/tokens", headers=by, timeout=60)
         assert answer.status_code == 204, answer.text
 
     # --- for services and clients ------------------------------------------------------------------------

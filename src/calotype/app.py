@@ -17,6 +17,7 @@ from calotype.api import body, versions
 from calotype.api import errors as api_errors
 from calotype.api.routes import ROUTES, Route
 from calotype.api.schemas import Schemas
+from calotype.auth.base import Authenticator
 from calotype.auth.basic import BasicAuth
 from calotype.context import Context
 from calotype.db import schema
@@ -38,11 +39,6 @@ class App:
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         config.check_served(conf)
         check_hash_algo(conf.hashing_algorithm)
-        if conf.paste_deploy.flavor and "keystone" in conf.paste_deploy.flavor:
-            raise errors.ConfigError(
-                f"[paste_deploy] flavor = {conf.paste_deploy.flavor}: this release authenticates by HTTP basic only. "
-                "Serving without Keystone what was protected by it would be unsafe; unset the flavor to go on."
-            )
         if conf.show_multiple_locations:
             LOG.error(
                 "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0090). "
@@ -60,7 +56,7 @@ class App:
             now=now,
             nudge=lambda: self.runner.nudge() if self.runner else None,
         )
-        auth = BasicAuth(users_file(conf), parallel=conf.http_basic.verify_parallel)
+        auth = authenticator(conf)
         schemas = Schemas(conf.image_format.disk_formats, conf.image_format.container_formats)
         self.wsgi = _falcon([Arrival(self.service, schemas), Authentication(self.service, auth)])
 
@@ -110,6 +106,15 @@ def database(conf: cfg.ConfigOpts, *, patient: bool = False) -> Database:
     url = conf.database.connection or f"sqlite:///{config.state_path(conf, 'calotype.db')}"
     settings = Settings(**{field.name: conf.database[field.name] for field in fields(Settings)})
     return Database(url, replace(settings, response_timeout=None) if patient else settings)
+
+
+def authenticator(conf: cfg.ConfigOpts) -> Authenticator:
+    """Whoever the paste flavor names to tell who is asking. Raises `ConfigError`."""
+    if "keystone" in config.flavor(conf):
+        from calotype.auth.keystone import KeystoneAuth
+
+        return KeystoneAuth(conf)
+    return BasicAuth(users_file(conf), parallel=conf.http_basic.verify_parallel)
 
 
 def users_file(conf: cfg.ConfigOpts) -> Path:
@@ -162,22 +167,31 @@ class Arrival:
 class Authentication:
     """Who asks, for every route that is not open."""
 
-    def __init__(self, svc: Service, auth: BasicAuth) -> None:
+    _CREDENTIALS: Final = ("HTTP_X_AUTH_TOKEN", "HTTP_AUTHORIZATION")
+
+    def __init__(self, svc: Service, auth: Authenticator) -> None:
         self._svc = svc
         self._auth = auth
+        self._anonymous = svc.conf.allow_anonymous_access
 
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: Any, _params: dict[str, Any]
     ) -> None:
         if resource is None or resource.open:
             return
+        ctx = replace(self._caller(req, resp), request_id=req.context.request_id)
+        if ctx.read_only and req.method not in ("GET", "HEAD"):
+            raise errors.Forbidden("Read-only access")
+        req.context.caller = replace(ctx, is_admin=not ctx.read_only and self._svc.policy.admit(ctx))
+
+    def _caller(self, req: falcon.Request, resp: falcon.Response) -> Context:
+        if self._anonymous and not any(name in req.env for name in self._CREDENTIALS):
+            return Context(read_only=True)
         try:
-            found = self._auth.identify(req.get_header("Authorization"))
+            return self._auth.caller(req.env)
         except errors.Unauthenticated:
             resp.set_header("WWW-Authenticate", self._auth.challenge)
             raise
-        ctx = Context(req.context.request_id, found.user, found.project, found.roles)
-        req.context.caller = replace(ctx, is_admin=self._svc.policy.admit(ctx))
 
 
 def _falcon(middleware: list[Any]) -> falcon.App[Any, Any]:

@@ -56,6 +56,12 @@ DEFAULT: list[cfg.Opt] = [
     cfg.IntOpt("image_member_quota", default=128, help="Members per image; negative lifts the limit."),
     cfg.IntOpt("image_property_quota", default=128, help="Custom properties per image; negative lifts the limit."),
     cfg.IntOpt("image_tag_quota", default=128, help="Tags per image; negative lifts the limit."),
+    cfg.BoolOpt(
+        "allow_anonymous_access",
+        default=False,
+        help="Let who shows no credentials read, as a caller without roles and project. What such a caller sees is for "
+        "the policy to say: by default, nothing.",
+    ),
     cfg.BoolOpt("show_image_direct_url", default=False, help="Read for compatibility; direct_url comes with Keystone."),
     cfg.BoolOpt("show_multiple_locations", default=False, help="Not offered (OSSN-0090); reported at start when set."),
 ]
@@ -221,7 +227,23 @@ GLANCE_STORE: list[cfg.Opt] = [
 ]
 
 PASTE: list[cfg.Opt] = [
-    cfg.StrOpt("flavor", help="As Glance has it. Unset selects HTTP basic authentication with the users file.")
+    cfg.StrOpt(
+        "flavor",
+        help="As Glance has it: with `keystone` in it Keystone is asked who a caller is; otherwise the users file is, "
+        "by HTTP basic authentication. No paste file is read.",
+    )
+]
+#: What a flavor is made of, joined by `+`.
+FLAVORS = frozenset({"keystone", "caching", "cachemanagement"})
+
+KEYSTONE: list[cfg.Opt] = [
+    cfg.FloatOpt(
+        "remember",
+        default=10.0,
+        min=0,
+        help="Seconds that a worker takes a token for valid without asking memcached or Keystone again; never beyond "
+        "its expiry. A revoked token is refused that much later. 0: ask each time.",
+    )
 ]
 
 JOBS: list[cfg.Opt] = [
@@ -248,7 +270,6 @@ WITHOUT_EFFECT: dict[str, list[cfg.Opt]] = {
     "DEFAULT": [
         cfg.BoolOpt("delayed_delete", default=False),
         cfg.StrOpt("image_cache_dir"),
-        cfg.BoolOpt("allow_anonymous_access", default=False),
     ],
     "database": [
         cfg.StrOpt("slave_connection", secret=True),  # reads from there would not see what was just written
@@ -267,6 +288,7 @@ GROUPS: dict[str, list[cfg.Opt]] = {
     "image_format": IMAGE_FORMAT,
     "glance_store": GLANCE_STORE,
     "paste_deploy": PASTE,
+    "keystone": KEYSTONE,
     "healthcheck": HEALTHCHECK,
     "jobs": JOBS,
 }
@@ -308,6 +330,14 @@ def values(conf: cfg.ConfigOpts) -> list[tuple[str, cfg.Opt, Any]]:
         for section, options in GROUPS.items()
         for option in options
     ]
+
+
+def flavor(conf: cfg.ConfigOpts) -> frozenset[str]:
+    """The parts of the paste flavor. Raises `ConfigError` for one that there is not."""
+    parts = frozenset(filter(None, (conf.paste_deploy.flavor or "").split("+")))
+    if unknown := parts - FLAVORS:
+        raise errors.ConfigError(f"[paste_deploy] flavor = {conf.paste_deploy.flavor}: {min(unknown)} is not known.")
+    return parts
 
 
 def check_served(conf: cfg.ConfigOpts) -> None:

@@ -19,10 +19,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 
 from calotype import errors
+from calotype.context import Context
 from calotype.durable import make_directory, sync_directory
 
 LOG = logging.getLogger(__name__)
@@ -55,15 +57,6 @@ class User:
         return frozenset(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who a request comes from."""
-
-    user: str
-    project: str
-    roles: frozenset[str]
-
-
 class BasicAuth:
     """Verifies `Authorization: Basic` headers. Shared by threads."""
 
@@ -80,18 +73,22 @@ class BasicAuth:
         # Compared with when there is no such user, so that the time taken does not tell.
         self._nobody = User("", "", (), hash_password(secrets.token_hex(8)))
 
-    def identify(self, header: str | None) -> Identity:
+    def caller(self, environ: Mapping[str, Any]) -> Context:
+        """The caller behind a request; raises as `identify` does."""
+        return self.identify(environ.get("HTTP_AUTHORIZATION"))
+
+    def identify(self, header: str | None) -> Context:
         """The caller behind a header. Raises `Unauthenticated`; `Busy` when too many passwords wait for a turn."""
         name, password = _parse(header)
         users = self._load()
         user = users.get(name)
         known = self._known.get(name)
         if user is not None and known is not None and hmac.compare_digest(known, self._digest(user, password)):
-            return _identity(user)
+            return _context(user)
         if not self._verify(user or self._nobody, password) or user is None:
             raise errors.Unauthenticated("The user name or the password is wrong.")
         self._known[name] = self._digest(user, password)
-        return _identity(user)
+        return _context(user)
 
     def _verify(self, user: User, password: str) -> bool:
         """bcrypt costs some 50 ms of CPU by design: a few at a time, so that guessing starves nobody."""
@@ -157,8 +154,8 @@ def _parse(header: str | None) -> tuple[str, str]:
     return name, password
 
 
-def _identity(user: User) -> Identity:
-    return Identity(user.name, user.project, user.implied_roles)
+def _context(user: User) -> Context:
+    return Context(user=user.name, project=user.project, roles=user.implied_roles)
 
 
 # --- the file --------------------------------------------------------------------------------------------
