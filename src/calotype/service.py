@@ -8,6 +8,7 @@ from oslo_config import cfg
 
 from calotype.db.engine import Database
 from calotype.db.leases import Leases
+from calotype.events import Events
 from calotype.policy import Policy
 from calotype.stores.registry import Stores
 
@@ -21,5 +22,6 @@ class Service:
     policy: Policy
     stores: Stores
     leases: Leases
+    events: Events
     now: Callable[[], datetime]
     nudge: Callable[[], None] = lambda: None
