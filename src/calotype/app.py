@@ -10,21 +10,25 @@ from typing import Any, Final
 
 import falcon
 from oslo_config import cfg
-from oslo_context import context as oslo_context
 
-from calotype import config, errors
-from calotype.api import body, versions
+from calotype import config, errors, logs, notifiers
+from calotype.api import body, proxies, versions
 from calotype.api import errors as api_errors
+from calotype.api.cors import Cors
+from calotype.api.request import UUID
 from calotype.api.routes import ROUTES, Route
 from calotype.api.schemas import Schemas
 from calotype.auth.base import Authenticator
 from calotype.auth.basic import BasicAuth
-from calotype.context import Context
-from calotype.db import schema
+from calotype.context import SERVICE, Context
+from calotype.db import images, outbox, schema
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, now
 from calotype.db.leases import Leases
+from calotype.events import Events
+from calotype.images.health import Health
 from calotype.images.stream import check_hash_algo
+from calotype.jobs.sender import Sender
 from calotype.jobs.worker import Runner
 from calotype.policy import Policy
 from calotype.protections import Protections
@@ -49,6 +53,8 @@ class App:
         self.db = database(conf)
         self.runner: Runner | None = None
         policy = Policy(conf)
+        self.sender: Sender | None = None
+        notifiers.build(conf)  # for what it says against the configuration; each process makes its own
         self.service = Service(
             conf=conf,
             db=self.db,
@@ -56,17 +62,30 @@ class App:
             protections=Protections(conf, policy.passes),
             stores=registry.build(conf),
             leases=Leases(self.db.reserve(), config.state_path(conf, "owners"), now),
+            events=Events(
+                conf,
+                put=outbox.add,
+                read=lambda tx, image_id: images.get(tx, SERVICE, image_id),
+                now=now,
+                nudge=lambda: self.sender.nudge() if self.sender else None,
+            ),
             now=now,
             nudge=lambda: self.runner.nudge() if self.runner else None,
         )
         auth = authenticator(conf)
         schemas = Schemas(conf.image_format.disk_formats, conf.image_format.container_formats)
-        self.wsgi = _falcon([Arrival(self.service, schemas), Authentication(self.service, auth)])
+        self.wsgi = _falcon(
+            [Arrival(self.service, schemas, Health(self.service)), Cors(conf), Authentication(self.service, auth)]
+        )
 
     def start(self) -> None:
-        """Begin to work off jobs. Call it after forking."""
+        """Begin to work off jobs and to send events. Call it after forking."""
         self.db.dispose()
-        self.runner = Runner(replace(self.service, db=self.db.reserve()), self.conf.jobs.poll)
+        svc = replace(self.service, db=self.db.reserve())
+        if found := notifiers.build(self.conf):
+            self.sender = Sender(svc, found, self.conf.jobs.poll)
+            self.sender.start()
+        self.runner = Runner(svc, self.conf.jobs.poll)
         self.runner.start()
 
     def reload(self) -> None:
@@ -86,6 +105,8 @@ class App:
         """End the threads and say good-bye to other processes."""
         if self.runner is not None:
             self.runner.stop()
+        if self.sender is not None:
+            self.sender.stop()
         self.service.leases.close()
         self.db.close()  # so that SQLite puts its log into the database: then that is one file
 
@@ -139,13 +160,18 @@ class Arrival:
 
     _ESCAPED_SLASH: Final = re.compile("%2f", re.IGNORECASE)
 
-    def __init__(self, svc: Service, schemas: Schemas) -> None:
+    def __init__(self, svc: Service, schemas: Schemas, health: Health) -> None:
         self._svc = svc
         self._schemas = schemas
+        self._health = health
+        self._behind_proxy: bool = svc.conf.oslo_middleware.enable_proxy_headers_parsing
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if self._behind_proxy:
+            proxies.believe(req.env)
         req.context.service = self._svc
         req.context.schemas = self._schemas
+        req.context.health = self._health
         req.context.request_id = f"req-{secrets.token_hex(16)}"
         given = req.get_header("X-Openstack-Request-ID")
         most = self._svc.conf.max_request_id_length
@@ -153,7 +179,7 @@ class Arrival:
             raise errors.HeaderTooLarge(f"X-Openstack-Request-ID may have at most {most} characters.")
         if given and given.isascii() and given.isprintable():
             req.context.request_id = given if given.startswith("req-") else f"req-{given}"
-        oslo_context.RequestContext(request_id=req.context.request_id)
+        req.env[logs.KEY] = logs.begin(req.context.request_id)
         raw = str(req.env.get("RAW_URI") or req.env.get("REQUEST_URI") or "")
         if self._ESCAPED_SLASH.search(raw.partition("?")[0]):
             # A variable of a path never holds a slash, so an escaped one matches no route.
@@ -166,6 +192,8 @@ class Arrival:
         resp.set_header("X-Openstack-Request-ID", req.context.request_id)
         if resp.status_code >= 400:
             body.drain(req.env)
+        if resp.stream is None:
+            logs.end()  # else there may be more to say; then the server ends it, or the next request
 
 
 class Authentication:
@@ -179,11 +207,15 @@ class Authentication:
         self._anonymous = svc.conf.allow_anonymous_access
 
     def process_resource(
-        self, req: falcon.Request, resp: falcon.Response, resource: Any, _params: dict[str, Any]
+        self, req: falcon.Request, resp: falcon.Response, resource: Any, params: dict[str, Any]
     ) -> None:
+        log = req.env[logs.KEY]
+        if UUID.fullmatch(params.get("image_id", "")):
+            log.resource_uuid = params["image_id"]
         if resource is None or resource.open:
             return
         ctx = replace(self._caller(req, resp), request_id=req.context.request_id)
+        logs.identify(log, ctx)
         if ctx.read_only and req.method not in ("GET", "HEAD"):
             raise errors.Forbidden("Read-only access")
         req.context.caller = replace(ctx, is_admin=not ctx.read_only and self._svc.policy.admit(ctx))

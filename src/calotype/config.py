@@ -66,6 +66,12 @@ DEFAULT: list[cfg.Opt] = [
         choices=["roles", "policies"],
         help="What that file names: roles, or rules of the policy files.",
     ),
+    cfg.StrOpt("default_publisher_id", default="image.localhost", help="Who notifications say that they come from."),
+    cfg.ListOpt(
+        "disabled_notifications",
+        default=[],
+        help="Notifications that are not sent: event types, or groups, which are what stands before the first dot.",
+    ),
     cfg.BoolOpt(
         "allow_anonymous_access",
         default=False,
@@ -103,6 +109,11 @@ SERVER: list[cfg.Opt] = [
     cfg.IntOpt("graceful_timeout", default=30, min=1, help="Seconds that running transfers get to end at a shutdown."),
     cfg.StrOpt("tls_cert", help="PEM file with the certificate chain; with tls_key, `calotype serve` speaks HTTPS."),
     cfg.StrOpt("tls_key", help="PEM file with the private key."),
+    cfg.BoolOpt(
+        "access_log",
+        default=False,
+        help="Log each request that `calotype serve` answers, at level INFO, with the logger calotype.access.",
+    ),
     cfg.BoolOpt(
         "allow_plain_http",
         default=False,
@@ -260,11 +271,108 @@ JOBS: list[cfg.Opt] = [
     cfg.FloatOpt("poll", default=2.0, min=0.1, help="Seconds between looks for work that nobody announced.")
 ]
 
+NOTIFICATIONS: list[cfg.Opt] = [
+    cfg.MultiStrOpt(
+        "driver",
+        default=[],
+        help="Where notifications go: messagingv2 or messaging (a message bus; they need the extra notifications "
+        "installed), log, noop; may be repeated. Unset: nowhere.",
+    ),
+    cfg.StrOpt(
+        "transport_url",
+        secret=True,
+        help="URL of the message bus; default: [DEFAULT] transport_url. Other options of oslo.messaging, such as those "
+        "in [oslo_messaging_rabbit], are read by itself.",
+    ),
+    cfg.ListOpt("topics", default=["notifications"], help="Topics; the priority is added: notifications.info."),
+]
+
+TASK: list[cfg.Opt] = [
+    cfg.IntOpt(
+        "task_time_to_live",
+        default=48,
+        min=0,
+        deprecated_opts=[_was("task_time_to_live")],
+        help="Hours for which a task can be looked at after its end.",
+    ),
+]
+
 HEALTHCHECK: list[cfg.Opt] = [
+    cfg.ListOpt(
+        "backends",
+        default=["disable_by_file"],
+        help="What must be well for /healthcheck to answer 200: disable_by_file, disable_by_files_ports, "
+        "enable_by_files, database (it answers), store (the default store works), runner (a process on this host works "
+        "off jobs).",
+    ),
+    cfg.BoolOpt(
+        "detailed",
+        default=False,
+        help="Tell the results of all of these by name, with reasons. They say nothing of hosts and paths.",
+    ),
     cfg.StrOpt(
         "disable_by_file_path",
         default="/etc/glance/healthcheck_disable",
         help="While this file exists, /healthcheck answers 503, so that a load balancer sends nobody here.",
+    ),
+    cfg.ListOpt(
+        "disable_by_file_paths",
+        default=[],
+        help="The same for the port that was asked at, as port:path pairs; with the backend disable_by_files_ports.",
+    ),
+    cfg.ListOpt(
+        "enable_by_file_paths",
+        default=[],
+        help="Files that must all exist; with the backend enable_by_files.",
+    ),
+    cfg.ListOpt(
+        "allowed_source_ranges",
+        default=[],
+        help="Networks that may ask, as 192.0.2.0/24; for others /healthcheck does not exist. Empty: everybody.",
+    ),
+    cfg.BoolOpt(
+        "ignore_proxied_requests",
+        default=False,
+        help="/healthcheck does not exist for requests that came through a proxy, as their headers tell.",
+    ),
+]
+
+CORS: list[cfg.Opt] = [
+    cfg.ListOpt(
+        "allowed_origin",
+        default=[],
+        help="Origins whose pages may use the API in a browser, as https://horizon.example.com; * allows all, without "
+        "credentials. Empty: none.",
+    ),
+    cfg.BoolOpt("allow_credentials", default=True, help="Whether browsers may send credentials with such requests."),
+    cfg.ListOpt(
+        "expose_headers",
+        default=[
+            *("X-Image-Meta-Checksum", "X-Auth-Token", "X-Subject-Token", "X-Service-Token", "X-OpenStack-Request-ID"),
+            *("OpenStack-image-store-ids", "Location", "ETag", "Content-Range", "Content-MD5", "Accept-Ranges"),
+        ],
+        help="Headers of answers that such pages may read, besides the simple ones.",
+    ),
+    cfg.IntOpt("max_age", default=3600, min=0, help="Seconds that browsers may remember a preflight."),
+    cfg.ListOpt("allow_methods", default=["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH"], help="Methods allowed."),
+    cfg.ListOpt(
+        "allow_headers",
+        default=[
+            *("Content-MD5", "X-Image-Meta-Checksum", "X-Storage-Token", "Accept-Encoding", "X-Auth-Token"),
+            *("X-Identity-Status", "X-Roles", "X-Service-Catalog", "X-User-Id", "X-Tenant-Id"),
+            *("X-OpenStack-Request-ID", "Authorization", "Range", "If-Range", "If-None-Match", "X-Image-Meta-Store"),
+            *("X-OpenStack-Image-Size",),
+        ],
+        help="Headers of requests allowed, besides the simple ones.",
+    ),
+]
+
+OSLO_MIDDLEWARE: list[cfg.Opt] = [
+    cfg.BoolOpt(
+        "enable_proxy_headers_parsing",
+        default=False,
+        help="Believe Forwarded, X-Forwarded-Proto, -Host, -Port, -Prefix and -For, whoever sends them. Only for "
+        "services that nobody reaches but through a proxy which sets them.",
     ),
 ]
 
@@ -287,6 +395,7 @@ WITHOUT_EFFECT: dict[str, list[cfg.Opt]] = {
         cfg.BoolOpt("db_inc_retry_interval", default=True),
         cfg.IntOpt("db_max_retry_interval", default=10),
     ],
+    "oslo_messaging_notifications": [cfg.IntOpt("retry", default=-1)],  # events wait until they are taken
 }
 
 GROUPS: dict[str, list[cfg.Opt]] = {
@@ -298,8 +407,12 @@ GROUPS: dict[str, list[cfg.Opt]] = {
     "glance_store": GLANCE_STORE,
     "paste_deploy": PASTE,
     "keystone": KEYSTONE,
+    "oslo_messaging_notifications": NOTIFICATIONS,
     "healthcheck": HEALTHCHECK,
+    "cors": CORS,
+    "oslo_middleware": OSLO_MIDDLEWARE,
     "jobs": JOBS,
+    "task": TASK,
 }
 
 
@@ -363,11 +476,17 @@ def check_served(conf: cfg.ConfigOpts) -> None:
                 LOG.warning("[%s] %s is set, but has no effect in this release", group, option.name)
 
 
+def notification_drivers(conf: cfg.ConfigOpts) -> list[str]:
+    """The configured drivers that send something somewhere, each once."""
+    return [name for name in dict.fromkeys(conf.oslo_messaging_notifications.driver) if name not in ("", "noop")]
+
+
 def register(conf: cfg.ConfigOpts) -> None:
     """Make our options known; libraries register their own where they are set up."""
     from oslo_log import log
 
     log.register_options(conf)
+    conf.set_default("instance_uuid_format", "[image: %(uuid)s] ")
     conf.register_opts(REFUSED)
     for group, options in [*GROUPS.items(), *WITHOUT_EFFECT.items()]:
         conf.register_opts(options, group=None if group == "DEFAULT" else group)

@@ -28,6 +28,18 @@ TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 )
 STATUSES: Final = tuple(TRANSITIONS)
 
+TASK_TYPES: Final = ("import", "api_image_import", "location_import")
+#: Where a task may come from to each status but the first.
+TASK_TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "pending": frozenset(),
+        "processing": frozenset({"pending"}),
+        "success": frozenset({"processing"}),
+        "failure": frozenset({"pending", "processing"}),
+    }
+)
+TASK_STATUSES: Final = tuple(TASK_TRANSITIONS)
+
 #: Statuses in which the formats may still be changed.
 FORMATS_OPEN: Final = frozenset({"queued", "importing"})
 
@@ -102,6 +114,29 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """A user's view of work that goes on after the answer: what was asked for, how far it is, what came of it.
+
+    `owner` is a project id, empty for a task that is nobody's. `expires_at` is when it vanishes, once it has ended.
+    `input`, `result` and `message` are as they were written; lists leave all three out.
+    """
+
+    id: str
+    type: str
+    status: str
+    owner: str
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None = None
+    image_id: str | None = None
+    request_id: str | None = None
+    user_id: str | None = None
+    input: Any = None  # JSON
+    result: Any = None  # JSON
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One step of an update: `op` is add, replace or remove; `strict_add` refuses to add what exists (draft 2.0)."""
 
@@ -153,3 +188,18 @@ class Job:
     @property
     def token(self) -> str:
         return f"{self.id}-{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that others are told. `id` is that of the message, whenever and however often it is sent.
+
+    `number` says where in the outbox it is, once it is there.
+    """
+
+    id: str
+    type: str
+    priority: str
+    payload: Mapping[str, Any] | str
+    at: datetime
+    number: int = 0

@@ -18,13 +18,14 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gunicorn import util  # type: ignore[import-untyped]
+from gunicorn import glogging, util  # type: ignore[import-untyped]
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
@@ -373,6 +374,22 @@ def _heard(sock: socket.socket) -> bool:
     return state not in _UNHEARD
 
 
+class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's lines go where all lines go; what it would write to its access log is handed on."""
+
+    access_log_enabled = True
+    answered: Callable[[Mapping[str, Any], str, int, float], None]
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self.error_log.propagate = True
+
+    def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
+        # What goes by sendfile is not counted.
+        size = resp.sent or (resp.response_length or 0 if environ["REQUEST_METHOD"] != "HEAD" else 0)
+        self.answered(environ, str(resp.status), size, request_time.total_seconds())
+
+
 # --- the process -----------------------------------------------------------------------------------------
 
 
@@ -437,6 +454,7 @@ def run(
     on_worker_exit: Callable[[], None] | None,
     on_ready: Callable[[], None] | None,
     on_reload: Callable[[], None] = lambda: None,
+    on_answered: Callable[[Mapping[str, Any], str, int, float], None] = lambda *_: None,
     patience: Patience = Patience(),
     graceful_timeout: int = 30,
     certfile: str | None = None,
@@ -446,7 +464,8 @@ def run(
 
     `load` is called once, in the master. `on_worker_start` runs in each worker before its first request: threads and
     connections begin there. `on_ready` runs in the master when the addresses are bound; then a service manager is
-    told. `on_reload` runs in every process at SIGHUP.
+    told. `on_reload` runs in every process at SIGHUP. `on_answered` runs after each request, in its thread, with its
+    environment, the status line, the bytes of the body that were sent and the seconds that it took.
     """
 
     def started(_worker: Any) -> None:
@@ -487,6 +506,10 @@ def run(
         "limit_request_fields": 128,
         "limit_request_field_size": 16384,
         "preload_app": True,
+        "logger_class": type("Log", (Log,), {"answered": staticmethod(on_answered)}),
+        # Headers of proxies are believed where an option says so (api/proxies.py), and not for an address.
+        "forwarded_allow_ips": "",
+        "secure_scheme_headers": {},
         "proc_name": "calotype",
         "control_socket_disable": True,  # it would be opened in the home directory
         "worker_tmp_dir": _heartbeat_dir(state_dir),

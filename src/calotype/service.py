@@ -8,6 +8,7 @@ from oslo_config import cfg
 
 from calotype.db.engine import Database
 from calotype.db.leases import Leases
+from calotype.events import Events
 from calotype.policy import Policy
 from calotype.protections import Protections
 from calotype.stores.registry import Stores
@@ -23,5 +24,6 @@ class Service:
     protections: Protections
     stores: Stores
     leases: Leases
+    events: Events
     now: Callable[[], datetime]
     nudge: Callable[[], None] = lambda: None

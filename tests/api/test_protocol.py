@@ -248,3 +248,14 @@ def test_values_that_a_column_does_not_hold_are_400(alice: Client, values: dict[
 
 def test_a_time_at_the_edge_of_time_is_400(alice: Client) -> None:
     assert alice.get("/v2/images?created_at=gt:0001-01-01T00:00:00%2B14:00").status_code == 400
+
+
+def test_what_a_client_says_of_a_proxy_is_not_believed_by_default(alice: Client) -> None:
+    claims = {
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Ssl": "on",
+        "X-Forwarded-Host": "evil.example",
+        "Script-Name": "/x",
+    }
+    made = alice.request("POST", "/v2/images", json={}, headers=claims)
+    assert made.headers["Location"] == f"{alice.url}/v2/images/{made.json()['id']}"

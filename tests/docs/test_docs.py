@@ -131,6 +131,14 @@ def test_the_rules_that_are_asked_are_documented_as_they_are() -> None:
     assert documented == asked
 
 
+def test_every_event_is_documented_and_nothing_else_is() -> None:
+    table = section(read("docs/operate/notifications.md"), "What is told")
+    documented = re.findall(r"`(image\.[a-z.]+)`", "".join(re.findall(r"^\|[^|]+\|", table, re.MULTILINE)))
+    files = [ROOT / "src/calotype/events.py", *(ROOT / "src/calotype/images").glob("*.py")]
+    source = "\n".join(path.read_text() for path in files)
+    assert sorted(documented) == sorted(set(re.findall(r'"(image\.[a-z.]+)"', source)))
+
+
 def test_the_times_of_jobs_are_documented_as_they_are() -> None:
     documented = [float(row[1]) for row in rows(section(read("docs/operate/jobs.md"), "Times"))]
     poll = next(option.default for option in config.JOBS if option.dest == "poll")

@@ -14,7 +14,8 @@ from calotype.app import App
 from calotype.context import SERVICE
 from calotype.db import images as db_images
 from calotype.db import jobs as db_jobs
-from calotype.db import members
+from calotype.db import members, outbox
+from calotype.db.engine import Tx
 from calotype.images import data, lifecycle, sharing, stores
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.worker import Runner
@@ -54,6 +55,16 @@ class Bench:
         assert image
         return image
 
+    def told(self) -> list[str]:
+        """The types of the events that wait; none does afterwards."""
+
+        def work(tx: Tx) -> list[str]:
+            found = outbox.first(tx, 1000)
+            outbox.remove(tx, found)
+            return [event.type.removeprefix("image.") for event in found]
+
+        return self.app.db.transact(work)
+
     def members(self, image_id: str) -> list[str]:
         return [member.member for member in self.app.db.look(lambda tx: members.members_of(tx, image_id))]
 
@@ -61,7 +72,7 @@ class Bench:
 def _benches(server: Server, path: Path, more: str = "") -> Iterator[Bench]:
     proxy, url = Proxy(server.port), server.fresh()
     behind = server.url(url.rpartition("/")[2], proxy.port)
-    with parts(path, behind, CONF, more) as app:
+    with parts(path, behind, CONF + "[oslo_messaging_notifications]\ndriver = log\n", more) as app:
         yield Bench(app, proxy, path)
     proxy.close()
 
@@ -90,6 +101,7 @@ class Case:
     ask: Callable[[Bench, str], Any]
     right: Callable[[Bench, str, Any], bool]
     skip: int = 0  #: transactions before the one whose answer gets lost
+    told: str = "update"  #: the events of all that was asked for
 
 
 def _create(bench: Bench, image_id: str) -> Image:
@@ -145,8 +157,10 @@ def _one_copy(bench: Bench, image_id: str, _: Any) -> bool:
     return [place.store for place in bench.there(image_id).locations] == ["one"] and bench.files(image_id) == 1
 
 
+_UPLOAD = "update prepare upload activate update"
+
 CASES = {
-    "create": Case(lambda _: str(uuid.uuid4()), _create, _created),
+    "create": Case(lambda _: str(uuid.uuid4()), _create, _created, told="create"),
     "replace a name": Case(
         Bench.queued, _update(Change("replace", "name", "n")), lambda bench, i, _: bench.there(i).name == "n"
     ),
@@ -169,28 +183,31 @@ CASES = {
         lambda bench, i: lifecycle.deactivate(bench.svc, ADMIN, i),
         lambda bench, i, _: bench.there(i).status == "deactivated",
     ),
-    "delete a queued image": Case(Bench.queued, _delete, _is_gone),
-    "delete": Case(Bench.active, _delete, _is_gone),
-    "the end of a delete": Case(Bench.active, _delete, _is_gone, skip=1),
+    "delete a queued image": Case(Bench.queued, _delete, _is_gone, told="delete"),
+    "delete": Case(Bench.active, _delete, _is_gone, told="delete"),
+    "the end of a delete": Case(Bench.active, _delete, _is_gone, skip=1, told="delete"),
     "remove a copy": Case(_two_copies, lambda bench, i: stores.remove_copy(bench.svc, ADMIN, "two", i), _one_copy),
     "add a member": Case(
         Bench.queued,
         lambda bench, i: sharing.add(bench.svc, ALICE, i, "blue"),
         lambda bench, i, _: bench.members(i) == ["blue"],
+        told="member.create",
     ),
     "remove a member": Case(
         _with_a_member,
         lambda bench, i: sharing.remove(bench.svc, ALICE, i, "blue"),
         lambda bench, i, _: bench.members(i) == [],
+        told="member.delete",
     ),
     "a member's answer": Case(
         _with_a_member,
         lambda bench, i: sharing.answer(bench.svc, ADMIN, i, "blue", "accepted"),
         lambda bench, i, answer: bench.members(i) == ["blue"] and answer.status == "accepted",
+        told="member.update",
     ),
-    "the intent of an upload": Case(Bench.queued, _upload, _is_active),
-    "a note of an upload": Case(Bench.queued, _upload, _is_active, skip=1),
-    "the end of an upload": Case(Bench.queued, _upload, _is_active, skip=2),
+    "the intent of an upload": Case(Bench.queued, _upload, _is_active, told=_UPLOAD),
+    "a note of an upload": Case(Bench.queued, _upload, _is_active, skip=1, told=_UPLOAD),
+    "the end of an upload": Case(Bench.queued, _upload, _is_active, skip=2, told=_UPLOAD),
 }
 
 
@@ -199,10 +216,12 @@ CASES = {
 def test_the_change_is_made_once_and_answered_with_success(bench: Bench, name: str, how: str) -> None:
     case = CASES[name]
     image_id = case.prepare(bench)
+    bench.told()
     bench.proxy.arm(how, case.skip)
     answer = case.ask(bench, image_id)
     assert bench.proxy.cuts == 1
     assert case.right(bench, image_id, answer)
+    assert bench.told() == case.told.split()
     assert backlog(bench.app) == 0
 
 

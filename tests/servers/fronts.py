@@ -22,7 +22,9 @@ from tests.support import Client, free_port, running, tool, write_users
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "operate" / "servers.md"
 KINDS = ("direct", "nginx", "haproxy", "uwsgi", "nginx before uwsgi", "haproxy before uwsgi")
 CAP = 32 << 20
-CONF = f"[DEFAULT]\nimage_size_cap = {CAP}\n[server]\nclient_timeout = 5\n[jobs]\npoll = 0.5\n"
+_BELIEVING = re.search(r"```ini\n(.*?)```", _DOCUMENT.read_text(), re.DOTALL)
+assert _BELIEVING
+CONF = f"[DEFAULT]\nimage_size_cap = {CAP}\n[server]\nclient_timeout = 5\n[jobs]\npoll = 0.5\n{_BELIEVING[1]}"
 
 
 @dataclass

@@ -111,6 +111,21 @@ def test_uploads_arrive_unharmed(alice: Client, chunked: bool, data: bytes) -> N
     assert got.headers.get("Content-MD5", image["checksum"]) == image["checksum"]
 
 
+def test_links_lead_where_the_client_asked_and_not_where_it_claims(front: Front, alice: Client) -> None:
+    claims = {
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Port": "666",
+        "X-Forwarded-Prefix": "/evil",
+        "Forwarded": "host=evil.example;proto=https",
+    }
+    proxied = "before" in front.kind or front.kind in ("nginx", "haproxy")
+    for headers in ({}, claims) if proxied else ({},):  # without a proxy everybody is believed, as configured
+        made = alice.request("POST", "/v2/images", json={}, headers=headers)
+        assert made.headers["Location"] == f"{alice.url}/v2/images/{made.json()['id']}"
+        versions = alice.get("/versions", headers=headers).json()["versions"]
+        assert versions[0]["links"][0]["href"] == f"{alice.url}/v2/"
+
+
 def test_ranges(alice: Client) -> None:
     image_id = alice.active(DATA)
     for text, part in {

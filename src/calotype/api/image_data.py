@@ -1,7 +1,10 @@
 """Image data over HTTP: PUT, GET and HEAD of `/v2/images/{image_id}/file`."""
 
+import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import IO
 
 import falcon
 
@@ -80,10 +83,14 @@ def _send(
     if req.method == "HEAD":
         content.close()
         return
-    # The server sends a file by sendfile, when it gets it bare: whatever wraps it makes it read and write.
-    whole = offset == 0 and length == found.size
-    file = content.file() if whole or _honours_offset(req) else None
-    resp.stream = file if file is not None else _Stream(content)
+    # The server sends a file by sendfile, when it gets one: whatever else wraps it makes it read and write.
+    told = _told(svc, ctx, found, length)
+    whole = offset == 0 and length == found.size and told is None
+    file = content.file() if whole or _is_ours(req) else None
+    if file is None:
+        resp.stream = _Stream(content, told)
+    else:
+        resp.stream = file if told is None else _CountedFile(file, told)  # type: ignore[assignment]  # all that is called
 
 
 def _send_parts(
@@ -109,30 +116,83 @@ def _send_parts(
         first.close()
         return
 
+    told = _told(svc, ctx, found, sum(length for _, length in wanted))
+
     def parts() -> Iterator[bytes]:
-        for place, (head, (offset, length)) in enumerate(zip(heads, wanted, strict=True)):
-            content = first if place == 0 else data.open_(svc, ctx, found, offset=offset, length=length)
-            try:
-                yield head
-                yield from content
-            finally:
-                content.close()
-        yield end
+        count = 0
+        try:
+            for place, (head, (offset, length)) in enumerate(zip(heads, wanted, strict=True)):
+                content = first if place == 0 else data.open_(svc, ctx, found, offset=offset, length=length)
+                try:
+                    yield head
+                    for chunk in content:
+                        yield chunk
+                        count += len(chunk)
+                finally:
+                    content.close()
+            yield end
+        finally:
+            if told is not None:
+                told(count)
 
     resp.stream = parts()
+
+
+def _told(svc: Service, ctx: Context, found: Download, length: int) -> Callable[[int], None] | None:
+    """What is to hear, when the answer is over, how many bytes of the data were sent; None when nobody wants to."""
+    if not svc.events.wants("image.send"):
+        return None
+    return partial(data.sent, svc, ctx, found, expected=length)
 
 
 class _Stream:
     """A body that is read and written; closed by the server whatever happens."""
 
-    def __init__(self, content: Body) -> None:
+    def __init__(self, content: Body, told: Callable[[int], None] | None) -> None:
         self._content = content
+        self._told = told
+        self._count = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._content)
+        for chunk in self._content:
+            yield chunk
+            self._count += len(chunk)
 
     def close(self) -> None:
-        self._content.close()
+        try:
+            self._content.close()
+        finally:
+            if self._told is not None:
+                self._told(self._count)
+
+
+class _CountedFile:
+    """A file that goes by sendfile, or is read, and tells how much of it was sent when it is closed."""
+
+    def __init__(self, file: IO[bytes], told: Callable[[int], None]) -> None:
+        self._file = file
+        self._told = told
+        self._start = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+        self._count = self._read = 0
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def seek(self, position: int) -> None:
+        """What `socket.sendfile` ends with, also when the connection broke."""
+        self._count = position - self._start
+
+    def read(self, size: int = -1) -> bytes:
+        self._count += self._read  # who comes for more has sent what it had
+        chunk = self._file.read(size)
+        self._read = len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        finally:
+            self._told(self._count)
 
 
 def _names(header: str | None, etag: str) -> bool:
@@ -143,6 +203,9 @@ def _names(header: str | None, etag: str) -> bool:
     return "*" in tags or etag in tags
 
 
-def _honours_offset(req: falcon.Request) -> bool:
-    """Whether the server sends a file from where it stands; uWSGI starts at its beginning (wrong bytes)."""
+def _is_ours(req: falcon.Request) -> bool:
+    """Whether the server sends a file from where it stands, and says by `seek` how far it came.
+
+    uWSGI starts at its beginning (wrong bytes).
+    """
     return str(req.env.get("SERVER_SOFTWARE", "")).startswith("gunicorn")

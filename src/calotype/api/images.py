@@ -1,6 +1,7 @@
 """Image records over HTTP."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -43,15 +44,7 @@ def index(req: falcon.Request, resp: falcon.Response) -> None:
     wanted = params(req)
     query = listing.query(wanted, default_limit=svc.conf.limit_param_default, most=svc.conf.api_limit_max)
     images, marker = lifecycle.list_(svc, caller(req), query)
-    links = "&".join(
-        f"{quote(name)}={quote(value, safe=':,')}"
-        for name, values in wanted.items()
-        if name != "marker"
-        for value in values
-    )
-    rest = {"first": "/v2/images" + (f"?{links}" if links else ""), "schema": "/v2/schemas/images"}
-    if marker is not None:
-        rest["next"] = "/v2/images?" + (f"{links}&" if links else "") + f"marker={marker}"
+    rest = links("/v2/images", wanted, marker) | {"schema": "/v2/schemas/images"}
     entities = b", ".join([_json(req, image) for image in images])
     _send(resp, b'{"images": [' + entities + b"], " + json.dumps(rest).encode()[1:])
 
@@ -108,6 +101,20 @@ def known_id(image_id: str) -> str:
     if not UUID.fullmatch(image_id):
         raise errors.NotFound(f"No image found with ID {image_id[:64]}")
     return image_id
+
+
+def links(path: str, wanted: Mapping[str, list[str]], marker: str | None) -> dict[str, str]:
+    """Where a list begins, and where it goes on after `marker`, with the same parameters."""
+    same = "&".join(
+        f"{quote(name)}={quote(value, safe=':,')}"
+        for name, values in wanted.items()
+        if name != "marker"
+        for value in values
+    )
+    found = {"first": path + (f"?{same}" if same else "")}
+    if marker is not None:
+        found["next"] = f"{path}?" + (f"{same}&" if same else "") + f"marker={marker}"
+    return found
 
 
 def send(resp: falcon.Response, body: Any) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from calotype.api import discovery, health, image_data, images, members, versions
+from calotype.api import discovery, health, image_data, images, members, tasks, versions
 from calotype.api.request import Handler
 
 
@@ -46,6 +46,11 @@ ROUTES: Final = (
     Route("GET", _IMAGE + "/members/{member_id}", members.show),
     Route("PUT", _IMAGE + "/members/{member_id}", members.update),
     Route("DELETE", _IMAGE + "/members/{member_id}", members.remove),
+    #
+    Route("GET", _IMAGE + "/tasks", tasks.of_image),
+    Route("GET", "/v2/tasks", tasks.index),
+    Route("POST", "/v2/tasks", tasks.create),
+    Route("GET", "/v2/tasks/{task_id}", tasks.show),
     #
     Route("GET", "/v2/info/import", discovery.import_info),
     Route("GET", "/v2/info/stores", discovery.stores_info),

@@ -6,7 +6,7 @@ from typing import Any, Final
 import fastjsonschema
 
 from calotype import errors
-from calotype.model import MAX_INT, MAX_NAME, MEMBER_STATUSES, STATUSES, VISIBILITIES
+from calotype.model import MAX_INT, MAX_NAME, MEMBER_STATUSES, STATUSES, TASK_STATUSES, TASK_TYPES, VISIBILITIES
 
 UUID_PATTERN: Final = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$"
 
@@ -77,6 +77,27 @@ _MEMBER: Final[Schema] = {
 }
 
 
+_TASK_STUB: Final[Schema] = {
+    "id": _text("Names the task", most=None) | {"pattern": UUID_PATTERN},
+    "type": _text("What kind of work it is", most=None) | {"enum": list(TASK_TYPES)},
+    "status": _text("How far the work is", most=None) | {"enum": list(TASK_STATUSES)},
+    "owner": _text("Project that the task belongs to", most=None),
+    "image_id": _text("Image that is worked on", most=None),
+    "request_id": _text("Request that asked for it", most=None),
+    "user_id": _text("User who asked for it", most=None),
+    "expires_at": _text("When the task will vanish, once it has ended", null=True, most=None),
+    "created_at": _text("When it was asked for", most=None),
+    "updated_at": _text("When it got on last", most=None),
+    "self": _text("Path of this task", most=None, read_only=True),
+    "schema": _text("Path of this schema", most=None, read_only=True),
+}
+_TASK: Final[Schema] = _TASK_STUB | {
+    "input": {"type": ["null", "object"], "description": "What was asked for"},
+    "result": {"type": ["null", "object"], "description": "What came of it"},
+    "message": _text("How it goes, or why it failed", most=None),
+}
+
+
 def _links(**links: str) -> list[Schema]:
     return [{"rel": rel, "href": href} for rel, href in links.items()]
 
@@ -110,6 +131,15 @@ class Schemas:
             "members": {
                 "name": "members",
                 "properties": {"members": {"type": "array", "items": member}, "schema": {"type": "string"}},
+                "links": _links(describedby="{schema}"),
+            },
+            "task": {"name": "task", "properties": _TASK},
+            "tasks": {
+                "name": "tasks",
+                "properties": {
+                    "tasks": {"type": "array", "items": {"name": "task", "properties": _TASK_STUB}},
+                    "schema": {"type": "string"},
+                },
                 "links": _links(describedby="{schema}"),
             },
         }

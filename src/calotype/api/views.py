@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from calotype.images.stores import StoreFacts
-from calotype.model import HIDDEN_PROPERTIES, Image, Member
+from calotype.model import HIDDEN_PROPERTIES, Image, Member, Task
 
 
 def timestamp(when: datetime) -> str:
@@ -56,6 +56,34 @@ def member(found: Member) -> dict[str, Any]:
         "updated_at": timestamp(found.updated_at),
         "schema": "/v2/schemas/member",
     }
+
+
+def task_stub(found: Task) -> dict[str, Any]:
+    """A task as lists show it."""
+    return {
+        "id": found.id,
+        "type": found.type,
+        "status": found.status,
+        "owner": found.owner,
+        "created_at": timestamp(found.created_at),
+        "updated_at": timestamp(found.updated_at),
+        **_known(expires_at=timestamp(found.expires_at) if found.expires_at else None),
+        "self": f"/v2/tasks/{found.id}",
+        "schema": "/v2/schemas/task",
+    }
+
+
+def task(found: Task) -> dict[str, Any]:
+    said = {"input": found.input, "result": found.result, "message": found.message}
+    whose = _known(image_id=found.image_id, request_id=found.request_id, user_id=found.user_id)
+    return {**task_stub(found), **said, **whose}
+
+
+def image_task(found: Task) -> dict[str, Any]:
+    """A task as its image shows it: with all attributes, also those without a value, and without links."""
+    entity = {"image_id": found.image_id, "request_id": found.request_id, "user_id": found.user_id, "expires_at": None}
+    entity |= task(found) | {"deleted": False, "deleted_at": None}
+    return {name: value for name, value in entity.items() if name not in ("self", "schema")}
 
 
 def store(facts: StoreFacts) -> dict[str, Any]:

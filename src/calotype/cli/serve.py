@@ -2,6 +2,7 @@
 
 import argparse
 import ipaddress
+import logging
 import os
 import secrets
 import shutil
@@ -12,13 +13,15 @@ from pathlib import Path
 from oslo_config import cfg
 from oslo_log import log
 
-from calotype import app, config, errors
+from calotype import app, config, errors, logs
 from calotype.auth import basic
 from calotype.cli import clouds
 from calotype.cli.common import Commands, load
 from calotype.cli.env import exports
 from calotype.db import schema
 from calotype.durable import make_directory
+
+LOG = logging.getLogger(__name__)
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -69,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
         on_worker_start=built.start,
         on_worker_exit=built.stop,
         on_reload=built.reload,
+        on_answered=logs.answered(conf.server.access_log),
         on_ready=lambda: _greet(conf, endpoint, first=first),
         patience=server.Patience(
             head=conf.server.header_timeout,
@@ -112,6 +116,9 @@ def _first_admin(conf: cfg.ConfigOpts, endpoint: str) -> bool:
 
 
 def _greet(conf: cfg.ConfigOpts, endpoint: str, *, first: bool) -> None:
+    if conf.use_json:  # whoever reads that is no person
+        LOG.info("Calotype serves on %s", endpoint)
+        return
     cloud = config.state_path(conf, "clouds.yaml")
     lines = [f"Calotype serves on {endpoint} (state in {conf.state_dir})"]
     if cloud.exists():

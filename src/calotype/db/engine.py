@@ -148,6 +148,10 @@ class Database:
         """
         return self._answered(work, "")
 
+    def check(self) -> None:
+        """Ask it something that costs nothing. Raises `Busy` when there is no answer."""
+        self.ask(lambda tx: tx.execute(sa.select(sa.literal(1))).scalar_one())
+
     def _answered(self, work: Callable[[Tx], T], begin: str) -> T:
         begun = time.monotonic()
         tries = 0

@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,6 +43,7 @@ class Leases:
         self._left: dict[str, datetime] = {}
         self._owner: tuple[int, str] | None = None
         self._beating = False
+        self._runs_jobs = False
 
     @property
     def owner(self) -> str:
@@ -111,6 +113,26 @@ class Leases:
         for owner in owners:
             (self._directory / owner).unlink(missing_ok=True)
 
+    def pulse(self) -> None:
+        """This process works off jobs; to be called while it does nothing else, and said by itself while it does."""
+        self._runs_jobs = True
+        with contextlib.suppress(OSError):  # a disk that is full or broken is told of elsewhere
+            age = self.pulse_age()
+            if age is None or age >= _BEAT_SECONDS:
+                make_directory(self._directory)
+                self._pulse_file.touch(mode=0o600)
+
+    def pulse_age(self) -> float | None:
+        """Seconds since a process on this host said that it works off jobs; None when none ever did."""
+        try:
+            return max(0.0, time.time() - self._pulse_file.stat().st_mtime)
+        except OSError:
+            return None
+
+    @property
+    def _pulse_file(self) -> Path:
+        return self._directory / "runner"
+
     def close(self) -> None:
         """Say good-bye: whatever this process still held may be taken over at once."""
         self._wake.set()
@@ -135,6 +157,8 @@ class Leases:
 
     def _beat(self) -> None:
         while not self._wake.wait(_BEAT_SECONDS):
+            if self._runs_jobs:
+                self.pulse()
             with self._lock:
                 if not self._held:
                     self._beating = False

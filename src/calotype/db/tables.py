@@ -391,8 +391,18 @@ outbox = Table(
     Column("event_type", String(64), nullable=False),
     Column("priority", String(10), nullable=False),
     Column("message_id", String(36), nullable=False),
-    Column("payload", Text, nullable=False),
+    # The properties of an image may be longer than MariaDB's TEXT.
+    Column("payload", Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"), nullable=False),
     Column("created_at", Moment, nullable=False),
+)
+
+#: What one process does at a time, and who that is.
+locks = Table(
+    "calotype_locks",
+    metadata,
+    Column("name", String(30), primary_key=True),
+    Column("owner", String(255)),
+    Column("until", Moment, nullable=False),
 )
 
 

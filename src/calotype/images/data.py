@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calotype import errors
 from calotype.context import Context
@@ -99,6 +99,9 @@ def _intend(svc: Service, ctx: Context, image_id: str, store: Store) -> tuple[Im
         _refuse_unready(image)
         db_images.move(tx, image.id, "queued", "saving", now=now)
         job = jobs.submit(tx, KIND, image.id, {"store": store.name}, now=now, due=svc.leases.until(), owner=owner)
+        saving = replace(image, status="saving", updated_at=now)
+        svc.events.image(tx, saving, "image.update")
+        svc.events.image(tx, saving, "image.prepare", backend=store.name)
         return image, job
 
     return svc.db.transact(
@@ -140,6 +143,7 @@ def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Pas
         if not jobs.finish(tx, job):
             raise errors.Gone("The upload took too long to report and was given up.")
         db_images.add_location(tx, job.image_id, stored.url, {**stored.metadata, "store": store.name}, now)
+        svc.events.image(tx, job.image_id, "image.upload", "image.activate", "image.update")
 
     # The location is ours alone; that it is there is enough, whatever happened to the image since.
     svc.db.transact(work, lambda tx, _: db_images.has_location(tx, job.image_id, stored.url))
@@ -150,9 +154,10 @@ def _giving_back(svc: Service, job: Job) -> Iterator[None]:
     """Whatever goes wrong: no bytes stay, and the image is queued again."""
     try:
         yield
-    except BaseException:
+    except BaseException as failure:
         try:
-            give_up(svc, job, [job.token])
+            why = str(failure) if isinstance(failure, errors.CalotypeError) else "The service failed."
+            give_up(svc, job, [job.token], why)
         except errors.CalotypeError as exc:
             # The runner does the same with more patience.
             LOG.error(
@@ -163,9 +168,10 @@ def _giving_back(svc: Service, job: Job) -> Iterator[None]:
         raise
 
 
-def give_up(svc: Service, job: Job, tokens: Sequence[str]) -> None:
+def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     """Remove what these attempts left in the store, then return the image to the queue, unless it is deleted.
 
+    `why` tells others that no data came.
     Does nothing when the job is done: the image is active after all, or somebody else has cleaned up. Where the
     job was only taken away, what is ours goes at once and the rest is left to whoever has it now.
     """
@@ -182,7 +188,10 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str]) -> None:
         return
 
     def work(tx: Tx) -> None:
-        db_images.move(tx, job.image_id, "saving", "queued", now=svc.now(), size=None, virtual_size=None)
+        queued = db_images.move(tx, job.image_id, "saving", "queued", now=svc.now(), size=None, virtual_size=None)
+        svc.events.upload_failed(tx, job.image_id, why)
+        if queued:
+            svc.events.image(tx, job.image_id, "image.update")
         if not jobs.finish(tx, job):
             raise errors.Gone("Somebody else has cleaned up.")  # and our change of the status is undone
 
@@ -250,3 +259,19 @@ def open_(svc: Service, ctx: Context, download: Download, *, offset: int = 0, le
         raise no_image(download.image.id)  # deleted since its record was read
     last = failed[-1] if failed else None
     raise errors.StoreUnavailable("None of the image's copies can be read.", last.store if last else "") from last
+
+
+def sent(svc: Service, ctx: Context, download: Download, count: int, expected: int) -> None:
+    """A client that had asked for so many bytes was sent some of them: told to others, if it can be.
+
+    The answer is over, so a failure is for the log alone.
+    """
+    image = download.image
+
+    def work(tx: Tx) -> None:
+        svc.events.sent(tx, image, count=count, expected=expected, project=ctx.project, user=ctx.user)
+
+    try:
+        svc.db.transact(work)
+    except errors.CalotypeError as exc:
+        LOG.warning("that image %s was sent could not be noted down: %s", image.id, errors.reason(exc))

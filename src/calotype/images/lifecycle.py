@@ -95,7 +95,11 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
         found = db_images.get(tx, ctx, image.id)
         return found is not None and found.owner == owner and same_moment(found.created_at, now)
 
-    svc.db.transact(lambda tx: db_images.add(tx, image, drawn=new.id is None), landed)
+    def work(tx: Tx) -> None:
+        db_images.add(tx, image, drawn=new.id is None)
+        svc.events.image(tx, image, "image.create")
+
+    svc.db.transact(work, landed)
     return svc.protections.seen_by(ctx, image)
 
 
@@ -148,6 +152,7 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
             return before
         after = replace(after, updated_at=svc.now())
         db_images.save(tx, before, after)
+        svc.events.image(tx, after, "image.update")
         return after
 
     def landed(tx: Tx, after: Image) -> bool:
@@ -170,7 +175,9 @@ def add_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
         if tag in image.tags:
             return
         _within(svc.conf.image_tag_quota, len(image.tags) + 1, "tags")
-        db_images.save(tx, image, replace(image, tags=(*image.tags, tag), updated_at=svc.now()))
+        after = replace(image, tags=(*image.tags, tag), updated_at=svc.now())
+        db_images.save(tx, image, after)
+        svc.events.image(tx, after, "image.update")
 
     svc.db.transact(work)
 
@@ -184,7 +191,9 @@ def remove_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
         if tag not in image.tags:
             raise errors.NotFound(f"The image has no tag {tag!r}.")
         tags = tuple(other for other in image.tags if other != tag)
-        db_images.save(tx, image, replace(image, tags=tags, updated_at=svc.now()))
+        after = replace(image, tags=tags, updated_at=svc.now())
+        db_images.save(tx, image, after)
+        svc.events.image(tx, after, "image.update")
 
     def landed(tx: Tx, _: None) -> bool:
         found = db_images.get(tx, ctx, image_id)
@@ -212,6 +221,7 @@ def _switch(svc: Service, ctx: Context, image_id: str, action: str, expected: st
         if image.status != expected:
             raise errors.Forbidden(f"An image in status {image.status} cannot be {action}d.")
         db_images.move(tx, image.id, expected, to, now=svc.now())
+        svc.events.image(tx, image.id, "image.update")
 
     svc.db.transact(work)
 

@@ -29,6 +29,7 @@ def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
     rows = db_images.attached(tx, image.id)
     if not db_images.delete(tx, image, now, rows):
         raise errors.NotFound(f"No image found with ID {image.id}")
+    svc.events.deleted(tx, image, now)
     # An upload, or the removal of one copy, that is still running has lost its image: its job goes to the runner.
     if "jobs" in rows:
         jobs.revoke(tx, image.id, now)
@@ -39,6 +40,7 @@ def begin_copy(svc: Service, tx: Tx, image: Image, location: Location) -> Job:
     """Drop one copy from the record, in the caller's transaction; the job for its data."""
     if not db_images.remove_location(tx, image.id, location.id, svc.now()):
         raise errors.NotFound("The image has no copy in this store.")
+    svc.events.image(tx, image.id, "image.update")
     job = _submit(svc, tx, image, (location,), whole=False)
     assert job is not None
     return job
@@ -104,6 +106,7 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
             db_images.restore(tx, job.image_id, job.payload["status"], without=gone)
         else:
             db_images.restore_location(tx, job.image_id, copy)
+        svc.events.image(tx, job.image_id, "image.update")
 
     def landed(tx: Tx, _: None) -> bool:
         if job.payload["whole"]:

@@ -106,7 +106,11 @@ def _mend_stray(svc: Service, finding: Finding, age: timedelta) -> str | None:
 
 
 def _deactivate(svc: Service, image: Image) -> str:
-    svc.db.transact(lambda tx: db_images.move(tx, image.id, "active", "deactivated", now=svc.now()))
+    def work(tx: Tx) -> None:
+        if db_images.move(tx, image.id, "active", "deactivated", now=svc.now()):
+            svc.events.image(tx, image.id, "image.update")
+
+    svc.db.transact(work)
     return f"image {image.id} has no sound copy and is deactivated (with sound data: reactivate it)"
 
 

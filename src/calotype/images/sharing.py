@@ -49,7 +49,9 @@ def add(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
         limit = svc.conf.image_member_quota
         if 0 <= limit <= len(there):
             raise errors.OverLimit(f"The limit of {limit} members on an image has been reached.")
-        return members.add(tx, image.id, project, svc.now())
+        added = members.add(tx, image.id, project, svc.now())
+        svc.events.member(tx, added, "image.member.create")
+        return added
 
     def landed(tx: Tx, added: Member) -> bool:
         found = members.get(tx, added.image_id, project)
@@ -68,10 +70,13 @@ def answer(svc: Service, ctx: Context, image_id: str, project: str, status: str)
         svc.policy.check(ctx, "modify_member", target)
         if not (ctx.is_admin or ctx.project == project):
             raise errors.Forbidden("Only the member itself may change its status.")
+        if member.status == status:
+            return member
         if not members.set_status(tx, image.id, project, status, svc.now()):
             raise _no_member(image_id, project)
         found = members.get(tx, image.id, project)
         assert found is not None
+        svc.events.member(tx, found, "image.member.update")
         return found
 
     return svc.db.transact(work)
@@ -82,10 +87,12 @@ def remove(svc: Service, ctx: Context, image_id: str, project: str) -> None:
 
     def work(tx: Tx) -> str:
         image = _shared(svc, tx, ctx, image_id, lock=True)
-        _member(svc, tx, ctx, image, project)
+        member = _member(svc, tx, ctx, image, project)
         svc.policy.check_image(ctx, "delete_member", image)
-        if not members.remove(tx, image.id, project, svc.now()):
+        now = svc.now()
+        if not members.remove(tx, image.id, project, now):
             raise _no_member(image_id, project)
+        svc.events.member(tx, member, "image.member.delete", now)
         return image.id
 
     svc.db.transact(work, lambda tx, removed_from: members.get(tx, removed_from, project) is None)

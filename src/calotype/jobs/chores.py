@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from calotype.context import SERVICE
-from calotype.db import jobs
+from calotype.db import jobs, tasks
 from calotype.images import data, removal
 from calotype.model import Job
 from calotype.service import Service
@@ -16,7 +16,7 @@ LOG = logging.getLogger(__name__)
 
 def abandon_upload(svc: Service, job: Job) -> None:
     """The uploader died: remove what its attempts left and queue the image again."""
-    data.give_up(svc, job, [f"{job.id}-{attempt}" for attempt in range(1, job.attempt)])
+    data.give_up(svc, job, [f"{job.id}-{attempt}" for attempt in range(1, job.attempt)], "The service ended meanwhile.")
 
 
 def finish_delete(svc: Service, job: Job) -> None:
@@ -25,7 +25,11 @@ def finish_delete(svc: Service, job: Job) -> None:
 
 
 def sweep(svc: Service) -> None:
-    """Remove temporary names that no job knows: of an upload that lost its job, or from before a restored backup."""
+    """Let tasks go that have expired, and remove temporary names that no job knows.
+
+    Such a name is left by an upload that lost its job, or from before a restored backup.
+    """
+    svc.db.transact(lambda tx: tasks.expire(tx, svc.now()))
 
     def lives(token: str) -> bool:
         return svc.db.look(lambda tx: jobs.lives(tx, token))

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 
-from calotype import errors
+from calotype import errors, logs
 from calotype.db import jobs
 from calotype.db.engine import Tx
 from calotype.jobs.chores import CHORES, sweep
@@ -56,6 +56,7 @@ class Runner:
     def _run(self) -> None:
         next_sweep = 0.0
         while not self._stopping:
+            self._svc.leases.pulse()
             try:
                 self.work_off()
                 if time.monotonic() >= next_sweep:
@@ -83,6 +84,7 @@ class Runner:
         return db.transact(work, landed, leases.leave)
 
     def _do(self, job: Job) -> None:
+        logs.begin(f"job-{job.id}", job.image_id)
         try:
             with self._svc.leases.holding(job):
                 CHORES[job.kind](self._svc, job)
@@ -95,3 +97,5 @@ class Runner:
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
             why = repr(exc)
             self._svc.db.transact(lambda tx: jobs.fail(tx, job, why, due=self._svc.now() + jobs.pause(job)))
+        finally:
+            logs.end()

@@ -3,6 +3,8 @@
 Each step looks first: MariaDB takes nothing back of a migration that breaks off.
 """
 
+from datetime import datetime
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
@@ -33,7 +35,18 @@ def upgrade() -> None:
         sa.Column("event_type", sa.String(64), nullable=False),
         sa.Column("priority", sa.String(10), nullable=False),
         sa.Column("message_id", sa.String(36), nullable=False),
-        sa.Column("payload", sa.Text, nullable=False),
+        sa.Column("payload", sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"), nullable=False),
         sa.Column("created_at", _MOMENT, nullable=False),
         if_not_exists=True,
     )
+    op.create_table(
+        "calotype_locks",
+        sa.Column("name", sa.String(30), primary_key=True),
+        sa.Column("owner", sa.String(255)),
+        sa.Column("until", _MOMENT, nullable=False),
+        if_not_exists=True,
+        **alike,
+    )
+    lock = sa.table("calotype_locks", sa.column("name", sa.String), sa.column("until", _MOMENT))
+    if op.get_bind().execute(sa.select(lock.c.name).where(lock.c.name == "events")).first() is None:
+        op.bulk_insert(lock, [{"name": "events", "until": datetime(1970, 1, 1)}])  # noqa: DTZ001  # as all of ours

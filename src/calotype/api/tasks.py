@@ -1,0 +1,81 @@
+"""Tasks over HTTP: the deprecated `/v2/tasks`, and the tasks of an image (contract: api.md §3.6, §9)."""
+
+from typing import Any, Final
+
+import falcon
+
+from calotype import errors
+from calotype.api import views
+from calotype.api.images import known_id, links, send
+from calotype.api.request import UUID, caller, integer, json_object, no_body, params, service
+from calotype.db.tasks import COLUMNS
+from calotype.images import tasks
+from calotype.model import TASK_STATUSES, TASK_TYPES
+
+_FILTERS: Final = ("id", "type", "status", "owner", "image_id", "request_id", "user_id")
+#: Accepted as in Glance; they are the same for all tasks that are shown.
+_UNSORTED: Final = {"deleted": "created_at", "deleted_at": "created_at"}
+
+
+def index(req: falcon.Request, resp: falcon.Response) -> None:
+    """GET /v2/tasks"""
+    svc = service(req)
+    tasks.check_access(svc, caller(req))
+    no_body(req)
+    wanted = params(req)
+    last = {name: values[-1] for name, values in wanted.items()}
+    limit = integer(last["limit"], "limit") if "limit" in last else svc.conf.limit_param_default
+    sort_key = _choice(last.get("sort_key", "created_at"), (*COLUMNS, *_UNSORTED), "sort_key")
+    marker = last.get("marker")
+    if marker and not UUID.fullmatch(marker):
+        raise errors.Invalid("Invalid marker format.")
+    for name, allowed in (("status", TASK_STATUSES), ("type", TASK_TYPES)):
+        if name in last:
+            _choice(last[name], allowed, name)
+    found, following = tasks.list_(
+        svc,
+        caller(req),
+        limit=min(limit, svc.conf.api_limit_max),
+        marker=marker,
+        sort_key=_UNSORTED.get(sort_key, sort_key),
+        descending=_choice(last.get("sort_dir", "desc"), ("asc", "desc"), "sort_dir") == "desc",
+        filters={name: last[name] for name in _FILTERS if name in last},
+    )
+    body: dict[str, Any] = {"tasks": [views.task_stub(task) for task in found]}
+    send(resp, body | links("/v2/tasks", wanted, following) | {"schema": "/v2/schemas/tasks"})
+
+
+def show(req: falcon.Request, resp: falcon.Response, task_id: str) -> None:
+    """GET /v2/tasks/{task_id}"""
+    svc = service(req)
+    tasks.check_access(svc, caller(req))
+    no_body(req)
+    if not UUID.fullmatch(task_id):
+        raise errors.NotFound(f"No task found with ID {task_id[:64]}")
+    send(resp, views.task(tasks.show(svc, caller(req), task_id)))
+
+
+def create(req: falcon.Request, _resp: falcon.Response) -> None:
+    """POST /v2/tasks"""
+    svc = service(req)
+    tasks.check_access(svc, caller(req))
+    values = json_object(req)
+    kind = values.get("type")
+    if not isinstance(kind, str) or kind not in TASK_TYPES:
+        raise errors.Invalid(f"The type of a task is one of {', '.join(TASK_TYPES)}.")
+    if not isinstance(values.get("input"), dict):
+        raise errors.Invalid("The input of a task is an object.")
+    tasks.create(svc, caller(req), kind)
+
+
+def of_image(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
+    """GET /v2/images/{image_id}/tasks"""
+    no_body(req)
+    found = tasks.of_image(service(req), caller(req), known_id(image_id))
+    send(resp, {"tasks": [views.image_task(task) for task in found]})
+
+
+def _choice(value: str, allowed: tuple[str, ...], name: str) -> str:
+    if value not in allowed:
+        raise errors.Invalid(f"Invalid {name} {value[:100]!r}: must be one of {', '.join(allowed)}.")
+    return value

@@ -1,0 +1,162 @@
+"""Tasks: what users see of work that goes on after the answer. The work itself is a job (`db/jobs.py`).
+
+A task that has expired is found by nobody; `expire` marks its row, so that no GET has to write.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from calotype.context import Context
+from calotype.db.compare import exactly
+from calotype.db.engine import Tx
+from calotype.db.tables import task_info, tasks
+from calotype.model import TASK_TRANSITIONS, Task
+
+_STUB: Final = [
+    tasks.c[name]
+    for name in "id type status owner created_at updated_at expires_at image_id request_id user_id".split()
+]
+_INFO: Final = [task_info.c.input, task_info.c.result, task_info.c.message]
+_WHOLE: Final = sa.select(*_STUB, *_INFO).select_from(
+    tasks.outerjoin(task_info, task_info.c.task_id == tasks.c.id)  # a row of Glance's may lack the second half
+)
+#: What lists can be sorted by and filtered for.
+COLUMNS: Final = tuple(column.name for column in _STUB)
+
+
+def add(tx: Tx, task: Task) -> None:
+    """Write a new task."""
+    values = {name: getattr(task, name) for name in COLUMNS}
+    tx.execute(sa.insert(tasks).values(values | {"deleted": False}))
+    info = {"input": _text(task.input), "result": _text(task.result), "message": task.message}
+    tx.execute(sa.insert(task_info).values(info | {"task_id": task.id}))
+
+
+def get(tx: Tx, ctx: Context, task_id: str, now: datetime) -> Task | None:
+    """The task, unless it is another project's."""
+    row = tx.execute(_WHOLE.where(tasks.c.id == task_id, _seen(ctx, now))).first()
+    return _task(row) if row is not None else None
+
+
+def of_image(tx: Tx, ctx: Context, image_id: str, now: datetime) -> list[Task]:
+    """The tasks of an image that the caller sees, oldest first."""
+    statement = _WHOLE.where(tasks.c.image_id == image_id, _seen(ctx, now))
+    return [_task(row) for row in tx.execute(statement.order_by(tasks.c.created_at, tasks.c.id))]
+
+
+def page(
+    tx: Tx,
+    ctx: Context,
+    *,
+    limit: int,
+    now: datetime,
+    after: Task | None = None,
+    sort_key: str = "created_at",
+    descending: bool = True,
+    filters: Mapping[str, Any] | None = None,
+) -> list[Task]:
+    """A part of the list: the tasks that the caller sees, those that follow one of them where `after` is given.
+
+    Sorted by a column of `COLUMNS`, what has no value first when ascending; then by age and id, in the same direction.
+    """
+    keys = dict.fromkeys((sort_key, "created_at", "id"))
+    statement = sa.select(*_STUB).where(_seen(ctx, now))
+    for name, value in (filters or {}).items():
+        is_text = isinstance(tasks.c[name].type, sa.String)
+        statement = statement.where(exactly(tasks.c[name], value) if is_text else tasks.c[name] == value)
+    if after is not None:
+        statement = statement.where(_beyond([(name, getattr(after, name)) for name in keys], descending))
+    for name in keys:
+        for step in (tasks.c[name].is_not(None), tasks.c[name]) if tasks.c[name].nullable else (tasks.c[name],):
+            statement = statement.order_by(step.desc() if descending else step.asc())
+    return [_task(row) for row in tx.execute(statement.limit(limit))]
+
+
+def move(
+    tx: Tx,
+    task_id: str,
+    status: str,
+    *,
+    now: datetime,
+    message: str | None = None,
+    result: Any = None,
+    expires_at: datetime | None = None,
+) -> bool:
+    """Bring a task on to a status, and say what came of it; None leaves that as it was.
+
+    False, and nothing is changed, where it is not in a status from which that can be reached.
+    """
+    statement = sa.update(tasks).where(
+        tasks.c.id == task_id, tasks.c.status.in_(TASK_TRANSITIONS[status]), tasks.c.deleted == sa.false()
+    )
+    if not tx.execute(statement.values(status=status, updated_at=now, expires_at=expires_at)).rowcount:
+        return False
+    _tell(tx, task_id, message, result)
+    return True
+
+
+def progress(tx: Tx, task_id: str, message: str, now: datetime) -> bool:
+    """Say how far a task is that is being worked on. False when it no longer is."""
+    statement = sa.update(tasks).where(tasks.c.id == task_id, tasks.c.status == "processing")
+    if not tx.execute(statement.values(updated_at=now)).rowcount:
+        return False
+    _tell(tx, task_id, message, None)
+    return True
+
+
+def expire(tx: Tx, now: datetime) -> int:
+    """Mark what has expired as deleted; how much that was."""
+    statement = sa.update(tasks).where(tasks.c.expires_at <= now, tasks.c.deleted == sa.false())
+    return int(tx.execute(statement.values(deleted=True, deleted_at=now)).rowcount)
+
+
+def _tell(tx: Tx, task_id: str, message: str | None, result: Any) -> None:
+    values = {name: value for name, value in (("message", message), ("result", _text(result))) if value is not None}
+    if values:
+        tx.execute(sa.update(task_info).where(task_info.c.task_id == task_id).values(values))
+
+
+def _seen(ctx: Context, now: datetime) -> sa.ColumnElement[bool]:
+    living = (tasks.c.deleted == sa.false()) & (tasks.c.expires_at.is_(None) | (tasks.c.expires_at > now))
+    if ctx.is_admin:
+        return living
+    mine = tasks.c.owner == ""
+    return living & (mine | exactly(tasks.c.owner, ctx.project) if ctx.project else mine)
+
+
+def _beyond(keys: list[tuple[str, Any]], descending: bool) -> sa.ColumnElement[bool]:
+    """What follows the row with these values in the order of its columns."""
+    steps: list[sa.ColumnElement[bool]] = []
+    same: list[sa.ColumnElement[bool]] = []
+    for name, value in keys:
+        column = tasks.c[name]
+        if value is None:
+            steps.append(sa.and_(*same, sa.false() if descending else column.is_not(None)))
+        else:
+            further = column < value if descending else column > value
+            nothing = column.is_(None) if descending and column.nullable else sa.false()
+            steps.append(sa.and_(*same, further | nothing))
+        same.append(column.is_(None) if value is None else column == value)
+    return sa.or_(*steps)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+def _value(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text
+
+
+def _task(row: Any) -> Task:
+    values = dict(row._mapping)
+    if "input" in values:
+        values |= {"input": _value(row.input), "result": _value(row.result), "message": row.message or ""}
+    return Task(**values | {"updated_at": row.updated_at or row.created_at})

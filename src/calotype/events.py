@@ -1,0 +1,145 @@
+"""What the service tells others: the type and payload of each event, and which of them are wanted.
+
+A use-case says in its transaction what happened, and the event is a row of the same transaction (`db/outbox.py`);
+`jobs/sender.py` hands it to the drivers of `notifiers.py` afterwards. Payloads are the contract's (notifications.md
+§2): pure functions of frozen values. Nothing in them names a location. An object of a new kind gets a function for its
+payload, and a method beside `member`.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from oslo_config import cfg
+
+from calotype import config
+from calotype.model import HIDDEN_PROPERTIES, Event, Image, Member
+
+#: Lists that an image's properties hold as text, told with the events about its data.
+_LISTS: Final = ("os_glance_importing_to_stores", "os_glance_failed_import")
+
+
+class Events:
+    """What happened, said in the transaction in which it did. Without a driver each method returns at once.
+
+    `put` adds an event to the transaction, `read` gets the image of an id in it, `nudge` says that there will be
+    something to send once it is committed.
+    """
+
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        *,
+        put: Callable[[Any, Event], None],
+        read: Callable[[Any, str], Image | None],
+        now: Callable[[], datetime],
+        nudge: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on = bool(config.notification_drivers(conf))
+        self._disabled = frozenset(conf.disabled_notifications)
+        self._put, self._read, self._now, self._nudge = put, read, now, nudge
+
+    def wants(self, event_type: str) -> bool:
+        """Whether such an event is to be sent: its type is not disabled, nor its group, what stands before the dot."""
+        return self._on and not self._disabled & {event_type, event_type.partition(".")[0]}
+
+    def image(self, tx: Any, image: Image | str, *event_types: str, **more: object) -> None:
+        """Something happened to an image, as it is now; one that is given by its id is read in the transaction.
+
+        `more` goes into the payloads.
+        """
+        wanted = [event_type for event_type in event_types if self.wants(event_type)]
+        found = self._read(tx, image) if wanted and isinstance(image, str) else image
+        if isinstance(found, Image):
+            for event_type in wanted:
+                told = about_image(found)
+                if event_type in ("image.prepare", "image.upload"):
+                    told |= about_import(found)
+                self._add(tx, event_type, told | more)
+
+    def deleted(self, tx: Any, image: Image, when: datetime) -> None:
+        """The record was removed."""
+        if self.wants("image.delete"):
+            self._add(tx, "image.delete", about_image(replace(image, status="deleted", updated_at=when), when))
+
+    def upload_failed(self, tx: Any, image_id: str, why: str) -> None:
+        """No data came of an upload that had begun. `why` is what a client may read."""
+        if self.wants("image.upload"):
+            self._add(tx, "image.upload", f"Upload to image {image_id} failed: {why}", "ERROR")
+
+    def sent(self, tx: Any, image: Image, *, count: int, expected: int, project: str | None, user: str | None) -> None:
+        """A client was sent so many of the bytes that it had asked for."""
+        told = about_sending(image, count, project, user)
+        self._add(tx, "image.send", told, "INFO" if count == expected else "ERROR")
+
+    def member(self, tx: Any, member: Member, event_type: str, deleted_at: datetime | None = None) -> None:
+        """Something happened to a member of an image."""
+        if self.wants(event_type):
+            self._add(tx, event_type, about_member(member, deleted_at))
+
+    def _add(self, tx: Any, event_type: str, payload: Mapping[str, Any] | str, priority: str = "INFO") -> None:
+        self._put(tx, Event(str(uuid.uuid4()), event_type, priority, payload, self._now()))
+        self._nudge()
+
+
+# --- payloads --------------------------------------------------------------------------------------------
+
+
+def about_image(image: Image, deleted_at: datetime | None = None) -> dict[str, Any]:
+    return {
+        "id": image.id,
+        "name": image.name,
+        "status": image.status,
+        "created_at": _time(image.created_at),
+        "updated_at": _time(image.updated_at),
+        "min_disk": image.min_disk,
+        "min_ram": image.min_ram,
+        "protected": image.protected,
+        "checksum": image.checksum,
+        "owner": image.owner,
+        "disk_format": image.disk_format,
+        "container_format": image.container_format,
+        "size": image.size,
+        "virtual_size": image.virtual_size,
+        "is_public": image.visibility == "public",
+        "visibility": image.visibility,
+        "properties": {name: value for name, value in image.properties.items() if name not in HIDDEN_PROPERTIES},
+        "tags": list(image.tags),
+        **_deletion(deleted_at),
+    }
+
+
+def about_import(image: Image) -> dict[str, list[str]]:
+    """The stores that an import is still to fill, and those where it failed."""
+    return {name: [store for store in (image.properties.get(name) or "").split(",") if store] for name in _LISTS}
+
+
+def about_sending(image: Image, count: int, project: str | None, user: str | None) -> dict[str, Any]:
+    return {
+        "bytes_sent": count,
+        "image_id": image.id,
+        "owner_id": image.owner,
+        "receiver_tenant_id": project,
+        "receiver_user_id": user,
+    }
+
+
+def about_member(member: Member, deleted_at: datetime | None = None) -> dict[str, Any]:
+    return {
+        "image_id": member.image_id,
+        "member_id": member.member,
+        "status": member.status,
+        "created_at": _time(member.created_at),
+        "updated_at": _time(member.updated_at),
+        **_deletion(deleted_at),
+    }
+
+
+def _deletion(when: datetime | None) -> dict[str, Any]:
+    return {"deleted": when is not None, "deleted_at": _time(when) if when else None}
+
+
+def _time(when: datetime) -> str:
+    return f"{when.isoformat(timespec='seconds')}Z"

@@ -1,0 +1,130 @@
+"""Tasks: what users see of work that goes on after the answer. Whoever does the work moves its task along.
+
+`begin`, `move` and `progress` in `db/tasks.py` are for use-cases; each goes into the transaction that the work needs.
+What `show`, `list_` and `of_image` return is redacted for the caller.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from calotype import errors
+from calotype.context import Context
+from calotype.db import images as db_images
+from calotype.db import tasks
+from calotype.db.engine import Tx
+from calotype.images.redaction import told
+from calotype.model import Task
+from calotype.policy import no_image
+from calotype.service import Service
+
+
+def check_access(svc: Service, ctx: Context) -> None:
+    """Raise `Forbidden` for whoever may not use the tasks API, before anything else is looked at."""
+    svc.policy.check(ctx, "tasks_api_access", {"project_id": ctx.project, "owner": ctx.project})
+
+
+def show(svc: Service, ctx: Context, task_id: str) -> Task:
+    """One task. Raises `NotFound`."""
+    check_access(svc, ctx)
+    found = svc.db.ask(lambda tx: tasks.get(tx, ctx, task_id, svc.now()))
+    if found is None:
+        raise errors.NotFound(f"No task found with ID {task_id}")
+    return _redacted(svc, ctx, found)
+
+
+def list_(
+    svc: Service,
+    ctx: Context,
+    *,
+    limit: int,
+    marker: str | None,
+    sort_key: str,
+    descending: bool,
+    filters: Mapping[str, str],
+) -> tuple[list[Task], str | None]:
+    """A page of tasks, without input, result and message, and the marker of the next one if there is one.
+
+    Raises `Invalid` for a marker that is not there.
+    """
+    check_access(svc, ctx)
+    now = svc.now()
+
+    def work(tx: Tx) -> list[Task]:
+        after = tasks.get(tx, ctx, marker, now) if marker else None
+        if marker and after is None:
+            raise errors.Invalid(f"There is no task {marker} to begin after.")
+        return tasks.page(
+            tx,
+            ctx,
+            limit=limit + 1,  # is there a next page?
+            now=now,
+            after=after,
+            sort_key=sort_key,
+            descending=descending,
+            filters=filters,
+        )
+
+    found = svc.db.look(work) if limit else []
+    return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+
+def of_image(svc: Service, ctx: Context, image_id: str) -> list[Task]:
+    """The tasks of an image, as far as they are the caller's project's or nobody's. Raises `NotFound`."""
+
+    def work(tx: Tx) -> list[Task]:
+        image = db_images.get(tx, ctx, image_id)
+        if image is None:
+            raise no_image(image_id)
+        svc.policy.check_image(ctx, "get_image", image)
+        return tasks.of_image(tx, ctx, image.id, svc.now())
+
+    return [_redacted(svc, ctx, task) for task in svc.db.look(work)]
+
+
+def create(svc: Service, ctx: Context, kind: str) -> Task:
+    """Refuse, and say what there is instead: no kind of task can be asked for here. Raises `Invalid`."""
+    check_access(svc, ctx)
+    raise errors.Invalid(
+        f"Tasks of type {kind} are not created by this call. Create an image (POST /v2/images) and import its data "
+        "(POST /v2/images/{id}/import)."
+    )
+
+
+def _redacted(svc: Service, ctx: Context, task: Task) -> Task:
+    target = {"project_id": task.owner, "owner": task.owner, "image_id": task.image_id}
+    locations = svc.policy.allows(ctx, "fetch_image_location", target)
+    return replace(
+        task,
+        input=told(task.input, locations=locations),
+        result=told(task.result, locations=locations),
+        message=told(task.message, locations=locations),
+    )
+
+
+def begin(svc: Service, tx: Tx, ctx: Context, kind: str, image_id: str, given: Any, *, status: str = "pending") -> Task:
+    """A new task of the caller's project: `given` is what was asked for, as JSON. It must hold no secret."""
+    now = svc.now()
+    made = Task(
+        id=str(uuid4()),
+        type=kind,
+        status=status,
+        owner=ctx.project or "",
+        created_at=now,
+        updated_at=now,
+        image_id=image_id,
+        request_id=ctx.request_id[:64],  # as long as the columns are
+        user_id=ctx.user[:64] if ctx.user else None,
+        input=given,
+    )
+    tasks.add(tx, made)
+    return made
+
+
+def move(svc: Service, tx: Tx, task_id: str, status: str, *, message: str | None = None, result: Any = None) -> bool:
+    """Bring a task on, as `db/tasks.py` does; at its end it gets the time that it has left."""
+    ends = status in ("success", "failure")
+    until = svc.now() + timedelta(hours=svc.conf.task.task_time_to_live) if ends else None
+    return tasks.move(tx, task_id, status, now=svc.now(), message=message, result=result, expires_at=until)

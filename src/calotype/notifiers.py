@@ -1,0 +1,94 @@
+"""Where events go: the drivers that `[oslo_messaging_notifications] driver` names.
+
+`log` and `noop` are ours. `messagingv2` and `messaging` need oslo.messaging, which is imported only when one of them is
+configured. A driver is called by one thread, outside of requests.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from oslo_config import cfg
+
+from calotype import config, errors
+
+Message = Mapping[str, Any]
+
+
+class Notifier(Protocol):
+    """One way to tell. `message` is what consumers of OpenStack's notifications know: message_id, publisher_id,
+    event_type, priority, payload, timestamp."""
+
+    def send(self, message: Message) -> None:
+        """Return once the message is taken; raise anything when it may not be."""
+        ...
+
+
+def build(conf: cfg.ConfigOpts) -> list[Notifier]:
+    """The configured drivers, not yet connected to anything. Raises `ConfigError`."""
+    found = []
+    for name in config.notification_drivers(conf):
+        if name not in _DRIVERS:
+            raise errors.ConfigError(
+                f"[oslo_messaging_notifications] driver = {name} is not known; these are: "
+                f"{', '.join([*_DRIVERS, 'noop'])}."
+            )
+        found.append(_DRIVERS[name](conf))
+    return found
+
+
+class Log:
+    """A line of JSON in the log, at the level that the priority names, by the logger that oslo.messaging uses."""
+
+    def __init__(self, _conf: cfg.ConfigOpts) -> None:
+        pass
+
+    def send(self, message: Message) -> None:
+        logger = logging.getLogger(f"oslo.messaging.notification.{message['event_type']}")
+        logger.log(getattr(logging, message["priority"]), "%s", json.dumps(message))
+
+
+class Bus:
+    """A message bus, as a rule RabbitMQ, reached by oslo.messaging with its own options from the same files.
+
+    RabbitMQ confirms what it has taken. oslo.messaging's own notifier logs a failure and goes on, and would lose the
+    message, so its transport is used, as its drivers do.
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts, version: float) -> None:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of eventlet, which comes with it and is not used
+                import oslo_messaging
+        except ImportError as exc:
+            raise errors.ConfigError(
+                "Notifications by messaging need oslo.messaging: pip install 'calotype[notifications]', or set "
+                "[oslo_messaging_notifications] driver = log"
+            ) from exc
+        own = cfg.ConfigOpts()  # its options are its own; some have our names and other defaults
+        own([], project="calotype", default_config_files=conf.config_file, default_config_dirs=conf.config_dir)
+        oslo_messaging.set_transport_defaults("glance")
+        try:
+            self._transport = oslo_messaging.get_notification_transport(own)
+        except Exception as exc:
+            # Its words may quote the URL, which holds a password.
+            raise errors.ConfigError(
+                f"[oslo_messaging_notifications] transport_url cannot be used ({type(exc).__name__})."
+            ) from exc
+        self._target: Callable[..., Any] = oslo_messaging.Target
+        self._topics = list(conf.oslo_messaging_notifications.topics)
+        self._version = version
+
+    def send(self, message: Message) -> None:
+        for topic in self._topics:
+            target = self._target(topic=f"{topic}.{message['priority'].lower()}")
+            # Once more after a connection that broke meanwhile; whoever calls has the patience.
+            self._transport._send_notification(target, {}, dict(message), version=self._version, retry=1)
+
+
+_DRIVERS: Final[dict[str, Callable[[cfg.ConfigOpts], Notifier]]] = {
+    "messagingv2": lambda conf: Bus(conf, 2.0),
+    "messaging": lambda conf: Bus(conf, 1.0),
+    "log": Log,
+}
