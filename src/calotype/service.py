@@ -9,6 +9,7 @@ from oslo_config import cfg
 from calotype.db.engine import Database
 from calotype.db.leases import Leases
 from calotype.events import Events
+from calotype.limits import Limits
 from calotype.policy import Policy
 from calotype.protections import Protections
 from calotype.stores.registry import Stores
@@ -22,6 +23,7 @@ class Service:
     db: Database
     policy: Policy
     protections: Protections
+    limits: Limits
     stores: Stores
     leases: Leases
     events: Events

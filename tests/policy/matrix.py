@@ -329,6 +329,7 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
     ("GET", "/v2/tasks/{task_id}"): [Ask(whoever("admin", then=404), {"task_id": "00000000-0000-4000-8000-00000000ffff"})],
     #
     ("GET", "/v2/info/import"): [Ask(anybody(200))],
+    ("GET", "/v2/info/usage"): [Ask(anybody(200))],
     ("GET", "/v2/info/stores"): [Ask(anybody(200))],
     ("GET", "/v2/info/stores/detail"): [Ask(whoever("admin", "service", then=200))],
     ("DELETE", "/v2/stores/{store_id}/{image_id}"): [
