@@ -149,6 +149,8 @@ def test_every_use_case_asks_the_policy() -> None:
         "removal.carry_out": "finishes what a use-case began",
         "data.open_": "takes what `prepare` returned, which asked",
         "data.sent": "tells what became of what `open_` gave",
+        "quota.allowance": "says what a project may have to use-cases that ask",
+        "quota.report": "tells callers of their own project alone, as Glance does",
         "lifecycle.fetch": "fetches for use-cases that ask next",
         "tasks.begin": "writes down what a use-case that asked began",
     }
