@@ -319,7 +319,17 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
         Ask(among_members(anybody(404)), _STRANGER),
     ],
     #
+    # The deprecated API of tasks is the administrators'; the tasks of an image are for whoever sees it.
+    ("GET", _I + "/tasks"): [Ask(lambda p, i: 200 if sees(p, i) else 404)],
+    ("GET", "/v2/tasks"): [Ask(whoever("admin", then=200)), Ask(whoever("admin", then=400), query="limit=many")],
+    ("POST", "/v2/tasks"): [
+        Ask(whoever("admin", then=400), body={"type": "import", "input": {}}),
+        Ask(whoever("admin", then=400), body={"type": "nonsense"}),
+    ],
+    ("GET", "/v2/tasks/{task_id}"): [Ask(whoever("admin", then=404), {"task_id": "00000000-0000-4000-8000-00000000ffff"})],
+    #
     ("GET", "/v2/info/import"): [Ask(anybody(200))],
+    ("GET", "/v2/info/usage"): [Ask(anybody(200))],
     ("GET", "/v2/info/stores"): [Ask(anybody(200))],
     ("GET", "/v2/info/stores/detail"): [Ask(whoever("admin", "service", then=200))],
     ("DELETE", "/v2/stores/{store_id}/{image_id}"): [
