@@ -11,7 +11,7 @@ from typing import Any, Final
 import falcon
 from oslo_config import cfg
 
-from calotype import config, errors, logs, notifiers
+from calotype import config, errors, limits, logs, notifiers
 from calotype.api import body, proxies, versions
 from calotype.api import errors as api_errors
 from calotype.api.cors import Cors
@@ -59,6 +59,7 @@ class App:
             conf=conf,
             db=self.db,
             policy=Policy(conf),
+            limits=limits.build(conf),
             stores=registry.build(conf),
             leases=Leases(self.db.reserve(), config.state_path(conf, "owners"), now),
             events=Events(

@@ -62,6 +62,17 @@ DEFAULT: list[cfg.Opt] = [
         default=[],
         help="Notifications that are not sent: event types, or groups, which are what stands before the first dot.",
     ),
+    cfg.IntOpt("image_location_quota", default=10, help="Copies per image; negative lifts the limit."),
+    cfg.StrOpt(
+        "user_storage_quota",
+        regex=r"^[0-9]{1,18}([KMGT]?B)?$",
+        default="0",
+        help="Bytes that all copies of all images of one project may have together; KB, MB, GB or TB may follow, of "
+        "1024 each; 0 lifts the limit. Without effect with use_keystone_limits.",
+    ),
+    cfg.BoolOpt(
+        "use_keystone_limits", default=False, help="Ask Keystone for the limits of projects; see [oslo_limit]."
+    ),
     cfg.BoolOpt(
         "allow_anonymous_access",
         default=False,
@@ -321,6 +332,19 @@ TASK: list[cfg.Opt] = [
     ),
 ]
 
+OSLO_LIMIT: list[cfg.Opt] = [
+    cfg.StrOpt("endpoint_id", help="The endpoint of this service in Keystone, whose limits are asked for."),
+    cfg.StrOpt("endpoint_service_name", help="Without endpoint_id: the service's name, to find the endpoint by."),
+    cfg.StrOpt("endpoint_service_type", help="Without endpoint_id: the service's type, image."),
+    cfg.StrOpt("endpoint_region_name", help="Without endpoint_id: the region of the endpoint."),
+    cfg.StrOpt(
+        "endpoint_interface",
+        default="public",
+        choices=["public", "internal", "admin", "publicURL", "internalURL", "adminURL"],
+        help="Without endpoint_id: the interface of the endpoint.",
+    ),
+]
+
 HEALTHCHECK: list[cfg.Opt] = [
     cfg.ListOpt(
         "backends",
@@ -404,8 +428,6 @@ OSLO_MIDDLEWARE: list[cfg.Opt] = [
 REFUSED: list[cfg.Opt] = [
     cfg.StrOpt("property_protection_file"),
     cfg.StrOpt("metadata_encryption_key", secret=True),
-    cfg.StrOpt("user_storage_quota", default="0"),
-    cfg.BoolOpt("use_keystone_limits", default=False),
 ]
 #: Options of Glance without an effect here, said at the start.
 WITHOUT_EFFECT: dict[str, list[cfg.Opt]] = {
@@ -433,6 +455,7 @@ GROUPS: dict[str, list[cfg.Opt]] = {
     "paste_deploy": PASTE,
     "keystone": KEYSTONE,
     "oslo_messaging_notifications": NOTIFICATIONS,
+    "oslo_limit": OSLO_LIMIT,
     "healthcheck": HEALTHCHECK,
     "cors": CORS,
     "oslo_middleware": OSLO_MIDDLEWARE,

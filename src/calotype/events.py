@@ -15,7 +15,7 @@ from typing import Any, Final
 from oslo_config import cfg
 
 from calotype import config
-from calotype.model import HIDDEN_PROPERTIES, Event, Image, Member
+from calotype.model import HIDDEN_PROPERTIES, Event, Image, Member, Task
 
 #: Lists that an image's properties hold as text, told with the events about its data.
 _LISTS: Final = ("os_glance_importing_to_stores", "os_glance_failed_import")
@@ -79,6 +79,11 @@ class Events:
         if self.wants(event_type):
             self._add(tx, event_type, about_member(member, deleted_at))
 
+    def task(self, tx: Any, task: Task, event_type: str, deleted_at: datetime | None = None) -> None:
+        """Something happened to a task: whoever moves it along says so."""
+        if self.wants(event_type):
+            self._add(tx, event_type, about_task(task, deleted_at))
+
     def _add(self, tx: Any, event_type: str, payload: Mapping[str, Any] | str, priority: str = "INFO") -> None:
         self._put(tx, Event(str(uuid.uuid4()), event_type, priority, payload, self._now()))
         self._nudge()
@@ -133,6 +138,22 @@ def about_member(member: Member, deleted_at: datetime | None = None) -> dict[str
         "status": member.status,
         "created_at": _time(member.created_at),
         "updated_at": _time(member.updated_at),
+        **_deletion(deleted_at),
+    }
+
+
+def about_task(task: Task, deleted_at: datetime | None = None) -> dict[str, Any]:
+    """Without what it was given and what came of it: that is for its owner alone."""
+    return {
+        "id": task.id,
+        "type": task.type,
+        "status": task.status,
+        "result": None,
+        "owner": task.owner,
+        "message": None,
+        "expires_at": _time(task.expires_at) if task.expires_at else None,
+        "created_at": _time(task.created_at),
+        "updated_at": _time(task.updated_at),
         **_deletion(deleted_at),
     }
 

@@ -175,7 +175,8 @@ class Query:
 class Job:
     """A unit of work that must survive the process that began it.
 
-    `attempt` counts claims and fences earlier ones off; `token` names this attempt in temporary names.
+    `attempt` counts claims and fences earlier ones off; `token` names this attempt in temporary names. `reserved` is
+    how many bytes it kept for its project's usage when it was read.
     """
 
     id: str
@@ -184,6 +185,7 @@ class Job:
     attempt: int
     owner: str | None
     payload: Mapping[str, Any]
+    reserved: int = 0
 
     @property
     def token(self) -> str:

@@ -9,6 +9,7 @@ from oslo_config import cfg
 from calotype.db.engine import Database
 from calotype.db.leases import Leases
 from calotype.events import Events
+from calotype.limits import Limits
 from calotype.policy import Policy
 from calotype.stores.registry import Stores
 
@@ -20,6 +21,7 @@ class Service:
     conf: cfg.ConfigOpts
     db: Database
     policy: Policy
+    limits: Limits
     stores: Stores
     leases: Leases
     events: Events

@@ -16,7 +16,7 @@ from calotype.db.engine import Tx
 from calotype.images import data, lifecycle, repair, sharing
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.chores import abandon_upload
-from calotype.model import Change, Event, Job
+from calotype.model import Change, Event, Job, Task
 from calotype.stores.file import FileStore
 from tests.events.conftest import CONF
 from tests.inprocess import ADMIN, ALICE, Pieces, make_active, parts
@@ -117,6 +117,19 @@ def test_payloads_are_those_of_the_contract_and_name_no_place(app: App) -> None:
     assert "://" not in everything
 
 
+def test_a_task_is_told_without_what_it_was_given_and_what_came_of_it(app: App) -> None:
+    now = app.service.now()
+    secret = "http://user:secret@host/path"
+    task = Task("1", "import", "failure", "red", now, now, input=secret, result={"url": secret}, message=secret)
+    app.db.transact(lambda tx: app.service.events.task(tx, task, "task.failure"))
+    (event,) = told(app)
+    assert isinstance(event.payload, dict)
+    names = "id type status result owner message expires_at created_at updated_at deleted deleted_at"
+    assert set(event.payload) == set(names.split())
+    assert (event.type, event.payload["id"], event.payload["owner"]) == ("task.failure", "1", "red")
+    assert "secret" not in json.dumps(event.payload)
+
+
 def test_an_upload_that_fails_is_told_once_with_the_words_that_the_client_hears(app: App) -> None:
     image_id = queued(app)
     told(app)
@@ -131,7 +144,7 @@ def test_an_upload_that_fails_is_told_once_with_the_words_that_the_client_hears(
 
 def test_an_upload_whose_process_died_is_told_by_who_cleans_up(app: App) -> None:
     image_id = queued(app)
-    _, job = data._intend(app.service, ALICE, image_id, app.service.stores.for_writing(None))
+    _, job = data._intend(app.service, ALICE, image_id, app.service.stores.for_writing(None), None, None)
     told(app)
     abandon_upload(app.service, job)
     abandon_upload(app.service, job)

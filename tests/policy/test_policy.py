@@ -150,6 +150,8 @@ def test_every_use_case_asks_the_policy() -> None:
         "locations.direct_url": "comes with a record, whose use-case asked; asks whether the caller is a service",
         "data.open_": "takes what `prepare` returned, which asked",
         "data.sent": "tells what became of what `open_` gave",
+        "quota.allowance": "says what a project may have to use-cases that ask",
+        "quota.report": "tells callers of their own project alone, as Glance does",
         "lifecycle.fetch": "fetches for use-cases that ask next",
         "tasks.begin": "writes down what a use-case that asked began",
     }

@@ -1,4 +1,7 @@
-"""What a client can find out about this service: import methods, stores, schemas; and taking a copy out of a store."""
+"""What a client can find out about this service: import methods, stores, usage, schemas.
+
+And taking a copy out of a store.
+"""
 
 import falcon
 
@@ -6,7 +9,7 @@ from calotype import errors
 from calotype.api import views
 from calotype.api.images import known_id, send
 from calotype.api.request import caller, no_body, service
-from calotype.images import stores
+from calotype.images import quota, stores
 
 
 def import_info(req: falcon.Request, resp: falcon.Response) -> None:
@@ -26,6 +29,13 @@ def stores_detail(req: falcon.Request, resp: falcon.Response) -> None:
     """GET /v2/info/stores/detail"""
     no_body(req)
     send(resp, {"stores": [views.store(facts) for facts in stores.details(service(req), caller(req))]})
+
+
+def usage_info(req: falcon.Request, resp: falcon.Response) -> None:
+    """GET /v2/info/usage"""
+    no_body(req)
+    found = quota.report(service(req), caller(req))
+    send(resp, {"usage": {name: {"usage": use, "limit": limit} for name, (use, limit) in found.items()}})
 
 
 def remove_copy(req: falcon.Request, resp: falcon.Response, store_id: str, image_id: str) -> None:

@@ -57,6 +57,7 @@ ROUTES: Final = (
     Route("GET", "/v2/info/import", discovery.import_info),
     Route("GET", "/v2/info/stores", discovery.stores_info),
     Route("GET", "/v2/info/stores/detail", discovery.stores_detail),
+    Route("GET", "/v2/info/usage", discovery.usage_info),
     Route("DELETE", "/v2/stores/{store_id}/{image_id}", discovery.remove_copy),
     Route("GET", "/v2/schemas/{name}", discovery.schema),
 )

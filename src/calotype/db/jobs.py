@@ -29,9 +29,14 @@ def submit(
     now: datetime,
     due: datetime,
     owner: str | None = None,
+    project: str | None = None,
+    reserved: int = 0,
 ) -> Job:
-    """Add a job: pending until `due`, or, with an owner, already running under a lease until `due`."""
-    job = Job(secrets.token_hex(8), kind, image_id, 1 if owner else 0, owner, payload)
+    """Add a job: pending until `due`, or, with an owner, already running under a lease until `due`.
+
+    As long as there is one, `reserved` bytes count for what `project` uses.
+    """
+    job = Job(secrets.token_hex(8), kind, image_id, 1 if owner else 0, owner, payload, reserved)
     tx.execute(
         sa.insert(jobs).values(
             id=job.id,
@@ -44,6 +49,8 @@ def submit(
             payload=json.dumps(dict(payload)),
             notes="[]",
             created_at=now,
+            project=project,
+            reserved=reserved,
         )
     )
     return job
@@ -88,6 +95,11 @@ def note(tx: Tx, job: Job, what: Collection[Mapping[str, Any]]) -> bool:
     """Replace what a cleaner would need to know. False when the job was taken away."""
     statement = sa.update(jobs).where(_holds(job)).values(notes=json.dumps([dict(item) for item in what]))
     return bool(tx.execute(statement).rowcount)
+
+
+def reserve(tx: Tx, job: Job, reserved: int) -> bool:
+    """Change how many bytes the job keeps for its project. False when it was taken away."""
+    return bool(tx.execute(sa.update(jobs).where(_holds(job)).values(reserved=reserved)).rowcount)
 
 
 def finish(tx: Tx, job: Job) -> bool:
@@ -161,4 +173,4 @@ def _holds(job: Job) -> sa.ColumnElement[bool]:
 
 
 def _job(row: Any, *, owner: str, attempt: int) -> Job:
-    return Job(row.id, row.kind, row.image_id, attempt, owner, json.loads(row.payload))
+    return Job(row.id, row.kind, row.image_id, attempt, owner, json.loads(row.payload), row.reserved or 0)

@@ -380,8 +380,13 @@ jobs = Table(
     Index("calotype_jobs_project", "project"),
 )
 
-#: A row is locked while a project's usage is compared with its limits: of two who would both fit alone, one does.
-projects = Table("calotype_projects", metadata, Column("id", String(255), primary_key=True))
+#: A row is written before a project's usage is compared with its limits: of two who would both fit alone, one does.
+projects = Table(
+    "calotype_projects",
+    metadata,
+    Column("id", String(255), primary_key=True),
+    Column("turn", BigInteger, nullable=False),
+)
 
 #: Events that were committed with what they tell of and are not sent yet, in the order of their ids.
 outbox = Table(

@@ -10,8 +10,10 @@ from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
+from calotype.images import quota
 from calotype.images.inspection import FormatRules
 from calotype.images.stream import Passing, Source
+from calotype.limits import Allowance
 from calotype.model import Image, Job, Location
 from calotype.policy import no_image
 from calotype.service import Service
@@ -46,8 +48,10 @@ def upload(
     store = svc.stores.for_writing(store_name)
     if size is not None and size > svc.conf.image_size_cap:
         raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
+    allowed = quota.allowance(svc, ctx, image.owner)
 
-    image, job = _intend(svc, ctx, image.id, store)
+    image, job = _intend(svc, ctx, image.id, store, allowed, size)
+    room = quota.growing(svc, allowed, size, job)
     with (
         _giving_back(svc, job),
         svc.leases.holding(job) as alive,
@@ -61,6 +65,7 @@ def upload(
             container_format=image.container_format,
             rules=format_rules(svc),
             alive=alive,
+            admit=room.admit if room else None,
         ) as passing,
     ):
         stored = store.write(image.id, passing, attempt=job.token, size=size, note=_noting(svc, job), ctx=ctx)
@@ -85,8 +90,10 @@ def refuse_unready(image: Image) -> None:
         raise errors.Invalid("This release does not verify signatures; remove the img_signature properties to upload.")
 
 
-def _intend(svc: Service, ctx: Context, image_id: str, store: Store) -> tuple[Image, Job]:
-    """Take the image, and leave a trace that the sweeper acts on should this process die.
+def _intend(
+    svc: Service, ctx: Context, image_id: str, store: Store, allowed: Allowance | None, size: int | None
+) -> tuple[Image, Job]:
+    """Take the image and room for its data, and leave a trace that the sweeper acts on should this process die.
 
     The image as it is now: from here on its formats cannot change, so these are the ones to inspect the data for.
     """
@@ -99,7 +106,18 @@ def _intend(svc: Service, ctx: Context, image_id: str, store: Store) -> tuple[Im
             raise no_image(image_id)
         refuse_unready(image)
         db_images.move(tx, image.id, "queued", "saving", now=now)
-        job = jobs.submit(tx, KIND, image.id, {"store": store.name}, now=now, due=svc.leases.until(), owner=owner)
+        quota.count_uploading(tx, allowed)
+        job = jobs.submit(
+            tx,
+            KIND,
+            image.id,
+            {"store": store.name},
+            now=now,
+            due=svc.leases.until(),
+            owner=owner,
+            project=allowed.project if allowed else image.owner,
+            reserved=quota.room(tx, allowed, size),
+        )
         saving = replace(image, status="saving", updated_at=now)
         svc.events.image(tx, saving, "image.update")
         svc.events.image(tx, saving, "image.prepare", backend=store.name)

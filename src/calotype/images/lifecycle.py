@@ -15,7 +15,8 @@ from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import jobs, pages
 from calotype.db.engine import Tx, same_moment
-from calotype.images import removal
+from calotype.images import quota, removal
+from calotype.images.quota import within
 from calotype.model import FORMATS_OPEN, MAX_PROPERTIES, RESERVED_PREFIX, Change, Image, Job, Query
 from calotype.policy import no_image
 from calotype.service import Service
@@ -67,10 +68,10 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
         svc.policy.check(ctx, rule, target)
     for name in new.properties:
         _refuse_special(name)
-    _within(svc.conf.image_property_quota, _counted(new.properties), "properties")
-    _within(MAX_PROPERTIES, _bytes(new.properties), "bytes for all properties")
+    within(svc.conf.image_property_quota, _counted(new.properties), "properties")
+    within(MAX_PROPERTIES, _bytes(new.properties), "bytes for all properties")
     tags = tuple(sorted(set(new.tags)))
-    _within(svc.conf.image_tag_quota, len(tags), "tags")
+    within(svc.conf.image_tag_quota, len(tags), "tags")
     now = svc.now()
     image = Image(
         id=(new.id or str(uuid.uuid4())).lower(),
@@ -90,13 +91,16 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
         tags=tags,
     )
 
-    def landed(tx: Tx, _: None) -> bool:
-        found = db_images.get(tx, ctx, image.id)
-        return found is not None and found.owner == owner and same_moment(found.created_at, now)
+    allowed = quota.allowance(svc, ctx, owner)
 
     def work(tx: Tx) -> None:
         db_images.add(tx, image, drawn=new.id is None)
+        quota.count_image(tx, allowed)
         svc.events.image(tx, image, "image.create")
+
+    def landed(tx: Tx, _: None) -> bool:
+        found = db_images.get(tx, ctx, image.id)
+        return found is not None and found.owner == owner and same_moment(found.created_at, now)
 
     svc.db.transact(work, landed)
     return image
@@ -139,11 +143,11 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
         if after.visibility != before.visibility and (rule := _VISIBILITY_RULES.get(after.visibility)):
             svc.policy.check_image(ctx, rule, after)
         if set(after.properties) - set(before.properties):
-            _within(svc.conf.image_property_quota, _counted(after.properties), "properties")
+            within(svc.conf.image_property_quota, _counted(after.properties), "properties")
         if set(after.tags) - set(before.tags):
-            _within(svc.conf.image_tag_quota, len(after.tags), "tags")
+            within(svc.conf.image_tag_quota, len(after.tags), "tags")
         if _bytes(after.properties) > _bytes(before.properties):
-            _within(MAX_PROPERTIES, _bytes(after.properties), "bytes for all properties")
+            within(MAX_PROPERTIES, _bytes(after.properties), "bytes for all properties")
         if after == before:
             return before
         after = replace(after, updated_at=svc.now())
@@ -170,7 +174,7 @@ def add_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
         svc.policy.check_image(ctx, "modify_image", image)
         if tag in image.tags:
             return
-        _within(svc.conf.image_tag_quota, len(image.tags) + 1, "tags")
+        within(svc.conf.image_tag_quota, len(image.tags) + 1, "tags")
         after = replace(image, tags=(*image.tags, tag), updated_at=svc.now())
         db_images.save(tx, image, after)
         svc.events.image(tx, after, "image.update")
@@ -304,8 +308,3 @@ def _counted(properties: Any) -> int:
 
 def _bytes(properties: Mapping[str, str]) -> int:
     return len(json.dumps(dict(properties)))
-
-
-def _within(limit: int, count: int, what: str) -> None:
-    if 0 <= limit < count:
-        raise errors.OverLimit(f"The limit of {limit} {what} on an image has been exceeded: {count} were asked for.")

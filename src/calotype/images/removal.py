@@ -54,7 +54,17 @@ def _submit(svc: Service, tx: Tx, image: Image, locations: tuple[Location, ...],
         "whole": whole,
         "locations": [{"id": place.id, "url": place.url, "metadata": dict(place.metadata)} for place in locations],
     }
-    return jobs.submit(tx, KIND, image.id, payload, now=svc.now(), due=svc.leases.until(), owner=svc.leases.owner)
+    return jobs.submit(
+        tx,
+        KIND,
+        image.id,
+        payload,
+        now=svc.now(),
+        due=svc.leases.until(),
+        owner=svc.leases.owner,
+        project=image.owner,
+        reserved=(image.size or 0) * len(locations),  # as long as the data may come back
+    )
 
 
 def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
@@ -126,7 +136,12 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
 def _again(svc: Service, job: Job, exc: errors.StoreError) -> None:
     LOG.error("data of deleted image %s stays in store %s for now: %s", job.image_id, exc.store, errors.reason(exc))
     with _the_record_stands(svc, job):
-        svc.db.transact(lambda tx: jobs.fail(tx, job, str(exc), due=svc.now() + jobs.pause(job)))
+        svc.db.transact(lambda tx: _put_off(svc, tx, job, exc))
+
+
+def _put_off(svc: Service, tx: Tx, job: Job, exc: errors.StoreError) -> None:
+    jobs.reserve(tx, job, 0)  # from now on nobody brings the image back
+    jobs.fail(tx, job, str(exc), due=svc.now() + jobs.pause(job))
 
 
 @contextlib.contextmanager

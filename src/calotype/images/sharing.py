@@ -5,6 +5,7 @@ from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import members
 from calotype.db.engine import Tx, same_moment
+from calotype.images.quota import within
 from calotype.model import Image, Member
 from calotype.policy import member_target, no_image
 from calotype.service import Service
@@ -46,9 +47,7 @@ def add(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
         there = members.members_of(tx, image.id)
         if any(member.member == project for member in there):
             raise errors.Conflict(f"{project} is a member of image {image.id} already.")
-        limit = svc.conf.image_member_quota
-        if 0 <= limit <= len(there):
-            raise errors.OverLimit(f"The limit of {limit} members on an image has been reached.")
+        within(svc.conf.image_member_quota, len(there) + 1, "members")
         added = members.add(tx, image.id, project, svc.now())
         svc.events.member(tx, added, "image.member.create")
         return added

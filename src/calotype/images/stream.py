@@ -93,6 +93,7 @@ class Passing:
         container_format: str | None,
         rules: FormatRules,
         alive: Callable[[], None] | None = None,
+        admit: Callable[[int], object] | None = None,
         want: Mapping[str, str] | None = None,
         taps: Sequence[Tap] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -100,6 +101,7 @@ class Passing:
         """`expect` is the announced size, `cap` the largest allowed one; `want` holds size, checksum, hash to equal.
 
         `alive` raises when the transfer must stop; it is asked about once a second and once more before the end.
+        `admit` is told how many bytes there are with each piece before the store gets it; it raises for too many.
         """
         self.size = 0
         self.checksum = None
@@ -116,6 +118,7 @@ class Passing:
         self._inspect = disk_format if container_format == "bare" else None
         self._rules = rules
         self._alive = alive
+        self._admit = admit
         self._want = dict(want or {})
         self._clock = clock
         self._asked = clock()
@@ -159,6 +162,8 @@ class Passing:
                 filled, ended = self._fill(buffer)
                 if not filled:
                     break
+                if self._admit:
+                    self._admit(self.size)
                 piece = buffer[:filled]
                 if self._inspect:
                     self._inspection = self._inspection or Inspection(self._inspect, self._rules)

@@ -28,7 +28,13 @@ def upgrade() -> None:
             op.add_column("calotype_jobs", column)
     if "calotype_jobs_project" not in {index["name"] for index in inspector.get_indexes("calotype_jobs")}:
         op.create_index("calotype_jobs_project", "calotype_jobs", ["project"])
-    op.create_table("calotype_projects", sa.Column("id", sa.String(255), primary_key=True), if_not_exists=True, **alike)
+    op.create_table(
+        "calotype_projects",
+        sa.Column("id", sa.String(255), primary_key=True),
+        sa.Column("turn", sa.BigInteger, nullable=False),
+        if_not_exists=True,
+        **alike,
+    )
     op.create_table(
         "calotype_outbox",
         sa.Column("id", _BIGINT, primary_key=True),
