@@ -73,6 +73,16 @@ DEFAULT: list[cfg.Opt] = [
     cfg.BoolOpt(
         "use_keystone_limits", default=False, help="Ask Keystone for the limits of projects; see [oslo_limit]."
     ),
+    cfg.StrOpt(
+        "property_protection_file",
+        help="File that says who may create, read, update and delete which custom properties; see the policy guide.",
+    ),
+    cfg.StrOpt(
+        "property_protection_rule_format",
+        default="roles",
+        choices=["roles", "policies"],
+        help="What that file names: roles, or rules of the policy files.",
+    ),
     cfg.BoolOpt(
         "allow_anonymous_access",
         default=False,
@@ -426,7 +436,6 @@ OSLO_MIDDLEWARE: list[cfg.Opt] = [
 
 #: Options of Glance that protect something and are not served yet: to pass them over would be unsafe.
 REFUSED: list[cfg.Opt] = [
-    cfg.StrOpt("property_protection_file"),
     cfg.StrOpt("metadata_encryption_key", secret=True),
 ]
 #: Options of Glance without an effect here, said at the start.
