@@ -68,6 +68,7 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
     store = _store(svc, ctx, url)
     data.refuse_unready(image)
     size, settled, virtual_size = _look(svc, ctx, store, url, image)
+    allowed = quota.allowance(svc, ctx, image.owner)
 
     hashes = {"os_hash_algo": given.algo, "os_hash_value": given.value} if given else {}
     secure = svc.conf.do_secure_hash
@@ -81,8 +82,6 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         "given": [given.algo, given.value] if given else None,
     }
     now = svc.now()
-    allowed = quota.allowance(svc, ctx, image.owner)
-
     asked = {"image_id": image.id, "loc_url": url, "validation_data": hashes}
 
     def work(tx: Tx) -> Task:
@@ -100,6 +99,7 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         else:
             _refuse_taken(tx, store, url, image.id)
             db_images.move(tx, image.id, "queued", "importing", now=now)
+            quota.count_uploading(tx, allowed)
             svc.events.image(tx, image.id, "image.update")
         task = tasks.begin(svc, tx, ctx, "location_import", image.id, asked, status="processing")
         if at_once and not secure:
