@@ -46,15 +46,17 @@ class App:
         check_hash_algo(conf.hashing_algorithm)
         if conf.show_multiple_locations:
             LOG.error(
-                "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0090). "
-                "Remove the option."
+                "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0065, "
+                "OSSN-0090). Remove the option: services add locations by POST /v2/images/{id}/locations and read "
+                "them by GET; for direct_url set show_image_direct_url. Users are shown neither."
             )
         self.conf = conf
         self.db = database(conf)
         self.runner: Runner | None = None
-        policy = Policy(conf)
         self.sender: Sender | None = None
         notifiers.build(conf)  # for what it says against the configuration; each process makes its own
+        auth = authenticator(conf)  # makes options known that the policy reads
+        policy = Policy(conf)
         self.service = Service(
             conf=conf,
             db=self.db,
@@ -73,7 +75,6 @@ class App:
             now=now,
             nudge=lambda: self.runner.nudge() if self.runner else None,
         )
-        auth = authenticator(conf)
         schemas = Schemas(conf.image_format.disk_formats, conf.image_format.container_formats)
         self.wsgi = _falcon(
             [Arrival(self.service, schemas, Health(self.service)), Cors(conf), Authentication(self.service, auth)]

@@ -141,9 +141,11 @@ _BASE: Final = frozenset(("default", "context_is_admin", "service_api", "metadef
 _FLOOR: Final = frozenset(
     (
         "delete_image modify_image upload_image deactivate reactivate publicize_image communitize_image "
-        "add_member delete_member delete_image_location set_image_location"
+        "add_member delete_member delete_image_location set_image_location add_image_location"
     ).split()
 )
+#: Of those, what a service may do as well: Nova and Cinder add the locations of what they made for a user.
+_FLOOR_FOR_SERVICES: Final = frozenset({"add_image_location"})
 
 Target = Mapping[str, Any]
 _LOOK_SECONDS = 1.0  #: How often policy files are looked at.
@@ -164,6 +166,7 @@ class Policy:
         except Exception as exc:  # oslo.policy and PyYAML raise all sorts; whichever it is, serving would be unsafe
             raise errors.ConfigError(f"The policy file cannot be used: {exc}") from exc
         self._files = _files(conf)
+        self._service_roles = _service_roles(conf)
         self._reading = threading.Lock()
         self._next_look = time.monotonic() + _LOOK_SECONDS
         #: The rules that the rest was made from; the fields that a rule reads; answers given.
@@ -173,9 +176,17 @@ class Policy:
         """The answer of `context_is_admin`, for `Context.is_admin`."""
         return self._ask("context_is_admin", {}, ctx)
 
+    def serves(self, ctx: Context) -> bool:
+        """Whether a service asks: by its own role, or by a service token that came with a user's request."""
+        return "service" in ctx.roles or not self._service_roles.isdisjoint(ctx.service_roles)
+
     def allows(self, ctx: Context, action: str, target: Target) -> bool:
         """Whether the rule passes, floor included."""
-        if action in _FLOOR and not (ctx.is_admin or (ctx.project and ctx.project == target.get("owner"))):
+        if action in _FLOOR and not (
+            ctx.is_admin
+            or (ctx.project and ctx.project == target.get("owner"))
+            or (action in _FLOOR_FOR_SERVICES and self.serves(ctx))
+        ):
             return False
         return self._ask(action, target, ctx)
 
@@ -293,6 +304,14 @@ class Policy:
             fields.update(_FIELD.findall(text))
             todo += _RULE.findall(text)
         return tuple(sorted(fields))
+
+
+def _service_roles(conf: cfg.ConfigOpts) -> frozenset[str]:
+    """Roles that make a service of who has one in a service token."""
+    try:
+        return frozenset(role.lower() for role in conf.keystone_authtoken.service_token_roles)
+    except (cfg.NoSuchOptError, cfg.NoSuchGroupError):
+        return frozenset({"service"})
 
 
 def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:

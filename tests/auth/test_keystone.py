@@ -101,6 +101,23 @@ def test_the_roles_of_a_service_token_are_apart_from_the_users(cloud: Service, k
     assert not ctx.is_admin
 
 
+def test_with_a_service_token_a_users_token_is_shown_where_data_lies(cloud: Service, keystone: Keystone) -> None:
+    """As Nova asks: with the token of its user, and one of its own."""
+    image_id = client(cloud, keystone, "alice").active(b"data")
+    path = f"file://{cloud.state}/fast/{image_id}"
+    for _ in range(2):
+        for service in (None, "service", None):
+            asked = client(cloud, keystone, "alice", service)
+            assert asked.show(image_id).get("direct_url") == (path if service else None)
+    assert "direct_url" not in client(cloud, keystone, "admin").show(image_id)
+    other = client(cloud, keystone, "alice").queued()
+    for service, code in ((None, 403), ("service", 400)):
+        answer = client(cloud, keystone, "alice", service).request(
+            "POST", f"/v2/images/{other}/locations", json={"url": f"memory://brief/{other}"}
+        )
+        assert answer.status_code == code
+
+
 def test_with_a_service_token_a_users_token_may_have_expired(brief: Service, short: Keystone) -> None:
     token = short.token("alice", new=True)
     assert TokenClient(brief.url, token).get("/v2/images").status_code == 200
