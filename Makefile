@@ -7,7 +7,7 @@ STATE  ?= .state
 ARGS   ?=
 DATABASES ?= none sqlite mariadb postgresql
 
-.PHONY: help serve client test lint crash model fuzz bench peer samples plans clean
+.PHONY: help serve client test lint crash model fuzz bench peer differential tempest samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -32,6 +32,12 @@ $(VENV)/.fuzz: $(VENV)/.test
 .keystone/ready:
 	@$(PYTHON) -m venv .keystone/venv
 	.keystone/venv/bin/pip install --quiet --disable-pip-version-check 'keystone>=30,<31' 'gunicorn>=27,<28' setuptools
+	@touch $@
+
+# tempest, in an environment of its own as well.
+.tempest/ready:
+	@$(PYTHON) -m venv .tempest/venv
+	.tempest/venv/bin/pip install --quiet --disable-pip-version-check 'tempest==47.0.0' setuptools
 	@touch $@
 
 $(VENV)/.client: $(VENV)/.serve
@@ -71,6 +77,14 @@ peer: $(VENV)/.test ## measure beside a real Glance 33, which it installs into .
 	@tests/needs
 	$(BIN)/python -m bench.peer $(ARGS)
 
+differential: $(VENV)/.test .keystone/ready ## compare the answers to over 1,300 requests with those of a real Glance 33; ARGS="--sections lists"
+	@tests/needs
+	$(BIN)/python -m tests.differential $(ARGS)
+
+tempest: $(VENV)/.test .keystone/ready .tempest/ready ## run tempest's tests of images with a real Keystone; ARGS="pattern" chooses
+	@tests/needs
+	$(BIN)/python -m tests.tempest $(ARGS)
+
 samples: $(VENV)/.test ## regenerate the samples in etc/
 	$(BIN)/python -m tests.docs.samples
 
@@ -79,4 +93,4 @@ plans: $(VENV)/.test ## write docs/contribute/queries.md anew: how each database
 	$(BIN)/python -m tests.db.plans
 
 clean: ## remove the virtual environment; leaves the state directory alone
-	rm -rf $(VENV) .keystone
+	rm -rf $(VENV) .keystone .tempest

@@ -1,7 +1,7 @@
 """The peer: a real Glance 33, installed from PyPI into a virtual environment and run as upstream's samples say.
 
-uWSGI with four processes, one store in a directory, no cache, no notifications. Nothing else is configured, but for
-who asks, which no Keystone tells it:
+uWSGI with four processes, stores in directories, no cache, no notifications. Nothing else is configured, but for who
+asks. A Keystone tells it, when there is one (`authtoken`); else:
 
 - `admin`: an empty paste flavor, and a policy by which everybody is an administrator. Such a caller has no project,
   and Glance lists without asking what it may see.
@@ -51,9 +51,10 @@ disable-logging = true
 """
 _CONF = """\
 [DEFAULT]
-enabled_backends = {store}:file
+enabled_backends = {backends}
 transport_url = fake://
 log_file = {root}/glance.log
+{settings}
 [paste_deploy]
 flavor = {flavor}
 config_file = {root}/glance-api-paste.ini
@@ -62,13 +63,13 @@ connection = {database}
 [oslo_concurrency]
 lock_path = {root}/lock
 [glance_store]
-default_backend = {store}
-[{store}]
-filesystem_store_datadir = {root}/images
+default_backend = {first}
+{sections}
 [os_glance_staging_store]
 filesystem_store_datadir = {root}/staging
 [os_glance_tasks_store]
 filesystem_store_datadir = {root}/tasks
+{authtoken}
 """
 
 
@@ -80,7 +81,7 @@ def install(directory: Path) -> Path:
         if not (venv / "bin" / "glance-manage").exists():
             print(f"installing Glance {VERSION} into {venv}", flush=True)
             _call([sys.executable, "-m", "venv", str(venv)])
-            packages = (f"glance=={VERSION}", "pymysql", "uwsgi", "setuptools")
+            packages = (f"glance=={VERSION}", "pymysql", "uwsgi", "setuptools", "python-memcached")
             _call([str(venv / "bin" / "pip"), "install", "--quiet", *packages])
         found = subprocess.run(
             [venv / "bin" / "pip", "show", "glance"], capture_output=True, text=True, check=True
@@ -104,8 +105,10 @@ class Glance:
     venv: Path
     root: Path
     database: str
-    store: str = "main"
-    caller: str = "admin"  #: one of `CALLERS`
+    stores: tuple[str, ...] = ("main",)  #: each a directory of its own; the first one is the default
+    caller: str = "admin"  #: one of `CALLERS`, without a Keystone
+    authtoken: str = ""  #: the section of that name: Keystone tells who asks
+    settings: str = ""  #: more lines of the section DEFAULT
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -116,14 +119,21 @@ class Glance:
 
     def prepare(self) -> None:
         """Write the configuration and make the tables."""
-        for name in ("images", "staging", "tasks", "lock"):
+        for name in (*self.stores, "staging", "tasks", "lock"):
             (self.root / name).mkdir(parents=True)
-        values = {"root": self.root, "database": self.database, "store": self.store}
-        values["flavor"] = "" if self.caller == "admin" else "keystone"
+        anyone = self.caller == "admin" and not self.authtoken
+        values = {"root": self.root, "database": self.database, "settings": self.settings, "first": self.stores[0]}
+        values["backends"] = ",".join(f"{store}:file" for store in self.stores)
+        values["sections"] = "\n".join(
+            f"[{store}]\nfilesystem_store_datadir = {self.root / store}" for store in self.stores
+        )
+        values["flavor"] = "" if anyone else "keystone"
+        values["authtoken"] = self.authtoken
         (self.root / "glance-api.conf").write_text(_CONF.format(**values))
         paste = self.venv / "etc" / "glance" / "glance-api-paste.ini"
-        (self.root / paste.name).write_text(paste.read_text().replace(" authtoken ", " "))
-        if self.caller == "admin":
+        pipelines = paste.read_text()
+        (self.root / paste.name).write_text(pipelines if self.authtoken else pipelines.replace(" authtoken ", " "))
+        if anyone:
             (self.root / "policy.yaml").write_text('"context_is_admin": "@"\n')
         uwsgi = _UWSGI.format(port=self.port, venv=self.venv, processes=PROCESSES)
         (self.root / "uwsgi.ini").write_text(uwsgi)

@@ -1,6 +1,6 @@
 """`make peer`: Calotype beside a real Glance 33, in one run, on one MariaDB server.
 
-    python -m bench.peer [--sections show,list,pages,create,data,growth] [--rounds N] [--seconds S] …
+    python -m bench.peer [--sections show,list,pages,create,data,growth] [--keystone] [--rounds N] [--seconds S] …
 
 The peer sets itself up (`glance.py`). Both services have the same rows (`dataset.py`), the same clients
 (`client.py`), and take turns; a figure is the median of its rounds. Requests a second are what the clients saw; CPU
@@ -17,12 +17,13 @@ import re
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
+from tests.keystone import Keystone, Memcached
 
 from bench import client, dataset, growth, meter, services
 from bench.client import Connection, Step, Target
@@ -44,10 +45,21 @@ class Promise:
     goal: float
 
 
-SHOW = (Promise("server", 5, 8), Promise("rate", 4, 8))
-LIST = (Promise("both", 30, 60),)
-PAGES = (Promise("both", 15, 25),)
-CREATE = (Promise("both", 6, 10),)
+#: section → what it must reach, without Keystone and behind one.
+PROMISES: dict[bool, dict[str, tuple[Promise, ...]]] = {
+    False: {
+        "show": (Promise("server", 5, 8), Promise("rate", 4, 8)),
+        "list": (Promise("both", 30, 60),),
+        "pages": (Promise("both", 15, 25),),
+        "create": (Promise("both", 6, 10),),
+    },
+    True: {
+        "show": (Promise("server", 4.5, 7),),
+        "list": (Promise("both", 25, 25),),
+        "pages": (),
+        "create": (Promise("both", 5, 5),),
+    },
+}
 MOST_STATEMENTS = 2
 
 
@@ -101,9 +113,12 @@ class Bench:
         engine: sa.Engine,
         options: argparse.Namespace,
         complaints: Callable[[], str],
+        owner: str,
     ) -> None:
         self.sides = (glance, calotype)
         self.complaints = complaints  #: the last errors in the logs of both
+        self.owner = owner  #: the project of the images
+        self.promises = PROMISES[options.keystone]
         self.engine = engine  #: to Calotype's database; the server is the one of both
         self.database = meter.database_server(engine)
         self.options = options
@@ -196,9 +211,9 @@ def show(bench: Bench) -> None:
     paths = [f"/v2/images/{image_id}" for image_id in some_ids(bench.engine, 500)]
     steps = one_after_the_other(paths)
     for clients in (1, 16):
-        bench.compare(f"show, {clients} at once", steps, SHOW, clients)
+        bench.compare(f"show, {clients} at once", steps, bench.promises["show"], clients)
     every = [f"/v2/images/{image_id}" for image_id in some_ids(bench.engine, bench.options.images)]
-    bench.compare("show of each image once, 1 at once", one_after_the_other(every), SHOW, 1)
+    bench.compare("show of each image once, 1 at once", one_after_the_other(every), bench.promises["show"], 1)
     for clients, side in itertools.product((1, 16), bench.sides):
         asked = statements(bench, side, steps(side), clients)
         words = ", ".join(f"{name} {value:.2f}" for name, value in asked.items())
@@ -228,7 +243,7 @@ def list_(bench: Bench) -> None:
     """A page of 25: the default, each sort key, each filter."""
     bench.heading(f"GET /v2/images: 25 of {bench.options.images} images that the caller owns")
     queries = {"default": "", **{f"sort={key}:asc": f"sort={key}:asc" for key in sorted(SORT_KEYS)}}
-    queries |= {text[:34]: text for text in filters(some_ids(bench.engine, 3))}
+    queries |= {text[:34]: text for text in filters(some_ids(bench.engine, 3), bench.owner)}
     for label, query in queries.items():
         if not re.search(bench.options.only, label):
             continue
@@ -236,21 +251,21 @@ def list_(bench: Bench) -> None:
         with contextlib.suppress(client.Refused):  # which is told by what follows
             if difference := differs(bench, path):
                 print(f"  {label}: {difference}")
-        bench.compare(label, get(path), LIST, 1)
+        bench.compare(label, get(path), bench.promises["list"], 1)
     if re.search(bench.options.only, "every page"):
         newest = tables.images.c.created_at.desc(), tables.images.c.id.desc()
         mine = sa.select(tables.images.c.id).where(sa.not_(tables.images.c.deleted), sa.not_(tables.images.c.os_hidden))
         with bench.engine.connect() as connection:
             markers = connection.execute(mine.order_by(*newest)).scalars().all()[24:-25:25]
         paths = [f"/v2/images?limit=25&marker={marker}" for marker in markers]
-        bench.compare("every page in turn", one_after_the_other(paths), LIST, 1)
+        bench.compare("every page in turn", one_after_the_other(paths), bench.promises["list"], 1)
 
 
-def filters(ids: list[str]) -> list[str]:
+def filters(ids: list[str], owner: str) -> list[str]:
     """A query string for each filter that both services know."""
     checksum, value = dataset.content(0)
     since = quote("2025-07-01T00:00:00Z")
-    equal = {"name": dataset.POPULAR_NAME, "owner": "red", "visibility": "public", "status": "active"}
+    equal = {"name": dataset.POPULAR_NAME, "owner": owner, "visibility": "public", "status": "active"}
     equal |= {"checksum": checksum, "os_hash_value": value, "os_hash_algo": "sha512", "tag": dataset.POPULAR_TAG}
     equal |= {"disk_format": "raw", "container_format": "bare", "size": str(1 << 30), "virtual_size": str(2 << 30)}
     equal |= {"size_min": str(1 << 30), "size_max": str(4 << 30), "min_ram": "512", "min_disk": "10", "id": ids[0]}
@@ -282,7 +297,7 @@ def pages(bench: Bench) -> None:
     """The largest page, by 1 and by 4 clients."""
     bench.heading(f"GET /v2/images?limit=1000 of {bench.options.images} images")
     for clients in (1, 4):
-        bench.compare(f"limit=1000, {clients} at once", get("/v2/images?limit=1000"), PAGES, clients)
+        bench.compare(f"limit=1000, {clients} at once", get("/v2/images?limit=1000"), bench.promises["pages"], clients)
 
 
 def create(bench: Bench) -> None:
@@ -295,7 +310,7 @@ def create(bench: Bench) -> None:
         return lambda connection, _number, _turn: connection.delete(connection.create(body))
 
     for clients in (1, 8):
-        bench.compare(f"create + delete, {clients} at once", steps, CREATE, clients)
+        bench.compare(f"create + delete, {clients} at once", steps, bench.promises["create"], clients)
 
 
 def data(bench: Bench) -> None:
@@ -337,28 +352,37 @@ def data(bench: Bench) -> None:
 def both(directory: Path, options: argparse.Namespace) -> Iterator[Bench]:
     """Glance and Calotype at work on equal rows."""
     venv = install(options.peer.resolve())
+    owner, identity, caller = "red", "", {"Glance": CALLERS[options.caller], "Calotype": client.basic("alice")}
+    if options.keystone:
+        keystone, memcached = Keystone(expiration=24 * 3600).start(), Memcached()
+        owner, identity = keystone.project("red"), keystone.conf(memcached)
+        caller = dict.fromkeys(caller, (f"X-Auth-Token: {keystone.token('alice')}",))
     urls = [services.fresh("mariadb", directory, options.pool) for _ in range(2)]
-    glance = Glance(venv, directory / "glance", urls[0], services.STORE, options.caller)
+    glance = Glance(venv, directory / "glance", urls[0], (services.STORE,), options.caller, identity)
     glance.prepare()
     services.sync(urls[1])
     engines = [sa.create_engine(url) for url in urls]
+    shape = replace(dataset.ONE_OWNER, owner=owner)
     for engine in engines:
-        dataset.fill(engine, options.images, seed=options.seed, shape=dataset.ONE_OWNER)
-    calotype = services.calotype(directory / "calotype", urls[1], options.workers)
+        dataset.fill(engine, options.images, seed=options.seed, shape=shape)
+    calotype = services.calotype(directory / "calotype", urls[1], options.workers, identity)
     try:
         glance.start()
         calotype.start()
         assert glance.process
         assert calotype.process
         sides = (
-            Side("Glance", Target(glance.port, CALLERS[options.caller]), Server(glance.process.pid)),
-            Side("Calotype", Target(calotype.port, client.basic("alice")), Server(calotype.process.pid)),
+            Side("Glance", Target(glance.port, caller["Glance"]), Server(glance.process.pid)),
+            Side("Calotype", Target(calotype.port, caller["Calotype"]), Server(calotype.process.pid)),
         )
-        yield Bench(*sides, engines[1], options, lambda: complaints(glance.log + calotype.log))
+        yield Bench(*sides, engines[1], options, lambda: complaints(glance.log + calotype.log), owner)
     finally:
         glance.stop()
         if calotype.process:
             calotype.stop()
+        if options.keystone:
+            memcached.stop()
+            keystone.remove()
         for engine in engines:
             engine.dispose()
 
@@ -370,9 +394,12 @@ def complaints(log: str) -> str:
 
 def introduce(options: argparse.Namespace) -> None:
     """What is measured, and how."""
+    both = "Keystone tells who asks, memcached remembers it; the caller is a member of a project."
     print(
-        f"Glance {VERSION}: uWSGI, {PROCESSES} processes; it takes the caller for {options.caller}.\n"
-        f"Calotype: workers {options.workers}; HTTP basic authentication; the caller is a member of a project.\n"
+        f"Glance {VERSION}: uWSGI, {PROCESSES} processes; "
+        f"{both if options.keystone else f'it takes the caller for {options.caller}.'}\n"
+        f"Calotype: workers {options.workers}; "
+        f"{both if options.keystone else 'HTTP basic authentication; the caller is a member of a project.'}\n"
         f"Medians of {options.rounds} rounds of {options.seconds:g} s, {os.cpu_count()} CPUs; ms is CPU-milliseconds a "
         "request of the service, ms db of the database."
     )
@@ -389,6 +416,9 @@ def main() -> None:
         choices=CALLERS,
         default="member",
         help="whom Glance takes the caller for: admin without a project, or member of one; default %(default)s",
+    )
+    parser.add_argument(
+        "--keystone", action="store_true", help="let both ask one Keystone, with one memcached, who the caller is"
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds a figure, default %(default)s")
     parser.add_argument("--seconds", type=float, default=2, help="a round of a service, default %(default)s")

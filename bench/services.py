@@ -35,12 +35,12 @@ def sync(url: str) -> None:
     database.close()
 
 
-def calotype(directory: Path, url: str, workers: int) -> Service:
-    """Calotype with HTTP basic authentication on a database that has its tables; not started yet."""
+def calotype(directory: Path, url: str, workers: int, more: str = "") -> Service:
+    """Calotype on a database that has its tables, not started yet; `more` are sections that say who asks."""
     state = directory / "state"
     conf = (
         f"[DEFAULT]\nenabled_backends = {STORE}:file\n[glance_store]\ndefault_backend = {STORE}\n"
-        f"[{STORE}]\nfilesystem_store_datadir = {directory}/images\n[database]\nconnection = {url}\n"
+        f"[{STORE}]\nfilesystem_store_datadir = {directory}/images\n{more}"
     )
     return Service(state, conf, ("--workers", str(workers)), database=url)
 

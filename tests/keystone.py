@@ -61,6 +61,7 @@ class Keystone:
         self._process: subprocess.Popen[bytes] | None = None
         self._session = requests.Session()
         self._session.trust_env = False
+        self._session.headers["Connection"] = "close"  # it may be paused, or stopped, before the next request
         self._tokens: dict[Any, str] = {}
         self._projects: dict[str, str] = {}
         self._users: dict[str, str] = {}

@@ -283,6 +283,7 @@ class Policy:
             "service_roles": sorted(ctx.service_roles),
             "user_domain_id": ctx.user_domain,
             "project_domain_id": ctx.project_domain,
+            "domain_id": ctx.domain,
             "system_scope": ctx.system_scope,
         }
         return bool(self._enforcer.enforce(rule, dict(target), credentials, do_raise=False))

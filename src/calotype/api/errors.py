@@ -48,7 +48,7 @@ _TITLES: Final = {
     410: "Gone",
     413: "Request Entity Too Large",
     415: "Unsupported Media Type",
-    416: "Requested Range Not Satisfiable",
+    416: "Request Range Not Satisfiable",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
@@ -115,7 +115,7 @@ def render(req: falcon.Request, resp: falcon.Response, status: int, message: str
             "code": f"{status} {title}",
             "title": title,
         }
-        resp.content_type = "application/json; charset=UTF-8"
+        resp.content_type = "application/json"
         resp.text = json.dumps(body)
     elif "text/html" in accept or "*/*" in accept:
         resp.content_type = "text/html; charset=UTF-8"

@@ -23,7 +23,7 @@ _OCTETS = "application/octet-stream"
 
 def upload(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     """PUT /v2/images/{image_id}/file"""
-    if req.content_type != _OCTETS:
+    if (req.content_type or "").partition(";")[0].strip().lower() != _OCTETS:
         raise errors.UnsupportedMedia(f"Send image data as {_OCTETS}.")
     size = body.content_length(req.env)
     if stated := req.get_header("x-openstack-image-size"):

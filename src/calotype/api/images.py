@@ -153,4 +153,6 @@ def _new_image(values: dict[str, Any], schemas: Schemas) -> NewImage:
             raise errors.Forbidden(f"Attribute '{name}' is reserved.")
     schemas.check_image(values)
     columns = {name: value for name, value in values.items() if name in _COLUMNS}
+    if "owner" in columns:
+        columns["owner"] = columns["owner"] or ""  # null, when it is said, means nobody
     return NewImage(**columns, properties={name: value for name, value in values.items() if name not in _COLUMNS})

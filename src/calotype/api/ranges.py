@@ -1,5 +1,6 @@
 """Byte ranges of RFC 9110 §14: what `Range` and `If-Range` ask for, of content whose length is known."""
 
+import math
 import re
 from itertools import pairwise
 from typing import Final
@@ -38,7 +39,9 @@ def parse(header: str | None, size: int) -> list[Range] | None:
 def parse_content_range(header: str, size: int) -> list[Range]:
     """The request header that old clients send in place of `Range`: `bytes first-last/length`."""
     found = re.fullmatch(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20}|\*)", header.strip(), re.ASCII)
-    if not found or int(found[1]) >= size or int(found[2]) < int(found[1]):
+    if not found or not int(found[1]) <= int(found[2]) < (math.inf if found[3] == "*" else int(found[3])):
+        raise errors.RangeUnsatisfiable(f"The header {header[:100]!r} is malformed.", size)
+    if int(found[1]) >= size:
         raise errors.RangeUnsatisfiable(f"The range {header[:100]!r} is not in the image of {size} bytes.", size)
     first, last = int(found[1]), min(int(found[2]), size - 1)
     return [(first, last - first + 1)]

@@ -45,7 +45,7 @@ class NewImage:
     id: str | None = None
     name: str | None = None
     visibility: str | None = None
-    owner: str | None = None
+    owner: str | None = None  #: the caller's project when None, nobody when empty
     protected: bool = False
     os_hidden: bool = False
     disk_format: str | None = None
@@ -58,7 +58,7 @@ class NewImage:
 
 def create(svc: Service, ctx: Context, new: NewImage) -> Image:
     """Add a queued image. Raises `Forbidden`, `Conflict` for an id that was ever used, `OverLimit`."""
-    owner = new.owner or ctx.project
+    owner = ctx.project if new.owner is None else new.owner or None
     visibility = new.visibility or "shared"
     target = {"project_id": owner, "owner": owner, "visibility": new.visibility or "private"}
     if not ctx.is_admin and (owner is None or owner != ctx.project):

@@ -1,0 +1,157 @@
+"""Which differences are declared. Each belongs to a line of `docs/api/differences.md`, named by its bold words."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.differential.answers import Difference
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "api" / "differences.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A line, and what shows it: regular expressions. `request` is searched for, the others match as a whole."""
+
+    line: str
+    request: str
+    fact: str
+    glance: str = ".*"
+    calotype: str = ".*"
+
+    def covers(self, found: Difference) -> bool:
+        return bool(
+            re.search(self.request, found.request)
+            and re.fullmatch(self.fact, found.fact)
+            and re.fullmatch(self.glance, found.glance)
+            and re.fullmatch(self.calotype, found.calotype)
+        )
+
+
+_IMAGE = r"/v2/images/[0-9a-f-]+"
+
+DECLARED: tuple[Declared, ...] = (
+    # Protocol
+    Declared("Request id", "", "header X-Openstack-Request-Id", "-", "there"),
+    Declared("Request id that is too long", r"X-Openstack-Request-ID: x\*65", "status", "200|500", "431"),
+    Declared("JSON array as the body of a create", r"POST /v2/images \| \[1?\]$", "status", "500", "400"),
+    Declared("JSON that is not strict", r'"name": "a", "name": "b"', "status", "201", "400"),
+    Declared("JSON that is not strict", r'"op": "add", "op": "remove"', "status", "409", "400"),
+    Declared("JSON that is not strict", "creation: admin DELETE .*20e1", "status", "204", "404"),
+    Declared("Property values of more", r"POST /v2/images .* 6\d{4} bytes", "status", "500", "400"),
+    Declared("Property values of more", r"PATCH .*/n\*256", "status", "500", "400"),
+    Declared("Characters that cannot be stored", "name=%F0|name=%00|tags/%F0|tags/%00", "status", "20[04]", "400"),
+    Declared("Characters that cannot be stored", f"tags: alice GET {_IMAGE}$", "body.tags"),
+    Declared("Bytes in a path that are no UTF-8", "%ff", "status", "0", "404|400"),
+    Declared("JSON bodies in chunks", "POST .* chunks$", "status", "400", "201"),
+    Declared("JSON bodies in chunks", "creation: admin DELETE .*20e0", "status", "404", "204"),
+    Declared("A body of a list", r"GET /v2/images \| \{\}", "status", "200", "400"),
+    Declared("Letter case of media types", "(PATCH|PUT) .*APPLICATION", "status", "415", "20[04]"),
+    Declared("Versions document", "", "body.versions", ".*v2.8 v2.17 v2.7.*", "v2.17 v2.15.*"),
+    Declared("204 answers", "", "header Content-Type", "text/html; charset=UTF-8", "-"),
+    Declared("Other methods of `/healthcheck`", "(POST|PUT|DELETE) /healthcheck", "status", "200", "405"),
+    Declared("`HEAD /healthcheck`", "HEAD /healthcheck", "status", "204", "200"),
+    Declared("`/healthcheck`", "GET /healthcheck", "header Content-Type|body.*"),
+    Declared("HEAD of data", "HEAD .*/file", "status", "405", "200|403|404"),
+    Declared("HEAD of data", "unknown: .*/file", "header Allow", "GET, PUT", "GET, HEAD, PUT"),
+    Declared("`OPTIONS`", "OPTIONS", "status", "200", "404|405"),
+    # Images
+    Declared("Letter case of ids", "ABCD00|abcd00", "body.(id|self|file)|header Location", ".*ABCD.*", ".*abcd.*"),
+    Declared("An empty `owner`", 'admin POST .*"owner": ""', "body.owner", '""', "null"),
+    Declared("`os_hash_algo` and `os_hash_value` in a create", 'POST .*"os_hash_', "status", "201", "403"),
+    Declared(
+        "`os_hash_algo` and `os_hash_value` in a create", "creation: .*(1049|104a|20f8|20f9)-", "status", "20.", "404"
+    ),
+    Declared("Reserved attributes of a wrong type", 'POST .*"deleted": true', "status", "400", "403"),
+    Declared("Properties without a name", 'POST .*"": "empty name"', "status", "201", "400"),
+    Declared("Properties without a name", "creation: admin DELETE .*1034-", "status", "204", "404"),
+    Declared("Properties without a name", 'PATCH .*"path": "(/|//a)"', "status", "200", "400"),
+    Declared("A patch whose `path` is no text", 'PATCH .*"path": 1', "status", "500", "400"),
+    Declared(
+        "A format that a patch replaces by itself", 'PATCH .*"/disk_format", "value": "raw"', "status", "403", "200"
+    ),
+    Declared("Limits in schemas", "GET /v2/schemas/", r"body\..*\.(minimum|maximum|maxLength)", "-"),
+    Declared(
+        "`locations` in a patch, and in records", "GET /v2/schemas/images?$", r"body\..*\.locations\..*", ".*", "-"
+    ),
+    Declared("`/stores` in a patch", 'PATCH .*"/stores"', "status", "200|409", "403"),
+    Declared("`/image_id`, `/member`", 'PATCH .*"/(image_id|extra_properties)"', "status", "404|500", "200"),
+    Declared("`/image_id`, `/member`", 'PATCH .*"/member"', "body.member", "-"),
+    Declared(
+        "`OpenStack-image-store-ids` of a create",
+        "",
+        "header OpenStack-Image-Store-Ids",
+        ".*os_glance_tasks_store",
+        "fast,cheap",
+    ),
+    # Lists
+    Declared("`next`", "limit=1$", "body.next", ".*", "-"),
+    Declared("Repeated parameters in `first` and `next`", "(tag|sort_key)=.*(tag|sort_key)=", "body.first"),
+    Declared("`limit` twice", "limit=1&limit=2", "body.*"),
+    Declared("Filters that make no sense", "size=x|visibility=$", "status", "200", "400"),
+    Declared("`foo_min` and `foo_max`", "nothing_min=1", "status", "500", "200"),
+    Declared(
+        "`properties`, `locations`, `members`, `tags`", "(properties|locations|members|tags)=x", "status", "500", "200"
+    ),
+    Declared("A marker that you may not see", "marker=", "status", "403|200", "400"),
+    # Upload
+    Declared(
+        "After a 415 for the content",
+        "uploads: .*GET .*50[8a]-",
+        "body.(checksum|os_hash_algo|os_hash_value|stores)",
+        ".*",
+        "null|-",
+    ),
+    # Download
+    Declared("`HEAD`", "HEAD .*/file", "status", "405"),
+    Declared("`ETag`", "", "header ETag", "-"),
+    Declared("`ETag`", "If-None-Match", "status", "200", "304"),
+    Declared("`Accept-Ranges`", "", "header Accept-Ranges", "-", "bytes"),
+    Declared("`Content-MD5` of a 206", "Range: bytes", "header Content-MD5", ".*", "-"),
+    Declared("416", "", "header Content-Range", "-", r"bytes \*/10240"),
+    Declared("Several ranges", "Range: bytes=0-1,5-6", "status", "400", "206"),
+    Declared("`bytes=-0`", "Range: bytes=-0", "status", "206", "416"),
+    Declared("Units of `Range` other than bytes", "Range: (items=)?0-1$", "status", "416", "200"),
+    Declared("Reserved stores in `prefer`", "prefer=os_glance", "status", "200", "400"),
+    # Members
+    Declared("A member that is no text", '"member": (1|"m\\*256")', "status", "200|500", "400"),
+    Declared("A member that is no text", "GET .*/members$", "body.members", ".* 1 .*"),
+    # Stores
+    Declared("`stores` of a deactivated image", "actions: ", "body.stores", "-", '"fast"'),
+    Declared(
+        "`GET /v2/info/stores/detail`",
+        "",
+        r"body.stores\[\w+\].(capabilities|status|free_bytes|total_bytes|last_error)",
+        "-",
+    ),
+    Declared("`filesystem_store_chunk_size`", "", r"body.stores\[\w+\].properties.chunk_size", "65536", "1048576"),
+    Declared("`DELETE /v2/stores/{store}/{image}` of a last copy", "DELETE /v2/stores/cheap", "status", "403", "404"),
+    Declared("A store and an image that both do not exist", "DELETE /v2/stores/nothing", "status", "409", "404"),
+)
+
+
+def judge(found: Iterable[Difference], declared: Iterable[Declared]) -> list[str]:
+    """What is wrong: differences that nothing declares, and declared ones that are none any more."""
+    wrong: list[str] = []
+    seen: set[Declared] = set()
+    for one in found:
+        covering = [other for other in declared if other.covers(one)]
+        seen.update(covering)
+        if not covering:
+            wrong.append(f"not declared: {one}")
+    return wrong + [f"no difference any more: {one}" for one in declared if one not in seen]
+
+
+def line(name: str) -> str:
+    """The whole name of the line that is named so, or of the only one that begins so."""
+    whole = lines()
+    found = [one for one in whole if one == name] or [one for one in whole if one.startswith(name)]
+    assert len(found) == 1, f"{DOCUMENT.name} has {len(found)} lines that begin with {name!r}: {found}"
+    return found[0]
+
+
+def lines() -> list[str]:
+    """The names of all lines in the document: their bold words, without the full stop."""
+    found = re.findall(r"^- \*\*(.+?)\*\*", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    return [" ".join(name.split()).removesuffix(".") for name in found]
