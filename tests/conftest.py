@@ -138,7 +138,8 @@ def cloud(
 ) -> Iterator[Service]:
     """A service that asks the Keystone of the run, and is in its catalog."""
     state = tmp_path_factory.mktemp("cloud")
-    conf = CONF.format(state=state) + keystone.conf(memcached)
+    shown = CONF.replace("[DEFAULT]", "[DEFAULT]\nshow_image_direct_url = true")
+    conf = shown.format(state=state) + keystone.conf(memcached)
     with running(state, conf, database=databases.for_service(database_kind)) as started:
         keystone.offer(started.url)
         yield started

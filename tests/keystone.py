@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Keystone:
         self._process: subprocess.Popen[bytes] | None = None
         self._session = requests.Session()
         self._session.trust_env = False
+        self._session.headers["Connection"] = "close"  # it may be paused, or stopped, before the next request
         self._tokens: dict[Any, str] = {}
         self._projects: dict[str, str] = {}
         self._users: dict[str, str] = {}
@@ -147,12 +148,9 @@ class Keystone:
         raise RuntimeError(f"Keystone did not come up:\n{(self.root / 'server.log').read_text()[-5000:]}")
 
     def _populate(self) -> None:
-        roles = {role["name"]: role["id"] for role in self.call("GET", "roles")["roles"]}
         users = {name: entry for name, entry in USERS.items() if name != "admin"}
         for name, (project, granted) in {**users, ACCOUNT: ("service", ("service",))}.items():
-            self._users[name] = self.call("POST", "users", user={"name": name, "password": PASSWORD})["user"]["id"]
-            for role in granted:
-                self.grant(name, project, roles[role])
+            self.add(name, project, granted)
         self.offer(self.url, "identity")
 
     # --- what it knows -----------------------------------------------------------------------------------
@@ -183,6 +181,13 @@ class Keystone:
     def user(self, name: str) -> str:
         """The id of a user."""
         return self._users[name]
+
+    def add(self, user: str, project: str, roles: Iterable[str]) -> None:
+        """A new user with these roles in a project."""
+        self._users[user] = self.call("POST", "users", user={"name": user, "password": PASSWORD})["user"]["id"]
+        ids = {role["name"]: role["id"] for role in self.call("GET", "roles")["roles"]}
+        for role in roles:
+            self.grant(user, project, ids[role])
 
     def grant(self, user: str, project: str, role_id: str) -> None:
         """Give a user a role in a project."""

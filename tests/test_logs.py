@@ -129,12 +129,12 @@ def test_a_thread_knows_nothing_of_the_request_before(tmp_path: Path, heard: Hea
         changed = of.simulate_patch(f"/v2/images/{made.json['id']}", headers=auth() | patch, body=raw)
         assert changed.status_code == 200
         assert of.simulate_put(path, body=b"raw", headers=auth() | octets).status_code == 204
-        assert of.simulate_get(path, headers=auth()).status_code == 200
-        # That left its context to the server, which sends the data; here there is none.
-        assert context.get_current() is not None
         other = of.simulate_post(
             "/v2/images", json={"disk_format": "qcow2", "container_format": "bare"}, headers=auth()
         )
+        assert of.simulate_get(path, headers=auth()).status_code == 200
+        # That left its context to the server, which sends the data; here there is none.
+        assert context.get_current() is not None
         wrong = of.simulate_put(f"/v2/images/{other.json['id']}/file", body=b"no", headers=auth() | octets)
         last = heard.contexts[-1]
         assert last

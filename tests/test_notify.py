@@ -1,8 +1,8 @@
-"""What a service manager hears of `calotype serve`; and the files in `etc/` for one, where its tools are there."""
+"""What a service manager hears of `calotype serve`; and the files in `etc/` for one."""
 
 import configparser
 import os
-import shutil
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,7 +15,7 @@ import pytest
 from calotype import config, server
 from calotype.notify import Manager
 from tests.docs.samples import ROOT
-from tests.support import Service, running
+from tests.support import Service, running, tool
 
 UNIT = ROOT / "etc" / "systemd" / "calotype.service"
 
@@ -101,10 +101,7 @@ def test_beats_are_sent_twice_as_often_as_they_are_wanted_and_only_by_whom_they_
 
 def systemd(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `systemd-analyze`, which works without a running systemd."""
-    program = shutil.which("systemd-analyze")
-    if not program:
-        pytest.skip("systemd-analyze is not installed")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run([tool("systemd-analyze"), *arguments], capture_output=True, text=True, check=False)
 
 
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
@@ -115,6 +112,16 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     done = systemd("verify", "--man=no", str(unit))
     # It may complain of other units of this machine.
     assert UNIT.name not in done.stderr + done.stdout, done.stderr
+
+
+def test_the_unit_reloads_by_nothing_but_a_shell() -> None:
+    """A small Debian has no /bin/kill."""
+    (line,) = [line for line in UNIT.read_text().splitlines() if line.startswith("ExecReload=")]
+    program, *arguments = shlex.split(line.partition("=")[2])
+    assert program == "/bin/sh"
+    with subprocess.Popen(["sleep", "60"]) as main:
+        subprocess.run([program, *arguments], env={"MAINPID": str(main.pid), "PATH": ""}, check=True)
+        assert main.wait(30) == -signal.SIGHUP
 
 
 def test_the_unit_leaves_a_service_little_to_do_harm_with() -> None:
@@ -146,9 +153,10 @@ def test_users_and_directories_are_those_of_the_unit() -> None:
 
 def test_the_container_runs_without_rights_and_is_pinned() -> None:
     lines = (ROOT / "etc/container/Containerfile").read_text().replace("\\\n", "").splitlines()
-    images = [line.split()[1] for line in lines if line.startswith("FROM ")]
-    assert len(images) == 2
-    assert all(":" in image and not image.endswith(":latest") for image in images)
+    assert [line.split()[1] for line in lines if line.startswith("FROM ")] == ["${PYTHON_IMAGE}"] * 2
+    (base,) = [line.partition("=")[2] for line in lines if line.startswith("ARG PYTHON_IMAGE")]
+    assert ":" in base
+    assert not base.endswith(":latest")
     for line in lines:
         if line.startswith("COPY ") and "--from" not in line:
             for name in line.split()[1:-1]:

@@ -313,7 +313,7 @@ def test_a_chunked_body_that_was_cut_is_never_a_clean_end(client: Client, sent: 
         b"11111111111111111\r\nhello\r\n0\r\n\r\n",
         b"5;" + b"a" * 5000 + b"\r\nhello\r\n0\r\n\r\n",
         b"5" + b" " * 5000,
-        b"1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n" * 2000 + b"0\r\n\r\n",
+        b"1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n" * 6000 + b"0\r\n\r\n",
         b"1;" + b"a" * 4000 + b"\r\nx\r\n",
         b"0\r\nno trailer\r\n\r\n",
         b"0\r\nA: b\n\r\n",

@@ -31,6 +31,7 @@ from calotype.images.stream import check_hash_algo
 from calotype.jobs.sender import Sender
 from calotype.jobs.worker import Runner
 from calotype.policy import Policy
+from calotype.protections import Protections
 from calotype.service import Service
 from calotype.stores import registry
 
@@ -45,18 +46,22 @@ class App:
         check_hash_algo(conf.hashing_algorithm)
         if conf.show_multiple_locations:
             LOG.error(
-                "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0090). "
-                "Remove the option."
+                "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0065, "
+                "OSSN-0090). Remove the option: services add locations by POST /v2/images/{id}/locations and read "
+                "them by GET; for direct_url set show_image_direct_url. Users are shown neither."
             )
         self.conf = conf
         self.db = database(conf)
         self.runner: Runner | None = None
         self.sender: Sender | None = None
         notifiers.build(conf)  # for what it says against the configuration; each process makes its own
+        auth = authenticator(conf)  # makes options known that the policy reads
+        policy = Policy(conf)
         self.service = Service(
             conf=conf,
             db=self.db,
-            policy=Policy(conf),
+            policy=policy,
+            protections=Protections(conf, policy.passes),
             limits=limits.build(conf),
             stores=registry.build(conf),
             leases=Leases(self.db.reserve(), config.state_path(conf, "owners"), now),
@@ -70,7 +75,6 @@ class App:
             now=now,
             nudge=lambda: self.runner.nudge() if self.runner else None,
         )
-        auth = authenticator(conf)
         schemas = Schemas(conf.image_format.disk_formats, conf.image_format.container_formats)
         self.wsgi = _falcon(
             [Arrival(self.service, schemas, Health(self.service)), Cors(conf), Authentication(self.service, auth)]
@@ -87,7 +91,7 @@ class App:
         self.runner.start()
 
     def reload(self) -> None:
-        """SIGHUP: read again what may change meanwhile: log options, policy.
+        """SIGHUP: read again what may change meanwhile: log options, policy, property protections.
 
         What is broken stays as it was. The users are looked at with each request anyway.
         """
@@ -96,6 +100,7 @@ class App:
         except Exception as exc:  # noqa: BLE001  # whatever is wrong with a file, what runs goes on
             LOG.error("the configuration cannot be read again; the old one stays: %s", errors.reason(exc))
         self.service.policy.reload()
+        self.service.protections.reload()
         LOG.info("configuration, policy and users were looked at again")
 
     def stop(self) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from oslo_config import cfg
+from oslo_config import cfg, types
 
-from calotype import errors
+from calotype import errors, net
 
 LOG = logging.getLogger(__name__)
 
@@ -73,13 +73,33 @@ DEFAULT: list[cfg.Opt] = [
     cfg.BoolOpt(
         "use_keystone_limits", default=False, help="Ask Keystone for the limits of projects; see [oslo_limit]."
     ),
+    cfg.StrOpt(
+        "property_protection_file",
+        help="File that says who may create, read, update and delete which custom properties; see the policy guide.",
+    ),
+    cfg.StrOpt(
+        "property_protection_rule_format",
+        default="roles",
+        choices=["roles", "policies"],
+        help="What that file names: roles, or rules of the policy files.",
+    ),
     cfg.BoolOpt(
         "allow_anonymous_access",
         default=False,
         help="Let who shows no credentials read, as a caller without roles and project. What such a caller sees is for "
         "the policy to say: by default, nothing.",
     ),
-    cfg.BoolOpt("show_image_direct_url", default=False, help="Read for compatibility; direct_url comes with Keystone."),
+    cfg.BoolOpt(
+        "show_image_direct_url",
+        default=False,
+        help="Show services the location of an image's first copy, as direct_url. Users never see it.",
+    ),
+    cfg.BoolOpt(
+        "do_secure_hash",
+        default=True,
+        help="Read data whose location is added, to hash it, or to compare it with the hash that was given.",
+    ),
+    cfg.IntOpt("http_retries", default=3, min=0, help="How often hashing it is tried again."),
     cfg.BoolOpt("show_multiple_locations", default=False, help="Not offered (OSSN-0090); reported at start when set."),
 ]
 
@@ -269,7 +289,31 @@ KEYSTONE: list[cfg.Opt] = [
 ]
 
 JOBS: list[cfg.Opt] = [
-    cfg.FloatOpt("poll", default=2.0, min=0.1, help="Seconds between looks for work that nobody announced.")
+    cfg.FloatOpt("poll", default=2.0, min=0.1, help="Seconds between looks for work that nobody announced."),
+    cfg.IntOpt(
+        "hash_rate",
+        default=100,
+        min=0,
+        help="MiB a second that a worker reads to hash data whose location was added; 0: no limit.",
+    ),
+]
+
+IMPORT_FILTERING: list[cfg.Opt] = [
+    cfg.ListOpt("allowed_schemes", default=["http", "https"], help="Schemes of URLs that users may name; empty: any."),
+    cfg.ListOpt("disallowed_schemes", default=[], help="Schemes that they may not."),
+    cfg.ListOpt(
+        "allowed_hosts",
+        default=[],
+        help="Hosts of such URLs; empty: any. Those named here may lie at private addresses and on this host.",
+    ),
+    cfg.ListOpt("disallowed_hosts", default=[], help="Hosts, or addresses of hosts, that nobody is sent to."),
+    cfg.ListOpt("allowed_ports", default=[80, 443], item_type=types.Port(), help="Ports of such URLs; empty: any."),
+    cfg.ListOpt("disallowed_ports", default=[], item_type=types.Port(), help="Ports that nobody is sent to."),
+    cfg.ListOpt(
+        "private_hosts",
+        default=[],
+        help="Hosts that may lie at private addresses and on this host, although allowed_hosts does not name them.",
+    ),
 ]
 
 NOTIFICATIONS: list[cfg.Opt] = [
@@ -392,7 +436,6 @@ OSLO_MIDDLEWARE: list[cfg.Opt] = [
 
 #: Options of Glance that protect something and are not served yet: to pass them over would be unsafe.
 REFUSED: list[cfg.Opt] = [
-    cfg.StrOpt("property_protection_file"),
     cfg.StrOpt("metadata_encryption_key", secret=True),
 ]
 #: Options of Glance without an effect here, said at the start.
@@ -426,6 +469,7 @@ GROUPS: dict[str, list[cfg.Opt]] = {
     "cors": CORS,
     "oslo_middleware": OSLO_MIDDLEWARE,
     "jobs": JOBS,
+    "import_filtering_opts": IMPORT_FILTERING,
     "task": TASK,
 }
 
@@ -504,6 +548,16 @@ def register(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(REFUSED)
     for group, options in [*GROUPS.items(), *WITHOUT_EFFECT.items()]:
         conf.register_opts(options, group=None if group == "DEFAULT" else group)
+
+
+def filters(conf: cfg.ConfigOpts) -> net.Filters:
+    """Which URLs of users are fetched. Raises `ConfigError` for hosts that are none."""
+    found = {option.dest: frozenset(conf.import_filtering_opts[option.dest]) for option in IMPORT_FILTERING}
+    try:
+        found |= {name: net.hosts(texts) for name, texts in found.items() if name.endswith("_hosts")}
+    except errors.UrlRefused as exc:
+        raise errors.ConfigError(f"[import_filtering_opts]: a host is neither a name nor an address: {exc}") from exc
+    return net.Filters(**found)
 
 
 def state_path(conf: cfg.ConfigOpts, name: str) -> Path:

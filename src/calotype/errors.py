@@ -27,6 +27,10 @@ class Invalid(CalotypeError):
     """The request is malformed or its values make no sense."""
 
 
+class UrlRefused(Invalid):
+    """The URL is malformed, or leads where this service does not connect to."""
+
+
 class Unauthenticated(CalotypeError):
     """Nobody, or somebody with wrong credentials, is asking."""
 
@@ -84,6 +88,10 @@ class BodyBroken(Invalid):
 
 class ContentRejected(CalotypeError):
     """The bytes are not what the image's format says, or are unsafe to hand to a hypervisor."""
+
+
+class FetchFailed(CalotypeError):
+    """A server elsewhere could not be reached, or did not answer as it should."""
 
 
 # --- stores ----------------------------------------------------------------------------------------------

@@ -112,13 +112,40 @@ RULES: Final[Mapping[str, str]] = {
     "stores_info_detail": f"{_ADMIN} or rule:service_api",
 }
 
+#: The rules of before secure defaults, or-ed to the new ones with `[oslo_policy] enforce_new_defaults = false`.
+_FORMER: Final[Mapping[str, str]] = {
+    "stores_info_detail": _ADMIN,
+    **dict.fromkeys(
+        (
+            "add_image delete_image get_image get_images modify_image communitize_image download_image upload_image "
+            "delete_image_location get_image_location set_image_location add_member delete_member get_member "
+            "get_members modify_member deactivate reactivate"
+        ).split(),
+        "rule:default",
+    ),
+    **dict.fromkeys(
+        (
+            "get_metadef_namespace get_metadef_namespaces get_metadef_object get_metadef_objects "
+            "list_metadef_resource_types get_metadef_resource_type get_metadef_property get_metadef_properties "
+            "get_metadef_tag get_metadef_tags"
+        ).split(),
+        "rule:metadef_default",
+    ),
+}
+#: Rules that were another one once: what a file says of that one counts for them, unless it names them.
+_ONCE: Final = dict.fromkeys(("cache_image", "cache_list", "cache_delete"), "manage_image_cache")
+#: Rules that others are made of. The rest are for tokens of a project: one of the system passes none of them.
+_BASE: Final = frozenset(("default", "context_is_admin", "service_api", "metadef_default", "metadef_admin"))
+
 #: Actions that change an image: beneath any policy file, only for an admin or the owner's project.
 _FLOOR: Final = frozenset(
     (
         "delete_image modify_image upload_image deactivate reactivate publicize_image communitize_image "
-        "add_member delete_member delete_image_location set_image_location"
+        "add_member delete_member delete_image_location set_image_location add_image_location"
     ).split()
 )
+#: Of those, what a service may do as well: Nova and Cinder add the locations of what they made for a user.
+_FLOOR_FOR_SERVICES: Final = frozenset({"add_image_location"})
 
 Target = Mapping[str, Any]
 _LOOK_SECONDS = 1.0  #: How often policy files are looked at.
@@ -139,6 +166,7 @@ class Policy:
         except Exception as exc:  # oslo.policy and PyYAML raise all sorts; whichever it is, serving would be unsafe
             raise errors.ConfigError(f"The policy file cannot be used: {exc}") from exc
         self._files = _files(conf)
+        self._service_roles = _service_roles(conf)
         self._reading = threading.Lock()
         self._next_look = time.monotonic() + _LOOK_SECONDS
         #: The rules that the rest was made from; the fields that a rule reads; answers given.
@@ -148,11 +176,24 @@ class Policy:
         """The answer of `context_is_admin`, for `Context.is_admin`."""
         return self._ask("context_is_admin", {}, ctx)
 
+    def serves(self, ctx: Context) -> bool:
+        """Whether a service asks: by its own role, or by a service token that came with a user's request."""
+        return "service" in ctx.roles or not self._service_roles.isdisjoint(ctx.service_roles)
+
     def allows(self, ctx: Context, action: str, target: Target) -> bool:
         """Whether the rule passes, floor included."""
-        if action in _FLOOR and not (ctx.is_admin or (ctx.project and ctx.project == target.get("owner"))):
+        if action in _FLOOR and not (
+            ctx.is_admin
+            or (ctx.project and ctx.project == target.get("owner"))
+            or (action in _FLOOR_FOR_SERVICES and self.serves(ctx))
+        ):
             return False
         return self._ask(action, target, ctx)
+
+    def passes(self, ctx: Context, rule: str) -> bool | None:
+        """The answer of any rule that is in force, whoever named it; None if there is no such rule."""
+        # Asked for one that does not exist, oslo.policy answers with the rule `default`, which passes everybody.
+        return self._ask(rule, {}, ctx) if rule in self._enforcer.rules else None
 
     def check(self, ctx: Context, action: str, target: Target) -> None:
         """Raise `Forbidden` unless the rule passes."""
@@ -242,6 +283,7 @@ class Policy:
             "service_roles": sorted(ctx.service_roles),
             "user_domain_id": ctx.user_domain,
             "project_domain_id": ctx.project_domain,
+            "domain_id": ctx.domain,
             "system_scope": ctx.system_scope,
         }
         return bool(self._enforcer.enforce(rule, dict(target), credentials, do_raise=False))
@@ -265,11 +307,28 @@ class Policy:
         return tuple(sorted(fields))
 
 
+def _service_roles(conf: cfg.ConfigOpts) -> frozenset[str]:
+    """Roles that make a service of who has one in a service token."""
+    try:
+        return frozenset(role.lower() for role in conf.keystone_authtoken.service_token_roles)
+    except (cfg.NoSuchOptError, cfg.NoSuchGroupError):
+        return frozenset({"service"})
+
+
 def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
     """All rules: the defaults, with what the operator's files say."""
     enforcer = oslo_policy.Enforcer(conf, use_conf=True)
     for name, check in RULES.items():
-        enforcer.register_default(oslo_policy.RuleDefault(name, check))
+        former = None
+        if name in _FORMER or name in _ONCE:
+            former = oslo_policy.DeprecatedRule(
+                _ONCE.get(name, name),
+                _FORMER.get(name, _ADMIN),
+                deprecated_reason="secure defaults",
+                deprecated_since="Xena",
+            )
+        scopes = None if name in _BASE else ["project"]
+        enforcer.register_default(oslo_policy.RuleDefault(name, check, deprecated_rule=former, scope_types=scopes))
     enforcer.suppress_deprecation_warnings = True
     enforcer.load_rules()
     enforcer.use_conf = False  # else oslo.policy looks at the files at every check, and changes rules in place

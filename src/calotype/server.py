@@ -15,6 +15,7 @@ import resource
 import select
 import signal
 import socket
+import ssl
 import struct
 import termios
 import time
@@ -55,6 +56,9 @@ LINGER_TIME = 2.0
 
 #: States of TCP (RFC 9293) in which the client's system has not yet acknowledged the end of what we sent.
 _UNHEARD = (1, 4, 9, 11)  # ESTABLISHED, FIN-WAIT-1, LAST-ACK, CLOSING as Linux numbers them
+
+#: What a write to a client that went away fails with.
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -238,6 +242,12 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         self._answered[conn] = Taking()
         try:
             announced = super().handle_request(req, conn)
+        except OSError as exc:
+            if exc.errno in _GONE or isinstance(exc, ssl.SSLError):
+                raise
+            # Data that cannot be read any further, mostly; gunicorn would not say whose.
+            self.log.error("%s %s: the answer broke off: %s", req.method, req.path, exc.strerror or exc)
+            raise StopIteration from exc
         finally:
             del self._answered[conn]
         # Asked before the next request is read: one that was on its way when we were told to stop is still answered.

@@ -11,6 +11,7 @@ from calotype.db.leases import Leases
 from calotype.events import Events
 from calotype.limits import Limits
 from calotype.policy import Policy
+from calotype.protections import Protections
 from calotype.stores.registry import Stores
 
 
@@ -21,6 +22,7 @@ class Service:
     conf: cfg.ConfigOpts
     db: Database
     policy: Policy
+    protections: Protections
     limits: Limits
     stores: Stores
     leases: Leases

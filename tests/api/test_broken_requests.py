@@ -9,7 +9,7 @@ requests up.
 import json
 import socket
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,12 +85,14 @@ class Wire:
         self._file.close()
         self._socket.close()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> bool:
+        """False when it was refused before all was sent; the answer is what counts then."""
         for at in range(0, len(data), MIB):
             try:
                 self._socket.sendall(data[at : at + MIB])
             except (BrokenPipeError, ConnectionResetError):
-                return  # refused already; the answer is what counts
+                return False
+        return True
 
     def answer(self) -> Answer | None:
         """The next answer; None when the connection ends."""
@@ -107,10 +109,14 @@ class Wire:
         return Answer(int(line.split()[1]), fields, self._file.read(int(fields.get(b"content-length", b"0"))))
 
 
-def exchange(port: int, raw: bytes) -> Answer:
-    """The answer to a request, after a look at what else comes on that connection and on a new one."""
+def exchange(port: int, raw: bytes, more: Iterable[bytes] = ()) -> Answer:
+    """The answer to a request, after a look at what else comes on that connection and on a new one.
+
+    `more` is sent as long as nobody refuses it.
+    """
     with Wire(port) as wire:
         wire.send(raw)
+        all(map(wire.send, more))
         found = wire.answer()
         assert found is not None, "no answer"
         if found.closes:
@@ -252,6 +258,10 @@ REFUSED: list[tuple[str, bytes, int]] = [
     ("a patch of 2 MiB", sized(b"PATCH /v2/images/ID", b" " * (2 * MIB), PATCH), 413),
     ("a member of 2 MiB", sized(b"POST /v2/images/ID/members", b" " * (2 * MIB)), 413),
     ("2 MiB without an end", head(b"POST /v2/images", CHUNKED) + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 32, 413),
+    ("a body in chunks of a byte", head(b"POST /v2/images", CHUNKED) + b"1\r\n \r\n" * (MIB // 4), 400),
+    ("a body in chunks of a byte, then a large one", head(b"POST /v2/images", CHUNKED) + (b"1\r\n \r\n" * 7_000 + b"10000\r\n" + b" " * 65536 + b"\r\n") * 15 + b"0\r\n\r\n", 400),
+    ("a body in chunks of 64 bytes", head(b"POST /v2/images", CHUNKED) + (b"40\r\n" + b" " * 64 + b"\r\n") * (MIB // 64) + b"0\r\n\r\n", 400),
+    ("chunk extensions of 4 KB", head(b"POST /v2/images", CHUNKED) + (b"1;" + b"x" * 4000 + b"\r\n \r\n") * 1000, 400),
     ("a path for a body", head(b"GET /v2/images", b"Content-Length: 100000000") + b"x" * MIB, 400),
     ("a key twice, deep inside", post(b'{"tags": [{"a": {"b": 1, "b": 2}}]}'), 400),
     ("a key twice in what is passed over", sized(b"PATCH /v2/images/ID", b'[{"op": "add", "path": "/p", "value": "x", "y": [{"b": 1, "b": 2}]}]', PATCH), 400),
@@ -380,11 +390,31 @@ REFUSED: list[tuple[str, bytes, int]] = [
 
 @pytest.mark.parametrize(("raw", "status"), [pytest.param(*case, id=name) for name, *case in REFUSED])
 def test_what_is_broken_is_refused_clearly_and_cheaply(target: Target, raw: bytes, status: int) -> None:
+    refused(target, raw, status)
+
+
+LARGE = 100_000_000
+#: A name, a head, what follows it 1,600 times, which is more than 100 MB.
+ENDLESS: list[tuple[str, bytes, bytes]] = [
+    ("with its length", head(b"POST /v2/images", b"Content-Length: %d" % LARGE), b" " * 65536),
+    ("as a patch", head(b"PATCH /v2/images/ID", b"Content-Length: %d" % LARGE, PATCH), b"[" * 65536),
+    ("in chunks", head(b"POST /v2/images", CHUNKED), b"10000\r\n" + b" " * 65536 + b"\r\n"),
+    ("in one chunk", head(b"POST /v2/images", CHUNKED) + b"%x\r\n" % LARGE, b"[" * 65536),
+    ("in chunks, for a member", head(b"POST /v2/images/ID/members", CHUNKED), b"10000\r\n" + b'"' * 65536 + b"\r\n"),
+]
+
+
+@pytest.mark.parametrize(("raw", "piece"), [pytest.param(*case, id=name) for name, *case in ENDLESS])
+def test_100_megabytes_of_json_are_refused_before_they_are_all_there(target: Target, raw: bytes, piece: bytes) -> None:
+    refused(target, raw, 413, [piece] * 1600)
+
+
+def refused(target: Target, raw: bytes, status: int, more: Iterable[bytes] = ()) -> None:
     before = target.state()
     spent = []
     for _ in range(3):  # other work of the machine costs CPU as well, but not each time
         begun = target.cpu()
-        found = exchange(target.service.port, target.raw(raw))
+        found = exchange(target.service.port, target.raw(raw), more)
         spent.append(target.cpu() - begun)
         assert found.status == status, found
         if spent[-1] <= CPU:

@@ -1,6 +1,13 @@
 """Who asks, by a real Keystone."""
 
+import contextlib
+import http.server
+import json
+import os
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -12,8 +19,8 @@ import pytest
 from calotype import config, errors
 from calotype.app import App
 from calotype.auth import keystone as ours
-from tests.keystone import Keystone, TokenClient
-from tests.support import PASSWORD, USERS, Service, free_port, running, until
+from tests.keystone import Keystone, Memcached, TokenClient
+from tests.support import PASSWORD, USERS, Service, running, until
 
 #: Seconds that tokens of the short-lived Keystone live.
 LIFE = 6
@@ -30,7 +37,8 @@ def short() -> Iterator[Keystone]:
 @pytest.fixture(scope="module")
 def brief(short: Keystone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service of that Keystone, which remembers for a second and waits for two."""
-    conf = f"[DEFAULT]\ndebug = true\n{short.conf()}http_connect_timeout = 2\n[keystone]\nremember = 1\n"
+    loud = "default_log_levels = keystoneauth=DEBUG,keystonemiddleware=DEBUG,keystoneclient=DEBUG,urllib3=DEBUG\n"
+    conf = f"[DEFAULT]\ndebug = true\n{loud}{short.conf()}http_connect_timeout = 2\n[keystone]\nremember = 1\n"
     with running(tmp_path_factory.mktemp("brief") / "state", conf) as started:
         yield started
 
@@ -50,7 +58,7 @@ def test_a_user_does_what_a_user_does(cloud: Service, keystone: Keystone) -> Non
     assert client(cloud, keystone, "admin").delete(image_id).status_code == 204
 
 
-@pytest.mark.parametrize("token", [None, "", "nonsense", "x" * 8_000, "gAAAAA" + "B" * 180, "caf\u00e9", "a b"])
+@pytest.mark.parametrize("token", [None, "", "nonsense", "x" * 12_000, "gAAAAA" + "B" * 180, "caf\u00e9", "a b"])
 def test_whoever_has_no_token_of_keystones_is_refused(cloud: Service, keystone: Keystone, token: str | None) -> None:
     stranger = TokenClient(cloud.url, None)
     headers = {} if token is None else {"X-Auth-Token": token.encode()}
@@ -76,6 +84,35 @@ def test_header_fields_of_a_client_are_not_believed(cloud: Service, keystone: Ke
     assert made["owner"] == keystone.project("blue")
 
 
+def test_the_openstack_command_finds_the_service_and_works(cloud: Service, keystone: Keystone, tmp_path: Path) -> None:
+    """With what an operator's users have: the URL of Keystone, a name, a password."""
+    (tmp_path / "in").write_bytes(b"by the command" * 1000)
+
+    def openstack(user: str, *arguments: str) -> Any:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+        done = subprocess.run(
+            [Path(sys.executable).parent / "openstack", "image", *arguments],
+            env=environment | keystone.environment(user),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout) if "json" in arguments else done.stdout
+
+    name = f"mine {time.monotonic_ns()}"
+    made = openstack("alice", "create", "--shared", "--file", str(tmp_path / "in"), name, "-f", "json")
+    assert (made["status"], made["owner"]) == ("active", keystone.project("red"))
+    assert [image["ID"] for image in openstack("alice", "list", "--name", name, "-f", "json")] == [made["id"]]
+    openstack("alice", "add", "project", made["id"], keystone.project("blue"))
+    openstack("bob", "set", "--accept", made["id"])
+    openstack("bob", "save", "--file", str(tmp_path / "out"), made["id"])
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
+    openstack("alice", "delete", made["id"])
+    assert client(cloud, keystone, "bob").get(f"/v2/images/{made['id']}").status_code == 404
+
+
 # --- service tokens --------------------------------------------------------------------------------------
 
 
@@ -99,6 +136,23 @@ def test_the_roles_of_a_service_token_are_apart_from_the_users(cloud: Service, k
     assert "service" not in ctx.roles
     assert "service" in ctx.service_roles
     assert not ctx.is_admin
+
+
+def test_with_a_service_token_a_users_token_is_shown_where_data_lies(cloud: Service, keystone: Keystone) -> None:
+    """As Nova asks: with the token of its user, and one of its own."""
+    image_id = client(cloud, keystone, "alice").active(b"data")
+    path = f"file://{cloud.state}/fast/{image_id}"
+    for _ in range(2):
+        for service in (None, "service", None):
+            asked = client(cloud, keystone, "alice", service)
+            assert asked.show(image_id).get("direct_url") == (path if service else None)
+    assert "direct_url" not in client(cloud, keystone, "admin").show(image_id)
+    other = client(cloud, keystone, "alice").queued()
+    for service, code in ((None, 403), ("service", 400)):
+        answer = client(cloud, keystone, "alice", service).request(
+            "POST", f"/v2/images/{other}/locations", json={"url": f"memory://brief/{other}"}
+        )
+        assert answer.status_code == code
 
 
 def test_with_a_service_token_a_users_token_may_have_expired(brief: Service, short: Keystone) -> None:
@@ -131,6 +185,20 @@ def test_the_memory_ends_with_the_token(short: Keystone) -> None:
         auth.caller(environ)
 
 
+def test_a_service_token_without_its_role_lends_the_users_no_life(short: Keystone) -> None:
+    more = "[keystone_authtoken]\nservice_token_roles_required = false\n[keystone]\nremember = 3600\n"
+    auth = authenticator(short, more)
+    token = short.token("alice", new=True)
+    time.sleep(LIFE / 2)
+    environ = {"HTTP_X_AUTH_TOKEN": token, "HTTP_X_SERVICE_TOKEN": short.token("bob", new=True)}
+    assert auth.caller(environ).project == short.project("red")
+    time.sleep(LIFE / 2 + 1)
+    with pytest.raises(errors.Unauthenticated):
+        auth.caller({**environ, "HTTP_X_SERVICE_TOKEN": short.token("bob", new=True)})
+    with pytest.raises(errors.Unauthenticated):
+        auth.caller(environ)
+
+
 def test_a_token_that_ends_in_mid_upload_loses_no_upload(brief: Service, short: Keystone) -> None:
     token = short.token("alice", new=True)
     alice = TokenClient(brief.url, token)
@@ -155,16 +223,51 @@ def test_a_user_without_an_account_is_refused(brief: Service, short: Keystone) -
     short.call("PATCH", f"users/{short.user('carol')}", user={"enabled": True})
 
 
+def test_a_member_of_a_project_that_is_closed_is_refused(brief: Service, short: Keystone) -> None:
+    bob = TokenClient(brief.url, short.token("bob", new=True))
+    assert bob.get("/v2/images").status_code == 200
+    short.call("PATCH", f"projects/{short.project('blue')}", project={"enabled": False})
+    until(lambda: bob.get("/v2/images").status_code == 401, seconds=LIFE / 2)
+    short.call("PATCH", f"projects/{short.project('blue')}", project={"enabled": True})
+
+
 # --- scopes ----------------------------------------------------------------------------------------------
 
 
 def test_a_token_without_a_project_has_none(cloud: Service, keystone: Keystone) -> None:
-    unscoped = TokenClient(cloud.url, keystone.authenticate("alice", None))
-    system = TokenClient(cloud.url, keystone.authenticate("admin", {"system": {"all": True}}))
-    assert unscoped.get("/v2/images").status_code == 403
-    assert unscoped.create().status_code == 403
-    assert system.get("/v2/images").status_code in (200, 403)
-    assert system.create().status_code in (201, 403)
+    """One for nothing, for the system, for a domain: each says so, and none is let near an image."""
+    admin = keystone.call("GET", "users?name=admin")["users"][0]["id"]
+    role = keystone.call("GET", "roles?name=admin")["roles"][0]["id"]
+    keystone.call("PUT", f"domains/default/users/{admin}/roles/{role}")
+    auth = authenticator(keystone)
+    nothing = keystone.authenticate("alice", None)
+    ctx = auth.caller({"HTTP_X_AUTH_TOKEN": nothing})
+    assert (ctx.user, ctx.project, ctx.roles) == (keystone.user("alice"), None, frozenset())
+    everything = keystone.authenticate("admin", {"system": {"all": True}})
+    ctx = auth.caller({"HTTP_X_AUTH_TOKEN": everything})
+    assert (ctx.project, ctx.domain, ctx.system_scope) == (None, None, "all")
+    domain = keystone.authenticate("admin", {"domain": {"id": "default"}})
+    ctx = auth.caller({"HTTP_X_AUTH_TOKEN": domain})
+    assert (ctx.project, ctx.domain, ctx.system_scope) == (None, "default", None)
+    for token in (nothing, everything, domain):
+        asked = TokenClient(cloud.url, token)
+        assert asked.get("/v2/images").status_code == 403
+        assert asked.create().status_code == 403
+
+
+def test_what_a_service_token_is_for_is_not_taken_for_the_users(keystone: Keystone) -> None:
+    system = keystone.authenticate("admin", {"system": {"all": True}})
+    auth = authenticator(keystone, "[keystone_authtoken]\nservice_token_roles = admin\n")
+    ctx = auth.caller({"HTTP_X_AUTH_TOKEN": keystone.token("bob"), "HTTP_X_SERVICE_TOKEN": system})
+    assert (ctx.project, ctx.system_scope) == (keystone.project("blue"), None)
+    assert ("admin" in ctx.roles, "admin" in ctx.service_roles) == (False, True)
+
+
+def test_a_role_with_a_comma_is_one_role(keystone: Keystone) -> None:
+    made = keystone.call("POST", "roles", role={"name": "Guest,admin"})["role"]["id"]
+    keystone.grant("carol", "yellow", made)
+    ctx = authenticator(keystone).caller({"HTTP_X_AUTH_TOKEN": keystone.token("carol", "yellow")})
+    assert ctx.roles == {"guest,admin"}
 
 
 def test_an_application_credential_does_what_its_rules_say(cloud: Service, keystone: Keystone) -> None:
@@ -223,11 +326,99 @@ def test_a_keystone_that_hangs_is_waited_for_no_longer_than_said(brief: Service,
     until(lambda: TokenClient(brief.url, short.token("alice", new=True)).get("/v2/images").status_code == 200)
 
 
+def test_a_keystone_that_hangs_holds_half_of_the_threads(short: Keystone) -> None:
+    auth = authenticator(short, "[keystone_authtoken]\nhttp_connect_timeout = 1\n[server]\nthreads = 4\n")
+    known = {"HTTP_X_AUTH_TOKEN": short.token("alice", new=True)}
+    assert auth.caller(known).user
+    ended: list[str] = []
+
+    def ask(token: str) -> None:
+        with pytest.raises(errors.Busy) as refused:
+            auth.caller({"HTTP_X_AUTH_TOKEN": token})
+        ended.append(str(refused.value))
+
+    short.pause()
+    try:
+        threads = [threading.Thread(target=ask, args=(f"gAAAAAB{number}",)) for number in range(5)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(ended) == 3, seconds=2)
+        assert all("Too many" in said for said in ended)
+        assert auth.caller(known).user
+    finally:
+        short.resume()
+    for thread in threads:
+        thread.join()
+    assert sum("Too many" in said for said in ended) == 3
+
+
+def token_of(**changed: Any) -> bytes:
+    said = {
+        "expires_at": "2100-01-01T00:00:00.0Z",
+        "user": {"id": "u", "name": "u", "domain": {"id": "d", "name": "d"}},
+    }
+    return json.dumps({"token": {"methods": ["password"], **said, **changed}}).encode()
+
+
 @pytest.mark.parametrize(
-    "answer",
-    [b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b""],
+    ("status", "body"),
+    [
+        (200, b"<html>"),
+        (200, b"{}"),
+        (200, b'{"token": null}'),
+        (200, token_of(user=None)),
+        (200, token_of(expires_at="tomorrow")),
+        (200, token_of(application_credential={"id": "a", "access_rules": []})),
+        (404, b"<html>no such backend"),
+        (401, b"{}"),
+        (403, b"{}"),
+        (429, b""),
+        (500, b""),
+    ],
+    ids=lambda value: str(value)[:20],
 )
-def test_nonsense_from_keystone_is_not_the_callers_fault(answer: bytes, tmp_path: Path) -> None:
+def test_nonsense_from_keystone_is_not_the_callers_fault(status: int, body: bytes, tmp_path: Path) -> None:
+    """Whatever stands where Keystone should: a proxy, another service, half of a Keystone."""
+    with nearly_keystone(status, body) as url:
+        auth = ours.KeystoneAuth(load(tmp_path, CREDENTIALS.format(url=url)))
+        with pytest.raises(errors.Busy):
+            auth.caller({"HTTP_X_AUTH_TOKEN": "gAAAAAB"})
+
+
+@contextlib.contextmanager
+def nearly_keystone(status: int, body: bytes) -> Iterator[str]:
+    """Gives tokens as Keystone does, and that answer to who asks for what one means."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            ends = [{"interface": name, "url": url, "region_id": "R", "id": "e"} for name in ("internal", "admin")]
+            self.answer(201, token_of(catalog=[{"type": "identity", "name": "k", "id": "k", "endpoints": ends}]))
+
+        def do_GET(self) -> None:
+            version = {"id": "v3.14", "status": "stable", "links": [{"rel": "self", "href": url}]}
+            whole = json.dumps({"version": version}).encode()
+            self.answer(*((200, whole) if self.path.rstrip("/") == "/v3" else (status, body)))
+
+        def answer(self, code: int, text: bytes) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("X-Subject-Token", "of the service")
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        url = f"http://127.0.0.1:{server.server_port}/v3"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield url
+        server.shutdown()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", b""])
+def test_a_server_that_is_no_keystone_is_not_the_callers_fault(answer: bytes, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=speak, args=(listening, answer), daemon=True).start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/v3"
@@ -246,11 +437,50 @@ def speak(listening: socket.socket, answer: bytes) -> None:
                 connection.sendall(answer)
 
 
-def test_a_service_starts_before_keystone_does(tmp_path: Path) -> None:
-    conf = CREDENTIALS.format(url=f"http://127.0.0.1:{free_port()}/v3")
-    with running(tmp_path / "state", conf) as started:
-        assert TokenClient(started.url, "gAAAAAB").get("/v2/images").status_code == 503
-        assert TokenClient(started.url, None).get("/v2/images").status_code == 401
+def test_a_service_starts_before_keystone_does(short: Keystone, tmp_path: Path) -> None:
+    short.stop()
+    try:
+        with running(tmp_path / "state", short.conf()) as started:
+            assert TokenClient(started.url, "gAAAAAB").get("/v2/images").status_code == 503
+            assert TokenClient(started.url, None).get("/v2/images").status_code == 401
+            short.start()
+            assert TokenClient(started.url, short.token("bob", new=True)).get("/v2/images").status_code == 200
+            assert TokenClient(started.url, "gAAAAAB").get("/v2/images").status_code == 401
+    finally:
+        short.stop()
+        short.start()
+
+
+# --- memcached -------------------------------------------------------------------------------------------
+
+
+def test_what_memcached_knows_keystone_is_not_asked(short: Keystone, memcached: Memcached) -> None:
+    """Another worker's question is answered while Keystone is away; not so without memcached."""
+    token = {"HTTP_X_AUTH_TOKEN": short.token("alice", new=True)}
+    quick = "http_request_max_retries = 0\n"
+    one, other, forgetful = (
+        ours.KeystoneAuth(load(directory(short), short.conf(where) + f"[keystone_authtoken]\n{quick}"))
+        for where in (memcached, memcached, None)
+    )
+    assert one.caller(token) == forgetful.caller(token)
+    short.stop()
+    try:
+        assert other.caller(token).project == short.project("red")
+        assert forgetful.caller(token).project == short.project("red")
+        forgetful._known.clear()
+        with pytest.raises(errors.Busy):
+            forgetful.caller(token)
+    finally:
+        short.start()
+
+
+def test_without_memcached_keystone_is_asked(short: Keystone) -> None:
+    own = Memcached()
+    auth = ours.KeystoneAuth(load(directory(short), short.conf(own) + "[keystone]\nremember = 0\n"))
+    token = {"HTTP_X_AUTH_TOKEN": short.token("alice", new=True)}
+    assert auth.caller(token).user
+    own.stop()
+    assert auth.caller(token).user
 
 
 # --- configuration ---------------------------------------------------------------------------------------
@@ -275,9 +505,11 @@ def load(directory: Path, text: str) -> Any:
 
 
 def authenticator(keystone: Keystone, more: str = "") -> ours.KeystoneAuth:
-    directory = keystone.root / f"service-{time.monotonic_ns()}"
-    directory.mkdir()
-    return ours.KeystoneAuth(load(directory, keystone.conf() + more))
+    return ours.KeystoneAuth(load(directory(keystone), keystone.conf() + more))
+
+
+def directory(keystone: Keystone) -> Path:
+    return Path(tempfile.mkdtemp(prefix="service-", dir=keystone.root))
 
 
 @pytest.mark.parametrize(
@@ -343,5 +575,6 @@ def test_no_token_and_no_password_is_in_the_log(brief: Service, short: Keystone)
     TokenClient(brief.url, tokens[0], tokens[2]).get("/v2/images")
     TokenClient(brief.url, tokens[1], "wrong-service-token").get("/v2/images")
     TokenClient(brief.url, "wrong-user-token").get("/v2/images")
+    assert "X-Subject-Token" in brief.log  # what was sent to Keystone is there
     for secret in (*tokens, PASSWORD, "wrong-service-token", "wrong-user-token"):
         assert secret not in brief.log

@@ -144,7 +144,7 @@ def test_the_configuration_is_shown_without_secrets_and_checked(tmp_path: Path) 
     ("text", "words"),
     [
         ("[DEFAULT]\nimage_size_cap = x\n", "image_size_cap"), ("[DEFAULT]\nhashing_algorithm = md5\n", "md5"),
-        ("[DEFAULT]\nhashing_algorithm = sha1\n", "sha1"), ("[paste_deploy]\nflavor = keystone\n", "HTTP basic"),
+        ("[DEFAULT]\nhashing_algorithm = sha1\n", "sha1"), ("[paste_deploy]\nflavor = keystone\n", "[keystone_authtoken]"),
         ("[database]\nconnection = nonsense\n", "connection"), ("[server]\ntls_cert = /nope\n", "go together"),
         ("[server]\nbind = 9292\n", "HOST:PORT"), ("[DEFAULT]\nenabled_backends = a:file\n", "default_backend"),
         ("[DEFAULT]\nuser_storage_quota = 10 parsec\n", "user_storage_quota"),
@@ -248,7 +248,7 @@ def test_everything_that_is_made_is_the_owners_alone(tmp_path: Path) -> None:
                 assert path.stat().st_mode & 0o077 == 0, path
 
 
-@pytest.mark.parametrize("line", ["property_protection_file = /x", "metadata_encryption_key = 0123456789abcdef"])
+@pytest.mark.parametrize("line", ["metadata_encryption_key = 0123456789abcdef"])
 def test_protection_that_is_not_served_is_refused_rather_than_passed_over(tmp_path: Path, line: str) -> None:
     (tmp_path / "c.conf").write_text(f"[DEFAULT]\n{line}\n")
     said = calotype("config", "check", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", code=1)

@@ -286,8 +286,12 @@ def test_a_download_of_unreadable_data_breaks_off_and_never_ends_well(place: Pla
     image_id = place.stored("faulty", data)
     forget(place.path / "faulty" / "images" / image_id)
     broken = pytest.raises(requests.RequestException, match=r"IncompleteRead|ConnectionReset|broken")
+    logged = len(place.service.log)
     with failing(place.disk, Fault("read", errno.EIO, after=reads)), broken:
         place.client.file(image_id)
+    said = place.service.log[logged:]
+    assert said.count(f"GET /v2/images/{image_id}/file: the answer broke off: {os.strerror(errno.EIO)}") == 1
+    assert "Traceback" not in said
     assert place.client.file(image_id).content == data
     assert place.client.delete(image_id).status_code == 204
 

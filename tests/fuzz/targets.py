@@ -205,8 +205,8 @@ def _plain(raw: bytes) -> tuple[bytes, bytes] | None:
         if not end or not size or len(line) >= 4096:
             return None
         count = int(size[1], 16)
-        overhead = max(0, overhead + len(line) + 1 - 16 - 2 * count)
-        if overhead > 16 << 10:
+        overhead = max(0, overhead + 64 + len(line) + 1 - count)
+        if overhead > 512 << 10:
             return None
         if not count:
             break

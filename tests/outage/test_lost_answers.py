@@ -1,9 +1,10 @@
 """A COMMIT whose answer got lost is made once: the client hears of success, and the state is what it asked for."""
 
+import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from calotype.db import images as db_images
 from calotype.db import jobs as db_jobs
 from calotype.db import members, outbox
 from calotype.db.engine import Tx
-from calotype.images import data, lifecycle, sharing, stores
+from calotype.images import data, lifecycle, locations, sharing, stores
 from calotype.images.lifecycle import NewImage
+from calotype.images.locations import Given
 from calotype.jobs.worker import Runner
 from calotype.model import Change, Image, Query
 from calotype.stores.file import FileStore
 from tests.databases import Server
 from tests.inprocess import ADMIN, ALICE, CONF, Pieces, backlog, make_active, parts
 from tests.outage.proxy import HOW, Proxy
+from tests.support import until
 
 
 @dataclass
@@ -72,7 +75,8 @@ class Bench:
 def _benches(server: Server, path: Path, more: str = "") -> Iterator[Bench]:
     proxy, url = Proxy(server.port), server.fresh()
     behind = server.url(url.rpartition("/")[2], proxy.port)
-    with parts(path, behind, CONF + "[oslo_messaging_notifications]\ndriver = log\n", more) as app:
+    conf = CONF.replace("two:file", "two:file, brief:memory") + "[oslo_messaging_notifications]\ndriver = log\n"
+    with parts(path, behind, conf, more) as app:
         yield Bench(app, proxy, path)
     proxy.close()
 
@@ -137,6 +141,30 @@ def _is_active(bench: Bench, image_id: str, _: Any) -> bool:
     return (found.status, found.size, len(found.locations), bench.files(image_id)) == ("active", 9, 1, 1)
 
 
+def _add_location(given: Given | None) -> Callable[[Bench, str], None]:
+    def ask(bench: Bench, image_id: str) -> None:
+        store = bench.svc.stores.get("brief")
+        url = store.write(
+            str(uuid.uuid4()), [b"some data"], attempt="x-1", size=9, note=lambda _: None, ctx=SERVICE
+        ).url
+        locations.add(bench.svc, replace(ALICE, service_roles=frozenset({"service"})), image_id, url, given)
+        runner = Runner(bench.svc, 60)
+        until(lambda: runner.work_off() + backlog(bench.app) == 0)
+
+    return ask
+
+
+def _took_over(bench: Bench, image_id: str, _: Any) -> bool:
+    found = bench.there(image_id)
+    facts = (found.status, found.size, len(found.locations), found.os_hash_value)
+    return facts == ("active", 9, 1, hashlib.sha512(b"some data").hexdigest())
+
+
+def _is_queued(bench: Bench, image_id: str, _: Any) -> bool:
+    found = bench.there(image_id)
+    return (found.status, found.size, found.locations) == ("queued", None, ())
+
+
 def _delete(bench: Bench, image_id: str) -> None:
     lifecycle.delete(bench.svc, ALICE, image_id)
 
@@ -158,6 +186,8 @@ def _one_copy(bench: Bench, image_id: str, _: Any) -> bool:
 
 
 _UPLOAD = "update prepare upload activate update"
+_ADDED = "update update"
+_GIVEN = Given("sha512", hashlib.sha512(b"some data").hexdigest())
 
 CASES = {
     "create": Case(lambda _: str(uuid.uuid4()), _create, _created, told="create"),
@@ -208,6 +238,13 @@ CASES = {
     "the intent of an upload": Case(Bench.queued, _upload, _is_active, told=_UPLOAD),
     "a note of an upload": Case(Bench.queued, _upload, _is_active, skip=1, told=_UPLOAD),
     "the end of an upload": Case(Bench.queued, _upload, _is_active, skip=2, told=_UPLOAD),
+    "add a location": Case(Bench.queued, _add_location(None), _took_over, told=_ADDED),
+    "add a location with a hash": Case(Bench.queued, _add_location(_GIVEN), _took_over, told=_ADDED),
+    "the end of its hashing": Case(Bench.queued, _add_location(None), _took_over, skip=2, told=_ADDED),
+    "the end of its comparison": Case(Bench.queued, _add_location(_GIVEN), _took_over, skip=2, told=_ADDED),
+    "the end of one that fails": Case(
+        Bench.queued, _add_location(Given("sha512", "ab" * 64)), _is_queued, skip=2, told=_ADDED
+    ),
 }
 
 

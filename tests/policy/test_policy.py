@@ -13,6 +13,7 @@ from calotype.context import Context
 from calotype.model import Image
 from calotype.policy import RULES, Policy, image_target
 from tests.inprocess import ADMIN, ALICE, BOB
+from tests.policy import rules as rules_of_glance
 
 IMAGE = Image("i", "n", "active", "private", "red", datetime(2026, 1, 1), datetime(2026, 1, 1))
 READER = Context("r", "ray", "red", frozenset({"reader"}))
@@ -22,19 +23,6 @@ def policy(tmp_path: Path, text: str = "") -> Policy:
     (tmp_path / "policy.yaml").write_text(text)
     (tmp_path / "c.conf").write_text("")
     return Policy(config.load([str(tmp_path / "c.conf")], state_dir=str(tmp_path)))
-
-
-def test_there_are_all_rules_of_the_contract() -> None:
-    assert len(RULES) == 67
-    for name in (
-        "context_is_admin",
-        "get_image",
-        "copy_image",
-        "cache_prune",
-        "fetch_image_location",
-        "delete_metadef_tags",
-    ):
-        assert name in RULES
 
 
 @pytest.mark.parametrize(
@@ -147,6 +135,7 @@ def test_every_use_case_asks_the_policy() -> None:
     """Each public function that gets a service and a caller asks, itself or by a private helper that does."""
     exempt = {
         "removal.carry_out": "finishes what a use-case began",
+        "locations.direct_url": "comes with a record, whose use-case asked; asks whether the caller is a service",
         "data.open_": "takes what `prepare` returned, which asked",
         "data.sent": "tells what became of what `open_` gave",
         "quota.allowance": "says what a project may have to use-cases that ask",
@@ -194,3 +183,50 @@ def test_a_broken_file_in_the_directory_changes_no_answer(tmp_path: Path) -> Non
             assert rules.admit(replace(ADMIN, is_admin=False))
             assert rules.allows(ALICE, "modify_image", image_target(IMAGE))
             assert not rules.allows(ALICE, "delete_image", image_target(IMAGE))
+
+
+# --- the table -------------------------------------------------------------------------------------------
+
+
+def test_every_rule_has_the_default_of_the_contract() -> None:
+    wanted = {name: check for check, names in rules_of_glance.DEFAULTS.items() for name in names.split()}
+    assert len(wanted) == 67
+    assert dict(RULES) == wanted
+
+
+@pytest.mark.parametrize("new_defaults", [True, False])
+def test_former_defaults_count_only_where_an_operator_asks_for_them(tmp_path: Path, new_defaults: bool) -> None:
+    (tmp_path / "c.conf").write_text(f"[oslo_policy]\nenforce_new_defaults = {new_defaults}\n")
+    rules = Policy(config.load([str(tmp_path / "c.conf")], state_dir=str(tmp_path)))
+    former = {name: check for check, names in rules_of_glance.FORMER.items() for name in names.split()}
+    for name, check in RULES.items():
+        old = former.get(name, check)
+        if new_defaults or old in (check, "rule:manage_image_cache", "rule:context_is_admin"):
+            continue
+        assert str(rules._enforcer.rules[name]).endswith(f" or {old})"), name
+    without_roles = replace(ALICE, roles=frozenset())
+    assert rules.allows(without_roles, "get_image", image_target(IMAGE)) is not new_defaults
+    assert rules.allows(without_roles, "modify_image", image_target(IMAGE)) is not new_defaults
+    # The floor stands under the former rules as well.
+    assert not rules.allows(BOB, "modify_image", image_target(IMAGE))
+    assert not rules.allows(without_roles, "publicize_image", image_target(IMAGE))
+    assert not rules.allows(without_roles, "copy_image", image_target(IMAGE))
+
+
+def test_a_rule_that_had_another_name_once_follows_it(tmp_path: Path) -> None:
+    rules = policy(tmp_path, '"manage_image_cache": "role:member"\n"cache_list": "!"\n')
+    assert rules.allows(ALICE, "cache_image", {})
+    assert rules.allows(ALICE, "cache_delete", {})
+    assert not rules.allows(ADMIN, "cache_list", {})
+    assert not rules.allows(ALICE, "cache_clean", {})
+
+
+def test_a_token_of_the_system_passes_no_rule_of_projects(tmp_path: Path) -> None:
+    rules = policy(tmp_path)
+    system = replace(ADMIN, project=None, system_scope="all")
+    assert rules.admit(replace(system, is_admin=False))
+    for name in RULES:
+        base = name in ("default", "context_is_admin", "service_api", "metadef_default", "metadef_admin")
+        assert rules.allows(system, name, image_target(replace(IMAGE, visibility="public"))) is base, name
+    with pytest.raises(errors.Forbidden):
+        rules.check(system, "get_images", {})

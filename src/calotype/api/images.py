@@ -11,7 +11,7 @@ from calotype import errors
 from calotype.api import listing, patch, views
 from calotype.api.request import UUID, caller, json_body, json_object, no_body, params, path_text, service
 from calotype.api.schemas import Schemas
-from calotype.images import lifecycle
+from calotype.images import lifecycle, locations
 from calotype.images.lifecycle import NewImage
 from calotype.model import HIDDEN_PROPERTIES, MAX_NAME, RESERVED_PREFIX, Image
 
@@ -132,13 +132,16 @@ def _entity(req: falcon.Request, resp: falcon.Response, image: Image) -> None:
 
 
 def _json(req: falcon.Request, image: Image) -> bytes:
-    """An image entity; made once for a record that is known."""
-    text: bytes | None = None if image.memo is None else image.memo.get("json")
+    """An image entity; made once for a record that is known, but for services that are shown its location."""
+    svc, ctx = service(req), caller(req)
+    direct_url = locations.direct_url(svc, ctx, image)
+    remembered = image.memo if direct_url is None else None
+    text: bytes | None = None if remembered is None else remembered.get("json")
     if text is None:
-        copies = service(req).stores.by_preference(image.locations)
-        text = json.dumps(views.image(image, [store.name for store, _ in copies])).encode()
-        if image.memo is not None:
-            image.memo["json"] = text
+        copies = svc.stores.by_preference(image.locations)
+        text = json.dumps(views.image(image, [store.name for store, _ in copies], direct_url)).encode()
+        if remembered is not None:
+            remembered["json"] = text
     return text
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from calotype.api import discovery, health, image_data, images, members, tasks, versions
+from calotype.api import discovery, health, image_data, images, locations, members, tasks, versions
 from calotype.api.request import Handler
 
 
@@ -47,6 +47,8 @@ ROUTES: Final = (
     Route("PUT", _IMAGE + "/members/{member_id}", members.update),
     Route("DELETE", _IMAGE + "/members/{member_id}", members.remove),
     #
+    Route("GET", _IMAGE + "/locations", locations.index),
+    Route("POST", _IMAGE + "/locations", locations.add),
     Route("GET", _IMAGE + "/tasks", tasks.of_image),
     Route("GET", "/v2/tasks", tasks.index),
     Route("POST", "/v2/tasks", tasks.create),

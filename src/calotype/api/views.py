@@ -5,15 +5,15 @@ from datetime import datetime
 from typing import Any
 
 from calotype.images.stores import StoreFacts
-from calotype.model import HIDDEN_PROPERTIES, Image, Member, Task
+from calotype.model import HIDDEN_PROPERTIES, Image, Location, Member, Task
 
 
 def timestamp(when: datetime) -> str:
     return f"{when.isoformat(timespec='seconds')}Z"
 
 
-def image(found: Image, store_names: Iterable[str]) -> dict[str, Any]:
-    """An image entity. `store_names` are those of its copies that clients may know of."""
+def image(found: Image, store_names: Iterable[str], direct_url: str | None = None) -> dict[str, Any]:
+    """An image entity. `store_names` are those of its copies that clients may know of; `direct_url` is for services."""
     path = f"/v2/images/{found.id}"
     entity: dict[str, Any] = {
         name: value or "" for name, value in found.properties.items() if name not in HIDDEN_PROPERTIES
@@ -44,6 +44,8 @@ def image(found: Image, store_names: Iterable[str]) -> dict[str, Any]:
     }
     if stores := ",".join(dict.fromkeys(store_names)):
         entity["stores"] = stores
+    if direct_url is not None:
+        entity["direct_url"] = direct_url
     return entity
 
 
@@ -56,6 +58,10 @@ def member(found: Member) -> dict[str, Any]:
         "updated_at": timestamp(found.updated_at),
         "schema": "/v2/schemas/member",
     }
+
+
+def location(found: Location) -> dict[str, Any]:
+    return {"url": found.url, "metadata": dict(found.metadata)}
 
 
 def task_stub(found: Task) -> dict[str, Any]:

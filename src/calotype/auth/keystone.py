@@ -29,11 +29,10 @@ _GROUP: Final = "keystone_authtoken"
 #: Seconds that Keystone may take for an answer where the operator says nothing; the library's default is for ever.
 _PATIENCE: Final = 10.0
 _MOST: Final = 10_000  #: tokens remembered, some 10 MiB at most
-_LONGEST: Final = 16 << 10  #: characters of a token; a longer one is nobody's
+_LONGEST: Final = 8_000  #: characters of a token; web servers before Keystone take a longer one for a broken request
 
 #: What the WSGI environment of a question holds beside tokens, method and path.
 _QUESTION: Final[Mapping[str, Any]] = {
-    "SCRIPT_NAME": "",
     "QUERY_STRING": "",
     "SERVER_NAME": "localhost",
     "SERVER_PORT": "80",
@@ -63,14 +62,12 @@ class KeystoneAuth:
         options = conf[_GROUP]
         # To decide later, as some tell it to, would take a Keystone that is away for a token that is wrong.
         fixed = {"delay_auth_decision": "false"}
-        if not options.memcached_servers and not options.cache:
+        if not options.memcached_servers:
             fixed |= {"token_cache_time": "-1"}  # its own memory would keep a revoked token for minutes
         try:
             auth_url = _auth_url(conf)
             where = options.www_authenticate_uri or auth_url
-            self._ask: Any = auth_token.AuthProtocol(
-                _confirm, {"oslo_config_config": conf, "www_authenticate_uri": where, **fixed}
-            )
+            self._ask: Any = _Middleware(_confirm, {"oslo_config_config": conf, "www_authenticate_uri": where, **fixed})
         except Exception as exc:  # libraries for credentials raise all sorts; whichever it is, nobody could be known
             raise errors.ConfigError(
                 f"[{_GROUP}] must say where Keystone is and who this service is (auth_url, www_authenticate_uri, "
@@ -82,6 +79,7 @@ class KeystoneAuth:
         self._key = secrets.token_bytes(32)
         self._known: dict[bytes, tuple[float, Context]] = {}
         self._forgetting = threading.Lock()
+        self._asking = threading.BoundedSemaphore(max(1, conf.server.threads // 2))
 
     def caller(self, environ: Mapping[str, Any]) -> Context:
         """The caller behind a request. Raises `Unauthenticated`; `Busy` while Keystone cannot be asked."""
@@ -94,7 +92,13 @@ class KeystoneAuth:
         known = self._known.get(key)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
-        found = self._validate(environ, token, service_token)
+        if not self._asking.acquire(blocking=False):
+            # While Keystone hangs, half of the threads go on serving those who are known and those who wait for bytes.
+            raise errors.Busy("Too many requests wait for Keystone; try again later.")
+        try:
+            found = self._validate(environ, token, service_token)
+        finally:
+            self._asking.release()
         ctx = _context(found)
         if (keeps := min(self._keeps, _lifetime(found))) > 0:
             self._remember(key, time.monotonic() + keeps, ctx)
@@ -105,6 +109,7 @@ class KeystoneAuth:
         asked = {
             **_QUESTION,
             "REQUEST_METHOD": environ.get("REQUEST_METHOD", "GET"),
+            "SCRIPT_NAME": environ.get("SCRIPT_NAME", ""),
             "PATH_INFO": environ.get("PATH_INFO", "/"),
             "wsgi.input": io.BytesIO(),
             "wsgi.errors": io.StringIO(),
@@ -115,7 +120,7 @@ class KeystoneAuth:
         answers: list[str] = []
         try:
             tuple(self._ask(asked, lambda status, _headers, _exc=None: answers.append(status)))
-        except (ksa.ClientException, auth_token.ServiceError, auth_token.ConfigurationError) as exc:
+        except Exception as exc:  # what nobody foresaw in an answer of Keystone's comes out as KeyError and the like
             raise errors.Busy("Keystone cannot be asked who you are; try again later.") from exc
         if answers[-1].startswith("401"):
             raise errors.Unauthenticated("The token is wrong, or has expired.")
@@ -129,6 +134,24 @@ class KeystoneAuth:
                 for oldest in list(self._known)[: _MOST // 10 + 1]:
                     del self._known[oldest]
             self._known[key] = (until, ctx)
+
+
+class _Middleware(auth_token.AuthProtocol):  # type: ignore[misc]  # it has no types
+    def fetch_token(self, token: str, **more: Any) -> Any:
+        """What Keystone says of a token. A 404 which is not its own is of something before it that misses it."""
+        try:
+            return super().fetch_token(token, **more)
+        except auth_token.InvalidToken as exc:
+            if isinstance(exc.__context__, ksa.NotFound) and not _by_keystone(exc.__context__.response):
+                raise auth_token.ServiceError("The answer is not Keystone's.") from exc
+            raise
+
+
+def _by_keystone(answer: Any) -> bool:
+    try:
+        return "error" in answer.json()
+    except (ValueError, TypeError):
+        return False
 
 
 def _confirm(_environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -150,21 +173,26 @@ def _auth_url(conf: cfg.ConfigOpts) -> str:
 
 
 def _context(found: Mapping[str, Any]) -> Context:
-    """The caller that the middleware's header fields name."""
-    service = found.get("HTTP_X_SERVICE_IDENTITY_STATUS") == "Confirmed"
+    """The caller that the tokens name.
+
+    They are looked at themselves, because the header fields made of them mix up what is the user's and what the
+    service's (the system scope), and a role with a comma in its name with two roles.
+    """
+    user, service = found["keystone.token_auth"].user, found["keystone.token_auth"].service
     return Context(
-        user=found.get("HTTP_X_USER_ID"),
-        project=found.get("HTTP_X_PROJECT_ID") or None,
-        roles=_roles(found.get("HTTP_X_ROLES")),
-        service_roles=_roles(found.get("HTTP_X_SERVICE_ROLES")) if service else frozenset(),
-        user_domain=found.get("HTTP_X_USER_DOMAIN_ID"),
-        project_domain=found.get("HTTP_X_PROJECT_DOMAIN_ID"),
-        system_scope=found.get("HTTP_OPENSTACK_SYSTEM_SCOPE") or None,
+        user=user.user_id,
+        project=user.project_id,
+        roles=_roles(user),
+        service_roles=_roles(service) if service is not None else frozenset(),
+        user_domain=user.user_domain_id,
+        project_domain=user.project_domain_id,
+        domain=user.domain_id,
+        system_scope="all" if user.system_scoped and user.system.get("all") else None,
     )
 
 
-def _roles(listed: str | None) -> frozenset[str]:
-    return frozenset(role.strip().lower() for role in (listed or "").split(",") if role.strip())
+def _roles(token: Any) -> frozenset[str]:
+    return frozenset(role.lower() for role in token.role_names)
 
 
 def _lifetime(found: Mapping[str, Any]) -> float:
@@ -174,6 +202,12 @@ def _lifetime(found: Mapping[str, Any]) -> float:
     if rules is not None or said.get("bind"):
         return 0.0  # it depends on more than the tokens
     asked = found["keystone.token_auth"]
-    # With a service token the user's may have expired; Keystone was asked, and is asked again soon.
-    end = (asked.user if asked.service is None else asked.service).expires
-    return float((end - datetime.now(UTC)).total_seconds()) if end is not None else 0.0
+    left = [_left(token) for token in (asked.user, asked.service) if token is not None]
+    if asked.service is not None and left[0] <= 0:
+        del left[0]  # Keystone let it pass with the service's
+    return min(left)
+
+
+def _left(token: Any) -> float:
+    """Seconds until a token expires."""
+    return float((token.expires - datetime.now(UTC)).total_seconds()) if token.expires is not None else 0.0

@@ -220,6 +220,18 @@ def has_location(tx: Tx, image_id: str, url: str) -> bool:
     return tx.execute(statement.where(image_locations.c.value == url)).first() is not None
 
 
+def is_taken(tx: Tx, url: str, image_id: str) -> bool:
+    """Whether another image has, or had, this copy. Looks at all locations: no index knows their URLs."""
+    statement = sa.select(image_locations.c.id).where(exactly(image_locations.c.value, url))
+    return tx.execute(statement.where(image_locations.c.image_id != image_id).limit(1)).first() is not None
+
+
+def put_hashes(tx: Tx, image_id: str, *, now: datetime, **values: str | None) -> bool:
+    """Write down digests of the data that an image has; False when it is deleted."""
+    statement = sa.update(images).where(images.c.id == image_id, images.c.deleted == sa.false())
+    return bool(tx.execute(statement.values(updated_at=now, **values)).rowcount)
+
+
 def is_deleted(tx: Tx, image_id: str) -> bool:
     """Whether the record is there and marked deleted."""
     return bool(tx.execute(sa.select(images.c.deleted).where(images.c.id == image_id)).scalar())

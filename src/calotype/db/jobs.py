@@ -64,9 +64,13 @@ def claim(
     lease_until: datetime,
     dead: Collection[str] = (),
     left: Collection[str] = (),
+    but: Collection[str] = (),
 ) -> Job | None:
-    """Take the oldest job that is due, whose lease ran out, whose owner is known to be dead, or that this one left."""
-    statement = sa.select(jobs).where(_ready(owner, now, dead, left)).order_by(jobs.c.due_at).limit(1)
+    """Take the oldest job that is due, whose lease ran out, whose owner is known to be dead, or that this one left.
+
+    No job of the kinds in `but`.
+    """
+    statement = sa.select(jobs).where(_ready(owner, now, dead, left, but)).order_by(jobs.c.due_at).limit(1)
     if tx.dialect.name != "sqlite":
         statement = statement.with_for_update(skip_locked=True)
     row = tx.execute(statement).first()
@@ -141,18 +145,27 @@ def lives(tx: Tx, token: str) -> bool:
     return tx.execute(sa.select(jobs.c.id).where(jobs.c.id == token.rpartition("-")[0])).first() is not None
 
 
-def ready(tx: Tx, owner: str, now: datetime, dead: Collection[str] = (), left: Collection[str] = ()) -> bool:
+def ready(
+    tx: Tx,
+    owner: str,
+    now: datetime,
+    dead: Collection[str] = (),
+    left: Collection[str] = (),
+    but: Collection[str] = (),
+) -> bool:
     """Whether `claim` would find a job."""
-    return tx.execute(sa.select(jobs.c.id).where(_ready(owner, now, dead, left)).limit(1)).first() is not None
+    return tx.execute(sa.select(jobs.c.id).where(_ready(owner, now, dead, left, but)).limit(1)).first() is not None
 
 
-def _ready(owner: str, now: datetime, dead: Collection[str], left: Collection[str]) -> sa.ColumnElement[bool]:
+def _ready(
+    owner: str, now: datetime, dead: Collection[str], left: Collection[str], but: Collection[str]
+) -> sa.ColumnElement[bool]:
     ready: sa.ColumnElement[bool] = jobs.c.due_at <= now
     if dead:
         ready |= jobs.c.owner.in_(dead)
     if left:
         ready |= (jobs.c.owner == owner) & jobs.c.id.in_(left)
-    return ready
+    return ready & jobs.c.kind.not_in(but) if but else ready
 
 
 def _holds(job: Job) -> sa.ColumnElement[bool]:

@@ -44,7 +44,7 @@ def upload(
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "upload_image", image)
-    _refuse_unready(image)
+    refuse_unready(image)
     store = svc.stores.for_writing(store_name)
     if size is not None and size > svc.conf.image_size_cap:
         raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
@@ -63,7 +63,7 @@ def upload(
             md5=svc.conf.md5_checksum,
             disk_format=image.disk_format,
             container_format=image.container_format,
-            rules=_format_rules(svc),
+            rules=format_rules(svc),
             alive=alive,
             admit=room.admit if room else None,
         ) as passing,
@@ -72,12 +72,13 @@ def upload(
         _activate(svc, job, store, stored, passing)
 
 
-def _format_rules(svc: Service) -> FormatRules:
+def format_rules(svc: Service) -> FormatRules:
+    """What the operator decided about formats."""
     options = svc.conf.image_format
     return FormatRules(options.require_image_format_match, frozenset(options.gpt_safety_checks_nonfatal))
 
 
-def _refuse_unready(image: Image) -> None:
+def refuse_unready(image: Image) -> None:
     """Raise `Conflict` or `Invalid` unless the image waits for data and says what it will be."""
     if image.status != "queued":
         raise errors.Conflict(
@@ -103,7 +104,7 @@ def _intend(
         image = db_images.get(tx, ctx, image_id, lock=True)
         if image is None:
             raise no_image(image_id)
-        _refuse_unready(image)
+        refuse_unready(image)
         db_images.move(tx, image.id, "queued", "saving", now=now)
         quota.count_uploading(tx, allowed)
         job = jobs.submit(

@@ -75,6 +75,11 @@ class Inspection:
         self._found: list[format_inspector.FileInspector] = []
         self._detected = "raw"
 
+    @property
+    def settled(self) -> bool:
+        """Whether more data cannot change the verdict: `finish` may be called, with the size that there will be."""
+        return self._trusted
+
     def look(self, piece: memoryview) -> None:
         """See the next piece, 64 KiB or more unless it is the last. Raises `ContentRejected` once that is certain."""
         self._seen += len(piece)

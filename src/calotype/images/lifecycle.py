@@ -68,6 +68,7 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
         svc.policy.check(ctx, rule, target)
     for name in new.properties:
         _refuse_special(name)
+        svc.protections.check(ctx, "create", name)
     within(svc.conf.image_property_quota, _counted(new.properties), "properties")
     within(MAX_PROPERTIES, _bytes(new.properties), "bytes for all properties")
     tags = tuple(sorted(set(new.tags)))
@@ -103,7 +104,7 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
         return found is not None and found.owner == owner and same_moment(found.created_at, now)
 
     svc.db.transact(work, landed)
-    return image
+    return svc.protections.seen_by(ctx, image)
 
 
 def show(svc: Service, ctx: Context, image_id: str) -> Image:
@@ -112,12 +113,14 @@ def show(svc: Service, ctx: Context, image_id: str) -> Image:
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "get_image", image)
-    return image
+    return svc.protections.seen_by(ctx, image)
 
 
 def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | None]:
     """A page of images, and the marker of the next page if there is one."""
     svc.policy.check(ctx, "get_images", {"project_id": ctx.project})
+    if not all(svc.protections.allows(ctx, "read", name) for name in query.properties):
+        return [], None  # as if no image had it: what a filter finds tells what it is
     wanted = replace(query, limit=query.limit + 1 if query.limit else 0)
     try:
         rows = svc.db.ask(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
@@ -127,7 +130,8 @@ def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | 
     rows = rows[: query.limit]
     images = [row for row in rows if isinstance(row, Image)]
     last = rows[-1] if more else None
-    return list(svc.policy.readable(ctx, images)), last.id if isinstance(last, Image) else last
+    seen = [svc.protections.seen_by(ctx, image) for image in svc.policy.readable(ctx, images)]
+    return seen, last.id if isinstance(last, Image) else last
 
 
 def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change]) -> Image:
@@ -138,7 +142,7 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
         svc.policy.check_image(ctx, "modify_image", before)
         after, properties = before, dict(before.properties)
         for change in changes:
-            after = _apply(ctx, after, properties, change)
+            after = _apply(svc, ctx, after, properties, change)
         after = replace(after, properties=properties)
         if after.visibility != before.visibility and (rule := _VISIBILITY_RULES.get(after.visibility)):
             svc.policy.check_image(ctx, rule, after)
@@ -159,7 +163,7 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
         found = db_images.get(tx, ctx, image_id)
         return found is not None and all(_value(found, change.name) == _value(after, change.name) for change in changes)
 
-    return svc.db.transact(work, landed)
+    return svc.protections.seen_by(ctx, svc.db.transact(work, landed))
 
 
 def _value(image: Image, name: str) -> Any:
@@ -255,20 +259,26 @@ def fetch(tx: Tx, ctx: Context, image_id: str) -> Image:
     return image
 
 
-def _apply(ctx: Context, image: Image, properties: dict[str, str], change: Change) -> Image:
+def _apply(svc: Service, ctx: Context, image: Image, properties: dict[str, str], change: Change) -> Image:
     """One step of an update (contract: api.md §3.4). `properties` change in place: there may be thousands of steps."""
     name, value = change.name, change.value
     if name in WRITABLE:
         return _apply_attribute(ctx, image, change)
     _refuse_special(name)
-    there = name in properties
+    seen = svc.protections.allows(ctx, "read", name)
+    there = seen and name in properties  # what the caller may not read is not there for it
     if change.op == "add" and there and change.strict_add:
         raise errors.Conflict(f"Property {name} already present.")
     if change.op in ("replace", "remove") and not there:
         raise errors.Conflict(f"Property {name} does not exist.")
     if change.op == "remove":
+        svc.protections.check(ctx, "delete", name)
         del properties[name]
     else:
+        if there or not seen:
+            svc.protections.check(ctx, "update", name)
+        if not there:  # and one that may be there or not takes both rights
+            svc.protections.check(ctx, "create", name)
         properties[name] = value
     return image
 

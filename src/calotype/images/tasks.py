@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from calotype import errors
-from calotype.context import Context
+from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import tasks
 from calotype.db.engine import Tx
@@ -121,6 +121,11 @@ def begin(svc: Service, tx: Tx, ctx: Context, kind: str, image_id: str, given: A
     )
     tasks.add(tx, made)
     return made
+
+
+def there(svc: Service, tx: Tx, task: Task) -> bool:
+    """Whether the transaction that began it is in force."""
+    return tasks.get(tx, SERVICE, task.id, svc.now()) is not None
 
 
 def move(svc: Service, tx: Tx, task_id: str, status: str, *, message: str | None = None, result: Any = None) -> bool:

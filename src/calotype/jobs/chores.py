@@ -6,7 +6,7 @@ from typing import Final
 
 from calotype.context import SERVICE
 from calotype.db import jobs, tasks
-from calotype.images import data, removal
+from calotype.images import data, locations, removal
 from calotype.model import Job
 from calotype.service import Service
 from calotype.stores.base import Sweeps
@@ -42,4 +42,8 @@ def sweep(svc: Service) -> None:
 CHORES: Final[dict[str, Callable[[Service, Job], None]]] = {
     data.KIND: abandon_upload,
     removal.KIND: finish_delete,
+}
+#: The same of what reads whole images, beside the others. The last argument raises when the job must stop.
+LONG: Final[dict[str, Callable[[Service, Job, Callable[[], None]], None]]] = {
+    locations.KIND: locations.hash_data,
 }

@@ -1,4 +1,4 @@
-"""The runner: claims jobs that are due, lapsed or orphaned, and does them, one at a time.
+"""The runner: claims jobs that are due, lapsed or orphaned, and does them, one at a time; one long one beside them.
 
 A runner lives in every worker of `calotype serve`; each claim goes to one of them.
 """
@@ -6,11 +6,12 @@ A runner lives in every worker of `calotype serve`; each claim goes to one of th
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from calotype import errors, logs
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.jobs.chores import CHORES, sweep
+from calotype.jobs.chores import CHORES, LONG, sweep
 from calotype.model import Job
 from calotype.service import Service
 
@@ -19,8 +20,12 @@ LOG = logging.getLogger(__name__)
 _SWEEP_SECONDS = 600.0
 
 
+class _Ending(Exception):
+    """The runner is to stop: a long job is for another one."""
+
+
 class Runner:
-    """A thread that works off the queue until `stop`."""
+    """A thread that works off the queue until `stop`, and a second one while there is a long job."""
 
     def __init__(self, svc: Service, poll: float) -> None:
         self._svc = svc
@@ -28,6 +33,7 @@ class Runner:
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+        self._long: threading.Thread | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -41,15 +47,23 @@ class Runner:
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout=10)
+        if self._long is not None:
+            self._long.join(timeout=10)
 
     def work_off(self) -> int:
-        """Do everything that is due now; how much that was."""
+        """Do everything that is due now, or begin it if it takes long; how much that was."""
         done = 0
         dead, left = self._svc.leases.dead(), self._svc.leases.left()
         while not self._stopping and (job := self._claim(dead, left)) is not None:
-            self._do(job)
+            if job.kind in LONG:
+                self._long = threading.Thread(target=self._do_long, args=[job], name="long job", daemon=True)
+                self._long.start()
+            else:
+                self._do(job)
             done += 1
-        if not self._stopping:  # Else jobs of the dead may be left, which nobody would know to be orphans any more.
+        if (
+            not self._stopping and not self._busy()
+        ):  # Else jobs of the dead may be left, which nobody would know to be orphans any more.
             self._svc.leases.forget(dead)
         return done
 
@@ -72,23 +86,44 @@ class Runner:
     def _claim(self, dead: list[str], left: frozenset[str]) -> Job | None:
         db, leases, now = self._svc.db, self._svc.leases, self._svc.now
         owner = leases.owner
+        but = tuple(LONG) if self._busy() else ()
 
         def work(tx: Tx) -> Job | None:
-            return jobs.claim(tx, owner, now=now(), lease_until=leases.until(), dead=dead, left=left)
+            return jobs.claim(tx, owner, now=now(), lease_until=leases.until(), dead=dead, left=left, but=but)
 
         def landed(tx: Tx, job: Job | None) -> bool:
             return job is not None and jobs.held(tx, job)
 
-        if not db.look(lambda tx: jobs.ready(tx, owner, now(), dead, left)):
+        if not db.look(lambda tx: jobs.ready(tx, owner, now(), dead, left, but)):
             return None  # Most looks find nothing; they should not queue for the write lock.
         return db.transact(work, landed, leases.leave)
+
+    def _busy(self) -> bool:
+        return self._long is not None and self._long.is_alive()
+
+    def _go_on(self, holds: Callable[[], None]) -> None:
+        holds()
+        if self._stopping:
+            raise _Ending
+
+    def _do_long(self, job: Job) -> None:
+        try:
+            self._do(job)
+        except Exception:
+            LOG.exception("the runner failed and goes on")
+        self._wake.set()
 
     def _do(self, job: Job) -> None:
         logs.begin(f"job-{job.id}", job.image_id)
         try:
-            with self._svc.leases.holding(job):
-                CHORES[job.kind](self._svc, job)
+            with self._svc.leases.holding(job) as holds:
+                if job.kind in LONG:
+                    LONG[job.kind](self._svc, job, lambda: self._go_on(holds))
+                else:
+                    CHORES[job.kind](self._svc, job)
             LOG.info("job %s of image %s done", job.kind, job.image_id)
+        except _Ending:
+            self._svc.db.transact(lambda tx: jobs.fail(tx, job, "the service ended", due=self._svc.now()))
         except errors.Busy as exc:
             LOG.warning("job %s of image %s waits for the database: %s", job.kind, job.image_id, errors.reason(exc))
             self._svc.leases.leave(job)

@@ -14,7 +14,7 @@ from oslo_config import cfg
 
 from calotype import config, errors
 from calotype.model import Location
-from calotype.stores import file, memory
+from calotype.stores import file, http, memory
 from calotype.stores.base import Feature, Store
 
 LOG = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ LOG = logging.getLogger(__name__)
 DRIVERS: dict[str, tuple[Callable[..., Store], list[cfg.Opt]]] = {
     "file": (file.FileStore, file.OPTIONS),
     "filesystem": (file.FileStore, file.OPTIONS),
+    "http": (http.HttpStore, http.OPTIONS),
+    "https": (http.HttpStore, http.OPTIONS),
     "memory": (memory.MemoryStore, memory.OPTIONS),
 }
 
@@ -143,6 +145,8 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
         origin = conf.get_location(option.dest, group=name)
         unset = origin is None or origin.location is cfg.Locations.opt_default
         values[option.dest] = getattr(conf.backend_defaults if unset else section, option.dest)
+    if kind in ("http", "https"):
+        values["filters"] = config.filters(conf)
     if kind in ("file", "filesystem") and not values["filesystem_store_datadir"]:
         raise errors.ConfigError(f"Store {name}: set filesystem_store_datadir in section [{name}].")
     return driver(name, values, description=section.store_description, weight=section.weight)

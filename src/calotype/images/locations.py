@@ -1,0 +1,367 @@
+"""Locations: taking over data that a service put into a store, and telling services where data lies.
+
+`add` is done at once where that is quick: the first bytes tell whether the data is what the image says and safe, then
+the image is active, and a job hashes the data afterwards. Where a hash was given to compare with, or where the format
+is only known at the end, the image waits in status importing, without a location, for the job to read everything.
+The bytes are not ours before the image is active: whatever goes wrong leaves them alone.
+"""
+
+import contextlib
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl
+
+from calotype import errors
+from calotype.context import SERVICE, Context
+from calotype.db import images as db_images
+from calotype.db import jobs
+from calotype.db.engine import Tx
+from calotype.images import data, quota, tasks
+from calotype.images.inspection import Inspection
+from calotype.images.stream import Passing
+from calotype.model import Image, Job, Location, Task
+from calotype.policy import no_image
+from calotype.service import Service
+from calotype.stores.base import Body, Store
+
+LOG = logging.getLogger(__name__)
+
+KIND = "hash"
+
+#: Schemes that nobody may add: they name files of this host, or of an account of ours.
+_REFUSED: Final = frozenset({"file", "filesystem", "swift+config"})
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]+")
+#: The longest URL, characters.
+_MOST: Final = 4096
+#: How much is read before an image may become active, bytes; nearly all formats show themselves in less.
+_HEAD: Final = 4 << 20
+#: Parameters of a query that are, or stand for, a key to the data.
+_SECRET: Final = re.compile(r"sig|token|secret|pass|pwd|key|credential|auth|session|jwt|sas|expires", re.IGNORECASE)
+#: Digests of `Given` by algorithm: their lengths in bytes. The weak ones are compared, never recorded on our word.
+_WEAK: Final = {"md5": 16, "sha1": 20}
+ALGORITHMS: Final = {**_WEAK, "sha256": 32, "sha512": 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A hash that the data is said to have: one of `ALGORITHMS`, and hex in lower case."""
+
+    algo: str
+    value: str
+
+
+def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None) -> None:
+    """Make data that lies in a store the data of a queued image; the store is found by the URL.
+
+    Raises `NotFound`, `Forbidden`, `Conflict` unless the image is queued, `Invalid` for a URL that is not acceptable or
+    leads to nothing, `ContentRejected`, `OverLimit`.
+    """
+    image = svc.db.look(lambda tx: db_images.get(tx, ctx, image_id))
+    if image is None:
+        raise no_image(image_id)
+    svc.policy.check_image(ctx, "add_image_location", image)
+    store = _store(svc, ctx, url)
+    data.refuse_unready(image)
+    size, settled, virtual_size = _look(svc, ctx, store, url, image)
+    allowed = quota.allowance(svc, ctx, image.owner)
+
+    hashes = {"os_hash_algo": given.algo, "os_hash_value": given.value} if given else {}
+    secure = svc.conf.do_secure_hash
+    at_once = settled and not (given and secure)
+    payload = {
+        "url": url,
+        "store": store.name,
+        "size": size,
+        "activate": not at_once,
+        "formats": [image.disk_format, image.container_format],
+        "given": [given.algo, given.value] if given else None,
+    }
+    now = svc.now()
+    asked = {"image_id": image.id, "loc_url": url, "validation_data": hashes}
+
+    def work(tx: Tx) -> Task:
+        found = db_images.get(tx, ctx, image.id, lock=True)
+        if found is None:
+            raise no_image(image.id)
+        data.refuse_unready(found)
+        if _formats(found) != _formats(image):
+            raise errors.Conflict("The image's formats were changed just now; ask again.")
+        quota.one_more_location(svc, found)
+        reserved = quota.room(tx, allowed, size)
+        if at_once:
+            reserved = 0  # it is stored, in this transaction
+            _activate(svc, tx, found, store, url, size=size, virtual_size=virtual_size, **hashes)
+        else:
+            _refuse_taken(tx, store, url, image.id)
+            db_images.move(tx, image.id, "queued", "importing", now=now)
+            quota.count_uploading(tx, allowed)
+            svc.events.image(tx, image.id, "image.update")
+        task = tasks.begin(svc, tx, ctx, "location_import", image.id, asked, status="processing")
+        if at_once and not secure:
+            tasks.move(svc, tx, task.id, "success", result={"image_id": image.id})
+        else:
+            project = allowed.project if allowed else found.owner
+            facts = {**payload, "task": task.id}
+            jobs.submit(tx, KIND, image.id, facts, now=now, due=now, project=project, reserved=reserved)
+        return task
+
+    svc.db.transact(work, lambda tx, task: tasks.there(svc, tx, task))
+    svc.nudge()
+
+
+def list_(svc: Service, ctx: Context, image_id: str) -> list[Location]:
+    """Where the image's data lies, the copy to be read first at the front; for services, by the rule."""
+    image = svc.db.look(lambda tx: db_images.get(tx, ctx, image_id))
+    if image is None:
+        raise no_image(image_id)
+    svc.policy.check_image(ctx, "fetch_image_location", image)
+    return _shown(svc, ctx, image)
+
+
+def _shown(svc: Service, ctx: Context, image: Image) -> list[Location]:
+    """The copies in the order of reading, without credentials; none of a deactivated image but to administrators."""
+    if image.status == "deactivated" and not ctx.is_admin:
+        return []
+    known = [location for _, location in svc.stores.by_preference(image.locations)]
+    places = known + [location for location in image.locations if location not in known]
+    return [Location(place.id, without_secrets(place.url), place.metadata) for place in places]
+
+
+def direct_url(svc: Service, ctx: Context, image: Image) -> str | None:
+    """The location that a service is shown with the record, if the operator wants that; None for everybody else."""
+    if not svc.policy.serves(ctx) or not svc.conf.show_image_direct_url:
+        return None
+    return next((place.url for place in _shown(svc, ctx, image)), None)
+
+
+def without_secrets(url: str) -> str:
+    """A location's URL as services see it: no user, no password, and no query that holds a key."""
+    head, mark, query = url.partition("?")
+    scheme, sep, rest = head.partition("://")
+    authority, slash, path = rest.partition("/")
+    clean = scheme + sep + authority.rpartition("@")[2] + slash + path
+    return clean + (mark + query if query and not _has_secrets(query) else "")
+
+
+# --- what may be added -----------------------------------------------------------------------------------
+
+
+def _store(svc: Service, ctx: Context, url: str) -> Store:
+    """The store in whose namespace the URL lies. Raises `Forbidden`, `Invalid`."""
+    scheme = url.partition("://")[0].lower()
+    web = scheme in ("http", "https")
+    if not svc.policy.serves(ctx):
+        if not web:
+            raise errors.Forbidden("Only services may add locations that are not http or https.")
+        if not any(store.kind == "http" for store in svc.stores):
+            raise errors.Forbidden("Locations of http cannot be added: no store of type http is configured.")
+    if not _URL.fullmatch(url) or len(url) > _MOST:
+        raise errors.Invalid(f"The URL is not one of plain ASCII with a scheme and at most {_MOST} characters.")
+    if scheme in _REFUSED:
+        raise errors.Invalid(f"Locations of {scheme} are not accepted from anybody.")
+    if url != without_secrets(url):
+        raise errors.Invalid("The URL holds credentials, or what looks like them; nobody could take them back.")
+    store = next((store for store in svc.stores if store.owns(url)), None)
+    if store is None:
+        raise errors.Invalid("The URL lies in none of the stores that are configured here.")
+    return store
+
+
+def _has_secrets(query: str) -> bool:
+    return any(_SECRET.search(name) for name, _ in parse_qsl(query.replace(";", "&"), keep_blank_values=True))
+
+
+def _look(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> tuple[int, bool, int | None]:
+    """Size; whether what there is at the beginning settles what the data is; then its virtual size."""
+    try:
+        size = store.size(url, ctx=ctx)
+        if size <= 0:
+            raise errors.Invalid("The URL leads to nothing: there are no bytes.")
+        if size > svc.conf.image_size_cap:
+            raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
+        if image.container_format != "bare":
+            return size, True, None
+        inspection = Inspection(str(image.disk_format), data.format_rules(svc))
+        body = store.read(url, length=min(size, _HEAD), ctx=ctx)
+        try:
+            head = memoryview(b"".join(body))
+        finally:
+            body.close()
+    except errors.StoreError as exc:
+        LOG.warning("image %s: a location was refused, store %s: %s", image.id, store.name, errors.reason(exc))
+        raise errors.Invalid(f"The URL leads to no data that can be read: {exc}") from exc
+    for start in range(0, len(head), 1 << 20):
+        inspection.look(head[start : start + (1 << 20)])
+    if len(head) < size and not inspection.settled:
+        return size, False, None
+    return size, True, inspection.finish(size)
+
+
+def _formats(image: Image) -> list[str | None]:
+    return [image.disk_format, image.container_format]
+
+
+# --- the change ------------------------------------------------------------------------------------------
+
+
+def _activate(svc: Service, tx: Tx, image: Image, store: Store, url: str, **facts: str | int | None) -> None:
+    """Location, facts and status in one, in the caller's transaction, which holds the image."""
+    _refuse_taken(tx, store, url, image.id)
+    db_images.move(tx, image.id, image.status, "active", now=svc.now(), **facts)
+    db_images.add_location(tx, image.id, url, {"store": store.name}, svc.now())
+    svc.events.image(tx, image.id, "image.update")
+
+
+def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
+    """Two images on one object would each delete what the other one keeps; web servers keep theirs."""
+    if store.kind != "http" and db_images.is_taken(tx, url, image_id):
+        raise errors.Conflict("The data at this URL belongs to another image, or did.")
+
+
+# --- the job ---------------------------------------------------------------------------------------------
+
+
+def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
+    """Read the data to the end: hash, compare, inspect; then write down what was found, or refuse the data.
+
+    Begins again from the start when it is interrupted: nothing is written before the end. `alive` raises when the job
+    must stop.
+    """
+    facts = job.payload
+    given = Given(*facts["given"]) if facts["given"] else None
+    weak = hashlib.new(given.algo, usedforsecurity=False) if given and given.algo in _WEAK else None
+    algo = given.algo if given and not weak else svc.conf.hashing_algorithm
+    store = svc.stores.get(facts["store"])
+
+    def wanted() -> None:
+        alive()
+        if not svc.db.look(lambda tx: jobs.held(tx, job)):
+            raise errors.Gone("The image was deleted while its data was being hashed.")
+
+    try:
+        if svc.db.look(lambda tx: db_images.is_deleted(tx, job.image_id)):
+            raise errors.Gone("The image is deleted.")
+        if store is None:
+            raise errors.StoreUnavailable("The store is not configured any more.", facts["store"])
+        body = store.read(facts["url"], length=facts["size"], ctx=SERVICE)
+        with (
+            contextlib.closing(body),
+            Passing(
+                _Reading(body, svc.conf.jobs.hash_rate << 20, wanted),
+                expect=facts["size"],
+                cap=facts["size"],
+                hash_algo=algo,
+                md5=svc.conf.md5_checksum,
+                disk_format=facts["formats"][0],
+                container_format=facts["formats"][1],
+                rules=data.format_rules(svc),
+                alive=wanted,
+                want={"hash": given.value} if given and not weak else None,
+                taps=[weak] if weak else [],
+            ) as passing,
+        ):
+            for _ in passing:
+                pass
+        if weak and given and weak.hexdigest() != given.value:
+            raise errors.Invalid(f"the data has another {given.algo} than was given")
+        _write_down(svc, job, store, passing, algo)
+    except errors.Gone as exc:
+        LOG.info("image %s: its data is not hashed: %s", job.image_id, exc)
+        _refuse(svc, job, exc)
+    except (errors.Invalid, errors.ContentRejected, errors.Conflict) as exc:
+        _refuse(svc, job, exc)
+    except errors.StoreError as exc:
+        if job.attempt <= svc.conf.http_retries:
+            raise
+        _refuse(svc, job, exc)
+
+
+def _write_down(svc: Service, job: Job, store: Store, passing: Passing, algo: str) -> None:
+    found = {"checksum": passing.checksum, "os_hash_algo": algo, "os_hash_value": passing.hash_value}
+
+    def work(tx: Tx) -> None:
+        image = db_images.get(tx, SERVICE, job.image_id, lock=True)
+        if image is None or not jobs.finish(tx, job):
+            raise errors.Gone("The image was deleted while its data was being hashed.")
+        _tell(svc, tx, job)
+        if not job.payload["activate"]:
+            db_images.put_hashes(tx, image.id, now=svc.now(), **found)
+            svc.events.image(tx, image.id, "image.update")
+            return
+        if image.status != "importing" or _formats(image) != job.payload["formats"]:
+            raise errors.Conflict("The image was changed while its data was being hashed.")
+        sizes = {"size": passing.size, "virtual_size": passing.virtual_size}
+        _activate(svc, tx, image, store, job.payload["url"], **sizes, **found)
+
+    def landed(tx: Tx, _: None) -> bool:
+        image = db_images.get(tx, SERVICE, job.image_id)
+        return image is not None and image.os_hash_value == passing.hash_value and not jobs.lives(tx, job.token)
+
+    svc.db.transact(work, landed)
+
+
+def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
+    """The data is not what it should be, or cannot be read: the image waits for other data, or goes without a hash.
+
+    If it is active and unsafe after all, what the server gave at first was not what it gives now: out of service.
+    """
+    if not isinstance(why, errors.Gone):
+        LOG.error("image %s: data in store %s: %s", job.image_id, job.payload["store"], errors.reason(why))
+
+    def work(tx: Tx) -> None:
+        image = db_images.get(tx, SERVICE, job.image_id, lock=True)
+        if not jobs.finish(tx, job):
+            return
+        _tell(svc, tx, job, why)
+        if image is None:
+            return
+        if job.payload["activate"]:
+            db_images.move(tx, job.image_id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
+        elif isinstance(why, errors.ContentRejected):
+            db_images.move(tx, job.image_id, "active", "deactivated", now=svc.now())
+        else:
+            return
+        svc.events.image(tx, job.image_id, "image.update")
+
+    svc.db.transact(work)
+
+
+def _tell(svc: Service, tx: Tx, job: Job, why: errors.CalotypeError | None = None) -> None:
+    """What the user sees of it, at its end."""
+    if why is None:
+        tasks.move(svc, tx, job.payload["task"], "success", result={"image_id": job.image_id})
+    else:
+        tasks.move(svc, tx, job.payload["task"], "failure", message=str(why))
+
+
+class _Reading:
+    """A `Source` of a copy, at most `rate` bytes a second; 0: no limit."""
+
+    def __init__(self, body: Body, rate: int, wanted: Callable[[], None]) -> None:
+        self._pieces = iter(body)
+        self._piece = memoryview(b"")
+        self._rate = rate
+        self._wanted = wanted
+        self._count = 0
+        self._begun = time.monotonic()
+
+    def readinto(self, view: memoryview) -> int:
+        while not self._piece:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._piece = memoryview(piece)
+        count = min(len(view), len(self._piece))
+        view[:count] = self._piece[:count]
+        self._piece = self._piece[count:]
+        self._count += count
+        while self._rate and (ahead := self._count / self._rate - (time.monotonic() - self._begun)) > 0:
+            time.sleep(min(ahead, 0.5))
+            if ahead > 0.5:
+                self._wanted()
+        return count

@@ -1,0 +1,179 @@
+"""Images on web servers, read-only: the location is the URL. Every way out goes through `net.py`.
+
+Nobody here owns the data: `delete` leaves it alone, and what the server serves tomorrow is the server's business.
+"""
+
+import base64
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote_to_bytes
+
+from oslo_config import cfg
+
+from calotype import errors, net
+from calotype.context import Context
+from calotype.stores.base import Body, Chunk, Feature, Health, Note, Stored
+
+OPTIONS: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "https_ca_certificates_file",
+        help="PEM file with the certificates that servers are verified with; default: those of the system.",
+    ),
+    cfg.BoolOpt("https_insecure", default=False, help="Do not verify certificates: who is on the way can change data."),
+    cfg.DictOpt("http_proxy_information", default={}, help="Not served: the start is refused when it is set."),
+]
+
+#: Locations that Glance recorded may hold a user and a password.
+_WITH_USER = re.compile(r"(https?://)([^/?#@]*)@(.*)", re.IGNORECASE)
+
+
+class HttpStore:
+    """URLs of http and https. The options hold the filters besides, as `filters`."""
+
+    kind = "http"
+    features = frozenset({Feature.READ, Feature.RANGE})
+
+    def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
+        self.name = name
+        self.description = description
+        self.weight = weight
+        if options["http_proxy_information"]:
+            raise errors.ConfigError(
+                f"Store {name}: http_proxy_information is not served: the address that was checked is connected to. "
+                "Unset it, and let this host reach the servers."
+            )
+        ca_file = options["https_ca_certificates_file"]
+        if ca_file and not Path(ca_file).is_file():
+            raise errors.ConfigError(f"Store {name}: https_ca_certificates_file names no file.")
+        self.net = net.Net(options["filters"], ca_file=ca_file, insecure=options["https_insecure"])
+
+    def check(self) -> Health:
+        return Health(ok=True)
+
+    def details(self) -> Mapping[str, Any]:
+        return {}
+
+    def owns(self, url: str) -> bool:
+        try:
+            return net.parse(_clean(url)[0]).scheme in ("http", "https")
+        except errors.UrlRefused:
+            return False
+
+    def write(
+        self,
+        image_id: str,
+        chunks: Iterable[Chunk],
+        *,
+        attempt: str,
+        size: int | None,
+        note: Callable[[Note], None],
+        ctx: Context,
+    ) -> Stored:
+        raise errors.StoreReadOnly(f"Store {self.name} does not take new data.", self.name)
+
+    def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
+        headers = {}
+        if length != 0 and (offset or length is not None):
+            last = "" if length is None else str(max(offset + length - 1, offset))
+            headers["Range"] = f"bytes={offset}-{last}"
+        answer = self._ask(url, headers=headers)
+        try:
+            return _Part(self.name, answer, offset, length)
+        except BaseException:
+            answer.close()
+            raise
+
+    def size(self, url: str, *, ctx: Context) -> int:
+        """Asked by HEAD, or where the server does not do that, by a GET that is broken off."""
+        for method in ("HEAD", "GET"):
+            try:
+                with contextlib.closing(self._ask(url, method=method)) as answer:
+                    if answer.size is not None:
+                        return answer.size
+            except errors.Missing:
+                raise
+            except errors.StoreError:
+                if method == "GET":
+                    raise
+        raise errors.StoreError("The server does not tell the size of the data.", self.name)
+
+    def delete(self, url: str, *, ctx: Context) -> None:
+        """Leave the data where it is: it was never ours."""
+
+    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
+        """Nothing was written."""
+
+    def _ask(self, url: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> net.Answer:
+        if not self.owns(url):
+            raise errors.StoreError("The location is not in this store.", self.name)
+        clean, secrets = _clean(url)
+        try:
+            answer = self.net.open(clean, method=method, headers=headers, secrets=secrets)
+        except errors.UrlRefused as exc:
+            raise errors.StoreError(str(exc), self.name) from exc
+        except errors.FetchFailed as exc:
+            raise errors.StoreUnavailable(str(exc), self.name) from exc
+        if answer.status == 200 or (answer.status == 206 and headers):
+            return answer
+        answer.close()
+        if answer.status in (404, 410):
+            raise errors.Missing("The image's data is not on the server.", self.name)
+        if answer.status == 416:
+            raise errors.StoreError("The object is shorter than its record says.", self.name)
+        kind = errors.StoreUnavailable if answer.status >= 500 or answer.status == 429 else errors.StoreError
+        raise kind(f"The server answered {answer.status}.", self.name)
+
+
+def _clean(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without its user and password, and the header that takes their place."""
+    found = _WITH_USER.fullmatch(url)
+    if found is None:
+        return url, {}
+    given = base64.b64encode(unquote_to_bytes(found[2])).decode()
+    return found[1] + found[3], {"Authorization": f"Basic {given}"}
+
+
+class _Part:
+    """`Body` of an answer: of a part if the server sent that, else of everything, of which the rest is passed over."""
+
+    def __init__(self, store: str, answer: net.Answer, offset: int, length: int | None) -> None:
+        self._store = store
+        self._answer = answer
+        total = answer.size
+        self._skip = offset
+        if answer.status == 206:
+            found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", answer.headers.get("Content-Range", ""))
+            if found is None or int(found[1]) != offset:
+                raise errors.StoreError("The server sent another part than it was asked for.", store)
+            total, self._skip = int(found[2]) + 1, 0
+        if total is None and length is None:
+            raise errors.StoreError("The server does not tell the size of the data.", store)
+        if total is not None and (offset > total or (length is not None and offset + length > total)):
+            raise errors.StoreError("The object is shorter than its record says.", store)
+        self.size: int = length if length is not None else (total or 0) - offset
+
+    def __iter__(self) -> Iterator[bytes]:
+        skip, left = self._skip, self.size
+        try:
+            for piece in self._answer if left else ():
+                if skip >= len(piece):
+                    skip -= len(piece)
+                    continue
+                part = piece[skip : skip + left]
+                skip, left = 0, left - len(part)
+                yield part
+                if not left:
+                    return
+        except errors.FetchFailed as exc:
+            raise errors.StoreUnavailable(str(exc), self._store) from exc
+        if left:
+            raise errors.StoreError("The server sent less than it announced.", self._store)
+
+    def file(self) -> IO[bytes] | None:
+        return None
+
+    def close(self) -> None:
+        self._answer.close()

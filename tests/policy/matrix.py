@@ -1,0 +1,552 @@
+"""The authorization matrix: every route, asked by every kind of caller, of images of every kind.
+
+`ROWS` says for each route what is sent and what must be answered, in rules of its own words (below), written from
+Glance's documentation and not from `calotype.policy`. `World` is a database with images of every kind, which is put back
+after each request that changed it. How a request is sent is the business of whoever makes the matrix: see `Send`.
+"""
+
+import itertools
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from calotype.api.routes import ROUTES
+from calotype.db import images as db_images
+from calotype.db import members as db_members
+from calotype.db.engine import Database
+from calotype.model import Image as Record
+from tests.support import OCTETS, PATCH_21
+
+# --- who asks --------------------------------------------------------------------------------------------
+
+_INCLUDES = ("admin", "manager", "member", "reader")
+
+
+@dataclass(frozen=True)
+class Persona:
+    """A caller. `known` is false for one without credentials, or with wrong ones; an anonymous one is `read_only`."""
+
+    name: str
+    project: str = ""
+    roles: tuple[str, ...] = ()
+    known: bool = True
+    read_only: bool = False
+
+    def has(self, role: str) -> bool:
+        """Whether it has the role, or one that includes it."""
+        return role in self.roles or any(
+            role in _INCLUDES[_INCLUDES.index(one) :] for one in self.roles if one in _INCLUDES
+        )
+
+
+PERSONAS = (
+    Persona("none", known=False),
+    Persona("wrong", known=False),
+    Persona("reader", "red", ("reader",)),
+    Persona("member", "red", ("member",)),
+    Persona("manager", "red", ("manager",)),
+    Persona("admin", "admin", ("admin",)),
+    Persona("service", "service", ("service",)),
+    Persona("working-service", "service", ("service", "member")),
+    Persona("other", "blue", ("member",)),
+    Persona("other-reader", "blue", ("reader",)),
+    Persona("pending", "pending", ("member",)),
+    Persona("accepted", "accepted", ("member",)),
+    Persona("accepted-reader", "accepted", ("reader",)),
+    Persona("rejected", "rejected", ("member",)),
+)
+#: Where anonymous access is allowed, whoever has no credentials is this one.
+ANONYMOUS = Persona("none", read_only=True)
+KNOWN = tuple(persona for persona in PERSONAS if persona.known)
+
+# --- what is asked of ------------------------------------------------------------------------------------
+
+VISIBILITIES = ("private", "shared", "community", "public")
+#: Projects that have a row as member of every image, whatever its visibility. It counts for shared ones alone.
+MEMBERS = ("pending", "accepted", "rejected")
+#: state → status and what else there is to it
+STATES: Mapping[str, dict[str, Any]] = {
+    "queued": {"status": "queued"},
+    "saving": {"status": "saving"},
+    "importing": {"status": "importing"},
+    "active": {"status": "active"},
+    "deactivated": {"status": "deactivated"},
+    "protected": {"status": "active", "protected": True},
+    "hidden": {"status": "active", "os_hidden": True},
+    "twice": {"status": "active"},  # in two stores
+    "nobody's": {"status": "active", "owner": None},
+}
+CONTENT = b"data"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of the world."""
+
+    id: str
+    visibility: str
+    state: str
+    owner: str | None = "red"
+
+    @property
+    def status(self) -> str:
+        return str(STATES[self.state]["status"])
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        if self.status not in ("active", "deactivated"):
+            return ()
+        return ("one", "two") if self.state == "twice" else ("one",)
+
+
+# --- the rules, in words ---------------------------------------------------------------------------------
+
+
+def owns(p: Persona, i: Image) -> bool:
+    return i.owner is not None and p.project == i.owner
+
+
+def shares(p: Persona, i: Image) -> bool:
+    """Whatever it answered to the offer. What is nobody's is offered by nobody."""
+    return i.owner is not None and i.visibility == "shared" and p.project in MEMBERS
+
+
+def sees(p: Persona, i: Image) -> bool:
+    if p.has("admin"):
+        return True
+    open_to_it = i.visibility in ("public", "community") or (i.owner is None and i.visibility != "private")
+    return p.has("reader") and (owns(p, i) or shares(p, i) or open_to_it)
+
+
+def changes(p: Persona, i: Image) -> bool:
+    return p.has("admin") or (p.has("member") and owns(p, i))
+
+
+def downloads(p: Persona, i: Image) -> bool:
+    return p.has("admin") or (p.has("member") and sees(p, i))
+
+
+def refused(p: Persona, i: Image) -> int:
+    """Who may not even know of the image hears that there is none."""
+    return 403 if sees(p, i) else 404
+
+
+#: What must be answered to a caller that has been recognized, asking of an image.
+Expect = Callable[[Persona, Image], int]
+NO_IMAGE: Any = None
+
+
+def if_changes(answer: Callable[[Persona, Image], int] | int) -> Expect:
+    """For who may change the image; the status of the image, and whatever else, plays a part for them alone."""
+    return lambda p, i: (answer(p, i) if callable(answer) else answer) if changes(p, i) else refused(p, i)
+
+
+def if_downloads(answer: Callable[[Persona, Image], int] | int) -> Expect:
+    return lambda p, i: (answer(p, i) if callable(answer) else answer) if downloads(p, i) else refused(p, i)
+
+
+def data(p: Persona, i: Image) -> int:
+    if i.status == "deactivated" and not p.has("admin"):
+        return 403
+    return 200 if i.stores else 204
+
+
+def becomes(visibility: str) -> Callable[[Persona, Image], int]:
+    """Administrators alone make an image public."""
+    return lambda p, i: 200 if p.has("admin") or i.visibility == visibility or visibility != "public" else 403
+
+
+def among_members(answer: Expect, *, unshared: int = 403) -> Expect:
+    """Only shared images have members."""
+    return lambda p, i: 404 if not sees(p, i) else unshared if i.visibility != "shared" else answer(p, i)
+
+
+def lists_members(p: Persona, i: Image) -> int:
+    return 200 if p.has("admin") or owns(p, i) or shares(p, i) else 403
+
+
+def of_member(project: str, answer: Expect) -> Expect:
+    """A member is known to the owner, to itself and to administrators."""
+    return lambda p, i: answer(p, i) if p.has("admin") or owns(p, i) or p.project == project else 404
+
+
+def answers_as_accepted(p: Persona, i: Image) -> int:
+    return 200 if p.has("admin") or (p.project == "accepted" and p.has("member")) else 403
+
+
+def removes_copy(p: Persona, i: Image) -> int:
+    if not p.has("admin"):
+        return refused(p, i)
+    return 409 if i.status != "active" else 204 if i.state == "twice" else 403
+
+
+def knows(p: Persona, i: Image) -> bool:
+    """What is needed where a service is concerned, which has no role to read with."""
+    return sees(p, i) or i.owner is None or i.visibility in ("public", "community") or owns(p, i) or shares(p, i)
+
+
+def reads_locations(p: Persona, i: Image) -> int:
+    if not knows(p, i):
+        return 404
+    return 200 if p.has("admin") or p.has("service") else refused(p, i)
+
+
+def adds_location(p: Persona, i: Image) -> int:
+    """One that no store here takes: services hear so, others that they may not, as there is no store of web servers."""
+    if not knows(p, i):
+        return 404
+    if not (p.has("service") or changes(p, i)):
+        return refused(p, i)
+    return 400 if p.has("service") else 403
+
+
+def anybody(status: int) -> Expect:
+    return lambda p, i: status
+
+
+def whoever(*roles: str, then: int, otherwise: int = 403) -> Expect:
+    return lambda p, i: then if any(p.has(role) for role in roles) else otherwise
+
+
+# --- the rows --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request, and what must be answered. `values` fill the path; `content` looks at the body of a success."""
+
+    expect: Expect
+    values: Mapping[str, str] = field(default_factory=dict)
+    query: str = ""
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: Callable[[Persona, Image, Any], bool] = lambda p, i, found: True
+
+    def payload(self) -> bytes:
+        return (
+            self.body if isinstance(self.body, bytes) else b"" if self.body is None else json.dumps(self.body).encode()
+        )
+
+
+def patch(expect: Expect, op: str, path: str, *value: Any) -> Ask:
+    step = {"op": op, "path": path} | ({"value": value[0]} if value else {})
+    return Ask(expect, body=[step], headers=PATCH_21)
+
+
+def their_own(p: Persona, i: Image, found: Any) -> bool:
+    """The owner and administrators are told all members; a member is told of itself."""
+    listed = [entry["member_id"] for entry in found["members"]]
+    return sorted(listed) == (sorted(MEMBERS) if p.has("admin") or owns(p, i) else [p.project])
+
+
+def is_it(p: Persona, i: Image, found: Any) -> bool:
+    return bool(found["id"] == i.id)
+
+
+OPEN = "open"  #: for a route that asks nobody who he is
+_I = "/v2/images/{image_id}"
+_ACCEPTED = {"member_id": "accepted"}
+_STRANGER = {"member_id": "stranger"}
+_DOWNLOAD = (
+    Ask(if_downloads(data)),
+    Ask(if_downloads(data), query="prefer=one"),
+    Ask(if_downloads(400), query="prefer=nowhere"),
+)
+
+ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
+    ("GET", "/"): [Ask(anybody(300))],
+    ("GET", "/versions"): [Ask(anybody(200))],
+    ("GET", "/v2"): [Ask(anybody(302))],
+    ("GET", "/healthcheck"): [Ask(anybody(200))],
+    ("HEAD", "/healthcheck"): [Ask(anybody(200))],
+    #
+    ("GET", "/v2/images"): [
+        Ask(whoever("reader", then=200)),
+        Ask(whoever("reader", then=200), query="visibility=all&member_status=all&os_hidden=true"),
+        Ask(whoever("reader", then=200), query="owner=red"),
+        Ask(whoever("reader", then=400), query="marker=00000000-0000-4000-8000-00000000ffff"),
+    ],
+    ("POST", "/v2/images"): [
+        Ask(whoever("member", then=201), body={"name": "new"}),
+        Ask(whoever("admin", then=201), body={"owner": "red-or-blue"}),
+        Ask(whoever("admin", then=201), body={"visibility": "public"}),
+        Ask(whoever("member", then=201), body={"visibility": "community"}),
+        # That an id is taken is told to whoever might have used it, and to nobody else.
+        Ask(whoever("member", then=409), body={"id": "{some id}"}),
+    ],
+    ("GET", _I): [Ask(lambda p, i: 200 if sees(p, i) else 404, content=is_it)],
+    ("PATCH", _I): [
+        patch(if_changes(200), "replace", "/name", "new"),
+        patch(if_changes(200), "add", "/colour", "blue"),
+        patch(if_changes(409), "replace", "/absent", "x"),
+        patch(if_changes(becomes("public")), "replace", "/visibility", "public"),
+        patch(if_changes(becomes("community")), "replace", "/visibility", "community"),
+        patch(if_changes(becomes("private")), "replace", "/visibility", "private"),
+        patch(if_changes(200), "replace", "/protected", True),
+        patch(if_changes(lambda p, i: 200 if p.has("admin") else 403), "replace", "/owner", "blue"),
+        patch(
+            if_changes(lambda p, i: 200 if i.status in ("queued", "importing") else 403),
+            "replace", "/disk_format", "iso",
+        ),
+    ],
+    ("DELETE", _I): [Ask(if_changes(lambda p, i: 403 if i.state == "protected" else 204))],
+    #
+    ("PUT", _I + "/file"): [
+        Ask(if_changes(lambda p, i: 204 if i.status == "queued" else 409), body=CONTENT, headers=OCTETS),
+        Ask(
+            if_changes(lambda p, i: 400 if i.status == "queued" else 409),
+            body=CONTENT,
+            headers={**OCTETS, "x-image-meta-store": "nowhere"},
+        ),
+        Ask(
+            if_changes(lambda p, i: 413 if i.status == "queued" else 409),
+            body=CONTENT,
+            headers={**OCTETS, "x-openstack-image-size": "9000000000000"},
+        ),
+    ],
+    ("GET", _I + "/file"): _DOWNLOAD,
+    ("HEAD", _I + "/file"): _DOWNLOAD[:1],
+    #
+    ("PUT", _I + "/tags/{tag}"): [Ask(if_changes(204), {"tag": "new"}), Ask(if_changes(204), {"tag": "old"})],
+    ("DELETE", _I + "/tags/{tag}"): [Ask(if_changes(204), {"tag": "old"}), Ask(if_changes(404), {"tag": "new"})],
+    ("POST", _I + "/actions/deactivate"): [
+        Ask(if_changes(lambda p, i: 204 if i.status in ("active", "deactivated") else 403))
+    ],
+    ("POST", _I + "/actions/reactivate"): [
+        Ask(if_changes(lambda p, i: 204 if i.status in ("active", "deactivated") else 403))
+    ],
+    #
+    ("GET", _I + "/members"): [Ask(among_members(lists_members), content=their_own)],
+    ("POST", _I + "/members"): [
+        Ask(among_members(if_changes(200)), body={"member": "stranger"}),
+        Ask(among_members(if_changes(409)), body={"member": "accepted"}),
+    ],
+    ("GET", _I + "/members/{member_id}"): [
+        Ask(among_members(of_member("accepted", anybody(200)), unshared=404), _ACCEPTED),
+        Ask(among_members(anybody(404), unshared=404), _STRANGER),
+    ],
+    ("PUT", _I + "/members/{member_id}"): [
+        Ask(among_members(of_member("accepted", answers_as_accepted)), _ACCEPTED, body={"status": "rejected"}),
+        Ask(among_members(anybody(404)), _STRANGER, body={"status": "accepted"}),
+    ],
+    ("DELETE", _I + "/members/{member_id}"): [
+        Ask(among_members(of_member("accepted", if_changes(204))), _ACCEPTED),
+        Ask(among_members(anybody(404)), _STRANGER),
+    ],
+    #
+    ("GET", _I + "/locations"): [Ask(reads_locations)],
+    ("POST", _I + "/locations"): [
+        Ask(adds_location, body={"url": "file:///etc/passwd"}),
+        Ask(adds_location, body={"url": "http://192.0.2.1/x"}),
+    ],
+    # The deprecated API of tasks is the administrators'; the tasks of an image are for whoever sees it.
+    ("GET", _I + "/tasks"): [Ask(lambda p, i: 200 if sees(p, i) else 404)],
+    ("GET", "/v2/tasks"): [Ask(whoever("admin", then=200)), Ask(whoever("admin", then=400), query="limit=many")],
+    ("POST", "/v2/tasks"): [
+        Ask(whoever("admin", then=400), body={"type": "import", "input": {}}),
+        Ask(whoever("admin", then=400), body={"type": "nonsense"}),
+    ],
+    ("GET", "/v2/tasks/{task_id}"): [Ask(whoever("admin", then=404), {"task_id": "00000000-0000-4000-8000-00000000ffff"})],
+    #
+    ("GET", "/v2/info/import"): [Ask(anybody(200))],
+    ("GET", "/v2/info/usage"): [Ask(anybody(200))],
+    ("GET", "/v2/info/stores"): [Ask(anybody(200))],
+    ("GET", "/v2/info/stores/detail"): [Ask(whoever("admin", "service", then=200))],
+    ("DELETE", "/v2/stores/{store_id}/{image_id}"): [
+        Ask(removes_copy, {"store_id": "one"}),
+        Ask(lambda p, i: 409 if p.has("admin") else refused(p, i), {"store_id": "nowhere"}),
+    ],
+    ("GET", "/v2/schemas/{name}"): [Ask(anybody(200), {"name": "image"}), Ask(anybody(404), {"name": "nothing"})],
+}  # fmt: skip
+
+# --- cells -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One caller, one request, one image where the route has one."""
+
+    persona: Persona
+    method: str
+    path: str
+    number: int  #: of the request in its row
+    ask: Ask
+    image: Image | None
+    open: bool
+
+    @property
+    def wanted(self) -> int:
+        if not self.persona.known and not self.open:
+            return 401
+        if self.persona.read_only and self.writes and not self.open:
+            return 403
+        return self.ask.expect(self.persona, self.image or NO_IMAGE)
+
+    @property
+    def writes(self) -> bool:
+        return self.method not in ("GET", "HEAD")
+
+    def __str__(self) -> str:
+        of = f" of a {self.image.visibility} image, {self.image.state}" if self.image else ""
+        return f"{self.method} {self.path} (request {self.number}) by {self.persona.name}{of}"
+
+
+def cells(
+    images: Sequence[Image], personas: Sequence[Persona] = PERSONAS, routes: Sequence[tuple[str, str]] = ()
+) -> Iterator[Cell]:
+    """All of them, of the routes that there are; callers that are not known ask of one image for each visibility."""
+    some = tuple({one.visibility: one for one in reversed(images)}.values())
+    for route in ROUTES:
+        key = (route.method, route.path)
+        if routes and key not in routes:
+            continue
+        for (number, ask), persona in itertools.product(enumerate(ROWS[key]), personas):
+            there: Sequence[Image | None] = (None,)
+            if "{image_id}" in route.path:
+                there = images if persona.known else some
+            for image in there:
+                yield Cell(persona, *key, number, ask, image, route.open)
+
+
+# --- the world -------------------------------------------------------------------------------------------
+
+#: persona, method, target, headers, body → status and body of the answer
+Send = Callable[[Persona, str, str, Mapping[str, str], bytes], tuple[int, bytes]]
+_RECORDS = ("images", "image_properties", "image_tags", "image_members", "image_locations")
+
+
+class World:
+    """Images of every kind in a service with two file stores and SQLite, and what keeps them as they are.
+
+    `project` is what a project of the tests is called in this service: Keystone has ids for them.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        file: Path,
+        stores: Mapping[str, Path],
+        states: Sequence[str] = tuple(STATES),
+        project: Callable[[str], str] = lambda name: name,
+    ) -> None:
+        self.project = project
+        self.images = [
+            Image(f"00000000-0000-4000-8000-{number:012x}", visibility, state, STATES[state].get("owner", "red"))
+            for number, (visibility, state) in enumerate(itertools.product(VISIBILITIES, states))
+        ]
+        self._stores = stores
+        for path in stores.values():
+            path.mkdir(parents=True, exist_ok=True)
+        for image in self.images:
+            self._add(database, image)
+        self._tables = sqlite3.connect(file, timeout=30, isolation_level=None)
+        self._tables.execute("PRAGMA synchronous = OFF")
+        listed = self._tables.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
+        self._names = [name for (name,) in listed if not name.endswith("version")]
+        self._rows = {name: self._read(name) for name in self._names}
+        self._version = self._seen()
+        self._files = self._listing()
+
+    def close(self) -> None:
+        self._tables.close()
+
+    def _add(self, database: Database, image: Image) -> None:
+        when = datetime(2026, 1, 2)
+        more = {name: value for name, value in STATES[image.state].items() if name not in ("status", "owner")}
+        full = {"size": len(CONTENT), "os_hash_algo": "sha512", "os_hash_value": "0" * 128} if image.stores else {}
+        record = Record(
+            image.id,
+            image.state,
+            image.status,
+            image.visibility,
+            image.owner and self.project(image.owner),
+            when,
+            when,
+            disk_format="raw",
+            container_format="bare",
+            tags=("old",),
+            properties={"colour": "red"},
+            **more,
+            **full,
+        )
+        with database.begin() as tx:
+            db_images.add(tx, record)
+            for member in MEMBERS:
+                db_members.add(tx, image.id, self.project(member), when)
+                db_members.set_status(tx, image.id, self.project(member), member, when)
+            for store in image.stores:
+                db_images.add_location(tx, image.id, f"file://{self._stores[store] / image.id}", {"store": store}, when)
+                (self._stores[store] / image.id).write_bytes(CONTENT)
+
+    # --- one cell
+
+    def request(self, cell: Cell) -> tuple[str, str, Mapping[str, str], bytes]:
+        """What `Send` wants to know beside the caller."""
+        names = {name: self.project(value) for name, value in cell.ask.values.items() if name == "member_id"}
+        path = cell.path.format(**{**cell.ask.values, **names}, image_id=cell.image.id if cell.image else "")
+        body = cell.ask.payload().replace(b"{some id}", self.images[0].id.encode())
+        for member in (*MEMBERS, "stranger"):
+            body = body.replace(f'"member": "{member}"'.encode(), f'"member": "{self.project(member)}"'.encode())
+        return cell.method, path + (f"?{cell.ask.query}" if cell.ask.query else ""), cell.ask.headers, body
+
+    def ask(self, cell: Cell, send: Send) -> str:
+        """What is wrong with the answer to a cell; nothing if it is as it should be."""
+        status, found = send(cell.persona, *self.request(cell))
+        for member in MEMBERS:
+            found = found.replace(self.project(member).encode(), member.encode())
+        wanted = cell.wanted
+        if status != wanted:
+            wrong = f"answered {status}, not {wanted}"
+        elif (
+            wanted == 200
+            and found[:1] == b"{"
+            and not cell.ask.content(cell.persona, cell.image or NO_IMAGE, json.loads(found))
+        ):
+            wrong = f"the content is wrong: {found.decode()[:500]}"
+        elif (not cell.writes or wanted >= 300) and self.changed():
+            wrong = "something changed"
+        else:
+            wrong = ""
+        self.restore()
+        return wrong and f"{cell}: {wrong}"
+
+    # --- what it is
+
+    def changed(self) -> bool:
+        """Whether a record or a file is another than at the beginning."""
+        if self._listing() != self._files:
+            return True
+        return self._seen() != self._version and any(self._read(name) != self._rows[name] for name in _RECORDS)
+
+    def restore(self) -> None:
+        """Make everything what it was."""
+        if (version := self._seen()) != self._version:
+            self._version = version
+            self._tables.execute("BEGIN IMMEDIATE")
+            for name in self._names:
+                if self._read(name) != self._rows[name]:
+                    self._tables.execute(f"DELETE FROM {name}")
+                    for row in self._rows[name]:
+                        self._tables.execute(f"INSERT INTO {name} VALUES ({','.join('?' * len(row))})", row)
+            self._tables.execute("COMMIT")
+        if (there := self._listing()) != self._files:
+            for store, path in self._stores.items():
+                for gone in self._files[store] - there[store]:
+                    (path / gone).write_bytes(CONTENT)
+                for new in there[store] - self._files[store]:
+                    (path / new).unlink()
+
+    def _seen(self) -> int:
+        """Another number when anybody else has changed the database."""
+        return int(self._tables.execute("PRAGMA data_version").fetchone()[0])
+
+    def _read(self, table: str) -> list[tuple[Any, ...]]:
+        return self._tables.execute(f"SELECT * FROM {table}").fetchall()
+
+    def _listing(self) -> dict[str, frozenset[str]]:
+        return {store: frozenset(os.listdir(path)) for store, path in self._stores.items()}

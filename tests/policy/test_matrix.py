@@ -1,0 +1,167 @@
+"""Every route, asked by every kind of caller of every kind of image: the answer is what the rules in `matrix.py` say."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from falcon import testing
+
+from calotype.api.routes import ROUTES
+from calotype.app import App
+from calotype.db.engine import Database
+from calotype.policy import RULES
+from tests.inprocess import CONF, parts
+from tests.keystone import Keystone
+from tests.policy import matrix
+from tests.policy.matrix import KNOWN, PERSONAS, ROWS, Persona, World, cells, sees
+from tests.support import PASSWORD, running, write_users
+
+USERS = {persona.name: (persona.project, persona.roles) for persona in KNOWN}
+
+
+def basic(persona: Persona) -> dict[str, str]:
+    """Credentials; wrong ones for whoever is called so."""
+    if persona.name == "none":
+        return {}
+    name, password = ("member", "wrong") if not persona.known else (persona.name, PASSWORD)
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+
+
+def in_process(app: App, credentials: Callable[[Persona], Mapping[str, str]] = basic) -> matrix.Send:
+    """Through the WSGI application of a service in this process."""
+    client = testing.TestClient(app.wsgi)
+
+    def send(p: Persona, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        path, _, query = target.partition("?")
+        given = {**credentials(p), **headers}
+        answer = client.simulate_request(method, path, query_string=query, headers=given, body=body or None)
+        return answer.status_code, answer.content
+
+    return send
+
+
+@contextmanager
+def world_in(path: Path, conf: str = CONF, **arguments: Any) -> Iterator[tuple[World, App]]:
+    """A service in this process, and its images."""
+    write_users(path / "users.json", USERS)
+    with parts(path, f"sqlite:///{path}/calotype.db", conf) as app:
+        world = World(app.db, path / "calotype.db", {"one": path / "one", "two": path / "two"}, **arguments)
+        yield world, app
+        world.close()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, matrix.Send]]:
+    with world_in(tmp_path_factory.mktemp("matrix")) as (world, app):
+        yield world, in_process(app)
+
+
+def test_every_route_has_a_row_and_nothing_else_has() -> None:
+    assert set(ROWS) == {(route.method, route.path) for route in ROUTES}
+    assert all(ROWS.values())
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_caller_is_answered_as_the_rules_say(route: Any, here: tuple[World, matrix.Send]) -> None:
+    world, send = here
+    wrong = [world.ask(cell, send) for cell in cells(world.images, routes=[(route.method, route.path)])]
+    assert wrong
+    assert [one for one in wrong if one] == []
+
+
+@pytest.mark.parametrize("persona", KNOWN, ids=lambda persona: persona.name)
+def test_lists_hold_what_can_be_shown_and_nothing_else(persona: Persona, here: tuple[World, matrix.Send]) -> None:
+    world, send = here
+    known = {image.id for image in world.images}
+    assert known
+    shown = {one for one in known if send(persona, "GET", f"/v2/images/{one}", {}, b"")[0] == 200}
+    listed: list[str] = []
+    for hidden in ("true", "false"):
+        query = f"visibility=all&member_status=all&os_hidden={hidden}&limit=1000"
+        status, found = send(persona, "GET", f"/v2/images?{query}", {}, b"")
+        assert status == (200 if persona.has("reader") else 403)
+        listed += [entry["id"] for entry in json.loads(found)["images"]] if status == 200 else []
+    assert sorted(listed) == sorted(shown)
+    assert shown == {image.id for image in world.images if sees(persona, image)}
+
+
+def test_with_keystone_every_caller_is_answered_the_same(tmp_path: Path, keystone: Keystone) -> None:
+    for persona in KNOWN:
+        keystone.add(f"matrix-{persona.name}", persona.project, persona.roles)
+    tokens = {persona: keystone.token(f"matrix-{persona.name}", persona.project) for persona in KNOWN}
+
+    def credentials(persona: Persona) -> dict[str, str]:
+        return {} if persona.name == "none" else {"X-Auth-Token": tokens.get(persona, "gAAAAAwrong")}
+
+    with world_in(tmp_path, CONF + keystone.conf(), states=("active",), project=keystone.project) as (world, app):
+        send = in_process(app, credentials)
+        # Keystone is asked anew of each wrong token: so once for each route.
+        few = [cell for cell in cells(world.images) if cell.persona.name != "wrong" or cell.number == 0]
+        wrong = [world.ask(cell, send) for cell in few if cell.persona.known or cell.image in (None, world.images[0])]
+    assert len(wrong) > 1_000
+    assert [one for one in wrong if one] == []
+
+
+def test_anonymous_access_is_read_only_and_shows_what_the_rules_show(tmp_path: Path) -> None:
+    conf = CONF.replace("[DEFAULT]", "[DEFAULT]\nallow_anonymous_access = true")
+    assert conf != CONF
+    with world_in(tmp_path, conf, states=("active", "queued")) as (world, app):
+        send = in_process(app)
+        wrong = [world.ask(cell, send) for cell in cells(world.images, [matrix.ANONYMOUS])]
+    assert wrong
+    assert [one for one in wrong if one] == []
+
+
+def test_with_rules_that_permit_everything_only_the_owner_and_administrators_change_an_image(tmp_path: Path) -> None:
+    """The floor, asked from outside. What a member itself does with its membership is no change of the image,
+    and services may add the location of what they made."""
+    permit = {name: "@" for name in RULES if name != "context_is_admin"}
+    (tmp_path / "policy.yaml").write_text(json.dumps(permit))
+    with world_in(tmp_path, states=("active", "queued", "twice")) as (world, app):
+        send = in_process(app)
+        writes = [
+            cell
+            for cell in cells(world.images, KNOWN)
+            if cell.writes and cell.image and not cell.persona.has("admin") and cell.persona.project != "red"
+            if not (cell.method == "PUT" and "member_id" in cell.path and cell.persona.project == "accepted")
+            if not (cell.path.endswith("/locations") and cell.persona.has("service"))
+        ]
+        for cell in writes:
+            status, _ = send(cell.persona, *world.request(cell))
+            assert status in (403, 404), cell
+            assert not world.changed(), cell
+        # It is the floor that refuses them: with these rules a reader of the owner's project may do it all.
+        reader = next(persona for persona in KNOWN if persona.name == "reader")
+        allowed = [send(reader, *world.request(cell))[0] for cell in cells(world.images[:1], [reader]) if cell.writes]
+    assert {200, 204} <= set(allowed)
+    assert len(writes) > 1_000
+
+
+def test_a_running_service_answers_as_its_application_does(state: Path) -> None:
+    """Over sockets, with passwords; fewer kinds of images."""
+    conf = CONF.format(path=state)
+    state.mkdir(mode=0o700, parents=True)
+    write_users(state / "users.json", USERS)
+    with running(state, conf, users=False) as service:
+        database = Database(service.database_url)
+        world = World(
+            database, state / "calotype.db", {"one": state / "one", "two": state / "two"}, ("active", "queued")
+        )
+        session = requests.Session()
+        session.trust_env = False
+
+        def send(p: Persona, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+            url, given = service.url + target, {**basic(p), **headers}
+            answer = session.request(method, url, data=body, headers=given, timeout=60, allow_redirects=False)
+            return answer.status_code, answer.content
+
+        wrong = [world.ask(cell, send) for cell in list(cells(world.images))[:: len(PERSONAS) // 2 + 2]]
+        world.close()
+        database.close()
+    assert len(wrong) > 100
+    assert [one for one in wrong if one] == []

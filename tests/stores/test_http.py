@@ -1,0 +1,128 @@
+"""Images on web servers: what of the contract a read-only driver has to keep, and what only this one does."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from calotype import errors
+from calotype.context import SERVICE
+from calotype.net import Filters
+from calotype.stores.base import Chunk, Feature, Stored
+from calotype.stores.http import HttpStore
+from tests.stores.test_contract import (  # noqa: F401  # collected here once more, with the fixture below
+    content,
+    defaults,
+    test_a_range_beyond_the_end_is_refused_before_the_first_byte,
+    test_any_range_can_be_read,
+    test_what_is_written_is_read_again,
+    write,
+)
+from tests.webserver import WebServer, serving, trap
+
+FILTERS = Filters(frozenset({"http", "https"}), private_hosts=frozenset({"127.0.0.3"}))
+
+
+class Served(HttpStore):
+    """With a way for the tests to put something where this store finds it."""
+
+    def __init__(self, web: WebServer, **given: Any) -> None:
+        super().__init__("web", defaults("http", filters=FILTERS, **given))
+        self.web = web
+
+    def write(self, image_id: str, chunks: Iterable[Chunk], **_: Any) -> Stored:
+        self.web.files[f"/{image_id}"] = data = b"".join(bytes(piece) for piece in chunks)
+        return Stored(f"{self.web.url}/{image_id}", len(data))
+
+
+@pytest.fixture(params=["", "no ranges", "no HEAD"])
+def store(request: pytest.FixtureRequest) -> Iterator[Served]:
+    with serving(host="127.0.0.3", ranges=request.param != "no ranges", heads=request.param != "no HEAD") as web:
+        yield Served(web)
+
+
+@pytest.fixture
+def plain() -> Iterator[Served]:
+    with serving(host="127.0.0.3") as web:
+        yield Served(web)
+
+
+def test_it_takes_nothing_and_removes_nothing(plain: Served) -> None:
+    url = write(plain, [b"abc"])
+    with pytest.raises(errors.StoreReadOnly):
+        HttpStore.write(plain, "x", [b"abc"], attempt="a-1", size=3, note=lambda _: None, ctx=SERVICE)
+    plain.delete(url, ctx=SERVICE)
+    plain.clean("x", "a-1", [])
+    assert content(plain, url) == b"abc"
+    assert {one.method for one in plain.web.seen} == {"GET"}
+    assert plain.features == {Feature.READ, Feature.RANGE}
+
+
+def test_what_is_not_there_is_missing(plain: Served) -> None:
+    for attempt in (plain.size, plain.read):
+        with pytest.raises(errors.Missing):
+            attempt(f"{plain.web.url}/none", ctx=SERVICE)
+
+
+def test_it_owns_urls_of_web_servers(plain: Served) -> None:
+    for url in ("http://host/x", "HTTPS://host.example:8443/a/b?c=d", "http://user:pw@host/x", "http://[2001::1]/x"):
+        assert plain.owns(url), url
+    for url in ("", "file:///etc/passwd", "rbd://f/p/i/snap", "http:/x", "http://", "http://a b/", "http://h/#x",
+                "http://0x7f.1/", "ftp://host/x", "http://u@h@i/x", "swift+http://h/x"):  # fmt: skip
+        assert not plain.owns(url), url
+        with pytest.raises(errors.StoreError):
+            plain.read(url, ctx=SERVICE)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
+        b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-99/100\r\nContent-Length: 5\r\n\r\nshort",
+        b"HTTP/1.1 206 P\r\nContent-Range: bytes 1-100/101\r\nContent-Length: 100\r\n\r\n" + bytes(100),
+        b"HTTP/1.1 206 P\r\nContent-Length: 100\r\n\r\n" + bytes(100),
+        b"HTTP/1.1 200 OK\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n" + bytes(99),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n0\r\n\r\n",
+        b"HTTP/1.1 500 No\r\nContent-Length: 100\r\n\r\n" + bytes(100),
+        b"HTTP/1.1 403 No\r\nContent-Length: 100\r\n\r\n" + bytes(100),
+        b"HTTP/1.1 302 Go\r\nContent-Length: 100\r\n\r\n" + bytes(100),
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 100\r\n\r\n" + bytes(100),
+    ],
+)
+def test_a_body_that_is_not_what_it_should_be_never_ends_cleanly(plain: Served, raw: bytes) -> None:
+    plain.web.files["/x"] = plain.web.raw(raw)
+    with pytest.raises(errors.StoreError), closing(plain.read(f"{plain.web.url}/x", length=100, ctx=SERVICE)) as body:
+        b"".join(body)
+
+
+def test_a_redirect_is_filtered_when_data_is_read(plain: Served) -> None:
+    with trap("127.0.0.1") as inside:
+        url = write(plain, [b"abc"])
+        assert plain.size(url, ctx=SERVICE) == 3
+        plain.web.files["/" + url.rpartition("/")[2]] = plain.web.leads(f"http://127.0.0.1:{inside.port}/")
+        for attempt in (plain.size, plain.read):
+            with pytest.raises(errors.StoreError):
+                attempt(url, ctx=SERVICE)
+        assert inside.hits == 0
+
+
+def test_a_user_in_an_old_location_goes_to_the_server_alone(plain: Served) -> None:
+    url = write(plain, [b"abc"])
+    assert content(plain, url.replace("http://", "http://u%40:p%3A@")) == b"abc"
+    assert plain.web.seen[-1].headers["Authorization"] == "Basic dUA6cDo="
+    assert "@" not in plain.web.seen[-1].headers["Host"]
+
+
+def test_a_server_that_is_away_is_unavailable(plain: Served) -> None:
+    with trap("127.0.0.3") as nobody:
+        pass
+    with pytest.raises(errors.StoreUnavailable):
+        plain.read(f"http://127.0.0.3:{nobody.port}/x", ctx=SERVICE)
+
+
+def test_options_that_cannot_be_kept_are_refused(plain: Served) -> None:
+    for given in ({"http_proxy_information": {"http": "proxy:3128"}}, {"https_ca_certificates_file": "/none"}):
+        with pytest.raises(errors.ConfigError):
+            Served(plain.web, **given)

@@ -1,0 +1,380 @@
+"""The guarded way out: who is never connected to, however the URL is written, resolved or redirected.
+
+Refusals are asserted by traps that listen where a careless client would end up: they count no connection.
+"""
+
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calotype import errors, net
+from calotype.net import Filters, Net
+from tests.webserver import Trap, WebServer, serving, trap
+
+SCHEMES = frozenset({"http", "https"})
+ANY_PORT = Filters(allowed_schemes=SCHEMES)
+
+
+def friends(*names: str, **more: Any) -> Filters:
+    """Filters that let these hosts lie on this one."""
+    return Filters(allowed_schemes=SCHEMES, private_hosts=frozenset(names), **more)
+
+
+def fetch(way: Net, url: str, **more: Any) -> bytes:
+    with closing(way.open(url, **more)) as answer:
+        assert answer.status == 200
+        return b"".join(answer)
+
+
+@pytest.fixture(scope="module")
+def traps() -> Iterator[list[Trap]]:
+    """On this host's addresses, all on one port."""
+    with trap("127.0.0.1") as first, trap("::1", first.port) as second, trap("127.0.0.2", first.port) as third:
+        yield [first, second, third]
+
+
+#: Hosts that lead, or that some client or other is led by, to this host, to private or to link-local addresses.
+HOSTS = [
+    *("127.0.0.1", "127.0.0.2", "127.1.2.3", "localhost", "LOCALHOST", "localhost.", "LocalHost.", "127.0.0.1."),
+    *("[::1]", "[0:0:0:0:0:0:0:1]", "[0000:0000:0000:0000:0000:0000:0000:0001]", "[::]", "[::0]", "0.0.0.0", "0"),
+    *("127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.0.0.1", "0x7f.1", "0x7f.0x0.0x0.0x1", "0177.0.0.1"),
+    *("017700000001", "0177.1", "127.0.0.01", "127.00.0.1", "00127.0.0.1", "4294967295", "0.0", "0x0", "00000000"),
+    *("127.0.0.1.5", "1.2.3", "256.256.256.256", "127.0.0.256", "0xA9FEA9FE", "2852039166", "0251.0376.0251.0376"),
+    *("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:ffff:127.0.0.1]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]"),
+    *("[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]", "[::ffff:10.0.0.1]", "[::ffff:0.0.0.0]"),
+    *("[64:ff9b::127.0.0.1]", "[64:ff9b::7f00:1]", "[64:ff9b::a9fe:a9fe]", "[64:ff9b:1::7f00:1]", "[64:ff9b::808:808]"),
+    *("[2002:7f00:1::]", "[2002:7f00:0001::1]", "[2002:a9fe:a9fe::]", "[2002:a00:1::]", "[2002:808:808::1]"),
+    *("[2001:0:7f00:1::]", "[2001:0000:4136:e378:8000:63bf:80ff:fffe]", "[2001:0:a9fe:a9fe:0:0:f5ff:fffe]"),
+    *("169.254.169.254", "169.254.0.1", "169.254.170.2", "[fe80::1]", "[fe80::a9fe:a9fe]", "[fe80::1%25lo]"),
+    *("[fe80::1%lo]", "[::1%lo]", "[::1%250]", "[fec0::1]", "[fd00:ec2::254]", "[fd00::1]", "[fc00::1]", "[fdff::1]"),
+    *("100.100.100.200", "168.63.129.16", "192.0.0.192", "192.0.0.170", "metadata.google.internal"),
+    *("10.0.0.1", "10.255.255.255", "172.16.0.1", "172.31.255.254", "192.168.0.1", "192.168.255.255", "100.64.0.1"),
+    *("198.18.0.1", "198.19.255.255", "192.0.2.1", "198.51.100.7", "203.0.113.9", "192.88.99.1", "240.0.0.1"),
+    *("224.0.0.1", "239.255.255.250", "255.255.255.255", "[ff02::1]", "[ff05::2]", "[ff0e::1]", "0.1.2.3"),
+    *("[100::1]", "[2001:db8::1]", "[3fff::1]", "[5f00::1]", "[4000::1]", "[2001:10::1]", "[2001:20::1]"),
+    *("127%2e0%2e0%2e1", "%31%32%37.0.0.1", "local%68ost", "127.0.0.1%00.example.org", "127.0.0.1%23", "%6c"),
+    *(
+        "①②⑦.⓪.⓪.①",
+        "127。0。0。1",
+        "ⓛocalhost",
+        "localho\u017ft",
+        "\uff4cocalhost",
+        "127\uff0e0\uff0e0\uff0e1",
+        "bücher.example",
+    ),
+    *("user@127.0.0.1", "user:pw@127.0.0.1", "example.org@127.0.0.1", "127.0.0.1@example.org", ":@127.0.0.1", "@[::1]"),
+    *("example.org:80@127.0.0.1", "127.0.0.1\\@example.org", "example.org\\@127.0.0.1", "127.0.0.1#@example.org"),
+    *(
+        "127.0.0.1\t",
+        " 127.0.0.1",
+        "127.0.0.1\r\nHost: x",
+        "127.0.0.1\n",
+        "127.0.0\t.1",
+        "127.0.0.1\x00",
+        "[127.0.0.1]",
+    ),
+    *("[::1", "::1", "[::1]]", "[[::1]]", "[v1.127.0.0.1]", "[::1].example.org", "", ".", "..", ".localhost"),
+    *("a..b", "-.-", "local host", "localhost,example.org", "localhost;x", "localhost!", "a" * 64, "a." * 130 + "a"),
+]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_no_way_of_writing_it_leads_inside(traps: list[Trap], host: str) -> None:
+    """Names resolve to this host, as those of an attacker would."""
+    way = Net(ANY_PORT, resolve=lambda name, port: ["127.0.0.1", "::1"])
+    for scheme in ("http", "https"):
+        with pytest.raises(errors.UrlRefused):
+            way.open(f"{scheme}://{host}:{traps[0].port}/x", method="HEAD")
+    assert [one.hits for one in traps] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "file:///etc/passwd",
+            "ftp://example.org/x",
+            "gopher://example.org/x",
+            "data:,x",
+            "javascript:1",
+            "//example.org/x",
+        ),
+        *(
+            "http:/example.org/x",
+            "http:example.org",
+            "http:///x",
+            "http://",
+            "https:\\\\example.org\\x",
+            "unix:/run/x.sock",
+        ),
+        *("http://example.org:/x", "http://example.org:0/x", "http://example.org:65536/x", "http://example.org:-80/x"),
+        *(
+            "http://example.org:\uff18\uff10/x",
+            "http://example.org:80:80/x",
+            "http://example.org:0x50/x",
+            "http://example.org: 80/x",
+        ),
+        *(
+            "http://example.org/x#part",
+            "http://example.org/a b",
+            "http://example.org/\r\nX: y",
+            "http://example.org/\\x",
+        ),
+        *("http+unix://%2frun%2fx.sock/x", "view-source:http://example.org", "", "x", "\x00http://example.org/x"),
+        *(
+            "http://example.org/ü",
+            " http://example.org/",
+            "http://example.org/\n",
+            "HTTP//example.org",
+            "http;//example.org",
+        ),
+    ],
+)
+def test_what_is_no_plain_url_of_http_is_refused(url: str) -> None:
+    way = Net(ANY_PORT, resolve=lambda *_: pytest.fail("its host was looked up"))
+    with pytest.raises(errors.UrlRefused):
+        way.open(url)
+
+
+#: What the name of an attacker may resolve to; the last ones hide among public addresses.
+ANSWERS = [
+    *(["127.0.0.1"], ["::1"], ["127.0.0.2"], ["0.0.0.0"], ["::"], ["10.0.0.1"], ["192.168.1.1"], ["172.16.5.5"]),
+    *(["169.254.169.254"], ["fe80::1"], ["fe80::1%lo"], ["fd00::1"], ["::ffff:127.0.0.1"], ["::ffff:169.254.169.254"]),
+    *(["64:ff9b::7f00:1"], ["2002:7f00:1::"], ["2001:0:7f00:1::"], ["224.0.0.1"], ["ff02::1"], ["255.255.255.255"]),
+    *(["100.64.0.1"], ["100.100.100.200"], ["fd00:ec2::254"], ["93.184.216.34", "127.0.0.1"]),
+    *(["127.0.0.1", "93.184.216.34"], ["2606:4700::1111", "::1"], ["8.8.8.8", "169.254.169.254"]),
+]
+
+
+@pytest.mark.parametrize("addresses", ANSWERS, ids=",".join)
+def test_a_name_is_refused_for_any_of_its_addresses(traps: list[Trap], addresses: list[str]) -> None:
+    way = Net(ANY_PORT, resolve=lambda name, port: addresses)
+    for url in (f"http://evil.example:{traps[0].port}/", f"https://evil.example:{traps[0].port}/"):
+        with pytest.raises(errors.UrlRefused):
+            way.check(url)
+        with pytest.raises(errors.UrlRefused):
+            way.open(url)
+    assert [one.hits for one in traps] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::", "fd00:ec2::254",
+     "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:0.0.0.0", "168.63.129.16", "::169.254.1.1"],
+)  # fmt: skip
+def test_no_configuration_lets_anybody_to_link_local(address: str) -> None:
+    filters = Filters(allowed_hosts=net.hosts(["friend.example", address]), private_hosts=net.hosts([address]))
+    way = Net(filters, resolve=lambda name, port: [address])
+    literal = f"[{address}]" if ":" in address else address
+    for host in ("friend.example", literal):
+        with pytest.raises(errors.UrlRefused):
+            way.open(f"http://{host}/")
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "2a00:1450::1", "100.63.255.255", "172.32.0.1"]
+)
+def test_public_addresses_are_allowed(address: str) -> None:
+    Net(ANY_PORT, resolve=lambda name, port: [address]).check("http://example.org/image.qcow2?mirror=1")
+
+
+def test_a_resolver_that_changes_its_mind_is_asked_once() -> None:
+    """What was checked is connected to: the second answer would lead into the trap."""
+    with serving(host="127.0.0.3") as server, trap("127.0.0.1", server.port) as inside:
+        server.files["/x"] = b"data"
+        answers = iter([["127.0.0.3"], ["127.0.0.1"], ["127.0.0.1"]])
+        way = Net(friends("localhost"), resolve=lambda name, port: next(answers))
+        # This host's own resolver says 127.0.0.1 of the name, so that asking it again would be seen as well.
+        assert fetch(way, f"http://localhost:{server.port}/x") == b"data"
+        assert server.seen[0].headers["Host"] == f"localhost:{server.port}"
+        assert len(list(answers)) == 2
+        assert inside.hits == 0
+
+
+def test_a_name_that_was_public_when_it_was_checked_is_checked_again() -> None:
+    with trap("127.0.0.1") as inside:
+        answers = iter([["93.184.216.34"], ["127.0.0.1"]])
+        way = Net(ANY_PORT, resolve=lambda name, port: next(answers))
+        url = f"http://evil.example:{inside.port}/"
+        way.check(url)
+        with pytest.raises(errors.UrlRefused):
+            way.open(url)
+        assert inside.hits == 0
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[WebServer]:
+    with serving(host="127.0.0.3") as running:
+        yield running
+
+
+@pytest.fixture
+def way(web: WebServer) -> Net:
+    """Lets to `web`, and nowhere else on this host; all names are public but for inside.example."""
+    return Net(
+        friends("127.0.0.3"), resolve=lambda name, port: ["127.0.0.1" if name == "inside.example" else "8.8.8.8"]
+    )
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["http://127.0.0.1:{port}/", "http://[::1]:{port}/", "http://127.0.0.2:{port}/", "//127.0.0.1:{port}/x",
+     "http://inside.example:{port}/", "http://2130706433:{port}/", "http://0x7f000001:{port}/", "http://0:{port}/",
+     "http://[::ffff:127.0.0.1]:{port}/", "http://127.0.0.3@127.0.0.1:{port}/", "http://127.0.0.1:{port}\\@127.0.0.3/",
+     "http://169.254.169.254/latest/meta-data/", "file:///etc/passwd", "gopher://127.0.0.1:{port}/_x", "ftp://127.0.0.1:{port}/",
+     "http://localhost%00.example:{port}/", "http:\\\\127.0.0.1:{port}\\", "https://127.0.0.1:{port}/", "//[::1]:{port}"],
+)  # fmt: skip
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_leads_nowhere_that_a_url_may_not(
+    traps: list[Trap], web: WebServer, way: Net, where: str, status: int
+) -> None:
+    web.files["/go"] = web.leads(where.format(port=traps[0].port), status)
+    web.files["/first"] = web.leads("/go")
+    for path in ("/go", "/first"):
+        with pytest.raises((errors.UrlRefused, errors.FetchFailed)) as caught:
+            way.open(web.url + path)
+        assert isinstance(caught.value, errors.UrlRefused) or where.startswith("http:\\\\")
+    assert [one.hits for one in traps] == [0, 0, 0]
+
+
+def test_redirects_are_followed_and_end(web: WebServer, way: Net) -> None:
+    web.files |= {"/a": web.leads("b"), "/b": web.leads("/dir/c?x=1"), "/dir/c?x=1": b"there"}
+    assert fetch(way, web.url + "/a") == b"there"
+    web.files["/round"] = web.leads("/round")
+    with pytest.raises(errors.FetchFailed, match="times"):
+        way.open(web.url + "/round")
+
+
+def test_credentials_stay_with_the_first_origin(web: WebServer) -> None:
+    with serving(host="127.0.0.4") as other:
+        way = Net(friends("127.0.0.3", "127.0.0.4"))
+        web.files |= {"/here": web.leads("/there"), "/there": b"1", "/away": web.leads(other.url + "/x")}
+        other.files |= {"/x": b"2", "/back": other.leads(web.url + "/there")}
+        web.seen.clear()
+        fetch(way, web.url + "/here", secrets={"Authorization": "Basic eA=="})
+        fetch(way, web.url + "/away", secrets={"Authorization": "Basic eA=="})
+        web.files["/away"] = web.leads(other.url + "/back")
+        fetch(way, web.url + "/away", secrets={"Authorization": "Basic eA=="})
+        assert ["Authorization" in one.headers for one in web.seen] == [True, True, True, True, False]
+        assert not any("Authorization" in one.headers for one in other.seen)
+
+
+@pytest.mark.parametrize(
+    ("filters", "url"),
+    [
+        (Filters(allowed_schemes=frozenset({"https"})), "http://example.org/"),
+        (Filters(disallowed_schemes=frozenset({"http"})), "http://example.org/"),
+        (Filters(allowed_hosts=frozenset({"example.org"})), "http://example.com/"),
+        (Filters(allowed_hosts=frozenset({"example.org"})), "http://www.example.org/"),
+        (Filters(disallowed_hosts=frozenset({"example.org"})), "http://EXAMPLE.org./"),
+        (Filters(disallowed_hosts=frozenset({"8.8.8.8"})), "http://example.org/"),
+        (Filters(disallowed_hosts=net.hosts(["2606:4700:0::1"])), "http://[2606:4700::1]/"),
+        (Filters(allowed_ports=frozenset({80, 443})), "http://example.org:8080/"),
+        (Filters(allowed_ports=frozenset({8080})), "http://example.org/"),
+        (Filters(disallowed_ports=frozenset({443})), "https://example.org/"),
+        (Filters(allowed_hosts=frozenset({"example.org"}), disallowed_hosts=frozenset({"example.org"})), "http://example.org/"),
+    ],
+)  # fmt: skip
+def test_filters_refuse_what_they_name(filters: Filters, url: str) -> None:
+    with pytest.raises(errors.UrlRefused):
+        Net(filters, resolve=lambda name, port: ["8.8.8.8"]).check(url)
+
+
+def test_a_budget_ends_what_does_not_end(web: WebServer, way: Net) -> None:
+    web.files["/long"] = bytes(5_000_000)
+    with closing(way.open(web.url + "/long", budget=1_000_000)) as answer, pytest.raises(errors.OverLimit):
+        for _ in answer:
+            pass
+    assert len(fetch(way, web.url + "/long", budget=5_000_000)) == 5_000_000
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nsh",
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n", b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nx",
+     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nshorts", b"rubbish\r\n\r\n", b"",
+     b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"],
+)  # fmt: skip
+def test_what_breaks_off_or_is_no_http_is_an_error(web: WebServer, way: Net, raw: bytes) -> None:
+    web.files["/raw"] = web.raw(raw)
+    with pytest.raises(errors.FetchFailed):
+        fetch(way, web.url + "/raw")
+
+
+def test_chunks_are_put_together(web: WebServer, way: Net) -> None:
+    web.files["/c"] = web.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    assert fetch(way, web.url + "/c") == b"abcde"
+
+
+def test_who_is_silent_or_drips_is_given_up(web: WebServer) -> None:
+    def silent(handler: Any) -> None:
+        time.sleep(1.5)
+
+    def drips_head(handler: Any) -> None:
+        try:
+            for byte in b"HTTP/1.1 200 OK\r\n" * 100:
+                handler.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+        except OSError:
+            pass
+
+    def drips_body(handler: Any) -> None:
+        try:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            for _ in range(1000):
+                handler.wfile.write(b"x")
+                time.sleep(0.05)
+        except OSError:
+            pass
+
+    web.files |= {"/silent": silent, "/head": drips_head, "/body": drips_body}
+    way = Net(friends("127.0.0.3"), connect_timeout=0.2, head_timeout=0.4, read_timeout=0.5)
+    for path in ("/silent", "/head", "/body"):
+        begun = time.monotonic()
+        with pytest.raises(errors.FetchFailed):
+            fetch(way, web.url + path)
+        assert time.monotonic() - begun < 5
+
+
+def test_certificates_are_verified_for_the_name(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    assert openssl
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=good.example", "-addext", "subjectAltName=DNS:good.example,IP:127.0.0.3", "-keyout", str(key),
+         "-out", str(cert)],
+        check=True, capture_output=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    filters = friends("good.example", "bad.example", "127.0.0.3", "127.0.0.4")
+    with serving(host="127.0.0.3", tls=context) as server:
+        server.files |= {"/x": b"data", "/down": server.leads(f"http://good.example:{server.port}/x")}
+        way = Net(filters, ca_file=str(cert), resolve=lambda name, port: ["127.0.0.3"])
+        for host in ("good.example", "GOOD.example.", "127.0.0.3"):
+            assert fetch(way, f"https://{host}:{server.port}/x") == b"data"
+        with pytest.raises(errors.FetchFailed):
+            fetch(way, f"https://bad.example:{server.port}/x")
+        with pytest.raises(errors.FetchFailed):
+            fetch(Net(filters, resolve=lambda name, port: ["127.0.0.3"]), f"https://good.example:{server.port}/x")
+        insecure = Net(filters, insecure=True, resolve=lambda name, port: ["127.0.0.3"])
+        assert fetch(insecure, f"https://bad.example:{server.port}/x") == b"data"
+        with pytest.raises(errors.UrlRefused, match="unprotected"):
+            way.open(f"https://good.example:{server.port}/down")
+
+
+def test_ipv6_and_another_address_where_the_first_is_silent() -> None:
+    with serving(host="::1") as server:
+        server.files["/x"] = b"six"
+        way = Net(friends("::1", "six.example"), resolve=lambda name, port: ["127.0.0.9", "::1"])
+        assert fetch(way, f"http://[::1]:{server.port}/x") == b"six"
+        assert server.seen[0].headers["Host"] == f"[::1]:{server.port}"
+        assert fetch(way, f"http://six.example:{server.port}/x") == b"six"
