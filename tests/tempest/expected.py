@@ -7,19 +7,14 @@ well; then it is one entry. A real Glance 33 passes 76 and skips six.
 _IMPORTS = "there are no imports yet"
 _METADEFS = "there is no catalogue of metadata definitions yet"
 _CACHE = "there is no image cache yet"
-_LOCATIONS = "there is no adding of locations yet"
 _OSSN_0090 = "show_multiple_locations is not offered: it lets an owner replace the content of an active image"
 _NOVA = "tempest wants Nova for it; with Glance, too"
 
 #: Parts of names → why they fail.
 FAIL: dict[str, str] = {
     "admin.test_image_caching.ImageCachingTest.": _CACHE,
-    "admin.test_image_task.ImageTaskCreate.test_task_create_fake_image_location": "there are no tasks yet",
     "admin.test_images_metadefs_": _METADEFS,
     "test_images_metadefs_schema.": _METADEFS,
-    "test_images.HashCalculationRemoteDeletionTest.": _LOCATIONS,
-    "test_images.LocationImportTest.test_add_location_for_image_with_do_secure_hash_true": _LOCATIONS,
-    "test_images.MultistoreLocationImportTest.test_add_location_for_image_with_do_secure_hash_true": _LOCATIONS,
 }
 
 #: Parts of names → why tempest leaves them out itself.
@@ -33,8 +28,6 @@ SKIP: dict[str, str] = {
     "test_images.MultiStoresImportImagesTest": _IMPORTS,
     "test_images.StoreWeightTest": _IMPORTS,
     "test_images_negative.ImportImagesNegativeTest": _IMPORTS,
-    "test_images.LocationImportTest.test_add_location_with_do_secure_hash_false": _LOCATIONS,
-    "test_images.MultistoreLocationImportTest.test_add_location_with_do_secure_hash_false": _LOCATIONS,
     "test_images_dependency.ImageDependencyTests": _NOVA,
     "test_images_formats.ImagesFormatTest": _NOVA,
 }
