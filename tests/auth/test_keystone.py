@@ -77,8 +77,8 @@ def test_header_fields_of_a_client_are_not_believed(cloud: Service, keystone: Ke
         "X-Service-Roles": "service",
     }
     assert TokenClient(cloud.url, None).get("/v2/images", headers=forged).status_code == 401
-    bob = client(cloud, keystone, "bob")
     image_id = client(cloud, keystone, "alice").queued()
+    bob = TokenClient(cloud.url, keystone.token("bob", new=True))  # that nobody remembers
     assert bob.get(f"/v2/images/{image_id}", headers=forged).status_code == 404
     made = bob.request("POST", "/v2/images", json={}, headers=forged).json()
     assert made["owner"] == keystone.project("blue")
