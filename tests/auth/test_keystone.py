@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -463,7 +464,7 @@ def test_what_memcached_knows_keystone_is_not_asked(short: Keystone, memcached: 
         for where in (memcached, memcached, None)
     )
     assert one.caller(token) == forgetful.caller(token)
-    short.stop()
+    short.stop(signal.SIGKILL)  # at once: the token lives for seconds
     try:
         assert other.caller(token).project == short.project("red")
         assert forgetful.caller(token).project == short.project("red")
