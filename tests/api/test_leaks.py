@@ -32,6 +32,8 @@ default_backend = fast
 [fast]
 filesystem_store_datadir = {state}/fast
 store_description = quick and dear
+[oslo_messaging_notifications]
+driver = log
 [jobs]
 poll = 0.1
 [import_filtering_opts]
@@ -197,6 +199,7 @@ def test_the_log_has_no_location_and_no_credential(place: Place) -> None:
     """After all of the above, at the level of debugging."""
     log = place.service.log
     assert "INFO calotype.jobs" in log
+    assert "image.activate" in log  # the events are in it
     assert place.ids["wrong"] in log
     for forbidden in (PASSWORD, "file://", "memory://", "swift+https", "t%3Aaccount", "/private-path", place.web.url):
         lines = [line for line in log.splitlines() if forbidden in line]

@@ -185,6 +185,26 @@ def removes_copy(p: Persona, i: Image) -> int:
     return 409 if i.status != "active" else 204 if i.state == "twice" else 403
 
 
+def knows(p: Persona, i: Image) -> bool:
+    """What is needed where a service is concerned, which has no role to read with."""
+    return sees(p, i) or i.owner is None or i.visibility in ("public", "community") or owns(p, i) or shares(p, i)
+
+
+def reads_locations(p: Persona, i: Image) -> int:
+    if not knows(p, i):
+        return 404
+    return 200 if p.has("admin") or p.has("service") else refused(p, i)
+
+
+def adds_location(p: Persona, i: Image) -> int:
+    """One that no store here takes: services hear so, others that they may not, as there is no store of web servers."""
+    if not knows(p, i):
+        return 404
+    if not (p.has("service") or changes(p, i)):
+        return refused(p, i)
+    return 400 if p.has("service") else 403
+
+
 def anybody(status: int) -> Expect:
     return lambda p, i: status
 
@@ -319,6 +339,11 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
         Ask(among_members(anybody(404)), _STRANGER),
     ],
     #
+    ("GET", _I + "/locations"): [Ask(reads_locations)],
+    ("POST", _I + "/locations"): [
+        Ask(adds_location, body={"url": "file:///etc/passwd"}),
+        Ask(adds_location, body={"url": "http://192.0.2.1/x"}),
+    ],
     # The deprecated API of tasks is the administrators'; the tasks of an image are for whoever sees it.
     ("GET", _I + "/tasks"): [Ask(lambda p, i: 200 if sees(p, i) else 404)],
     ("GET", "/v2/tasks"): [Ask(whoever("admin", then=200)), Ask(whoever("admin", then=400), query="limit=many")],

@@ -21,7 +21,7 @@ from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.images import data, tasks
+from calotype.images import data, quota, tasks
 from calotype.images.inspection import Inspection
 from calotype.images.stream import Passing
 from calotype.model import Image, Job, Location, Task
@@ -68,6 +68,7 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
     store = _store(svc, ctx, url)
     data.refuse_unready(image)
     size, settled, virtual_size = _look(svc, ctx, store, url, image)
+    allowed = quota.allowance(svc, ctx, image.owner)
 
     hashes = {"os_hash_algo": given.algo, "os_hash_value": given.value} if given else {}
     secure = svc.conf.do_secure_hash
@@ -81,7 +82,6 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         "given": [given.algo, given.value] if given else None,
     }
     now = svc.now()
-
     asked = {"image_id": image.id, "loc_url": url, "validation_data": hashes}
 
     def work(tx: Tx) -> Task:
@@ -91,17 +91,23 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         data.refuse_unready(found)
         if _formats(found) != _formats(image):
             raise errors.Conflict("The image's formats were changed just now; ask again.")
+        quota.one_more_location(svc, found)
+        reserved = quota.room(tx, allowed, size)
         if at_once:
+            reserved = 0  # it is stored, in this transaction
             _activate(svc, tx, found, store, url, size=size, virtual_size=virtual_size, **hashes)
         else:
             _refuse_taken(tx, store, url, image.id)
             db_images.move(tx, image.id, "queued", "importing", now=now)
+            quota.count_uploading(tx, allowed)
             svc.events.image(tx, image.id, "image.update")
         task = tasks.begin(svc, tx, ctx, "location_import", image.id, asked, status="processing")
         if at_once and not secure:
             tasks.move(svc, tx, task.id, "success", result={"image_id": image.id})
         else:
-            jobs.submit(tx, KIND, image.id, {**payload, "task": task.id}, now=now, due=now)
+            project = allowed.project if allowed else found.owner
+            facts = {**payload, "task": task.id}
+            jobs.submit(tx, KIND, image.id, facts, now=now, due=now, project=project, reserved=reserved)
         return task
 
     svc.db.transact(work, lambda tx, task: tasks.there(svc, tx, task))
