@@ -185,6 +185,22 @@ def removes_copy(p: Persona, i: Image) -> int:
     return 409 if i.status != "active" else 204 if i.state == "twice" else 403
 
 
+def knows(p: Persona, i: Image) -> bool:
+    """What is there for a caller whatever roles it has: a service needs none but its own."""
+    open_to_all = i.visibility in ("public", "community") or i.owner is None
+    return p.has("admin") or owns(p, i) or shares(p, i) or open_to_all
+
+
+def for_services(status: int) -> Expect:
+    return lambda p, i: status if (p.has("service") or p.has("admin")) and knows(p, i) else refused(p, i)
+
+
+def adds_a_file(p: Persona, i: Image) -> int:
+    if p.has("service"):
+        return 400 if knows(p, i) else 404
+    return 403 if changes(p, i) else refused(p, i)
+
+
 def anybody(status: int) -> Expect:
     return lambda p, i: status
 
@@ -327,6 +343,10 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
         Ask(whoever("admin", then=400), body={"type": "nonsense"}),
     ],
     ("GET", "/v2/tasks/{task_id}"): [Ask(whoever("admin", then=404), {"task_id": "00000000-0000-4000-8000-00000000ffff"})],
+    #
+    # Files are added by nobody. Services are told so, all others that this is for services.
+    ("GET", _I + "/locations"): [Ask(for_services(200))],
+    ("POST", _I + "/locations"): [Ask(adds_a_file, body={"url": "file:///etc/passwd"})],
     #
     ("GET", "/v2/info/import"): [Ask(anybody(200))],
     ("GET", "/v2/info/usage"): [Ask(anybody(200))],
