@@ -375,6 +375,7 @@ def token_of(**changed: Any) -> bytes:
         (429, b""),
         (500, b""),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_nonsense_from_keystone_is_not_the_callers_fault(status: int, body: bytes, tmp_path: Path) -> None:
     """Whatever stands where Keystone should: a proxy, another service, half of a Keystone."""

@@ -144,7 +144,7 @@ def test_the_configuration_is_shown_without_secrets_and_checked(tmp_path: Path) 
     ("text", "words"),
     [
         ("[DEFAULT]\nimage_size_cap = x\n", "image_size_cap"), ("[DEFAULT]\nhashing_algorithm = md5\n", "md5"),
-        ("[DEFAULT]\nhashing_algorithm = sha1\n", "sha1"), ("[paste_deploy]\nflavor = keystone\n", "HTTP basic"),
+        ("[DEFAULT]\nhashing_algorithm = sha1\n", "sha1"), ("[paste_deploy]\nflavor = keystone\n", "[keystone_authtoken]"),
         ("[database]\nconnection = nonsense\n", "connection"), ("[server]\ntls_cert = /nope\n", "go together"),
         ("[server]\nbind = 9292\n", "HOST:PORT"), ("[DEFAULT]\nenabled_backends = a:file\n", "default_backend"),
         ("[DEFAULT]\nuser_storage_quota = 10 parsec\n", "user_storage_quota"),

@@ -300,23 +300,29 @@ def test_no_credential_of_an_old_location_is_shown(app: App, url: str, clean: st
         assert locations.direct_url(app.service, ctx, show(app, image_id)) is None
 
 
-def test_quotas_hold_for_what_is_added(tmp_path: Path) -> None:
-    """At once and after hashing: what is being hashed counts, what is given up does not."""
-    with service(tmp_path, more="user_storage_quota = 10B\nimage_location_quota = 1") as app:
-        urls = [kept(app, b"12345", f"99999999-2222-4333-8444-55555555555{number}") for number in range(4)]
-        first, wrong, third = queued(app), queued(app), queued(app)
-        locations.add(app.service, NOVA, first, urls[0], None)
-        locations.add(app.service, NOVA, wrong, urls[1], given(b"other"))
-        for hashed in (None, given(b"12345")):
-            with pytest.raises(errors.OverLimit):
-                locations.add(app.service, NOVA, third, urls[2], hashed)
-        assert show(app, third).status == "queued"
+# --- quotas ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hashed", [False, True], ids=["at once", "by a job"])
+def test_data_that_is_added_takes_room_from_then_on(tmp_path: Path, hashed: bool) -> None:
+    with service(tmp_path, more="user_storage_quota = 1000") as app:
+        content = b"x" * 600
+        url = kept(app, content)
+        other = kept(app, b"y" * 401, "99999999-2222-4333-8444-666666666666")
+        image_id, too_much = queued(app), queued(app)
+        locations.add(app.service, NOVA, image_id, url, given(content) if hashed else None)
+        assert show(app, image_id).status == ("importing" if hashed else "active")
+        with pytest.raises(errors.OverLimit, match="401 more"):
+            locations.add(app.service, NOVA, too_much, other, None)
         work_off(app)
-        assert show(app, wrong).status == "queued"
-        locations.add(app.service, NOVA, third, urls[2], given(b"12345"))
-        work_off(app)
-        assert show(app, third).status == "active"
-        with pytest.raises(errors.OverLimit):
-            locations.add(app.service, NOVA, wrong, urls[3], None)
-    with service(tmp_path, more="image_location_quota = 0") as app, pytest.raises(errors.OverLimit):
+        assert show(app, image_id).status == "active"
+        with pytest.raises(errors.OverLimit, match=r"stored 600, .* keep 0, and 401 more"):
+            locations.add(app.service, NOVA, too_much, other, None)
+        assert show(app, too_much).status == "queued"
+        lifecycle.delete(app.service, ALICE, image_id)
+        locations.add(app.service, NOVA, too_much, other, None)
+
+
+def test_an_image_has_no_more_copies_than_its_quota(tmp_path: Path) -> None:
+    with service(tmp_path, more="image_location_quota = 0") as app, pytest.raises(errors.OverLimit, match="locations"):
         locations.add(app.service, NOVA, queued(app), kept(app, b"x"), None)

@@ -82,7 +82,6 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         "given": [given.algo, given.value] if given else None,
     }
     now = svc.now()
-
     asked = {"image_id": image.id, "loc_url": url, "validation_data": hashes}
 
     def work(tx: Tx) -> Task:
@@ -95,6 +94,7 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         quota.one_more_location(svc, found)
         reserved = quota.room(tx, allowed, size)
         if at_once:
+            reserved = 0  # it is stored, in this transaction
             _activate(svc, tx, found, store, url, size=size, virtual_size=virtual_size, **hashes)
         else:
             _refuse_taken(tx, store, url, image.id)
@@ -105,16 +105,9 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         if at_once and not secure:
             tasks.move(svc, tx, task.id, "success", result={"image_id": image.id})
         else:
-            jobs.submit(
-                tx,
-                KIND,
-                image.id,
-                {**payload, "task": task.id},
-                now=now,
-                due=now,
-                project=allowed.project if allowed else image.owner,
-                reserved=0 if at_once else reserved,
-            )
+            project = allowed.project if allowed else found.owner
+            facts = {**payload, "task": task.id}
+            jobs.submit(tx, KIND, image.id, facts, now=now, due=now, project=project, reserved=reserved)
         return task
 
     svc.db.transact(work, lambda tx, task: tasks.there(svc, tx, task))
