@@ -117,6 +117,11 @@ DECLARED: tuple[Declared, ...] = (
     # Members
     Declared("A member that is no text", '"member": (1|"m\\*256")', "status", "200|500", "400"),
     Declared("A member that is no text", "GET .*/members$", "body.members", ".* 1 .*"),
+    # Tasks
+    Declared("The filter `type`", r"/v2/tasks\?type=location_import", "status", "400", "200"),
+    Declared(
+        "Methods of `/v2/images/{id}/tasks` other than GET", "(HEAD|POST|PUT|DELETE) .*/tasks$", "status", "404", "405"
+    ),
     # Stores
     Declared("`stores` of a deactivated image", "actions: ", "body.stores", "-", '"fast"'),
     Declared(
