@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -77,8 +78,8 @@ def test_header_fields_of_a_client_are_not_believed(cloud: Service, keystone: Ke
         "X-Service-Roles": "service",
     }
     assert TokenClient(cloud.url, None).get("/v2/images", headers=forged).status_code == 401
-    bob = client(cloud, keystone, "bob")
     image_id = client(cloud, keystone, "alice").queued()
+    bob = TokenClient(cloud.url, keystone.token("bob", new=True))  # that nobody remembers
     assert bob.get(f"/v2/images/{image_id}", headers=forged).status_code == 404
     made = bob.request("POST", "/v2/images", json={}, headers=forged).json()
     assert made["owner"] == keystone.project("blue")
@@ -463,7 +464,7 @@ def test_what_memcached_knows_keystone_is_not_asked(short: Keystone, memcached: 
         for where in (memcached, memcached, None)
     )
     assert one.caller(token) == forgetful.caller(token)
-    short.stop()
+    short.stop(signal.SIGKILL)  # at once: the token lives for seconds
     try:
         assert other.caller(token).project == short.project("red")
         assert forgetful.caller(token).project == short.project("red")

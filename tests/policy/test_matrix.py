@@ -122,8 +122,17 @@ def test_with_rules_that_permit_everything_only_the_owner_and_administrators_cha
     and services may add the location of what they made."""
     permit = {name: "@" for name in RULES if name != "context_is_admin"}
     (tmp_path / "policy.yaml").write_text(json.dumps(permit))
+    by = {persona.name: persona for persona in KNOWN}
     with world_in(tmp_path, states=("active", "queued", "twice")) as (world, app):
         send = in_process(app)
+        members = f"/v2/images/{next(image.id for image in world.images if image.visibility == 'shared')}/members"
+        # Nor does a member learn of the others, or anybody answer for it.
+        _, listed = send(by["pending"], "GET", members, {}, b"")
+        assert [entry["member_id"] for entry in json.loads(listed)["members"]] == ["pending"]
+        assert send(by["pending"], "GET", f"{members}/accepted", {}, b"")[0] == 404
+        for name, status in (("pending", 404), ("manager", 403), ("member", 403)):
+            assert send(by[name], "PUT", f"{members}/accepted", {}, b'{"status": "rejected"}')[0] == status
+        assert not world.changed()
         writes = [
             cell
             for cell in cells(world.images, KNOWN)
@@ -136,8 +145,8 @@ def test_with_rules_that_permit_everything_only_the_owner_and_administrators_cha
             assert status in (403, 404), cell
             assert not world.changed(), cell
         # It is the floor that refuses them: with these rules a reader of the owner's project may do it all.
-        reader = next(persona for persona in KNOWN if persona.name == "reader")
-        allowed = [send(reader, *world.request(cell))[0] for cell in cells(world.images[:1], [reader]) if cell.writes]
+        mine = [cell for cell in cells(world.images[:1], [by["reader"]]) if cell.writes]
+        allowed = [send(cell.persona, *world.request(cell))[0] for cell in mine]
     assert {200, 204} <= set(allowed)
     assert len(writes) > 1_000
 
