@@ -10,8 +10,14 @@ _CACHE = "there is no image cache yet"
 _OSSN_0090 = "show_multiple_locations is not offered: it lets an owner replace the content of an active image"
 _NOVA = "tempest wants Nova for it; with Glance, too"
 
+_BUG_2076648 = (
+    "all but one assertion hold: after a wrong hash it wants the refused location to be still there, as with Glance, which "
+    "cannot remove it; here nothing of it remains"
+)
+
 #: Parts of names → why they fail.
 FAIL: dict[str, str] = {
+    "LocationImportTest.test_add_location_for_image_with_do_secure_hash_true": _BUG_2076648,
     "admin.test_image_caching.ImageCachingTest.": _CACHE,
     "admin.test_images_metadefs_": _METADEFS,
     "test_images_metadefs_schema.": _METADEFS,
