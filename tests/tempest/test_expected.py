@@ -3,9 +3,7 @@
 from tests.tempest.__main__ import judge
 from tests.tempest.expected import FAIL, SKIP
 
-_AS_EXPECTED = (
-    dict.fromkeys(FAIL, ("failed", "")) | dict.fromkeys(SKIP, ("skipped", "")) | {"other": ("passed", "")}
-)
+_AS_EXPECTED = dict.fromkeys(FAIL, ("failed", "")) | dict.fromkeys(SKIP, ("skipped", "")) | {"other": ("passed", "")}
 
 
 def test_each_kind_of_surprise_is_told() -> None:
