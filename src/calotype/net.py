@@ -209,6 +209,10 @@ class Net:
     min_rate: int = 1024
     _tls: list[ssl.SSLContext] = field(default_factory=list, repr=False, compare=False)
 
+    def prepare(self) -> None:
+        """Read the certificates. Raises `OSError`."""
+        self._context()
+
     def check(self, url: str) -> None:
         """Raise `UrlRefused` for a URL that `open` would not connect to, `FetchFailed` when its name has no address."""
         self._addresses(self._target(url))

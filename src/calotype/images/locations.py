@@ -342,12 +342,12 @@ def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
         if image is None:
             return
         if job.payload["activate"]:
-            moved = db_images.move(tx, image.id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
+            db_images.move(tx, image.id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
         else:
-            bad = isinstance(why, errors.ContentRejected)
-            moved = bad and db_images.move(tx, image.id, "active", "deactivated", now=svc.now())
-        if moved:
-            svc.events.image(tx, image.id, "image.update")
+            db_images.put_hashes(tx, image.id, now=svc.now(), os_hash_algo=None)  # no hash will follow
+            if isinstance(why, errors.ContentRejected):
+                db_images.move(tx, image.id, "active", "deactivated", now=svc.now())
+        svc.events.image(tx, image.id, "image.update")
 
     svc.db.transact(work)
 
