@@ -26,7 +26,7 @@ from calotype.jobs.worker import Runner
 from calotype.model import Change, Image
 from calotype.policy import Policy, image_target
 from tests.images.samples import GOOD, HOSTILE
-from tests.inprocess import ADMIN, ALICE, BOB, backlog, parts
+from tests.inprocess import ALICE, BOB, backlog, parts
 from tests.support import until
 from tests.webserver import WebServer, serving
 
