@@ -150,10 +150,11 @@ _FLOOR_FOR_SERVICES: Final = frozenset({"add_image_location"})
 Target = Mapping[str, Any]
 _LOOK_SECONDS = 1.0  #: How often policy files are looked at.
 _KNOWN = 50_000  #: Answers remembered, some 15 MiB at most.
-#: Checks whose answer depends on more than the caller and the target.
-_ELSEWHERE = re.compile(r"\b(https?|field|opts?):")
+#: Checks whose answer depends on more than the caller and the target, or on a field that `_FIELD` does not find.
+_ELSEWHERE = re.compile(r"\b(https?|field|opts?):|%\([^)]*\(")
 _FIELD = re.compile(r"%\(([^)]*)\)")
-_RULE = re.compile(r"\brule:(\w+)")
+#: A rule's name may hold anything but white space; what closes a group after it is not its own.
+_RULE = re.compile(r"\brule:(\S+?)\)*(?!\S)")
 
 
 class Policy:
@@ -259,9 +260,10 @@ class Policy:
             return self._evaluate(rule, target, ctx)
         # Rules see target values as text, whatever they are, so their text is what tells them apart.
         key = (rule, ctx, *[str(target.get(name)) for name in fields])
-        if key not in answers:
-            answers[key] = self._evaluate(rule, target, ctx)
-        return answers[key]
+        answer = answers.get(key)  # once: a caller is dear to compare
+        if answer is None:
+            answer = answers[key] = self._evaluate(rule, target, ctx)
+        return answer
 
     def _remembered(self, rule: str) -> tuple[tuple[str, ...] | None, dict[tuple[Any, ...], bool]]:
         """`_plan` of a rule that is in force, and the answers of these rules so far."""
@@ -296,10 +298,13 @@ class Policy:
         todo = [rule]
         while todo:
             name = todo.pop()
-            if name in seen or name not in rules:
+            if name in seen:
                 continue
             seen.add(name)
-            text = str(rules[name])
+            try:
+                text = str(rules[name])  # or that of the rule which stands in for those that are not there
+            except KeyError:
+                continue
             if _ELSEWHERE.search(text):
                 return None
             fields.update(_FIELD.findall(text))

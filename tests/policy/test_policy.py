@@ -1,6 +1,7 @@
 """Rules: the table is the contract's, a file can change lines of it, the floor stands above any file."""
 
 import ast
+import json
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import calotype.images
 from calotype import config, errors
 from calotype.context import Context
+from calotype.images import lifecycle, sharing
+from calotype.images.lifecycle import NewImage
 from calotype.model import Image
 from calotype.policy import RULES, Policy, image_target
-from tests.inprocess import ADMIN, ALICE, BOB
+from tests.inprocess import ADMIN, ALICE, BOB, parts
 from tests.policy import rules as rules_of_glance
 
 IMAGE = Image("i", "n", "active", "private", "red", datetime(2026, 1, 1), datetime(2026, 1, 1))
@@ -113,6 +116,21 @@ def test_a_rule_on_other_fields_is_asked_for_each_of_their_values(tmp_path: Path
     rules = policy(tmp_path, '"get_image": "\'secret\':%(name)s or rule:deep"\n"deep": "\'7\':%(min_disk)s"\n')
     many = [replace(IMAGE, id=str(n), name=("secret", "other")[n % 2], min_disk=n) for n in range(10)]
     assert [image.id for image in rules.readable(BOB, many)] == ["0", "2", "4", "6", "7", "8"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"get_image": "(role:none or rule:own-or.any:one)"\n"own-or.any:one": "\'secret\':%(name)s"\n',
+        '"get_image": "rule:nowhere"\n"default": "\'secret\':%(name)s"\n',  # `default` stands in
+        '"get_image": "\'secret\':%(a(b))s"\n',
+    ],
+)
+def test_whatever_rules_and_fields_are_called_no_answer_is_taken_for_another_image(tmp_path: Path, text: str) -> None:
+    rules = policy(tmp_path, text)
+    secret = [replace(IMAGE, id=str(n), name=name, properties={"a(b)": name}) for n, name in enumerate(("secret", "no"))]
+    assert [image.id for image in rules.readable(BOB, secret)] == ["0"]
+    assert [rules.allows(BOB, "get_image", image_target(image)) for image in secret] == [True, False]
 
 
 def test_rules_that_look_elsewhere_are_always_asked(tmp_path: Path) -> None:
@@ -230,3 +248,18 @@ def test_a_token_of_the_system_passes_no_rule_of_projects(tmp_path: Path) -> Non
         assert rules.allows(system, name, image_target(replace(IMAGE, visibility="public"))) is base, name
     with pytest.raises(errors.Forbidden):
         rules.check(system, "get_images", {})
+
+
+def test_who_has_no_project_does_not_share_the_images_of_nobody(tmp_path: Path) -> None:
+    permit = {"get_image": "@", "get_members": "@", "get_member": "@"}
+    (tmp_path / "policy.yaml").write_text(json.dumps(permit))
+    nobody = Context(read_only=True)
+    with parts(tmp_path, f"sqlite:///{tmp_path}/one.db") as app:
+        image = lifecycle.create(app.service, ADMIN, NewImage(owner="", visibility="shared"))
+        sharing.add(app.service, ADMIN, image.id, "blue")
+        assert lifecycle.show(app.service, nobody, image.id).owner is None  # it sees the image
+        assert sharing.list_(app.service, nobody, image.id) == []
+        with pytest.raises(errors.NotFound):
+            sharing.show(app.service, nobody, image.id, "blue")
+        assert [member.member for member in sharing.list_(app.service, BOB, image.id)] == ["blue"]
+        assert [member.member for member in sharing.list_(app.service, ADMIN, image.id)] == ["blue"]
