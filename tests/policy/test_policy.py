@@ -153,7 +153,7 @@ def test_every_use_case_asks_the_policy() -> None:
     """Each public function that gets a service and a caller asks, itself or by a private helper that does."""
     exempt = {
         "removal.carry_out": "finishes what a use-case began",
-        "locations.direct_url": "comes with a record, whose use-case asked; asks whether the caller is a service",
+        "locations.direct_urls": "come with records, whose use-case asked; asks whether the caller is a service",
         "data.open_": "takes what `prepare` returned, which asked",
         "data.sent": "tells what became of what `open_` gave",
         "quota.allowance": "says what a project may have to use-cases that ask",
