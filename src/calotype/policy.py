@@ -11,6 +11,7 @@ import os
 import re
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from operator import attrgetter
@@ -288,7 +289,10 @@ class Policy:
             "domain_id": ctx.domain,
             "system_scope": ctx.system_scope,
         }
-        return bool(self._enforcer.enforce(rule, dict(target), credentials, do_raise=False))
+        try:
+            return bool(self._enforcer.enforce(rule, dict(target), credentials, do_raise=False))
+        except Exception as exc:  # a service that the rule asks is away, and then libraries raise all sorts
+            raise errors.Busy(f"The rule {rule} cannot be answered now; try again later.") from exc
 
     def _plan(self, rule: str) -> tuple[str, ...] | None:
         """The target fields that a rule reads, through the rules it names; None when it looks at more than those."""
@@ -321,7 +325,7 @@ def _service_roles(conf: cfg.ConfigOpts) -> frozenset[str]:
 
 
 def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
-    """All rules: the defaults, with what the operator's files say."""
+    """All rules: the defaults, with what the operator's files say. Raises for some that could not be answered."""
     enforcer = oslo_policy.Enforcer(conf, use_conf=True)
     for name, check in RULES.items():
         former = None
@@ -336,6 +340,8 @@ def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
         enforcer.register_default(oslo_policy.RuleDefault(name, check, deprecated_rule=former, scope_types=scopes))
     enforcer.suppress_deprecation_warnings = True
     enforcer.load_rules()
+    for check in enforcer.rules.values():
+        str(check) % defaultdict[str, int](int)  # raises for a field that is not closed, and the like
     enforcer.use_conf = False  # else oslo.policy looks at the files at every check, and changes rules in place
     return enforcer
 

@@ -128,7 +128,9 @@ def test_a_rule_on_other_fields_is_asked_for_each_of_their_values(tmp_path: Path
 )
 def test_whatever_rules_and_fields_are_called_no_answer_is_taken_for_another_image(tmp_path: Path, text: str) -> None:
     rules = policy(tmp_path, text)
-    secret = [replace(IMAGE, id=str(n), name=name, properties={"a(b)": name}) for n, name in enumerate(("secret", "no"))]
+    secret = [
+        replace(IMAGE, id=str(n), name=name, properties={"a(b)": name}) for n, name in enumerate(("secret", "no"))
+    ]
     assert [image.id for image in rules.readable(BOB, secret)] == ["0"]
     assert [rules.allows(BOB, "get_image", image_target(image)) for image in secret] == [True, False]
 
@@ -137,6 +139,23 @@ def test_rules_that_look_elsewhere_are_always_asked(tmp_path: Path) -> None:
     rules = policy(tmp_path, '"get_image": "rule:far"\n"far": "http://127.0.0.1:1/%(name)s"\n')
     assert rules._plan("get_image") is None
     assert rules._plan("delete_image") == ("project_id",)
+
+
+def test_a_rule_that_cannot_be_answered_now_is_neither_yes_nor_no(tmp_path: Path) -> None:
+    rules = policy(tmp_path, '"get_image": "http://127.0.0.1:1/%(name)s or %(name)s:%(size)d"\n')
+    with pytest.raises(errors.Busy, match="get_image"):
+        rules.allows(ALICE, "get_image", image_target(IMAGE))
+
+
+@pytest.mark.parametrize("check", ["'a':%(name", "role:100% or @"])
+def test_a_rule_that_nobody_could_answer_stops_the_start_and_changes_none_later(tmp_path: Path, check: str) -> None:
+    text = json.dumps({"get_image": check})
+    with pytest.raises(errors.ConfigError):
+        policy(tmp_path, text)
+    rules = policy(tmp_path)
+    (tmp_path / "policy.yaml").write_text(text)
+    rules.reload()
+    assert rules.allows(ALICE, "get_image", image_target(IMAGE))
 
 
 def test_an_answer_is_remembered_for_the_same_caller_and_values_only(tmp_path: Path) -> None:
