@@ -340,8 +340,8 @@ def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
         enforcer.register_default(oslo_policy.RuleDefault(name, check, deprecated_rule=former, scope_types=scopes))
     enforcer.suppress_deprecation_warnings = True
     enforcer.load_rules()
-    for check in enforcer.rules.values():
-        str(check) % defaultdict[str, int](int)  # raises for a field that is not closed, and the like
+    for rule in enforcer.rules.values():
+        str(rule) % defaultdict[str, int](int)  # raises for a field that is not closed, and the like
     enforcer.use_conf = False  # else oslo.policy looks at the files at every check, and changes rules in place
     return enforcer
 
