@@ -73,11 +73,11 @@ fuzz: $(VENV)/.fuzz ## feed the parsers what finds new ways through them; ARGS="
 bench: $(VENV)/.test ## measure the data path against its hardware floors
 	$(BIN)/python -m bench $(ARGS)
 
-peer: $(VENV)/.test ## measure beside a real Glance 33, which it installs into .peer; on MariaDB; takes an hour
+peer: $(VENV)/.test .keystone/ready ## measure beside a real Glance 33, which it installs into .peer; on MariaDB; takes an hour
 	@tests/needs
 	$(BIN)/python -m bench.peer $(ARGS)
 
-differential: $(VENV)/.test .keystone/ready ## compare the answers to over 1,300 requests with those of a real Glance 33; ARGS="--sections lists"
+differential: $(VENV)/.test .keystone/ready ## compare the answers to 1,500 requests with those of a real Glance 33; ARGS="--sections lists"
 	@tests/needs
 	$(BIN)/python -m tests.differential $(ARGS)
 

@@ -153,14 +153,23 @@ def test_several_ranges_come_as_parts(alice: Client, image: str) -> None:
     assert head.headers["Content-Length"] == got.headers["Content-Length"]
 
 
+def test_parameters_and_letter_case_of_the_media_type_are_passed_over(alice: Client) -> None:
+    for media in ("application/octet-stream; charset=binary", "Application/Octet-Stream"):
+        image_id = alice.queued()
+        assert alice.put(image_id, DATA, Content_Type=media).status_code == 204
+        assert alice.file(image_id).content == DATA
+
+
 @pytest.mark.parametrize(
     "wanted",
     ["bytes=99999999-", "bytes=9-5", "bytes=x-y", "bytes=", "bytes=-0", "bytes=--1", "bytes=1-2-3", "bytes=" + "9" * 5000,
      "bytes=" + ",".join(f"{n * 10}-{n * 10 + 1}" for n in range(33))],
 )  # fmt: skip
 def test_a_range_that_cannot_be_served_is_416_with_the_size(alice: Client, image: str, wanted: str) -> None:
-    got = alice.file(image, Range=wanted)
+    got = alice.file(image, Range=wanted, Accept="application/json")
     assert got.status_code == 416
+    assert got.headers["Content-Type"] == "application/json"
+    assert got.json()["title"] == "Request Range Not Satisfiable"
     assert got.headers["Content-Range"] == f"bytes */{len(DATA)}"
 
 
@@ -183,7 +192,8 @@ def test_conditions_are_answered_by_the_hash(alice: Client, image: str) -> None:
 
 def test_the_old_way_to_ask_for_a_range_works(alice: Client, image: str) -> None:
     assert alice.file(image, Content_Range=f"bytes 5-9/{len(DATA)}").content == DATA[5:10]
-    assert alice.file(image, Content_Range="bytes 9-5/1").status_code == 416
+    for wrong in ("bytes 9-5/1", "bytes 0-9/5", "bytes 0-9/9"):
+        assert alice.file(image, Content_Range=wrong).status_code == 416
 
 
 def test_head_tells_what_get_would(alice: Client, image: str) -> None:

@@ -372,6 +372,7 @@ def test_hashing_survives_kill_9(state: Path) -> None:
         assert add(alice, right, web.url + "/data", given(data)).status_code == 202
         assert add(alice, wrong, web.url + "/data", given(b"")).status_code == 202
         assert add(alice, plain, web.url + "/data").status_code == 202
+        assert alice.show(plain)["os_hash_algo"] == "sha512"  # which says that a hash will follow
         for _ in range(2):
             until(lambda: any("Range" in one.headers and one.method == "GET" for one in web.seen[6:]))
             web.seen[6:] = []

@@ -122,6 +122,13 @@ DECLARED: tuple[Declared, ...] = (
     Declared(
         "Methods of `/v2/images/{id}/tasks` other than GET", "(HEAD|POST|PUT|DELETE) .*/tasks$", "status", "404", "405"
     ),
+    # Locations
+    Declared("The status of an image whose location somebody adds", "POST .*c01-.*/locations", "status", "409", "403"),
+    Declared(
+        "The body of an added location", 'POST .*/locations .*"(metadata|validation_data)"', "status", "403", "400"
+    ),
+    Declared("A body of `GET /v2/images/{id}/locations`", "GET .*/locations .*{}", "status", "500", "400"),
+    Declared("`Allow` of `/v2/images/{id}/locations`", ".*/locations$", "header Allow", "POST", "GET, POST"),
     # Stores
     Declared("`stores` of a deactivated image", "actions: ", "body.stores", "-", '"fast"'),
     Declared(

@@ -11,6 +11,7 @@ import gzip
 import http.server
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -30,7 +31,8 @@ from tests.tempest.expected import FAIL, SKIP
 HOME = Path(os.environ.get("CALOTYPE_TEMPEST") or Path(__file__).parents[2] / ".tempest")
 _CALOTYPE = """\
 [DEFAULT]
-enabled_backends = fast:file, cheap:file
+enabled_backends = fast:file, cheap:file, web:http
+do_secure_hash = {hash}
 [glance_store]
 default_backend = fast
 [fast]
@@ -39,6 +41,9 @@ weight = 200
 [cheap]
 filesystem_store_datadir = {root}/cheap
 weight = 100
+[import_filtering_opts]
+allowed_ports =
+private_hosts = 127.0.0.1
 [image_format]
 require_image_format_match = {match}
 """
@@ -85,14 +90,18 @@ os_glance_reserved = true
 manage_locations = false
 image_conversion = false
 image_format_enforcement = {match}
-do_secure_hash = true
+do_secure_hash = {hash}
 http_store_enabled = true
 store_weight_enabled = true
 [enforce_scope]
 glance = true
 """
-#: Tests that need the formats of data not to be enforced.
-_LENIENT = "ListUserImagesTest"
+#: What is run again with other settings, and counts as it goes then.
+AGAIN = (
+    # Made-up data: tempest leaves these tests out itself, or adds locations with it, which Glance does not look at.
+    ("ListUserImagesTest|do_secure_hash_true|HashCalculation", {"match": "false", "hash": "true"}),
+    ("do_secure_hash_false", {"match": "false", "hash": "false"}),
+)
 
 
 def web(directory: Path) -> str:
@@ -111,11 +120,13 @@ def run(root: Path, pattern: str) -> dict[str, tuple[str, str]]:
     """Tests → what came of them: passed, failed or skipped, and a text."""
     keystone, memcached = Keystone().start(), Memcached()
     try:
-        found = once(root / "strict", pattern, keystone, memcached, match=True)
-        if again := [name for name in found if _LENIENT in name]:
-            for name in again:
-                del found[name]
-            found |= once(root / "lenient", _LENIENT, keystone, memcached, match=False)
+        found = once(root / "0", pattern, keystone, memcached, match="true", hash="true")
+        for number, (part, settings) in enumerate(AGAIN, 1):
+            if again := [name for name in found if re.search(part, name)]:
+                for name in again:
+                    del found[name]
+                print(f"again, {settings}: {part}", file=sys.stderr)
+                found |= once(root / str(number), part, keystone, memcached, **settings)
         return found
     finally:
         memcached.stop()
@@ -123,13 +134,13 @@ def run(root: Path, pattern: str) -> dict[str, tuple[str, str]]:
 
 
 def once(
-    root: Path, pattern: str, keystone: Keystone, memcached: Memcached, *, match: bool
+    root: Path, pattern: str, keystone: Keystone, memcached: Memcached, **settings: str
 ) -> dict[str, tuple[str, str]]:
-    """One run, with data that must match its format or need not."""
+    """One run; `match` is whether data must match its format, `hash` whether that of added locations is computed."""
     (root / "www").mkdir(parents=True)
     (root / "www" / "image.qcow2").write_bytes(samples.qcow2())
     (root / "www" / "image.tar.gz").write_bytes(gzip.compress(secrets.token_bytes(3 << 20)))
-    values = {"root": root, "match": str(match).lower()}
+    values = {"root": str(root)} | settings
     conf = _CALOTYPE.format(**values) + keystone.conf(memcached)
     values |= {"password": PASSWORD, "keystone": keystone.url, "region": REGION, "web": web(root / "www")}
     (root / "tempest.conf").write_text(_TEMPEST.format(**values))

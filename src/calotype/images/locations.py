@@ -95,7 +95,9 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         reserved = quota.room(tx, allowed, size)
         if at_once:
             reserved = 0  # it is stored, in this transaction
-            _activate(svc, tx, found, store, url, size=size, virtual_size=virtual_size, **hashes)
+            # Clients see by the algorithm that a hash will follow.
+            facts = hashes or ({"os_hash_algo": svc.conf.hashing_algorithm} if secure else {})
+            _activate(svc, tx, found, store, url, size=size, virtual_size=virtual_size, **facts)
         else:
             _refuse_taken(tx, store, url, image.id)
             db_images.move(tx, image.id, "queued", "importing", now=now)
@@ -106,8 +108,8 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
             tasks.move(svc, tx, task.id, "success", result={"image_id": image.id})
         else:
             project = allowed.project if allowed else found.owner
-            facts = {**payload, "task": task.id}
-            jobs.submit(tx, KIND, image.id, facts, now=now, due=now, project=project, reserved=reserved)
+            work_facts = {**payload, "task": task.id}
+            jobs.submit(tx, KIND, image.id, work_facts, now=now, due=now, project=project, reserved=reserved)
         return task
 
     svc.db.transact(work, lambda tx, task: tasks.there(svc, tx, task))
