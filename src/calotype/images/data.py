@@ -75,7 +75,7 @@ def upload(
 def format_rules(svc: Service) -> FormatRules:
     """What the operator decided about formats."""
     options = svc.conf.image_format
-    return FormatRules(options.require_image_format_match, frozenset(options.gpt_safety_checks_nonfatal))
+    return FormatRules(options.require_image_format_match, gpt_nonfatal=frozenset(options.gpt_safety_checks_nonfatal))
 
 
 def refuse_unready(image: Image) -> None:

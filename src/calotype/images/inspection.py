@@ -17,9 +17,13 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FormatRules:
-    """What the operator decided about formats; `gpt_nonfatal` names safety checks of gpt that do not reject."""
+    """What the operator decided about formats; `gpt_nonfatal` names safety checks of gpt that do not reject.
+
+    `plain_passes` lets data be of any declared format that has the signature of none.
+    """
 
     require_match: bool = True
+    plain_passes: bool = False
     gpt_nonfatal: frozenset[str] = frozenset()
 
 
@@ -172,6 +176,8 @@ class Inspection:
             return
         if declared == "raw":
             LOG.warning("the data of an image is %s, but its disk_format says raw", detected)
+        elif detected == "raw" and self._rules.plain_passes:
+            LOG.warning("the data of an image has the signature of no format, but its disk_format says %s", declared)
         elif detected == "raw":
             self._mismatch(
                 f"the data is not {declared}, as disk_format says: it has the signature of no known format; "

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -23,7 +23,7 @@ from calotype.db import jobs
 from calotype.db.engine import Tx
 from calotype.db.usage import take_turn
 from calotype.images import data, quota, tasks
-from calotype.images.inspection import Inspection
+from calotype.images.inspection import FormatRules, Inspection
 from calotype.images.stream import Passing
 from calotype.model import Image, Job, Location, Task
 from calotype.policy import no_image
@@ -199,7 +199,7 @@ def _look(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> t
             raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
         if image.container_format != "bare":
             return size, True, None
-        inspection = Inspection(str(image.disk_format), data.format_rules(svc))
+        inspection = Inspection(str(image.disk_format), _format_rules(svc))
         head = memoryview(_first(store, url, min(size, _HEAD), ctx))
     except errors.StoreError as exc:
         LOG.warning("image %s: a location was refused, store %s: %s", image.id, store.name, errors.reason(exc))
@@ -209,6 +209,11 @@ def _look(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> t
     if len(head) < size and not inspection.settled:
         return size, False, None
     return size, True, inspection.finish(size)
+
+
+def _format_rules(svc: Service) -> FormatRules:
+    """Those of uploads, but for data without any signature: Glance's users add such data, and nothing reads it."""
+    return replace(data.format_rules(svc), plain_passes=True)
 
 
 def _first(store: Store, url: str, length: int, ctx: Context) -> bytes:
@@ -283,7 +288,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
                 md5=svc.conf.md5_checksum,
                 disk_format=facts["formats"][0],
                 container_format=facts["formats"][1],
-                rules=data.format_rules(svc),
+                rules=_format_rules(svc),
                 alive=wanted,
                 want={"hash": given.value} if given and not weak else None,
                 taps=[weak] if weak else [],
