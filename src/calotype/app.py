@@ -216,11 +216,12 @@ class Authentication:
             log.resource_uuid = params["image_id"]
         if resource is None or resource.open:
             return
-        ctx = replace(self._caller(req, resp), request_id=req.context.request_id)
+        ctx = self._caller(req, resp)
         logs.identify(log, ctx)
         if ctx.read_only and req.method not in ("GET", "HEAD"):
             raise errors.Forbidden("Read-only access")
-        req.context.caller = replace(ctx, is_admin=not ctx.read_only and self._svc.policy.admit(ctx))
+        is_admin = not ctx.read_only and self._svc.policy.admit(ctx)
+        req.context.caller = replace(ctx, request_id=req.context.request_id, is_admin=is_admin)
 
     def _caller(self, req: falcon.Request, resp: falcon.Response) -> Context:
         if self._anonymous and not any(name in req.env for name in self._CREDENTIALS):

@@ -11,6 +11,7 @@ import os
 import re
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from operator import attrgetter
@@ -150,10 +151,11 @@ _FLOOR_FOR_SERVICES: Final = frozenset({"add_image_location"})
 Target = Mapping[str, Any]
 _LOOK_SECONDS = 1.0  #: How often policy files are looked at.
 _KNOWN = 50_000  #: Answers remembered, some 15 MiB at most.
-#: Checks whose answer depends on more than the caller and the target.
-_ELSEWHERE = re.compile(r"\b(https?|field|opts?):")
+#: Checks whose answer depends on more than the caller and the target, or on a field that `_FIELD` does not find.
+_ELSEWHERE = re.compile(r"\b(https?|field|opts?):|%\([^)]*\(")
 _FIELD = re.compile(r"%\(([^)]*)\)")
-_RULE = re.compile(r"\brule:(\w+)")
+#: A rule's name may hold anything but white space; what closes a group after it is not its own.
+_RULE = re.compile(r"\brule:(\S+?)\)*(?!\S)")
 
 
 class Policy:
@@ -259,9 +261,10 @@ class Policy:
             return self._evaluate(rule, target, ctx)
         # Rules see target values as text, whatever they are, so their text is what tells them apart.
         key = (rule, ctx, *[str(target.get(name)) for name in fields])
-        if key not in answers:
-            answers[key] = self._evaluate(rule, target, ctx)
-        return answers[key]
+        answer = answers.get(key)  # once: a caller is dear to compare
+        if answer is None:
+            answer = answers[key] = self._evaluate(rule, target, ctx)
+        return answer
 
     def _remembered(self, rule: str) -> tuple[tuple[str, ...] | None, dict[tuple[Any, ...], bool]]:
         """`_plan` of a rule that is in force, and the answers of these rules so far."""
@@ -286,7 +289,10 @@ class Policy:
             "domain_id": ctx.domain,
             "system_scope": ctx.system_scope,
         }
-        return bool(self._enforcer.enforce(rule, dict(target), credentials, do_raise=False))
+        try:
+            return bool(self._enforcer.enforce(rule, dict(target), credentials, do_raise=False))
+        except Exception as exc:  # a service that the rule asks is away, and then libraries raise all sorts
+            raise errors.Busy(f"The rule {rule} cannot be answered now; try again later.") from exc
 
     def _plan(self, rule: str) -> tuple[str, ...] | None:
         """The target fields that a rule reads, through the rules it names; None when it looks at more than those."""
@@ -296,10 +302,13 @@ class Policy:
         todo = [rule]
         while todo:
             name = todo.pop()
-            if name in seen or name not in rules:
+            if name in seen:
                 continue
             seen.add(name)
-            text = str(rules[name])
+            try:
+                text = str(rules[name])  # or that of the rule which stands in for those that are not there
+            except KeyError:
+                continue
             if _ELSEWHERE.search(text):
                 return None
             fields.update(_FIELD.findall(text))
@@ -316,7 +325,7 @@ def _service_roles(conf: cfg.ConfigOpts) -> frozenset[str]:
 
 
 def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
-    """All rules: the defaults, with what the operator's files say."""
+    """All rules: the defaults, with what the operator's files say. Raises for some that could not be answered."""
     enforcer = oslo_policy.Enforcer(conf, use_conf=True)
     for name, check in RULES.items():
         former = None
@@ -331,6 +340,8 @@ def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
         enforcer.register_default(oslo_policy.RuleDefault(name, check, deprecated_rule=former, scope_types=scopes))
     enforcer.suppress_deprecation_warnings = True
     enforcer.load_rules()
+    for rule in enforcer.rules.values():
+        str(rule) % defaultdict[str, int](int)  # raises for a field that is not closed, and the like
     enforcer.use_conf = False  # else oslo.policy looks at the files at every check, and changes rules in place
     return enforcer
 

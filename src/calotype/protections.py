@@ -85,12 +85,13 @@ class Protections:
 
     def _section(self, name: str) -> Section | None:
         """The section that counts for a name; a name that is too long for any property has none."""
+        if len(name) > MAX_NAME:
+            return None
         known = self._found
         if name not in known:
             if len(known) >= _KNOWN:
                 known.clear()
-            sections = self._sections or ()
-            known[name] = next((one for one in sections if one.pattern.search(name)), None) if _fits(name) else None
+            known[name] = next((one for one in self._sections or () if one.pattern.search(name)), None)
         return known[name]
 
     def _load(self) -> tuple[Section, ...] | None:
@@ -129,10 +130,6 @@ class Protections:
 
     def _without_rule(self, words: Iterable[str]) -> str | None:
         return next((word for word in words if word not in "@!" and self._rule(Context(), word) is None), None)
-
-
-def _fits(name: str) -> bool:
-    return len(name) <= MAX_NAME
 
 
 # --- expressions -----------------------------------------------------------------------------------------

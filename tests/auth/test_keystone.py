@@ -386,6 +386,21 @@ def test_nonsense_from_keystone_is_not_the_callers_fault(status: int, body: byte
             auth.caller({"HTTP_X_AUTH_TOKEN": "gAAAAAB"})
 
 
+def test_access_rules_are_for_paths_of_the_api_whatever_stands_before(tmp_path: Path) -> None:
+    """With `enable_proxy_headers_parsing` a client may say where it is: X-Forwarded-Prefix."""
+    rules = [{"service": "image", "method": "GET", "path": "/v2/images/**", "id": "r"}]
+    catalog = [{"type": "image", "name": "i", "id": "i", "endpoints": []}]
+    body = token_of(catalog=catalog, application_credential={"id": "a", "access_rules": rules}, roles=[])
+    with nearly_keystone(200, body) as url:
+        auth = ours.KeystoneAuth(load(tmp_path, CREDENTIALS.format(url=url)))
+        asked = {"HTTP_X_AUTH_TOKEN": "gAAAAAB", "REQUEST_METHOD": "GET"}
+        for prefix in ("", "/image"):
+            assert auth.caller({**asked, "SCRIPT_NAME": prefix, "PATH_INFO": "/v2/images/1"}).user == "u"
+        for prefix in ("", "/v2/images"):
+            with pytest.raises(errors.Unauthenticated):
+                auth.caller({**asked, "SCRIPT_NAME": prefix, "PATH_INFO": "/v2/tasks"})
+
+
 @contextlib.contextmanager
 def nearly_keystone(status: int, body: bytes) -> Iterator[str]:
     """Gives tokens as Keystone does, and that answer to who asks for what one means."""

@@ -355,13 +355,11 @@ def test_no_credential_of_an_old_location_is_shown(app: App, url: str, clean: st
         db_images.move(tx, image_id, "queued", "active", now=app.service.now(), size=1)
         db_images.add_location(tx, image_id, url, {}, app.service.now())
     assert [one.url for one in locations.list_(app.service, NOVA, image_id)] == [clean]
-    assert locations.direct_url(app.service, NOVA, show(app, image_id)) == clean
-    assert (
-        locations.direct_url(app.service, replace(ALICE, service_roles=frozenset({"service"})), show(app, image_id))
-        == clean
-    )
+    image = show(app, image_id)
+    for ctx in (NOVA, replace(ALICE, service_roles=frozenset({"service"}))):
+        assert locations.direct_urls(app.service, ctx, [image]) == {image_id: clean}
     for ctx in (ALICE, replace(ALICE, service_roles=frozenset({"other"})), SERVICE):
-        assert locations.direct_url(app.service, ctx, show(app, image_id)) is None
+        assert locations.direct_urls(app.service, ctx, [image]) == {}
 
 
 # --- quotas ----------------------------------------------------------------------------------------------

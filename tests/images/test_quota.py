@@ -23,7 +23,7 @@ from calotype.jobs.worker import Runner
 from calotype.limits import Allowance
 from calotype.model import Change
 from calotype.service import Service
-from tests.inprocess import ADMIN, ALICE, BOB, CONF, Pieces, backlog, parts
+from tests.inprocess import ADMIN, ALICE, BOB, CONF, Pieces, backlog, make_active, parts
 
 MIB = 1 << 20
 UNIT = 100 << 10
@@ -369,6 +369,28 @@ def test_of_sixteen_creates_as_many_succeed_as_there_may_be_images(app: App) -> 
         lifecycle.delete(app.service, ALICE, image.id)  # type: ignore[attr-defined]
     lifecycle.delete(app.service, BOB, gone.id)
     assert refusals(at_once(16, lambda _: lifecycle.create(svc, ALICE, NewImage()))) == 14
+
+
+@pytest.mark.parametrize("content", [b"", b"data"])
+def test_an_image_that_may_come_back_has_kept_its_place(
+    app: App, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    svc = limited(app, images=1)
+    image_id = make_active(app, content=content)
+    store = svc.stores.for_writing(None)
+    remove = store.delete
+
+    def in_use(url: str, *, ctx: object) -> None:
+        with pytest.raises(errors.OverLimit, match="it has 1, and 1 more"):
+            lifecycle.create(svc, ALICE, NewImage())
+        raise errors.InUse("a volume depends on it", "one")
+
+    monkeypatch.setattr(store, "delete", in_use)
+    with pytest.raises(errors.Conflict):
+        lifecycle.delete(svc, ALICE, image_id)
+    monkeypatch.setattr(store, "delete", remove)
+    lifecycle.delete(svc, ALICE, image_id)
+    lifecycle.create(svc, ALICE, NewImage())
 
 
 def test_no_more_images_are_uploading_than_may_be(app: App) -> None:

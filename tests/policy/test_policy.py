@@ -1,6 +1,7 @@
 """Rules: the table is the contract's, a file can change lines of it, the floor stands above any file."""
 
 import ast
+import json
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import calotype.images
 from calotype import config, errors
 from calotype.context import Context
+from calotype.images import lifecycle, sharing
+from calotype.images.lifecycle import NewImage
 from calotype.model import Image
 from calotype.policy import RULES, Policy, image_target
-from tests.inprocess import ADMIN, ALICE, BOB
+from tests.inprocess import ADMIN, ALICE, BOB, parts
 from tests.policy import rules as rules_of_glance
 
 IMAGE = Image("i", "n", "active", "private", "red", datetime(2026, 1, 1), datetime(2026, 1, 1))
@@ -115,10 +118,44 @@ def test_a_rule_on_other_fields_is_asked_for_each_of_their_values(tmp_path: Path
     assert [image.id for image in rules.readable(BOB, many)] == ["0", "2", "4", "6", "7", "8"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"get_image": "(role:none or rule:own-or.any:one)"\n"own-or.any:one": "\'secret\':%(name)s"\n',
+        '"get_image": "rule:nowhere"\n"default": "\'secret\':%(name)s"\n',  # `default` stands in
+        '"get_image": "\'secret\':%(a(b))s"\n',
+    ],
+)
+def test_whatever_rules_and_fields_are_called_no_answer_is_taken_for_another_image(tmp_path: Path, text: str) -> None:
+    rules = policy(tmp_path, text)
+    secret = [
+        replace(IMAGE, id=str(n), name=name, properties={"a(b)": name}) for n, name in enumerate(("secret", "no"))
+    ]
+    assert [image.id for image in rules.readable(BOB, secret)] == ["0"]
+    assert [rules.allows(BOB, "get_image", image_target(image)) for image in secret] == [True, False]
+
+
 def test_rules_that_look_elsewhere_are_always_asked(tmp_path: Path) -> None:
     rules = policy(tmp_path, '"get_image": "rule:far"\n"far": "http://127.0.0.1:1/%(name)s"\n')
     assert rules._plan("get_image") is None
     assert rules._plan("delete_image") == ("project_id",)
+
+
+def test_a_rule_that_cannot_be_answered_now_is_neither_yes_nor_no(tmp_path: Path) -> None:
+    rules = policy(tmp_path, '"get_image": "http://127.0.0.1:1/%(name)s or %(name)s:%(size)d"\n')
+    with pytest.raises(errors.Busy, match="get_image"):
+        rules.allows(ALICE, "get_image", image_target(IMAGE))
+
+
+@pytest.mark.parametrize("check", ["'a':%(name", "role:100% or @"])
+def test_a_rule_that_nobody_could_answer_stops_the_start_and_changes_none_later(tmp_path: Path, check: str) -> None:
+    text = json.dumps({"get_image": check})
+    with pytest.raises(errors.ConfigError):
+        policy(tmp_path, text)
+    rules = policy(tmp_path)
+    (tmp_path / "policy.yaml").write_text(text)
+    rules.reload()
+    assert rules.allows(ALICE, "get_image", image_target(IMAGE))
 
 
 def test_an_answer_is_remembered_for_the_same_caller_and_values_only(tmp_path: Path) -> None:
@@ -135,7 +172,7 @@ def test_every_use_case_asks_the_policy() -> None:
     """Each public function that gets a service and a caller asks, itself or by a private helper that does."""
     exempt = {
         "removal.carry_out": "finishes what a use-case began",
-        "locations.direct_url": "comes with a record, whose use-case asked; asks whether the caller is a service",
+        "locations.direct_urls": "come with records, whose use-case asked; asks whether the caller is a service",
         "data.open_": "takes what `prepare` returned, which asked",
         "data.sent": "tells what became of what `open_` gave",
         "quota.allowance": "says what a project may have to use-cases that ask",
@@ -230,3 +267,18 @@ def test_a_token_of_the_system_passes_no_rule_of_projects(tmp_path: Path) -> Non
         assert rules.allows(system, name, image_target(replace(IMAGE, visibility="public"))) is base, name
     with pytest.raises(errors.Forbidden):
         rules.check(system, "get_images", {})
+
+
+def test_who_has_no_project_does_not_share_the_images_of_nobody(tmp_path: Path) -> None:
+    permit = {"get_image": "@", "get_members": "@", "get_member": "@"}
+    (tmp_path / "policy.yaml").write_text(json.dumps(permit))
+    nobody = Context(read_only=True)
+    with parts(tmp_path, f"sqlite:///{tmp_path}/one.db") as app:
+        image = lifecycle.create(app.service, ADMIN, NewImage(owner="", visibility="shared"))
+        sharing.add(app.service, ADMIN, image.id, "blue")
+        assert lifecycle.show(app.service, nobody, image.id).owner is None  # it sees the image
+        assert sharing.list_(app.service, nobody, image.id) == []
+        with pytest.raises(errors.NotFound):
+            sharing.show(app.service, nobody, image.id, "blue")
+        assert [member.member for member in sharing.list_(app.service, BOB, image.id)] == ["blue"]
+        assert [member.member for member in sharing.list_(app.service, ADMIN, image.id)] == ["blue"]

@@ -87,6 +87,13 @@ def test_the_first_section_that_is_found_anywhere_in_a_name_counts(tmp_path: Pat
             assert found.allows(ctx, operation, name) is passes, (name, operation)
 
 
+def test_names_that_no_property_can_have_are_not_remembered(tmp_path: Path) -> None:
+    found = protections(tmp_path, section("^a", "@"))
+    assert found.allows(ALICE, "read", "a" * 255)
+    assert not found.allows(ALICE, "read", "a" * 256)
+    assert [len(name) for name in found._found] == [255]
+
+
 def test_roles_count_in_any_case_and_from_service_tokens(tmp_path: Path) -> None:
     found = protections(tmp_path, FILE)
     for ctx, operations in ((ALICE, ""), (BILLING, "crud"), (WITH_TOKEN, "crud"), (ADMIN, "cru"), (Context(), "")):

@@ -28,8 +28,10 @@ class Cors:
         self._max_age: int = options.max_age
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if not self._origins or req.method != "OPTIONS":
+            return
         wanted = req.get_header("Access-Control-Request-Method")
-        if not self._origins or req.method != "OPTIONS" or wanted is None or req.get_header("Origin") is None:
+        if wanted is None or req.get_header("Origin") is None:
             return
         names = [name.strip() for name in (req.get_header("Access-Control-Request-Headers") or "").split(",")]
         named = [name for name in names if name]

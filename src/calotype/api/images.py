@@ -14,6 +14,7 @@ from calotype.api.schemas import Schemas
 from calotype.images import lifecycle, locations
 from calotype.images.lifecycle import NewImage
 from calotype.model import HIDDEN_PROPERTIES, MAX_NAME, RESERVED_PREFIX, Image
+from calotype.service import Service
 
 _COLUMNS: Final = frozenset(
     "id name visibility protected os_hidden owner container_format disk_format min_disk min_ram tags".split()
@@ -45,7 +46,8 @@ def index(req: falcon.Request, resp: falcon.Response) -> None:
     query = listing.query(wanted, default_limit=svc.conf.limit_param_default, most=svc.conf.api_limit_max)
     images, marker = lifecycle.list_(svc, caller(req), query)
     rest = links("/v2/images", wanted, marker) | {"schema": "/v2/schemas/images"}
-    entities = b", ".join([_json(req, image) for image in images])
+    urls = locations.direct_urls(svc, caller(req), images)
+    entities = b", ".join([_json(svc, image, urls.get(image.id)) for image in images])
     _send(resp, b'{"images": [' + entities + b"], " + json.dumps(rest).encode()[1:])
 
 
@@ -128,13 +130,13 @@ def _send(resp: falcon.Response, text: bytes) -> None:
 
 
 def _entity(req: falcon.Request, resp: falcon.Response, image: Image) -> None:
-    _send(resp, _json(req, image))
+    svc = service(req)
+    urls = locations.direct_urls(svc, caller(req), [image])
+    _send(resp, _json(svc, image, urls.get(image.id)))
 
 
-def _json(req: falcon.Request, image: Image) -> bytes:
+def _json(svc: Service, image: Image, direct_url: str | None) -> bytes:
     """An image entity; made once for a record that is known, but for services that are shown its location."""
-    svc, ctx = service(req), caller(req)
-    direct_url = locations.direct_url(svc, ctx, image)
     remembered = image.memo if direct_url is None else None
     text: bytes | None = None if remembered is None else remembered.get("json")
     if text is None:

@@ -34,6 +34,8 @@ _LONGEST: Final = 8_000  #: characters of a token; web servers before Keystone t
 #: What the WSGI environment of a question holds beside tokens, method and path.
 _QUESTION: Final[Mapping[str, Any]] = {
     "QUERY_STRING": "",
+    # Access rules are for paths of the API. What stands before these is a proxy's to say, or whoever sends its headers.
+    "SCRIPT_NAME": "",
     "SERVER_NAME": "localhost",
     "SERVER_PORT": "80",
     "SERVER_PROTOCOL": "HTTP/1.1",
@@ -109,7 +111,6 @@ class KeystoneAuth:
         asked = {
             **_QUESTION,
             "REQUEST_METHOD": environ.get("REQUEST_METHOD", "GET"),
-            "SCRIPT_NAME": environ.get("SCRIPT_NAME", ""),
             "PATH_INFO": environ.get("PATH_INFO", "/"),
             "wsgi.input": io.BytesIO(),
             "wsgi.errors": io.StringIO(),

@@ -1,4 +1,4 @@
-"""`calotype worker`: recovery and postponed deletes, for services that run under another server than ours."""
+"""`calotype worker`: jobs and notifications of services that run under another server than ours."""
 
 import argparse
 import signal
@@ -15,8 +15,8 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
         "worker",
         parents=[common],
         help="work off jobs beside a service under uWSGI or mod_wsgi; `calotype serve` needs none",
-        description="Clean up after uploads that died and finish deletes, for a service that runs as "
-        "calotype.wsgi:application under another server. Ends at SIGTERM.",
+        description="Clean up after uploads that died, finish deletes, hash data whose location was added and send "
+        "notifications, for a service that runs as calotype.wsgi:application under another server. Ends at SIGTERM.",
     )
     parser.set_defaults(run=run)
 

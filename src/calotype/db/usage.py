@@ -37,13 +37,18 @@ def _sum(column: sa.Column[int]) -> sa.Select[tuple[int]]:
 
 
 _COUNT = sa.select(sa.func.count()).select_from(images)
+#: Images that come back if a store says, to who deletes them and waits, that their data is in use.
+_LEAVING = _COUNT.join(jobs, jobs.c.image_id == images.c.id).where(
+    exactly(jobs.c.project, _PROJECT), jobs.c.kind == "delete", jobs.c.attempt == 1, jobs.c.state == "running",
+    images.c.deleted == sa.true(),
+)  # fmt: skip
 _PARTS = {
     "stored": _sum(images.c.size).select_from(_COPIES).where(_THERE, images.c.size > 0),
     "reserved": _sum(jobs.c.reserved).where(exactly(jobs.c.project, _PROJECT), jobs.c.id != _JOB),
     "staged": _sum(images.c.size).where(
         _OWN, images.c.status.in_(("uploading", "importing")) | ((images.c.status == "active") & _COPYING)
     ),
-    "images": _COUNT.where(_THERE),
+    "images": sa.select(_COUNT.where(_THERE).scalar_subquery() + _LEAVING.scalar_subquery()),
     "uploading": _COUNT.where(
         _OWN, images.c.status.in_(("saving", "uploading", "importing")) | ((images.c.status == "active") & _COPYING)
     ),
@@ -55,7 +60,7 @@ def usage(tx: Tx, project: str, *parts: str, apart_from: str = "") -> dict[str, 
 
     `stored` is the bytes of all copies of its images, `reserved` what running work will add or bring back (but for
     the job `apart_from`), `staged` the bytes that wait to be imported; `images` and `uploading` are numbers of images,
-    all and those that data is coming for.
+    all, with those whose delete may yet be undone, and those that data is coming for.
     """
     row = tx.execute(_statement(parts), {"project": project, "job": apart_from}).one()
     return {name: int(row._mapping[name]) for name in parts}

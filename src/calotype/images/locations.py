@@ -11,7 +11,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl
@@ -139,11 +139,14 @@ def _shown(svc: Service, ctx: Context, image: Image) -> list[Location]:
     return [Location(place.id, without_secrets(place.url), place.metadata) for place in places]
 
 
-def direct_url(svc: Service, ctx: Context, image: Image) -> str | None:
-    """The location that a service is shown with the record, if the operator wants that; None for everybody else."""
+def direct_urls(svc: Service, ctx: Context, images: Sequence[Image]) -> Mapping[str, str]:
+    """The locations that a service is shown with these records, by their ids, if the operator wants that.
+
+    Empty for everybody else.
+    """
     if not svc.policy.serves(ctx) or not svc.conf.show_image_direct_url:
-        return None
-    return next((place.url for place in _shown(svc, ctx, image)), None)
+        return {}
+    return {image.id: places[0].url for image in images if (places := _shown(svc, ctx, image))}
 
 
 def without_secrets(url: str) -> str:

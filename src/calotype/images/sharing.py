@@ -20,7 +20,7 @@ def list_(svc: Service, ctx: Context, image_id: str) -> list[Member]:
         return image, members.members_of(tx, image.id)
 
     image, found = svc.db.look(work)
-    if not ctx.is_admin and image.owner != ctx.project:
+    if not _shares(ctx, image):
         found = [member for member in found if member.member == ctx.project]
     return [member for member in found if svc.policy.allows(ctx, "get_member", member_target(image, member))]
 
@@ -109,10 +109,15 @@ def _shared(svc: Service, tx: Tx, ctx: Context, image_id: str, *, lock: bool = F
 
 def _member(svc: Service, tx: Tx, ctx: Context, image: Image, project: str) -> Member:
     member = members.get(tx, image.id, project)
-    mine = ctx.is_admin or ctx.project in (image.owner, project)
+    mine = _shares(ctx, image) or ctx.project == project
     if member is None or not mine or not svc.policy.allows(ctx, "get_member", member_target(image, member)):
         raise _no_member(image.id, project)
     return member
+
+
+def _shares(ctx: Context, image: Image) -> bool:
+    """Whether the sharing is the caller's; that of nobody's image is not that of who has no project."""
+    return ctx.is_admin or (ctx.project is not None and ctx.project == image.owner)
 
 
 def _no_member(image_id: str, project: str) -> errors.NotFound:
