@@ -11,14 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from calotype import errors
 from calotype.app import App
 from calotype.auth import keystone
 from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
-from calotype.db import jobs
-from calotype.db.engine import Tx
+from calotype.db import jobs, tables
+from calotype.db import tasks as db_tasks
+from calotype.db.engine import Tx, now
 from calotype.images import lifecycle, locations, tasks
 from calotype.images.lifecycle import NewImage
 from calotype.images.locations import Given, without_secrets
@@ -284,6 +286,23 @@ def test_a_long_job_keeps_to_its_rate_and_nobody_else_from_working(tmp_path: Pat
         until(lambda: not runner._busy())
         assert time.monotonic() - begun > 1.2
         assert show(app, image_id).status == "active"
+
+
+def test_an_image_that_is_deleted_while_it_waits_to_be_read_keeps_nothing(tmp_path: Path, database_url: str) -> None:
+    """However long those take that are to be read before it."""
+    conf = CONF.replace("{more}", "").replace("{rate}", "0")
+    with parts(tmp_path, database_url, conf) as app:
+        image_id, other = queued(app), queued(app)
+        for one, content in ((image_id, b"data"), (other, b"more data")):
+            url = kept(app, content, one)
+            locations.add(app.service, NOVA, one, url, given(content))
+        lifecycle.delete(app.service, ALICE, image_id)
+        with app.db.read() as tx:
+            assert tx.execute(sa.select(tables.jobs.c.image_id, tables.jobs.c.reserved)).all() == [(other, 9)]
+            task = next(one for one in db_tasks.page(tx, SERVICE, limit=9, now=now()) if one.image_id == image_id)
+        assert task.status == "failure"
+        work_off(app)
+        assert show(app, other).status == "active"
 
 
 def test_a_runner_that_ends_leaves_its_long_job_to_the_next(tmp_path: Path) -> None:

@@ -124,6 +124,14 @@ def revoke(tx: Tx, image_id: str, now: datetime) -> None:
     tx.execute(statement.values(state="pending", owner=None, attempt=jobs.c.attempt + 1, due_at=now))
 
 
+def call_off(tx: Tx, kind: str, image_id: str) -> list[Job]:
+    """Remove the image's jobs of a kind that leaves nothing behind, whoever has them; what they were."""
+    which = (jobs.c.image_id == image_id) & (jobs.c.kind == kind)
+    found = [_job(row, owner=row.owner, attempt=row.attempt) for row in tx.execute(sa.select(jobs).where(which))]
+    tx.execute(sa.delete(jobs).where(which))
+    return found
+
+
 def settle(tx: Tx, job: Job, lease_until: datetime) -> tuple[bool, list[dict[str, Any]]] | None:
     """Whether this attempt is still the one that counts, and the notes; None when the job is done.
 
@@ -172,5 +180,5 @@ def _holds(job: Job) -> sa.ColumnElement[bool]:
     return (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt)
 
 
-def _job(row: Any, *, owner: str, attempt: int) -> Job:
+def _job(row: Any, *, owner: str | None, attempt: int) -> Job:
     return Job(row.id, row.kind, row.image_id, attempt, owner, json.loads(row.payload), row.reserved or 0)

@@ -310,6 +310,12 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
         _refuse(svc, job, exc)
 
 
+def call_off(svc: Service, tx: Tx, image_id: str) -> None:
+    """The image that waits for its data to be read is deleted in this transaction: reading it is over at once."""
+    for job in jobs.call_off(tx, KIND, image_id):
+        _tell(svc, tx, job, errors.Gone("The image is deleted."))
+
+
 def _write_down(svc: Service, job: Job, store: Store, passing: Passing, algo: str) -> None:
     found = {"checksum": passing.checksum, "os_hash_algo": algo, "os_hash_value": passing.hash_value}
 

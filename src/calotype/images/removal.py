@@ -15,6 +15,7 @@ from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
+from calotype.images import locations
 from calotype.model import Image, Job, Location
 from calotype.service import Service
 
@@ -32,6 +33,8 @@ def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
     svc.events.deleted(tx, image, now)
     # An upload, or the removal of one copy, that is still running has lost its image: its job goes to the runner.
     if "jobs" in rows:
+        if image.status == "importing":
+            locations.call_off(svc, tx, image.id)
         jobs.revoke(tx, image.id, now)
     return _submit(svc, tx, image, image.locations, whole=True)
 
