@@ -3,11 +3,12 @@
 Refusals are asserted by traps that listen where a careless client would end up: they count no connection.
 """
 
+import contextlib
 import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -334,13 +335,33 @@ def test_who_is_silent_or_drips_is_given_up(web: WebServer) -> None:
         except OSError:
             pass
 
+    def drips(what: bytes) -> Callable[[Any], None]:
+        def answer(handler: Any) -> None:
+            with contextlib.suppress(OSError):
+                handler.wfile.write(
+                    b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + what
+                )
+                for _ in range(1000):
+                    handler.wfile.write(b"x")
+                    time.sleep(0.02)
+
+        return answer
+
     web.files |= {"/silent": silent, "/head": drips_head, "/body": drips_body}
+    web.files |= {"/size": drips(b"1;"), "/trailers": drips(b"0\r\nX: ")}
     way = Net(friends("127.0.0.3"), connect_timeout=0.2, head_timeout=0.4, read_timeout=0.5)
-    for path in ("/silent", "/head", "/body"):
+    for path in ("/silent", "/head", "/body", "/size", "/trailers"):
         begun = time.monotonic()
         with pytest.raises(errors.FetchFailed):
             fetch(way, web.url + path)
         assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("leads", ["//[", "http://[x]/", "http://[::1"])
+def test_what_leads_nowhere_is_refused(web: WebServer, way: Net, leads: str) -> None:
+    web.files["/away"] = web.leads(leads)
+    with pytest.raises(errors.UrlRefused):
+        fetch(way, web.url + "/away")
 
 
 def test_certificates_are_verified_for_the_name(tmp_path: Path) -> None:

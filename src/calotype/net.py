@@ -141,6 +141,13 @@ def parse(url: str) -> Target:
     return Target(scheme, _host(found["host"]), port, (found["path"] or "/") + (found["query"] or ""))
 
 
+def _joined(base: str, leads: str) -> str:
+    try:
+        return urljoin(base, leads)
+    except ValueError as exc:  # of what has a host that Python cannot read
+        raise errors.UrlRefused("The URL leads to one that cannot be read.") from exc
+
+
 def _host(text: str) -> str:
     refused = errors.UrlRefused("The URL's host is neither a name nor an address in its usual form.")
     if text.startswith("["):
@@ -202,6 +209,10 @@ class Net:
     min_rate: int = 1024
     _tls: list[ssl.SSLContext] = field(default_factory=list, repr=False, compare=False)
 
+    def prepare(self) -> None:
+        """Read the certificates. Raises `OSError`."""
+        self._context()
+
     def check(self, url: str) -> None:
         """Raise `UrlRefused` for a URL that `open` would not connect to, `FetchFailed` when its name has no address."""
         self._addresses(self._target(url))
@@ -229,7 +240,7 @@ class Net:
                 return answer
             answer.close()
             # What is left of a user's text and a server's is parsed again, strictly.
-            after = self._target(urljoin(target.url, leads))
+            after = self._target(_joined(target.url, leads))
             if target.scheme == "https" and after.scheme != "https":
                 raise errors.UrlRefused("The URL leads from https to an unprotected one.")
             if after.origin != target.origin:
@@ -278,8 +289,9 @@ class Net:
     ) -> "Answer":
         usual = {"Host": target.netloc, "User-Agent": f"calotype/{__version__}", "Accept": "*/*"}
         try:
-            if connection.sock is not None:
-                connection.sock.settimeout(self.read_timeout)
+            sock = connection.sock
+            assert sock is not None
+            sock.settimeout(self.read_timeout)
             connection.request(
                 method,
                 target.path,
@@ -287,7 +299,8 @@ class Net:
                 preload_content=False,
                 decode_content=False,
             )
-            return Answer(connection, connection.getresponse(), method, budget, self.min_rate, self.read_timeout)
+            response = connection.getresponse()
+            return Answer(connection, sock, response, method, budget, self.min_rate, self.read_timeout)
         except _FAILURES as exc:
             connection.close()
             raise errors.FetchFailed("The URL's server did not answer as HTTP servers do.") from exc
@@ -317,15 +330,19 @@ class Net:
 
 
 @contextlib.contextmanager
-def _watched(connection: HTTPConnection, seconds: float) -> Iterator[None]:
-    """End whatever the connection waits for after this time; `FetchFailed` then, even if that looked like an end."""
+def _watched(connection: HTTPConnection, seconds: float, sock: socket.socket | None = None) -> Iterator[None]:
+    """End whatever the connection waits for after this time; `FetchFailed` then, even if that looked like an end.
+
+    Once the head of an answer is there a connection may know its socket no longer; then it is given.
+    """
     late = threading.Event()
 
     def end() -> None:
         late.set()
-        if connection.sock is not None:
+        found = sock or connection.sock
+        if found is not None:
             with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                found.shutdown(socket.SHUT_RDWR)
 
     watch = threading.Timer(seconds, end)
     watch.daemon = True
@@ -349,6 +366,7 @@ class Answer:
     def __init__(
         self,
         connection: HTTPConnection,
+        sock: socket.socket,
         response: urllib3.HTTPResponse,
         method: str,
         budget: int | None,
@@ -361,7 +379,9 @@ class Answer:
         chunked = "Transfer-Encoding" in self.headers
         self.size = int(length) if re.fullmatch("[0-9]{1,18}", length) and not chunked else None
         self._connection = connection
+        self._sock = sock
         self._response = response
+        self._chunked = chunked
         self._empty = method == "HEAD"
         self._budget = budget
         self._min_rate = min_rate
@@ -376,7 +396,7 @@ class Answer:
         while not self._empty:
             begun = time.monotonic()
             try:
-                piece = self._response.read1(_PIECE)
+                piece = self._read()
             except _FAILURES as exc:
                 raise errors.FetchFailed("The URL's server broke off.") from exc
             waited += time.monotonic() - begun
@@ -390,6 +410,13 @@ class Answer:
             yield piece
         if not self._empty and self.size not in (None, seen):
             raise errors.FetchFailed(f"The URL's server sent {seen} of {self.size} bytes.")
+
+    def _read(self) -> bytes:
+        if not self._chunked:
+            return self._response.read1(_PIECE)  # one wait, which the socket ends
+        # Sizes and trailers of chunks come byte by byte, if a server wants, and without end.
+        with _watched(self._connection, self._patience, self._sock):
+            return self._response.read1(_PIECE)
 
     def close(self) -> None:
         self._response.close()

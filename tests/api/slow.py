@@ -94,15 +94,17 @@ def reader(service: Service, large: str) -> tuple[socket.socket, Iterator[None]]
 
 
 def reset(service: Service, image: str) -> tuple[socket.socket, Iterator[None]]:
-    """Breaks off in the middle of a body after some seconds, and comes again."""
+    """Breaks off in the middle of a body after some seconds, and comes again; not all of them in the same second."""
     first = _HEAD.format(f"PUT /v2/images/{image}/file") + _OCTETS + "Content-Length: 900000\r\n\r\nxx"
     place = [_connect(service)]
 
     def again() -> Iterator[None]:
+        seconds = 1 + int(image[-1], 16) % 5
         while True:
             place[0].sendall(first.encode())
-            for _ in range(5):
+            for _ in range(seconds):
                 yield
+            seconds = 5
             place[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             place[0].close()
             place[0] = _connect(service)

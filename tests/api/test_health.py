@@ -51,6 +51,7 @@ def test_a_file_may_be_meant_for_one_port(tmp_path: Path) -> None:
         (tmp_path / "off-2").touch()
         for port, status in ((9292, 200), (9293, 503), (80, 200)):
             assert ask(of, port=port)[0] == status
+        assert ask(of, extras={"SERVER_PORT": "db8"})[0] == 200
 
 
 def test_files_may_be_wanted(tmp_path: Path) -> None:

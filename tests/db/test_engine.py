@@ -13,11 +13,11 @@ from sqlalchemy import event
 
 from calotype import errors
 from calotype.context import SERVICE, Context
-from calotype.db import engine, images, jobs, pages, schema, tables, tombstones
+from calotype.db import engine, images, jobs, outbox, pages, schema, tables, tombstones
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, Tx, now
 from calotype.db.known import Known
-from calotype.model import Image, Query
+from calotype.model import Event, Image, Query
 from tests import databases
 
 
@@ -268,7 +268,7 @@ def test_our_ids_compare_with_glances_when_the_collation_of_the_database_is_anot
     tables.glance_tables().create_all(database.writes)
     with database.begin() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
-        tx.exec_driver_sql(f"ALTER DATABASE {database.url.database} COLLATE utf8mb3_unicode_ci")
+        tx.exec_driver_sql(f"ALTER DATABASE {database.url.database} CHARACTER SET latin1")
     database.close()  # so that the next connection hears of it
     schema.sync(database)
     if release == "first":  # it let the database choose
@@ -284,6 +284,8 @@ def test_our_ids_compare_with_glances_when_the_collation_of_the_database_is_anot
         images.delete(tx, gone, now())
     with database.begin() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 1
+        outbox.add(tx, Event("1", "image.create", "INFO", {"name": "照相 é"}, now()))
+        assert outbox.first(tx, 1)[0].payload == {"name": "照相 é"}
     database.close()
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from calotype import config, errors, notifiers
 from calotype.app import App
 from calotype.db import locks, outbox
+from calotype.db.engine import Tx
 from calotype.db.leases import Leases
 from calotype.jobs import sender
 from calotype.jobs.sender import Sender
@@ -170,6 +172,28 @@ def test_an_announced_event_is_sent_soon_and_a_failing_driver_is_left_alone_for_
     more = create(app, 1)
     until(lambda: listener.names == [*names, *more])
     until(lambda: waiting(app) == 0)
+    app.sender.stop()
+    app.sender = None
+
+
+def test_a_database_that_fails_in_any_way_does_not_end_the_sending(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "_FIRST_PAUSE", 0.01)
+    failures = []
+    look = app.db.look
+
+    def forbidden(work: Callable[[Tx], Any]) -> Any:
+        if len(failures) < 2:  # the sender's look, and the one to say how many events wait
+            failures.append(1)
+            raise sa.exc.ProgrammingError("SELECT", None, Exception("permission denied"))
+        return look(work)
+
+    listener = Listener()
+    app.sender = Sender(app.service, [listener], poll=0.02)
+    monkeypatch.setattr(app.db, "look", forbidden)
+    app.sender.start()
+    until(lambda: len(failures) == 2)
+    names = create(app, 1)
+    until(lambda: listener.names == names)
     app.sender.stop()
     app.sender = None
 

@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from calotype.auth import keystone
 from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import jobs
+from calotype.db.engine import Tx
 from calotype.images import lifecycle, locations, tasks
 from calotype.images.lifecycle import NewImage
 from calotype.images.locations import Given, without_secrets
@@ -160,7 +163,43 @@ def test_what_shows_another_face_later_is_taken_out_of_service(app: App, web: We
     )
     work_off(app)
     image = show(app, image_id)
-    assert (image.status, image.os_hash_value) == ("deactivated", None)
+    assert (image.status, image.os_hash_algo, image.os_hash_value) == ("deactivated", None, None)
+
+
+def test_a_request_waits_for_first_bytes_no_longer_than_it_should(
+    app: App, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locations, "_PATIENCE", 0.3)
+    web.files["/x"] = bytes(3 << 20)
+    web.rate = 1 << 20
+    image_id = queued(app)
+    begun = time.monotonic()
+    with pytest.raises(errors.Invalid, match="longer than"):
+        locations.add(app.service, ALICE, image_id, web.url + "/x", None)
+    assert time.monotonic() - begun < 2
+    assert show(app, image_id).status == "queued"
+
+
+def test_of_two_images_that_get_the_same_data_at_once_one_gets_it(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = CONF.replace("{more}", "").replace("{rate}", "0")
+    with parts(tmp_path, database_url, conf) as app:
+        url = kept(app, b"data")
+        ids = [queued(app), queued(app)]
+        taken, both = db_images.is_taken, threading.Barrier(2)
+
+        def slowly(tx: Tx, url: str, image_id: str) -> bool:
+            found = taken(tx, url, image_id)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.3)
+            return found
+
+        monkeypatch.setattr(db_images, "is_taken", slowly)
+        with ThreadPoolExecutor(2) as threads:
+            added = [threads.submit(locations.add, app.service, NOVA, one, url, None) for one in ids]
+        assert {type(one.exception()) for one in added} == {type(None), errors.Conflict}
+        assert sorted(show(app, one).status for one in ids) == ["active", "queued"]
 
 
 def test_formats_that_change_while_the_data_is_read_leave_the_image_queued(app: App) -> None:
@@ -195,7 +234,11 @@ def test_hashing_is_tried_again_and_then_given_up(app: App, web: WebServer, monk
     web.seen.clear()
     work_off(app)
     assert len(web.seen) == 2 * 4  # http_retries, and the first one
-    assert (show(app, plain).status, show(app, plain).os_hash_value) == ("active", None)
+    assert (show(app, plain).status, show(app, plain).os_hash_algo, show(app, plain).os_hash_value) == (
+        "active",
+        None,
+        None,
+    )
     assert (show(app, hashed).status, show(app, hashed).locations) == ("queued", ())
     assert backlog(app) == 0
     third = queued(app)
@@ -278,6 +321,8 @@ def test_roles_of_service_tokens_are_those_of_the_configuration(tmp_path: Path, 
         ("rbd://fsid/pool/image/snap", "rbd://fsid/pool/image/snap"),
         ("swift+https://t%3Au:key@auth/v3/c/o", "swift+https://auth/v3/c/o"),
         ("s3://key:se%2Fcret@host/bucket/k", "s3://host/bucket/k"),
+        ("s3+https://key:se/cr+et@host/bucket/k", "s3+https://host/bucket/k"),
+        ("swift://t:u:pass/@word@auth/v3/c/o", "swift://auth/v3/c/o"),
         ("http://u:p@host:81/x?y=1", "http://host:81/x?y=1"),
         ("http://u:p@host/x@2?y=1&sig=abc", "http://host/x@2"),
         ("vsphere://h/folder/x?dcPath=a&dsName=b", "vsphere://h/folder/x?dcPath=a&dsName=b"),

@@ -350,3 +350,17 @@ def test_temporary_files_without_a_job_are_swept_once_they_are_old(app: App, tmp
 
     upload(app, image_id, pieces())
     assert lifecycle.show(app.service, ALICE, image_id).status == "active"
+
+
+def test_the_dead_are_remembered_while_a_long_job_of_theirs_may_be_left(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner(app.service, 1)
+    busy = iter([True, False])  # the long job at hand ends just after the queue was looked at
+    forgotten: list[list[str]] = []
+    monkeypatch.setattr(runner, "_busy", lambda: next(busy))
+    monkeypatch.setattr(app.service.leases, "forget", forgotten.append)
+    runner.work_off()
+    assert forgotten == []
+    runner.work_off()
+    assert len(forgotten) == 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,7 +123,12 @@ def test_a_server_that_is_away_is_unavailable(plain: Served) -> None:
         plain.read(f"http://127.0.0.3:{nobody.port}/x", ctx=SERVICE)
 
 
-def test_options_that_cannot_be_kept_are_refused(plain: Served) -> None:
-    for given in ({"http_proxy_information": {"http": "proxy:3128"}}, {"https_ca_certificates_file": "/none"}):
+def test_options_that_cannot_be_kept_are_refused(plain: Served, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("rubbish")
+    for given in (
+        {"http_proxy_information": {"http": "proxy:3128"}},
+        {"https_ca_certificates_file": "/none"},
+        {"https_ca_certificates_file": str(tmp_path / "ca.pem")},
+    ):
         with pytest.raises(errors.ConfigError):
             Served(plain.web, **given)

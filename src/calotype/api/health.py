@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import re
 
 import falcon
 
@@ -17,7 +18,8 @@ def show(req: falcon.Request, resp: falcon.Response) -> None:
     _check_source(req)
     health: Health = req.context.health
     detailed: bool = service(req).conf.healthcheck.detailed
-    well, found = health.look(int(req.env.get("SERVER_PORT") or 0))
+    port = str(req.env.get("SERVER_PORT", ""))  # gunicorn takes it from the header Host where it listens on no port
+    well, found = health.look(int(port) if re.fullmatch("[0-9]{1,5}", port) else 0)
     resp.status = 200 if well else 503
     if "application/json" in (req.get_header("Accept") or ""):
         resp.content_type = "application/json; charset=UTF-8"

@@ -21,6 +21,7 @@ from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
+from calotype.db.usage import take_turn
 from calotype.images import data, quota, tasks
 from calotype.images.inspection import Inspection
 from calotype.images.stream import Passing
@@ -32,6 +33,8 @@ from calotype.stores.base import Body, Store
 LOG = logging.getLogger(__name__)
 
 KIND = "hash"
+#: What is waited for as if it were a project's turn.
+_TURN: Final = "calotype:locations"
 
 #: Schemes that nobody may add: they name files of this host, or of an account of ours.
 _REFUSED: Final = frozenset({"file", "filesystem", "swift+config"})
@@ -40,6 +43,8 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]+")
 _MOST: Final = 4096
 #: How much is read before an image may become active, bytes; nearly all formats show themselves in less.
 _HEAD: Final = 4 << 20
+#: For how long, seconds: a request waits for it.
+_PATIENCE: Final = 60.0
 #: Parameters of a query that are, or stand for, a key to the data.
 _SECRET: Final = re.compile(r"sig|token|secret|pass|pwd|key|credential|auth|session|jwt|sas|expires", re.IGNORECASE)
 #: Digests of `Given` by algorithm: their lengths in bytes. The weak ones are compared, never recorded on our word.
@@ -145,10 +150,13 @@ def direct_urls(svc: Service, ctx: Context, images: Sequence[Image]) -> Mapping[
 
 
 def without_secrets(url: str) -> str:
-    """A location's URL as services see it: no user, no password, and no query that holds a key."""
+    """A location's URL as services see it: no user, no password, and no query that holds a key.
+
+    Keys for S3 and passwords for Swift may have slashes in them; only paths of web servers have an @.
+    """
     head, mark, query = url.partition("?")
     scheme, sep, rest = head.partition("://")
-    authority, slash, path = rest.partition("/")
+    authority, slash, path = rest.partition("/") if scheme.lower() in ("http", "https") else (rest, "", "")
     clean = scheme + sep + authority.rpartition("@")[2] + slash + path
     return clean + (mark + query if query and not _has_secrets(query) else "")
 
@@ -192,11 +200,7 @@ def _look(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> t
         if image.container_format != "bare":
             return size, True, None
         inspection = Inspection(str(image.disk_format), data.format_rules(svc))
-        body = store.read(url, length=min(size, _HEAD), ctx=ctx)
-        try:
-            head = memoryview(b"".join(body))
-        finally:
-            body.close()
+        head = memoryview(_first(store, url, min(size, _HEAD), ctx))
     except errors.StoreError as exc:
         LOG.warning("image %s: a location was refused, store %s: %s", image.id, store.name, errors.reason(exc))
         raise errors.Invalid(f"The URL leads to no data that can be read: {exc}") from exc
@@ -205,6 +209,18 @@ def _look(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> t
     if len(head) < size and not inspection.settled:
         return size, False, None
     return size, True, inspection.finish(size)
+
+
+def _first(store: Store, url: str, length: int, ctx: Context) -> bytes:
+    """The first bytes, read while the caller waits. Raises `StoreError`."""
+    until = time.monotonic() + _PATIENCE
+    found = bytearray()
+    with contextlib.closing(store.read(url, length=length, ctx=ctx)) as body:
+        for piece in body:
+            found += piece
+            if len(found) < length and time.monotonic() > until:
+                raise errors.StoreUnavailable(f"Its first bytes took longer than {_PATIENCE:g} seconds.", store.name)
+    return bytes(found)
 
 
 def _formats(image: Image) -> list[str | None]:
@@ -224,7 +240,10 @@ def _activate(svc: Service, tx: Tx, image: Image, store: Store, url: str, **fact
 
 def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
     """Two images on one object would each delete what the other one keeps; web servers keep theirs."""
-    if store.kind != "http" and db_images.is_taken(tx, url, image_id):
+    if store.kind == "http":
+        return
+    take_turn(tx, _TURN)  # of two who add the same at once, the second one looks when the first is done
+    if db_images.is_taken(tx, url, image_id):
         raise errors.Conflict("The data at this URL belongs to another image, or did.")
 
 
@@ -326,12 +345,12 @@ def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
         if image is None:
             return
         if job.payload["activate"]:
-            db_images.move(tx, job.image_id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
-        elif isinstance(why, errors.ContentRejected):
-            db_images.move(tx, job.image_id, "active", "deactivated", now=svc.now())
+            db_images.move(tx, image.id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
         else:
-            return
-        svc.events.image(tx, job.image_id, "image.update")
+            db_images.put_hashes(tx, image.id, now=svc.now(), os_hash_algo=None)  # no hash will follow
+            if isinstance(why, errors.ContentRejected):
+                db_images.move(tx, image.id, "active", "deactivated", now=svc.now())
+        svc.events.image(tx, image.id, "image.update")
 
     svc.db.transact(work)
 

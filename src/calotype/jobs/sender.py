@@ -142,7 +142,7 @@ class Sender:
     def _complain(self, exc: Exception, pause: float) -> None:
         try:
             self.waiting = self._svc.db.look(outbox.waiting)
-        except errors.Busy:
+        except Exception:  # noqa: BLE001  # the same
             LOG.warning("events cannot be read: %s", errors.reason(exc))
             return
         why = errors.reason(exc)

@@ -54,17 +54,19 @@ class Runner:
         """Do everything that is due now, or begin it if it takes long; how much that was."""
         done = 0
         dead, left = self._svc.leases.dead(), self._svc.leases.left()
-        while not self._stopping and (job := self._claim(dead, left)) is not None:
+        while not self._stopping:
+            busy = self._busy()
+            job = self._claim(dead, left, tuple(LONG) if busy else ())
+            if job is None:
+                if not busy:  # Else jobs of the dead may be left, which nobody would know to be orphans any more.
+                    self._svc.leases.forget(dead)
+                break
             if job.kind in LONG:
                 self._long = threading.Thread(target=self._do_long, args=[job], name="long job", daemon=True)
                 self._long.start()
             else:
                 self._do(job)
             done += 1
-        if (
-            not self._stopping and not self._busy()
-        ):  # Else jobs of the dead may be left, which nobody would know to be orphans any more.
-            self._svc.leases.forget(dead)
         return done
 
     def _run(self) -> None:
@@ -83,10 +85,9 @@ class Runner:
             self._wake.wait(self._poll)
             self._wake.clear()
 
-    def _claim(self, dead: list[str], left: frozenset[str]) -> Job | None:
+    def _claim(self, dead: list[str], left: frozenset[str], but: tuple[str, ...]) -> Job | None:
         db, leases, now = self._svc.db, self._svc.leases, self._svc.now
         owner = leases.owner
-        but = tuple(LONG) if self._busy() else ()
 
         def work(tx: Tx) -> Job | None:
             return jobs.claim(tx, owner, now=now(), lease_until=leases.until(), dead=dead, left=left, but=but)

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
@@ -46,9 +45,13 @@ class HttpStore:
                 "Unset it, and let this host reach the servers."
             )
         ca_file = options["https_ca_certificates_file"]
-        if ca_file and not Path(ca_file).is_file():
-            raise errors.ConfigError(f"Store {name}: https_ca_certificates_file names no file.")
         self.net = net.Net(options["filters"], ca_file=ca_file, insecure=options["https_insecure"])
+        try:
+            self.net.prepare()
+        except OSError as exc:
+            raise errors.ConfigError(
+                f"Store {name}: https_ca_certificates_file cannot be read, or holds no certificate."
+            ) from exc
 
     def check(self) -> Health:
         return Health(ok=True)

@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("payload", sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"), nullable=False),
         sa.Column("created_at", _MOMENT, nullable=False),
         if_not_exists=True,
+        **alike,  # payloads hold names and properties of images
     )
     op.create_table(
         "calotype_locks",
