@@ -38,7 +38,7 @@ class Section:
 class Protections:
     """The file in force. Shared by threads.
 
-    `rule` tells whether a caller passes a policy rule; None if there is no such rule.
+    `rule` tells whether a caller passes a policy rule; None if there is no such rule. It may raise `Busy`.
     """
 
     def __init__(self, conf: cfg.ConfigOpts, rule: Callable[[Context, str], bool | None]) -> None:
@@ -129,7 +129,13 @@ class Protections:
         return Section(pattern, permitted)
 
     def _without_rule(self, words: Iterable[str]) -> str | None:
-        return next((word for word in words if word not in "@!" and self._rule(Context(), word) is None), None)
+        return next((word for word in words if word not in "@!" and not self._is_rule(word)), None)
+
+    def _is_rule(self, name: str) -> bool:
+        try:
+            return self._rule(Context(), name) is not None
+        except errors.Busy:
+            return True  # it asks a service that is away
 
 
 # --- expressions -----------------------------------------------------------------------------------------

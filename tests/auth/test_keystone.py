@@ -456,7 +456,8 @@ def speak(listening: socket.socket, answer: bytes) -> None:
 def test_a_service_starts_before_keystone_does(short: Keystone, tmp_path: Path) -> None:
     short.stop()
     try:
-        with running(tmp_path / "state", short.conf()) as started:
+        with running(tmp_path / "state", short.conf(), users=False) as started:
+            assert not {"users.json", "clouds.yaml"} & {path.name for path in started.state.iterdir()}
             assert TokenClient(started.url, "gAAAAAB").get("/v2/images").status_code == 503
             assert TokenClient(started.url, None).get("/v2/images").status_code == 401
             short.start()

@@ -147,6 +147,14 @@ def test_a_list_of_rules_or_a_rule_that_is_not_there_stops_the_start(tmp_path: P
         protections(tmp_path, section("a", rule), "policies", '"one": "@"\n"two": "@"\n')
 
 
+def test_a_rule_whose_service_is_away_does_not_stop_the_start(tmp_path: Path) -> None:
+    text = "\n".join([section("^pay", "payers"), section("^a", "@")])
+    found = protections(tmp_path, text, "policies", '"payers": "http://127.0.0.1:1/"\n')
+    assert found.allows(ALICE, "read", "a")
+    with pytest.raises(errors.Busy):
+        found.allows(ALICE, "read", "pay")
+
+
 def test_a_rule_that_goes_while_the_service_runs_permits_nothing(tmp_path: Path) -> None:
     protections(tmp_path, section("a", "payers"), "policies", '"payers": "@"\n')
     rules = Policy(conf := config.load([str(tmp_path / "c.conf")], state_dir=str(tmp_path)))

@@ -30,7 +30,7 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="start the service; the first start makes database, store, admin and clouds.yaml",
         description="Start the service and stay in the foreground. Without a configuration everything that is "
-        "missing (database, store, first admin, clouds.yaml) is made in the state directory.",
+        "missing (database, store, first admin, clouds.yaml) is made in the state directory; with Keystone no admin.",
     )
     parser.add_argument("--bind", metavar="HOST:PORT", help="default 127.0.0.1:9292")
     parser.add_argument("--workers", metavar="N", type=int, help="worker processes, default 1")
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     if conf.database.connection is None:
         with closing(app.database(conf)) as database:
             schema.sync(database)
-    first = _first_admin(conf, endpoint)
+    first = _has_users(conf) and _first_admin(conf, endpoint)
     built = app.build(conf)
 
     # Imported last: the most expensive of all imports, which no other command needs.
@@ -100,6 +100,11 @@ def check_listening(conf: cfg.ConfigOpts) -> str:
     return f"{'https' if tls else 'http'}://{_reachable(host)}:{port}"
 
 
+def _has_users(conf: cfg.ConfigOpts) -> bool:
+    """Whether the users are our own, in the users file, and not Keystone's."""
+    return "keystone" not in config.flavor(conf)
+
+
 def _first_admin(conf: cfg.ConfigOpts, endpoint: str) -> bool:
     """Make an admin with a password of their own where there is no user yet; whether one was made."""
     users, cloud = app.users_file(conf), config.state_path(conf, "clouds.yaml")
@@ -121,7 +126,7 @@ def _greet(conf: cfg.ConfigOpts, endpoint: str, *, first: bool) -> None:
         return
     cloud = config.state_path(conf, "clouds.yaml")
     lines = [f"Calotype serves on {endpoint} (state in {conf.state_dir})"]
-    if cloud.exists():
+    if cloud.exists() and _has_users(conf):
         if first:
             lines.append(f"The first admin's password is in {cloud}, readable by you alone.")
         lines += [
