@@ -13,7 +13,7 @@ from calotype import errors
 from calotype.app import App
 from calotype.db import jobs, outbox, tables
 from calotype.db.engine import Tx
-from calotype.images import data, lifecycle, repair, sharing
+from calotype.images import data, lifecycle, repair, sharing, tasks
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.chores import abandon_upload
 from calotype.model import Change, Event, Job, Task
@@ -128,6 +128,22 @@ def test_a_task_is_told_without_what_it_was_given_and_what_came_of_it(app: App) 
     assert set(event.payload) == set(names.split())
     assert (event.type, event.payload["id"], event.payload["owner"]) == ("task.failure", "1", "red")
     assert "secret" not in json.dumps(event.payload)
+
+
+def test_a_task_is_told_from_its_beginning_to_its_end(app: App) -> None:
+    svc = app.service
+    image_id = queued(app)
+    types(app)
+    for ends in ("success", "failure"):
+        with app.db.begin() as tx:
+            task = tasks.begin(svc, tx, ALICE, "location_import", image_id, {"secret": "given"})
+            for status in ("processing", ends):
+                assert tasks.move(svc, tx, task.id, status, message="a secret")
+                assert not tasks.move(svc, tx, task.id, "pending")
+        events = told(app)
+        assert [event.type for event in events] == ["task.create", "task.processing", f"task.{ends}"]
+        assert [json.loads(json.dumps(event.payload))["status"] for event in events] == ["pending", "processing", ends]
+        assert "secret" not in str(events)
 
 
 def test_an_upload_that_fails_is_told_once_with_the_words_that_the_client_hears(app: App) -> None:

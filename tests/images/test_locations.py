@@ -131,7 +131,12 @@ def test_good_files_become_active_and_hostile_ones_never(app: App, monkeypatch: 
         after = show(app, image_id)
         good = any(sample is one for one in GOOD) and bool(content)
         plain = (
-            sample.declared != "raw" and content[510:512] != b"\x55\xaa" and not any(s in content for s in SIGNATURES)
+            sample.name.split("-")[0] in ("whole", "cut", "zeros")
+            and sample.declared != "raw"
+            and content[510:512] != b"\x55\xaa"
+            and not any(
+                signature in content[: None if len(content) >= 34 << 10 else 32 << 10] for signature in SIGNATURES
+            )
         )
         expected = "active" if good or (plain and content) else "queued"
         assert after.status == expected, f"{sample}: {before.status}, {after.status}"

@@ -120,6 +120,9 @@ def begin(svc: Service, tx: Tx, ctx: Context, kind: str, image_id: str, given: A
         input=given,
     )
     tasks.add(tx, made)
+    svc.events.task(tx, made, "task.create")
+    if status != "pending":
+        svc.events.task(tx, made, f"task.{status}")
     return made
 
 
@@ -132,4 +135,7 @@ def move(svc: Service, tx: Tx, task_id: str, status: str, *, message: str | None
     """Bring a task on, as `db/tasks.py` does; at its end it gets the time that it has left."""
     ends = status in ("success", "failure")
     until = svc.now() + timedelta(hours=svc.conf.task.task_time_to_live) if ends else None
-    return tasks.move(tx, task_id, status, now=svc.now(), message=message, result=result, expires_at=until)
+    moved = tasks.move(tx, task_id, status, now=svc.now(), message=message, result=result, expires_at=until)
+    if moved and svc.events.wants(f"task.{status}") and (task := tasks.get(tx, SERVICE, task_id, svc.now())):
+        svc.events.task(tx, task, f"task.{status}")
+    return moved
