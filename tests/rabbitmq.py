@@ -75,7 +75,7 @@ class Broker:
                 cwd=place,
                 start_new_session=True,
             )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not self._answers():
             if time.monotonic() > end or self._process.poll() is not None:
                 said = (self.directory / "out").read_text(errors="replace")

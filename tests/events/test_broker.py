@@ -28,7 +28,7 @@ def test_what_happens_while_the_broker_is_away_arrives_in_order_when_it_is_back(
             return changes.seconds[begin:]
 
         there = change(10)
-        until(lambda: left(service) == 0)
+        until(lambda: left(service) == 0, 90)
         # Killed while events are on their way.
         with changes.going_on(service, clients=2):
             until(lambda: len(changes.names) >= 20, 60)
