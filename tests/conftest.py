@@ -133,13 +133,11 @@ def memcached() -> Iterator[Memcached]:
 
 
 @pytest.fixture(scope="session")
-def cloud(
-    tmp_path_factory: pytest.TempPathFactory, database_kind: str, keystone: Keystone, memcached: Memcached
-) -> Iterator[Service]:
-    """A service that asks the Keystone of the run, and is in its catalog."""
+def cloud(tmp_path_factory: pytest.TempPathFactory, keystone: Keystone, memcached: Memcached) -> Iterator[Service]:
+    """A service that asks the Keystone of the run, and is in its catalog. Who asks makes no difference to a database."""
     state = tmp_path_factory.mktemp("cloud")
     shown = CONF.replace("[DEFAULT]", "[DEFAULT]\nshow_image_direct_url = true")
     conf = shown.format(state=state) + keystone.conf(memcached)
-    with running(state, conf, database=databases.for_service(database_kind)) as started:
+    with running(state, conf) as started:
         keystone.offer(started.url)
         yield started
