@@ -186,7 +186,7 @@ def _one_copy(bench: Bench, image_id: str, _: Any) -> bool:
 
 
 _UPLOAD = "update prepare upload activate update"
-_ADDED = "update update"
+_ADDED = "update task.create task.processing task.success update"
 _GIVEN = Given("sha512", hashlib.sha512(b"some data").hexdigest())
 
 CASES = {
@@ -243,7 +243,11 @@ CASES = {
     "the end of its hashing": Case(Bench.queued, _add_location(None), _took_over, skip=2, told=_ADDED),
     "the end of its comparison": Case(Bench.queued, _add_location(_GIVEN), _took_over, skip=2, told=_ADDED),
     "the end of one that fails": Case(
-        Bench.queued, _add_location(Given("sha512", "ab" * 64)), _is_queued, skip=2, told=_ADDED
+        Bench.queued,
+        _add_location(Given("sha512", "ab" * 64)),
+        _is_queued,
+        skip=2,
+        told=_ADDED.replace("success", "failure"),
     ),
 }
 
