@@ -101,6 +101,20 @@ def given(content: bytes) -> Given:
     return Given("sha256", hashlib.sha256(content).hexdigest())
 
 
+@pytest.mark.parametrize("hashed", [False, True])
+def test_data_without_the_signature_of_any_format_passes_and_that_of_another_one_does_not(
+    app: App, hashed: bool
+) -> None:
+    plain, other = b"\x01\x02" * 5000, next(one for one in GOOD if one.declared == "qcow2").make()
+    passes, refused = queued(app, "qcow2"), queued(app, "vmdk")
+    locations.add(app.service, NOVA, passes, kept(app, plain), given(plain) if hashed else None)
+    with pytest.raises(errors.ContentRejected):
+        url = kept(app, other, "99999999-2222-4333-8444-777777777777")
+        locations.add(app.service, NOVA, refused, url, given(other) if hashed else None)
+    work_off(app)
+    assert (show(app, passes).status, show(app, refused).status) == ("active", "queued")
+
+
 #: What tells formats. Data with none of these is plain: nobody reads in it what is not there.
 SIGNATURES = (
     *(b"QFI\xfb", b"QED\x00", b"conectix", b"vhdxfile", b"KDMV", b"# Disk Desc", b"\x7f\x10\xda\xbe", b"CD001"),
