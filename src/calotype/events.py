@@ -10,15 +10,34 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 
 from oslo_config import cfg
 
 from calotype import config
-from calotype.model import HIDDEN_PROPERTIES, Event, Image, Member, Task
+from calotype.model import (
+    HIDDEN_PROPERTIES,
+    Association,
+    Event,
+    Image,
+    Member,
+    MetadefObject,
+    MetadefPart,
+    MetadefProperty,
+    Namespace,
+    Task,
+)
+
+_P = ParamSpec("_P")
 
 #: Lists that an image's properties hold as text, told with the events about its data.
 _LISTS: Final = ("os_glance_importing_to_stores", "os_glance_failed_import")
+
+#: What is told of a definition of a property, null where it does not say.
+_TOLD_OF_DEFINITIONS: Final = (
+    *("type", "title", "description", "default", "minimum", "maximum", "enum", "pattern", "minLength", "maxLength"),
+    *("confidential", "items", "uniqueItems", "minItems", "maxItems", "additionalItems"),
+)
 
 
 class Events:
@@ -83,6 +102,13 @@ class Events:
         """Something happened to a task: whoever moves it along says so."""
         if self.wants(event_type):
             self._add(tx, event_type, about_task(task, deleted_at))
+
+    def metadef(
+        self, tx: Any, event_type: str, about: Callable[_P, Mapping[str, Any]], *given: _P.args, **more: _P.kwargs
+    ) -> None:
+        """Something happened to the catalogue of metadata definitions; `about` makes the payload of what is given."""
+        if self.wants(event_type):
+            self._add(tx, event_type, about(*given, **more))
 
     def _add(self, tx: Any, event_type: str, payload: Mapping[str, Any] | str, priority: str = "INFO") -> None:
         self._put(tx, Event(str(uuid.uuid4()), event_type, priority, payload, self._now()))
@@ -156,6 +182,55 @@ def about_task(task: Task, deleted_at: datetime | None = None) -> dict[str, Any]
         "updated_at": _time(task.updated_at),
         **_deletion(deleted_at),
     }
+
+
+def about_namespace(
+    namespace: Namespace, old_name: str | None = None, deleted_at: datetime | None = None
+) -> dict[str, Any]:
+    return {
+        "namespace": namespace.name,
+        "namespace_old": old_name,
+        "display_name": namespace.display_name,
+        "protected": namespace.protected,
+        "visibility": namespace.visibility,
+        "owner": namespace.owner,
+        "description": namespace.description,
+        "created_at": _time(namespace.created_at),
+        "updated_at": _time(namespace.updated_at),
+        **_deletion(deleted_at),
+    }
+
+
+def about_part(
+    namespace: str, part: MetadefPart, old_name: str | None = None, deleted_at: datetime | None = None
+) -> dict[str, Any]:
+    """A property, an object or a tag of a namespace."""
+    told: dict[str, Any] = {"namespace": namespace, "name": part.name, "name_old": old_name}
+    if isinstance(part, MetadefProperty):
+        return told | _about_definition(part.definition) | _deletion(deleted_at)
+    if isinstance(part, MetadefObject):
+        told["properties"] = [
+            {"name": name, **_about_definition(definition)} for name, definition in part.properties.items()
+        ]
+        told |= {"required": list(part.required), "description": part.description}
+    return told | {"created_at": _time(part.created_at), "updated_at": _time(part.updated_at)} | _deletion(deleted_at)
+
+
+def about_association(namespace: str, link: Association, deleted_at: datetime | None = None) -> dict[str, Any]:
+    return {
+        "namespace": namespace,
+        "name": link.resource_type,
+        "name_old": None,
+        "prefix": link.prefix,
+        "properties_target": link.properties_target,
+        "created_at": _time(link.created_at),
+        "updated_at": _time(link.updated_at),
+        **_deletion(deleted_at),
+    }
+
+
+def _about_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: definition.get(name) for name in _TOLD_OF_DEFINITIONS}
 
 
 def _deletion(when: datetime | None) -> dict[str, Any]:

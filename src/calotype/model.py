@@ -50,6 +50,8 @@ HIDDEN_PROPERTIES: Final = frozenset({"os_glance_stage_host", "os_glance_hash_op
 
 MAX_INT: Final = 2**31 - 1
 MAX_NAME: Final = 255
+#: The longest name of a namespace, of what is in it, and of a resource type.
+MAX_METADEF_NAME: Final = 80
 #: Bytes of all custom properties of an image together, as JSON. A list may hold a thousand images.
 MAX_PROPERTIES: Final = 256 << 10
 
@@ -134,6 +136,88 @@ class Task:
     input: Any = None  # JSON
     result: Any = None  # JSON
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A set of metadata definitions. `id` is its row's; the world knows it by its `name`."""
+
+    id: int
+    name: str
+    owner: str
+    created_at: datetime
+    updated_at: datetime
+    display_name: str | None = None
+    description: str | None = None
+    visibility: str = "private"
+    protected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MetadefProperty:
+    """What a property means and which values it may have; `definition` has the fields that were given, as JSON."""
+
+    name: str
+    definition: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MetadefObject:
+    """Properties that belong together: definitions by name, and the names of those that must be there."""
+
+    name: str
+    properties: Mapping[str, Mapping[str, Any]]
+    created_at: datetime
+    updated_at: datetime
+    description: str | None = None
+    required: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MetadefTag:
+    """A word that a namespace suggests for things of its resource types."""
+
+    name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+#: What a namespace is made of, each with a name of its own among its like.
+MetadefPart = MetadefProperty | MetadefObject | MetadefTag
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceType:
+    """A kind of thing that carries properties, such as `OS::Glance::Image`."""
+
+    name: str
+    created_at: datetime
+    updated_at: datetime
+    protected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """That a namespace is for a resource type, whose properties have `prefix` before the names in the namespace."""
+
+    resource_type: str
+    created_at: datetime
+    updated_at: datetime
+    prefix: str | None = None
+    properties_target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """A namespace with all that is in it, in the order in which it was added."""
+
+    namespace: Namespace
+    associations: tuple[Association, ...] = ()
+    properties: tuple[MetadefProperty, ...] = ()
+    objects: tuple[MetadefObject, ...] = ()
+    tags: tuple[MetadefTag, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

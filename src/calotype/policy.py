@@ -23,7 +23,7 @@ from oslo_policy import policy as oslo_policy
 
 from calotype import errors
 from calotype.context import Context
-from calotype.model import Image, Member
+from calotype.model import Image, Member, Namespace
 
 LOG = logging.getLogger(__name__)
 
@@ -209,6 +209,15 @@ class Policy:
             return
         if action == "get_image" or not self.allows(ctx, "get_image", target):
             raise no_image(image.id)
+        raise errors.Forbidden(f"You are not authorized to complete {action} action.")
+
+    def check_namespace(self, ctx: Context, action: str, namespace: Namespace) -> None:
+        """As `check`, but `NotFound` where the caller may not even look at the namespace."""
+        target = namespace_target(namespace)
+        if self.allows(ctx, action, target):
+            return
+        if action == "get_metadef_namespace" or not self.allows(ctx, "get_metadef_namespace", target):
+            raise no_namespace(namespace.name)
         raise errors.Forbidden(f"You are not authorized to complete {action} action.")
 
     def readable(self, ctx: Context, images: Iterable[Image]) -> Iterator[Image]:
@@ -411,6 +420,22 @@ def image_target(image: Image) -> Target:
 def member_target(image: Image, member: Member | str) -> Target:
     """What rules may refer to of a share: the image, with the member in place of the caller."""
     return dict(image_target(image)) | {"member_id": member if isinstance(member, str) else member.member}
+
+
+def namespace_target(namespace: Namespace) -> Target:
+    """What rules may refer to of a namespace, and of what is in it."""
+    return {
+        "namespace": namespace.name,
+        "project_id": namespace.owner,
+        "owner": namespace.owner,
+        "visibility": namespace.visibility,
+        "protected": namespace.protected,
+    }
+
+
+def no_namespace(name: str) -> errors.NotFound:
+    """The same words for a namespace that does not exist and for one that the caller may not see."""
+    return errors.NotFound(f"No metadata definition namespace found with name {name[:100]}")
 
 
 def no_image(image_id: str) -> errors.NotFound:

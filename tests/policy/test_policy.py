@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import calotype.images
+import calotype.metadefs
 from calotype import config, errors
 from calotype.context import Context
 from calotype.images import lifecycle, sharing
@@ -181,13 +182,14 @@ def test_every_use_case_asks_the_policy() -> None:
         "tasks.begin": "writes down what a use-case that asked began",
     }
     checked = 0
-    for file in sorted(Path(calotype.images.__file__ or "").parent.glob("*.py")):
+    packages = [Path(part.__file__ or "").parent for part in (calotype.images, calotype.metadefs)]
+    for file in sorted(path for package in packages for path in package.glob("*.py")):
         functions = {node.name: node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
 
         def asks(name: str, functions: dict[str, ast.FunctionDef] = functions) -> bool:
             calls = [node for node in ast.walk(functions[name]) if isinstance(node, ast.Call)]
             for call in calls:
-                if isinstance(call.func, ast.Attribute) and call.func.attr in ("check", "check_image", "allows"):
+                if isinstance(call.func, ast.Attribute) and call.func.attr in ("check", "check_image", "check_namespace", "allows"):
                     return True
                 if (
                     isinstance(call.func, ast.Name)

@@ -45,6 +45,11 @@ def remove_copy(req: falcon.Request, resp: falcon.Response, store_id: str, image
     resp.status = 204
 
 
+def metadef_schema(req: falcon.Request, resp: falcon.Response, name: str) -> None:
+    """GET /v2/schemas/metadefs/{name}"""
+    schema(req, resp, f"metadefs/{name}")
+
+
 def schema(req: falcon.Request, resp: falcon.Response, name: str) -> None:
     """GET /v2/schemas/{name}"""
     no_body(req)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from calotype import errors
-from calotype.api.request import integer
+from calotype.api.request import choice, integer
 from calotype.model import MEMBER_STATUSES, VISIBILITIES, Comparison, Query
 
 SORT_KEYS: Final = frozenset("name status container_format disk_format size id created_at updated_at".split())
@@ -36,7 +36,7 @@ def query(params: Params, *, default_limit: int, most: int) -> Query:
         if name in _PAGING or name == "tag":
             continue
         if name == "visibility":
-            visibility = _choice(value, (*VISIBILITIES, "all"), name)
+            visibility = choice(value, (*VISIBILITIES, "all"), name)
         elif name == "os_hidden":
             hidden = _boolean(value.lower(), name)
         elif name == "protected":
@@ -61,7 +61,7 @@ def query(params: Params, *, default_limit: int, most: int) -> Query:
         sort=_sort(params),
         visibility=visibility,
         member_status=_last(
-            params, "member_status", lambda text: _choice(text, (*MEMBER_STATUSES, "all"), "member_status"), "accepted"
+            params, "member_status", lambda text: choice(text, (*MEMBER_STATUSES, "all"), "member_status"), "accepted"
         ),
         os_hidden=hidden,
         one_of=one_of,
@@ -92,8 +92,8 @@ def _sort(params: Params) -> tuple[tuple[str, str], ...]:
 
 def _checked(pairs: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     for key, direction in pairs:
-        _choice(key, sorted(SORT_KEYS), "sort_key")
-        _choice(direction, _DIRECTIONS, "sort_dir")
+        choice(key, sorted(SORT_KEYS), "sort_key")
+        choice(direction, _DIRECTIONS, "sort_dir")
     # A key that comes again changes nothing in the order.
     found: dict[str, tuple[str, str]] = {}
     for key, direction in pairs:
@@ -101,14 +101,8 @@ def _checked(pairs: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple(found.values())
 
 
-def _choice(value: str, allowed: tuple[str, ...] | list[str], name: str) -> str:
-    if value not in allowed:
-        raise errors.Invalid(f"Invalid {name} {value[:100]!r}: must be one of {', '.join(allowed)}.")
-    return value
-
-
 def _boolean(value: str, name: str) -> bool:
-    return _choice(value, ("true", "false"), name) == "true"
+    return choice(value, ("true", "false"), name) == "true"
 
 
 def _list(value: str, name: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -157,4 +157,11 @@ def integer(text: str, what: str, *, least: int = 0, most: int = 2**63 - 1) -> i
     value = int(text)
     if not least <= value <= most:
         raise errors.Invalid(f"{what} must be between {least} and {most}.")
+    return value
+
+
+def choice(value: str, allowed: Sequence[str], what: str) -> str:
+    """One of a few words. Raises `Invalid`."""
+    if value not in allowed:
+        raise errors.Invalid(f"Invalid {what} {value[:100]!r}: must be one of {', '.join(allowed)}.")
     return value

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from calotype.api import discovery, health, image_data, images, locations, members, tasks, versions
+from calotype.api import discovery, health, image_data, images, locations, members, metadefs, tasks, versions
 from calotype.api.request import Handler
 
 
@@ -18,6 +18,8 @@ class Route:
 
 
 _IMAGE: Final = "/v2/images/{image_id}"
+_NAMESPACES: Final = "/v2/metadefs/namespaces"
+_NAMESPACE: Final = _NAMESPACES + "/{namespace}"
 
 ROUTES: Final = (
     Route("GET", "/", versions.choices, open=True),
@@ -60,4 +62,38 @@ ROUTES: Final = (
     Route("GET", "/v2/info/usage", discovery.usage_info),
     Route("DELETE", "/v2/stores/{store_id}/{image_id}", discovery.remove_copy),
     Route("GET", "/v2/schemas/{name}", discovery.schema),
+    Route("GET", "/v2/schemas/metadefs/{name}", discovery.metadef_schema),
+    #
+    Route("GET", _NAMESPACES, metadefs.index),
+    Route("POST", _NAMESPACES, metadefs.create),
+    Route("GET", _NAMESPACE, metadefs.show),
+    Route("PUT", _NAMESPACE, metadefs.update),
+    Route("DELETE", _NAMESPACE, metadefs.delete),
+    #
+    Route("GET", _NAMESPACE + "/objects", metadefs.objects),
+    Route("POST", _NAMESPACE + "/objects", metadefs.add_object),
+    Route("DELETE", _NAMESPACE + "/objects", metadefs.remove_objects),
+    Route("GET", _NAMESPACE + "/objects/{name}", metadefs.show_object),
+    Route("PUT", _NAMESPACE + "/objects/{name}", metadefs.change_object),
+    Route("DELETE", _NAMESPACE + "/objects/{name}", metadefs.remove_object),
+    #
+    Route("GET", _NAMESPACE + "/properties", metadefs.properties),
+    Route("POST", _NAMESPACE + "/properties", metadefs.add_property),
+    Route("DELETE", _NAMESPACE + "/properties", metadefs.remove_properties),
+    Route("GET", _NAMESPACE + "/properties/{name}", metadefs.show_property),
+    Route("PUT", _NAMESPACE + "/properties/{name}", metadefs.change_property),
+    Route("DELETE", _NAMESPACE + "/properties/{name}", metadefs.remove_property),
+    #
+    Route("GET", _NAMESPACE + "/tags", metadefs.tags),
+    Route("POST", _NAMESPACE + "/tags", metadefs.add_tags),
+    Route("DELETE", _NAMESPACE + "/tags", metadefs.remove_tags),
+    Route("GET", _NAMESPACE + "/tags/{name}", metadefs.show_tag),
+    Route("POST", _NAMESPACE + "/tags/{name}", metadefs.add_tag),
+    Route("PUT", _NAMESPACE + "/tags/{name}", metadefs.change_tag),
+    Route("DELETE", _NAMESPACE + "/tags/{name}", metadefs.remove_tag),
+    #
+    Route("GET", "/v2/metadefs/resource_types", metadefs.resource_types),
+    Route("GET", _NAMESPACE + "/resource_types", metadefs.associations),
+    Route("POST", _NAMESPACE + "/resource_types", metadefs.associate),
+    Route("DELETE", _NAMESPACE + "/resource_types/{name}", metadefs.dissociate),
 )

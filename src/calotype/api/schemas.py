@@ -6,6 +6,7 @@ from typing import Any, Final
 import fastjsonschema
 
 from calotype import errors
+from calotype.api import metadef_schemas
 from calotype.model import MAX_INT, MAX_NAME, MEMBER_STATUSES, STATUSES, TASK_STATUSES, TASK_TYPES, VISIBILITIES
 
 UUID_PATTERN: Final = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$"
@@ -115,7 +116,7 @@ class Schemas:
         }
         member: Schema = {"name": "member", "properties": _MEMBER}
         #: What `GET /v2/schemas/{name}` serves.
-        self.served: Mapping[str, Schema] = {
+        self.served: dict[str, Schema] = {
             "image": image,
             "images": {
                 "name": "images",
@@ -143,6 +144,7 @@ class Schemas:
                 "links": _links(describedby="{schema}"),
             },
         }
+        self.served |= {f"metadefs/{name}": schema for name, schema in metadef_schemas.SERVED.items()}
         self._image = _compile({"type": "object", **image})
 
     def check_image(self, values: Mapping[str, Any]) -> None:
@@ -155,13 +157,26 @@ class Schemas:
                 raise errors.Invalid(f"Provided object does not match schema 'image': {name} must not be a fraction.")
             if isinstance(value, str) and len(value.encode()) > MAX_VALUE:
                 raise errors.Invalid(f"Property {name[:64]} has more than {MAX_VALUE} bytes.")
-        try:
-            self._image(dict(values))
-        except fastjsonschema.JsonSchemaValueException as exc:
-            where = ".".join(str(step) for step in exc.path[1:]) or "the body"
-            raise errors.Invalid(
-                f"Provided object does not match schema 'image': {where} {_reason(exc.message)}"
-            ) from exc
+        _check("image", self._image, values)
+
+
+def check(schema: Schema, values: Mapping[str, Any]) -> None:
+    """Refuse a body that does not match a schema, which is compiled when it is first used. `Invalid`."""
+    name = schema["name"]
+    if name not in _COMPILED:
+        _COMPILED[name] = _compile(schema)
+    _check(name, _COMPILED[name], values)
+
+
+_COMPILED: Final[dict[str, Callable[[Any], Any]]] = {}
+
+
+def _check(name: str, compiled: Callable[[Any], Any], values: Mapping[str, Any]) -> None:
+    try:
+        compiled(dict(values))
+    except fastjsonschema.JsonSchemaValueException as exc:
+        where = ".".join(str(step)[:100] for step in exc.path[1:]) or "the body"
+        raise errors.Invalid(f"Provided object does not match schema '{name}': {where} {_reason(exc.message)}") from exc
 
 
 def _compile(schema: Schema) -> Callable[[Any], Any]:

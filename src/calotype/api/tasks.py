@@ -7,7 +7,7 @@ import falcon
 from calotype import errors
 from calotype.api import views
 from calotype.api.images import known_id, links, send
-from calotype.api.request import UUID, caller, integer, json_object, no_body, params, service
+from calotype.api.request import UUID, caller, choice, integer, json_object, no_body, params, service
 from calotype.db.tasks import COLUMNS
 from calotype.images import tasks
 from calotype.model import TASK_STATUSES, TASK_TYPES
@@ -25,20 +25,20 @@ def index(req: falcon.Request, resp: falcon.Response) -> None:
     wanted = params(req)
     last = {name: values[-1] for name, values in wanted.items()}
     limit = integer(last["limit"], "limit") if "limit" in last else svc.conf.limit_param_default
-    sort_key = _choice(last.get("sort_key", "created_at"), (*COLUMNS, *_UNSORTED), "sort_key")
+    sort_key = choice(last.get("sort_key", "created_at"), (*COLUMNS, *_UNSORTED), "sort_key")
     marker = last.get("marker")
     if marker and not UUID.fullmatch(marker):
         raise errors.Invalid("Invalid marker format.")
     for name, allowed in (("status", TASK_STATUSES), ("type", TASK_TYPES)):
         if name in last:
-            _choice(last[name], allowed, name)
+            choice(last[name], allowed, name)
     found, following = tasks.list_(
         svc,
         caller(req),
         limit=min(limit, svc.conf.api_limit_max),
         marker=marker,
         sort_key=_UNSORTED.get(sort_key, sort_key),
-        descending=_choice(last.get("sort_dir", "desc"), ("asc", "desc"), "sort_dir") == "desc",
+        descending=choice(last.get("sort_dir", "desc"), ("asc", "desc"), "sort_dir") == "desc",
         filters={name: last[name] for name in _FILTERS if name in last},
     )
     body: dict[str, Any] = {"tasks": [views.task_stub(task) for task in found]}
@@ -73,9 +73,3 @@ def of_image(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     no_body(req)
     found = tasks.of_image(service(req), caller(req), known_id(image_id))
     send(resp, {"tasks": [views.image_task(task) for task in found]})
-
-
-def _choice(value: str, allowed: tuple[str, ...], name: str) -> str:
-    if value not in allowed:
-        raise errors.Invalid(f"Invalid {name} {value[:100]!r}: must be one of {', '.join(allowed)}.")
-    return value

@@ -2,10 +2,10 @@
 
 `exactly` tells `demo` from `Demo` and from `demo ` everywhere: MariaDB compares text by a collation that ignores case
 and blanks at the end, which is no way to decide who sees whose images. `beyond` compares rows as an index has them.
-`join_from` says with which table to begin.
+`paged` does so without one. `join_from` says with which table to begin.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -108,6 +108,34 @@ def _as_ranges(element: Any, compiler: Any, **options: Any) -> str:
 
 def _processed(element: Any, compiler: Any, options: Any) -> list[str]:
     return [compiler.process(part, **options) for part in element.clauses]
+
+
+def paged(
+    statement: sa.Select[Any], table: sa.Table, keys: Sequence[str], descending: bool, after: Mapping[str, Any] | None
+) -> sa.Select[Any]:
+    """The statement in the order of these columns of its table, what has no value first when ascending.
+
+    Where the values of a row are given in `after`, what follows it alone. For tables that are not large: no index is
+    of use.
+    """
+    if after is not None:
+        steps: list[sa.ColumnElement[bool]] = []
+        same: list[sa.ColumnElement[bool]] = []
+        for key in keys:
+            column, value = table.c[key], after[key]
+            if value is None:
+                steps.append(sa.and_(*same, sa.false() if descending else column.is_not(None)))
+            else:
+                further = column < value if descending else column > value
+                nothing = column.is_(None) if descending and column.nullable else sa.false()
+                steps.append(sa.and_(*same, further | nothing))
+            same.append(column.is_(None) if value is None else column == value)
+        statement = statement.where(sa.or_(*steps))
+    for key in keys:
+        column = table.c[key]
+        for step in (column.is_not(None), column) if column.nullable else (column,):
+            statement = statement.order_by(step.desc() if descending else step.asc())
+    return statement
 
 
 # --- order -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from calotype.context import Context
-from calotype.db.compare import exactly
+from calotype.db.compare import exactly, paged
 from calotype.db.engine import Tx
 from calotype.db.tables import task_info, tasks
 from calotype.model import TASK_TRANSITIONS, Task
@@ -63,17 +63,13 @@ def page(
 
     Sorted by a column of `COLUMNS`, what has no value first when ascending; then by age and id, in the same direction.
     """
-    keys = dict.fromkeys((sort_key, "created_at", "id"))
+    keys = tuple(dict.fromkeys((sort_key, "created_at", "id")))
     statement = sa.select(*_STUB).where(_seen(ctx, now))
     for name, value in (filters or {}).items():
         is_text = isinstance(tasks.c[name].type, sa.String)
         statement = statement.where(exactly(tasks.c[name], value) if is_text else tasks.c[name] == value)
-    if after is not None:
-        statement = statement.where(_beyond([(name, getattr(after, name)) for name in keys], descending))
-    for name in keys:
-        for step in (tasks.c[name].is_not(None), tasks.c[name]) if tasks.c[name].nullable else (tasks.c[name],):
-            statement = statement.order_by(step.desc() if descending else step.asc())
-    return [_task(row) for row in tx.execute(statement.limit(limit))]
+    place = None if after is None else {name: getattr(after, name) for name in keys}
+    return [_task(row) for row in tx.execute(paged(statement, tasks, keys, descending, place).limit(limit))]
 
 
 def move(
@@ -126,22 +122,6 @@ def _seen(ctx: Context, now: datetime) -> sa.ColumnElement[bool]:
         return living
     mine = tasks.c.owner == ""
     return living & (mine | exactly(tasks.c.owner, ctx.project) if ctx.project else mine)
-
-
-def _beyond(keys: list[tuple[str, Any]], descending: bool) -> sa.ColumnElement[bool]:
-    """What follows the row with these values in the order of its columns."""
-    steps: list[sa.ColumnElement[bool]] = []
-    same: list[sa.ColumnElement[bool]] = []
-    for name, value in keys:
-        column = tasks.c[name]
-        if value is None:
-            steps.append(sa.and_(*same, sa.false() if descending else column.is_not(None)))
-        else:
-            further = column < value if descending else column > value
-            nothing = column.is_(None) if descending and column.nullable else sa.false()
-            steps.append(sa.and_(*same, further | nothing))
-        same.append(column.is_(None) if value is None else column == value)
-    return sa.or_(*steps)
 
 
 def _text(value: Any) -> str | None:

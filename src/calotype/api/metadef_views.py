@@ -1,0 +1,154 @@
+"""Metadata definitions as JSON, and back: what a request says of them as nouns of `model.py` (contract: api.md §13)."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+from calotype import errors
+from calotype.api.views import timestamp
+from calotype.model import (
+    Association,
+    Definitions,
+    MetadefObject,
+    MetadefProperty,
+    MetadefTag,
+    Namespace,
+    ResourceType,
+)
+
+NAMESPACES: Final = "/v2/metadefs/namespaces"
+_SCHEMAS: Final = "/v2/schemas/metadefs"
+
+
+# --- out -------------------------------------------------------------------------------------------------
+
+
+def namespace(found: Namespace) -> dict[str, Any]:
+    """What a namespace says of itself."""
+    return _known(
+        namespace=found.name,
+        display_name=found.display_name,
+        description=found.description,
+        visibility=found.visibility,
+        protected=found.protected,
+        owner=found.owner,
+        self=path(found.name),
+        schema=f"{_SCHEMAS}/namespace",
+        **_times(found),
+    )
+
+
+def definitions(found: Definitions, resource_type: str | None = None) -> dict[str, Any]:
+    """A namespace with all that is in it; with the names that properties have with a resource type, if one is given."""
+    prefix = next((link.prefix for link in found.associations if link.resource_type == resource_type), None) or ""
+    return listed(found) | {
+        "objects": [object_(found.namespace.name, one, prefix) for one in found.objects],
+        "properties": properties(found.properties, prefix),
+        "tags": [{"name": one.name} for one in found.tags],
+    }
+
+
+def listed(found: Definitions) -> dict[str, Any]:
+    """A namespace with its associations."""
+    return namespace(found.namespace) | {"resource_type_associations": [association(one) for one in found.associations]}
+
+
+def object_(of: str, found: MetadefObject, prefix: str = "") -> dict[str, Any]:
+    return _known(
+        name=found.name,
+        description=found.description,
+        required=[prefix + name for name in found.required],
+        properties={prefix + name: dict(definition) for name, definition in found.properties.items()},
+        self=path(of, "objects", found.name),
+        schema=f"{_SCHEMAS}/object",
+        **_times(found),
+    )
+
+
+def properties(found: Iterable[MetadefProperty], prefix: str = "") -> dict[str, Any]:
+    """Definitions by the names of their properties."""
+    return {prefix + one.name: property_(one, prefix) for one in found}
+
+
+def property_(found: MetadefProperty, prefix: str = "") -> dict[str, Any]:
+    return {"name": prefix + found.name, **found.definition}
+
+
+def tag(found: MetadefTag) -> dict[str, Any]:
+    return {"name": found.name, **_times(found)}
+
+
+def association(found: Association) -> dict[str, Any]:
+    return _known(
+        name=found.resource_type, prefix=found.prefix, properties_target=found.properties_target, **_times(found)
+    )
+
+
+def resource_type(found: ResourceType) -> dict[str, Any]:
+    return {"name": found.name, **_times(found)}
+
+
+def path(*names: str) -> str:
+    """The path of a namespace, or of what is in it."""
+    return "/".join((NAMESPACES, *(quote(name, safe=":") for name in names)))
+
+
+# --- in --------------------------------------------------------------------------------------------------
+
+
+def to_namespace(values: Mapping[str, Any], owner: str, now: datetime) -> Namespace:
+    """What a request says of a namespace, which is the caller's unless it says otherwise."""
+    return Namespace(
+        0,
+        values["namespace"],
+        values.get("owner") or owner,
+        now,
+        now,
+        display_name=values.get("display_name"),
+        description=values.get("description"),
+        visibility=values.get("visibility", "private"),
+        protected=values.get("protected", False),
+    )
+
+
+def to_definitions(values: Mapping[str, Any], owner: str, now: datetime) -> Definitions:
+    """A new namespace and what is to be in it."""
+    return Definitions(
+        to_namespace(values, owner, now),
+        tuple(to_association(one, now) for one in values.get("resource_type_associations", ())),
+        tuple(to_property({**one, "name": name}, now) for name, one in values.get("properties", {}).items()),
+        tuple(to_object(one, now) for one in values.get("objects", ())),
+        tuple(to_tag(one, now) for one in values.get("tags", ())),
+    )
+
+
+def to_association(values: Mapping[str, Any], now: datetime) -> Association:
+    return Association(
+        values["name"], now, now, prefix=values.get("prefix"), properties_target=values.get("properties_target")
+    )
+
+
+def to_property(values: Mapping[str, Any], now: datetime) -> MetadefProperty:
+    definition = {name: value for name, value in values.items() if name != "name"}
+    return MetadefProperty(values["name"], definition, now, now)
+
+
+def to_object(values: Mapping[str, Any], now: datetime) -> MetadefObject:
+    required = tuple(values.get("required", ()))
+    if any("," in name for name in required):  # the column is a list with commas
+        raise errors.Invalid("The name of a required property has no comma.")
+    found = {name: {k: v for k, v in one.items() if k != "name"} for name, one in values.get("properties", {}).items()}
+    return MetadefObject(values["name"], found, now, now, description=values.get("description"), required=required)
+
+
+def to_tag(values: Mapping[str, Any], now: datetime) -> MetadefTag:
+    return MetadefTag(values["name"], now, now)
+
+
+def _times(found: Any) -> dict[str, str]:
+    return {name: timestamp(getattr(found, name)) for name in ("created_at", "updated_at")}
+
+
+def _known(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

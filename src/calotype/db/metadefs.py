@@ -1,0 +1,338 @@
+"""The catalogue of metadata definitions: namespaces, what is in them, and the resource types that they are for.
+
+Names are compared as the database does: on MariaDB without regard to case, as its unique keys have it; who sees what
+is compared exactly. A writer holds the row of the namespace (`lock`), so that whatever happens to one namespace
+happens one after the other.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
+
+import sqlalchemy as sa
+
+from calotype import errors
+from calotype.context import Context
+from calotype.db.compare import exactly, paged
+from calotype.db.engine import Tx
+from calotype.db.tables import (
+    metadef_namespace_resource_types,
+    metadef_namespaces,
+    metadef_objects,
+    metadef_properties,
+    metadef_resource_types,
+    metadef_tags,
+)
+from calotype.model import (
+    Association,
+    MetadefObject,
+    MetadefPart,
+    MetadefProperty,
+    MetadefTag,
+    Namespace,
+    ResourceType,
+)
+
+P = TypeVar("P", bound=MetadefPart)
+
+_NAMESPACE: Final = sa.select(metadef_namespaces)
+#: What lists of namespaces can be sorted by.
+SORT_KEYS: Final = tuple(
+    "namespace display_name description visibility protected owner id created_at updated_at".split()
+)
+#: What lists of tags can be sorted by.
+TAG_SORT_KEYS: Final = ("name", "id", "created_at", "updated_at")
+
+
+# --- namespaces ------------------------------------------------------------------------------------------
+
+
+def get(tx: Tx, ctx: Context, name: str, *, lock: bool = False) -> Namespace | None:
+    """The namespace, if the caller sees it; with `lock` nobody else changes it until the transaction ends."""
+    statement = _NAMESPACE.where(metadef_namespaces.c.namespace == name, _seen(ctx))
+    row = tx.execute(statement.with_for_update() if lock else statement).first()
+    return _namespace(row) if row is not None else None
+
+
+def by_id(tx: Tx, namespace_id: int) -> Namespace | None:
+    """The namespace of a row, whoever sees it."""
+    row = tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == namespace_id)).first()
+    return _namespace(row) if row is not None else None
+
+
+def page(
+    tx: Tx,
+    ctx: Context,
+    *,
+    limit: int,
+    after: Namespace | None = None,
+    sort_key: str = "created_at",
+    descending: bool = True,
+    visibility: str | None = None,
+    resource_types: Sequence[str] = (),
+) -> list[Namespace]:
+    """A part of the list: the namespaces that the caller sees, those that follow one of them where `after` is given.
+
+    With `resource_types` those that are for one of them. Sorted by a column of `SORT_KEYS`, what has no value first
+    when ascending; then by age and id, in the same direction.
+    """
+    statement = _NAMESPACE.where(_seen(ctx))
+    if visibility is not None:
+        statement = statement.where(metadef_namespaces.c.visibility == visibility)
+    if resource_types:
+        links, types = metadef_namespace_resource_types, metadef_resource_types
+        meant = sa.select(links.c.namespace_id).join(types, types.c.id == links.c.resource_type_id)
+        statement = statement.where(metadef_namespaces.c.id.in_(meant.where(types.c.name.in_(resource_types))))
+    place = None if after is None else {**_columns(after), "id": after.id}
+    keys = ("created_at", "id") if sort_key == "created_at" else (sort_key, "created_at", "id")
+    return [
+        _namespace(row)
+        for row in tx.execute(paged(statement, metadef_namespaces, keys, descending, place).limit(limit))
+    ]
+
+
+def add(tx: Tx, namespace: Namespace) -> Namespace:
+    """Add a namespace; the same with the number of its row. Raises `Conflict` when there is one of its name."""
+    try:
+        with tx.begin_nested():
+            made = tx.execute(sa.insert(metadef_namespaces).values(_columns(namespace)))
+    except sa.exc.IntegrityError as exc:
+        raise errors.Conflict(f"There is a namespace {namespace.name} already.") from exc
+    return replace(namespace, id=_number(made))
+
+
+def update(tx: Tx, namespace: Namespace) -> None:
+    """Write all its columns. Raises `Conflict` when another one has its name."""
+    statement = sa.update(metadef_namespaces).where(metadef_namespaces.c.id == namespace.id)
+    try:
+        with tx.begin_nested():
+            tx.execute(statement.values(_columns(namespace)))
+    except sa.exc.IntegrityError as exc:
+        raise errors.Conflict(f"There is a namespace {namespace.name} already.") from exc
+
+
+def remove(tx: Tx, namespace_id: int) -> None:
+    """Remove a namespace and all that is in it; resource types stay."""
+    for table in (metadef_namespace_resource_types, metadef_objects, metadef_properties, metadef_tags):
+        tx.execute(sa.delete(table).where(table.c.namespace_id == namespace_id))
+    tx.execute(sa.delete(metadef_namespaces).where(metadef_namespaces.c.id == namespace_id))
+
+
+# --- what is in them -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind(Generic[P]):
+    """One kind of part of a namespace: its word, its table, and how a part and a row are made of one another."""
+
+    word: str
+    table: sa.Table
+    read: Callable[[Any], P]
+    columns: Callable[[P], Mapping[str, Any]]
+
+
+PROPERTY: Final = Kind(
+    "property",
+    metadef_properties,
+    lambda row: MetadefProperty(row.name, _definition(_json(row.json_schema)), *_times(row)),
+    lambda part: {"json_schema": json.dumps(part.definition)},
+)
+OBJECT: Final = Kind(
+    "object",
+    metadef_objects,
+    lambda row: MetadefObject(
+        row.name,
+        {name: _definition(value) for name, value in _json(row.json_schema).items()},
+        *_times(row),
+        description=row.description,
+        required=tuple(row.required.split(",")) if row.required else (),
+    ),
+    lambda part: {
+        "description": part.description,
+        "required": ",".join(part.required),
+        "json_schema": json.dumps(part.properties),
+    },
+)
+TAG: Final = Kind("tag", metadef_tags, lambda row: MetadefTag(row.name, *_times(row)), lambda _part: {})
+
+
+def parts(tx: Tx, kind: Kind[P], namespace_id: int) -> list[P]:
+    """All parts of a kind, in the order in which they were added."""
+    table = kind.table
+    statement = sa.select(table).where(table.c.namespace_id == namespace_id).order_by(table.c.id)
+    return [kind.read(row) for row in tx.execute(statement)]
+
+
+def part(tx: Tx, kind: Kind[P], namespace_id: int, name: str) -> P | None:
+    row = tx.execute(sa.select(kind.table).where(*_named(kind, namespace_id, name))).first()
+    return kind.read(row) if row is not None else None
+
+
+def add_parts(tx: Tx, kind: Kind[P], namespace_id: int, new: Iterable[P]) -> None:
+    """Add all of them in one statement. Raises `Conflict` when a name is there already, or twice among them."""
+    rows = [_part_columns(kind, one) | {"namespace_id": namespace_id, "created_at": one.created_at} for one in new]
+    if not rows:
+        return
+    try:
+        with tx.begin_nested():
+            tx.execute(sa.insert(kind.table), rows)
+    except sa.exc.IntegrityError as exc:
+        names = ", ".join(str(row["name"]) for row in rows[:5])
+        raise errors.Conflict(f"The namespace has a {kind.word} of that name already: {names}.") from exc
+
+
+def update_part(tx: Tx, kind: Kind[P], namespace_id: int, name: str, changed: P) -> bool:
+    """Write all of a part, its name as well. False when there is none; `Conflict` when another one has the name."""
+    statement = sa.update(kind.table).where(*_named(kind, namespace_id, name))
+    try:
+        with tx.begin_nested():
+            return bool(tx.execute(statement.values(_part_columns(kind, changed))).rowcount)
+    except sa.exc.IntegrityError as exc:
+        raise errors.Conflict(f"The namespace has a {kind.word} {changed.name} already.") from exc
+
+
+def remove_part(tx: Tx, kind: Kind[P], namespace_id: int, name: str) -> bool:
+    """False when there is none."""
+    return bool(tx.execute(sa.delete(kind.table).where(*_named(kind, namespace_id, name))).rowcount)
+
+
+def remove_parts(tx: Tx, kind: Kind[P], namespace_id: int) -> None:
+    """Remove all of a kind."""
+    tx.execute(sa.delete(kind.table).where(kind.table.c.namespace_id == namespace_id))
+
+
+def tag_page(
+    tx: Tx, namespace_id: int, *, limit: int | None, after: str | None, sort_key: str, descending: bool
+) -> list[MetadefTag] | None:
+    """A part of a namespace's tags, after the one that is named; None when there is no such one."""
+    statement = sa.select(metadef_tags).where(metadef_tags.c.namespace_id == namespace_id)
+    place: Mapping[str, Any] | None = None
+    if after is not None:
+        row = tx.execute(statement.where(metadef_tags.c.name == after)).first()
+        if row is None:
+            return None
+        place = dict(row._mapping)
+    keys = tuple(dict.fromkeys((sort_key, "created_at", "id")))
+    found = tx.execute(paged(statement, metadef_tags, keys, descending, place).limit(limit))
+    return [TAG.read(row) for row in found]
+
+
+# --- resource types --------------------------------------------------------------------------------------
+
+
+def resource_types(tx: Tx) -> list[ResourceType]:
+    """All resource types, in the order in which they were added."""
+    found = tx.execute(sa.select(metadef_resource_types).order_by(metadef_resource_types.c.id))
+    return [ResourceType(row.name, *_times(row), protected=bool(row.protected)) for row in found]
+
+
+def associations(tx: Tx, namespace_ids: Sequence[int]) -> dict[int, list[Association]]:
+    """The associations of some namespaces, in the order in which their resource types were added."""
+    found: dict[int, list[Association]] = {number: [] for number in namespace_ids}
+    links, types = metadef_namespace_resource_types, metadef_resource_types
+    if found:
+        statement = sa.select(links, types.c.name).join(types, types.c.id == links.c.resource_type_id)
+        for row in tx.execute(statement.where(links.c.namespace_id.in_(found)).order_by(types.c.id)):
+            one = Association(row.name, *_times(row), prefix=row.prefix, properties_target=row.properties_target)
+            found[row.namespace_id].append(one)
+    return found
+
+
+def add_association(tx: Tx, namespace_id: int, new: Association, *, protected: bool = False) -> None:
+    """Add an association, and its resource type when it is new. Raises `Conflict` when it is there already."""
+    links = metadef_namespace_resource_types
+    values: dict[str, Any] = {"properties_target": new.properties_target, "prefix": new.prefix}
+    values |= {"created_at": new.created_at, "updated_at": new.updated_at}
+    type_id = _resource_type(tx, new, protected)
+    try:
+        with tx.begin_nested():
+            tx.execute(sa.insert(links).values(values | {"namespace_id": namespace_id, "resource_type_id": type_id}))
+    except sa.exc.IntegrityError as exc:
+        raise errors.Conflict(f"The namespace is for resource type {new.resource_type} already.") from exc
+
+
+def remove_association(tx: Tx, namespace_id: int, resource_type: str) -> bool:
+    """False when there is none. The resource type stays."""
+    links, types = metadef_namespace_resource_types, metadef_resource_types
+    meant = sa.select(types.c.id).where(types.c.name == resource_type).scalar_subquery()
+    statement = sa.delete(links).where(links.c.namespace_id == namespace_id, links.c.resource_type_id == meant)
+    return bool(tx.execute(statement).rowcount)
+
+
+def _resource_type(tx: Tx, new: Association, protected: bool) -> int:
+    types = metadef_resource_types
+    there = sa.select(types.c.id).where(types.c.name == new.resource_type)
+    found = tx.execute(there).scalar()
+    if found is not None:
+        return int(found)
+    values: dict[str, Any] = {"name": new.resource_type, "protected": protected}
+    values |= {"created_at": new.created_at, "updated_at": new.updated_at}
+    try:
+        with tx.begin_nested():
+            return _number(tx.execute(sa.insert(types).values(values)))
+    except sa.exc.IntegrityError:  # somebody else added it just now
+        return int(tx.execute(there).scalar_one())
+
+
+# --- rows ------------------------------------------------------------------------------------------------
+
+
+def _seen(ctx: Context) -> sa.ColumnElement[bool]:
+    if ctx.is_admin:
+        return sa.true()
+    public = metadef_namespaces.c.visibility == "public"
+    return public | exactly(metadef_namespaces.c.owner, ctx.project) if ctx.project else public
+
+
+def _named(kind: Kind[Any], namespace_id: int, name: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return kind.table.c.namespace_id == namespace_id, kind.table.c.name == name
+
+
+def _part_columns(kind: Kind[P], one: P) -> dict[str, Any]:
+    return {**kind.columns(one), "name": one.name, "updated_at": one.updated_at}
+
+
+def _columns(namespace: Namespace) -> dict[str, Any]:
+    names = ("display_name", "description", "visibility", "protected", "owner", "created_at", "updated_at")
+    return {"namespace": namespace.name} | {name: getattr(namespace, name) for name in names}
+
+
+def _namespace(row: Any) -> Namespace:
+    created_at, updated_at = _times(row)
+    return Namespace(
+        row.id,
+        row.namespace,
+        row.owner,
+        created_at,
+        updated_at,
+        display_name=row.display_name,
+        description=row.description,
+        visibility=row.visibility or "private",
+        protected=bool(row.protected),
+    )
+
+
+def _times(row: Any) -> tuple[datetime, datetime]:
+    return row.created_at, row.updated_at or row.created_at
+
+
+def _number(made: sa.CursorResult[Any]) -> int:
+    assert made.inserted_primary_key is not None
+    return int(made.inserted_primary_key[0])
+
+
+def _json(text: str) -> dict[str, Any]:
+    """What a row describes; rows that others wrote may hold nothing, or something else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _definition(found: Any) -> dict[str, Any]:
+    """The fields of a definition. Glance writes a name among them, too, and what is not there as null."""
+    given = found if isinstance(found, dict) else {}
+    return {name: value for name, value in given.items() if value is not None and name != "name"}

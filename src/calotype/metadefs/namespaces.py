@@ -1,0 +1,172 @@
+"""Namespaces of metadata definitions: list, show, create, change, delete. What is in them: `parts.py`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from calotype import errors
+from calotype.context import Context
+from calotype.db import metadefs
+from calotype.db.engine import Tx, same_moment
+from calotype.db.metadefs import OBJECT, PROPERTY, TAG
+from calotype.events import about_association, about_namespace, about_part
+from calotype.model import Definitions, Namespace
+from calotype.policy import namespace_target, no_namespace
+from calotype.service import Service
+
+
+def list_(
+    svc: Service,
+    ctx: Context,
+    *,
+    limit: int,
+    marker: str | None,
+    sort_key: str,
+    descending: bool,
+    visibility: str | None,
+    resource_types: Sequence[str],
+) -> tuple[list[Definitions], str | None]:
+    """A page of namespaces with their associations and nothing else, and the marker of the next page if there is one.
+
+    Raises `Forbidden`, `NotFound` for a marker that is not there.
+    """
+    svc.policy.check(ctx, "get_metadef_namespaces", {"project_id": ctx.project, "owner": ctx.project})
+
+    def work(tx: Tx) -> tuple[list[Namespace], list[Definitions]]:
+        after = metadefs.get(tx, ctx, marker) if marker else None
+        if marker and after is None:
+            raise no_namespace(marker)
+        found = metadefs.page(
+            tx,
+            ctx,
+            limit=limit + 1,  # is there a next page?
+            after=after,
+            sort_key=sort_key,
+            descending=descending,
+            visibility=visibility,
+            resource_types=resource_types,
+        )
+        shown = [one for one in found[:limit] if svc.policy.allows(ctx, "get_metadef_namespace", namespace_target(one))]
+        for one in shown:
+            svc.policy.check_namespace(ctx, "list_metadef_resource_types", one)
+        links = metadefs.associations(tx, [one.id for one in shown])
+        return found, [Definitions(one, tuple(links[one.id])) for one in shown]
+
+    found, shown = svc.db.look(work) if limit else ([], [])
+    return shown, found[limit - 1].name if len(found) > limit else None
+
+
+def show(svc: Service, ctx: Context, name: str) -> Definitions:
+    """A namespace with all that is in it. Raises `NotFound`, `Forbidden`."""
+
+    def work(tx: Tx) -> Definitions:
+        found = opened(svc, tx, ctx, name)
+        for action in (
+            "list_metadef_resource_types",
+            "get_metadef_objects",
+            "get_metadef_properties",
+            "get_metadef_tags",
+        ):
+            svc.policy.check_namespace(ctx, action, found)
+        return whole(tx, found)
+
+    return svc.db.look(work)
+
+
+def whole(tx: Tx, namespace: Namespace) -> Definitions:
+    """The namespace with all that is in it."""
+    return Definitions(
+        namespace,
+        tuple(metadefs.associations(tx, [namespace.id])[namespace.id]),
+        tuple(metadefs.parts(tx, PROPERTY, namespace.id)),
+        tuple(metadefs.parts(tx, OBJECT, namespace.id)),
+        tuple(metadefs.parts(tx, TAG, namespace.id)),
+    )
+
+
+def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
+    """Add a namespace with all that is in it, or nothing. Raises `Forbidden`, `Conflict`."""
+    target = namespace_target(new.namespace)
+    svc.policy.check(ctx, "add_metadef_namespace", target)
+    for action, given in (
+        ("add_metadef_resource_type_association", new.associations),
+        ("add_metadef_object", new.objects),
+        ("add_metadef_property", new.properties),
+        ("add_metadef_tag", new.tags),
+    ):
+        if given:
+            svc.policy.check(ctx, action, target)
+
+    def work(tx: Tx) -> Definitions:
+        added = replace(new, namespace=metadefs.add(tx, new.namespace))
+        fill(svc, tx, added)
+        return added
+
+    return svc.db.transact(work, lambda tx, added: _is(tx, added.namespace))
+
+
+def fill(svc: Service, tx: Tx, new: Definitions) -> None:
+    """Add what is in a namespace that has just been added, and tell of it."""
+    namespace = new.namespace
+    svc.events.metadef(tx, "metadef_namespace.create", about_namespace, namespace)
+    for link in new.associations:
+        metadefs.add_association(tx, namespace.id, link)
+        svc.events.metadef(tx, "metadef_resource_type.create", about_association, namespace.name, link)
+    metadefs.add_parts(tx, PROPERTY, namespace.id, new.properties)
+    metadefs.add_parts(tx, OBJECT, namespace.id, new.objects)
+    metadefs.add_parts(tx, TAG, namespace.id, new.tags)
+    for kind, parts in ((PROPERTY, new.properties), (OBJECT, new.objects), (TAG, new.tags)):
+        for part in parts:
+            svc.events.metadef(tx, f"metadef_{kind.word}.create", about_part, namespace.name, part)
+
+
+def update(svc: Service, ctx: Context, name: str, new: Namespace) -> Definitions:
+    """Replace all that a namespace says of itself; what is in it stays. The namespace with its associations.
+
+    Raises `NotFound`, `Forbidden`, `Conflict` when another one has the new name.
+    """
+
+    def work(tx: Tx) -> Definitions:
+        found = opened(svc, tx, ctx, name, "modify_metadef_namespace", lock=True)
+        changed = replace(new, id=found.id, created_at=found.created_at)
+        metadefs.update(tx, changed)
+        svc.events.metadef(tx, "metadef_namespace.update", about_namespace, changed, found.name)
+        return Definitions(changed, tuple(metadefs.associations(tx, [found.id])[found.id]))
+
+    return svc.db.transact(work, lambda tx, changed: _is(tx, changed.namespace))
+
+
+def delete(svc: Service, ctx: Context, name: str) -> None:
+    """Delete a namespace and all that is in it. Raises `NotFound`, `Forbidden`, also when it is protected."""
+
+    def work(tx: Tx) -> Namespace:
+        found = opened(svc, tx, ctx, name, "delete_metadef_namespace", lock=True)
+        refuse_protected(found)
+        metadefs.remove(tx, found.id)
+        svc.events.metadef(tx, "metadef_namespace.delete", about_namespace, found, deleted_at=svc.now())
+        return found
+
+    svc.db.transact(work, lambda tx, found: metadefs.by_id(tx, found.id) is None)
+
+
+def opened(svc: Service, tx: Tx, ctx: Context, name: str, *actions: str, lock: bool = False) -> Namespace:
+    """The namespace of that name, once the caller may look at it, and may do these things. `NotFound`, `Forbidden`."""
+    found = metadefs.get(tx, ctx, name, lock=lock)
+    if found is None:
+        raise no_namespace(name)
+    for action in actions or ("get_metadef_namespace",):
+        svc.policy.check_namespace(ctx, action, found)
+    return found
+
+
+def refuse_protected(namespace: Namespace) -> None:
+    """Raise `Forbidden` for a namespace of which nothing may be deleted."""
+    if namespace.protected:
+        raise errors.Forbidden(
+            f"Metadata definition namespace {namespace.name} is protected: nothing of it is deleted."
+        )
+
+
+def _is(tx: Tx, wanted: Namespace) -> bool:
+    """Whether the namespace is in the database as a change left it."""
+    found = metadefs.by_id(tx, wanted.id)
+    return found is not None and found.name == wanted.name and same_moment(found.updated_at, wanted.updated_at)

@@ -1,0 +1,217 @@
+"""What namespaces are made of: properties, objects and tags, told once for all three."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from calotype import errors
+from calotype.context import Context
+from calotype.db import metadefs
+from calotype.db.engine import Tx, same_moment
+from calotype.db.metadefs import OBJECT, PROPERTY, TAG, Kind
+from calotype.events import about_namespace, about_part
+from calotype.metadefs.namespaces import opened, refuse_protected
+from calotype.model import MetadefPart, MetadefProperty, MetadefTag, Namespace
+from calotype.service import Service
+
+P = TypeVar("P", bound=MetadefPart)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The rules for one kind of part; `clear` are those for removing all at once."""
+
+    list_: str
+    show: str
+    add: str
+    modify: str
+    remove: str
+    clear: tuple[str, ...] = ("delete_metadef_namespace",)
+
+
+_RULES: Final[Mapping[str, _Rules]] = {
+    OBJECT.word: _Rules(
+        "get_metadef_objects",
+        "get_metadef_object",
+        "add_metadef_object",
+        "modify_metadef_object",
+        "delete_metadef_object",
+    ),
+    PROPERTY.word: _Rules(
+        "get_metadef_properties",
+        "get_metadef_property",
+        "add_metadef_property",
+        "modify_metadef_property",
+        "remove_metadef_property",
+    ),
+    TAG.word: _Rules(
+        "get_metadef_tags",
+        "get_metadef_tag",
+        "add_metadef_tag",
+        "modify_metadef_tag",
+        "delete_metadef_tag",
+        ("delete_metadef_namespace", "delete_metadef_tags"),
+    ),
+}
+_PLURALS: Final = {OBJECT.word: "objects", PROPERTY.word: "properties", TAG.word: "tags"}
+
+
+def list_(svc: Service, ctx: Context, namespace: str, kind: Kind[P]) -> list[P]:
+    """All parts of a kind, in the order in which they were added. Raises `NotFound`, `Forbidden`."""
+
+    def work(tx: Tx) -> list[P]:
+        found = opened(svc, tx, ctx, namespace, _RULES[kind.word].list_)
+        return metadefs.parts(tx, kind, found.id)
+
+    return svc.db.look(work)
+
+
+def list_tags(
+    svc: Service,
+    ctx: Context,
+    namespace: str,
+    *,
+    limit: int,
+    marker: str | None,
+    sort_key: str,
+    descending: bool,
+) -> tuple[list[MetadefTag], str | None]:
+    """A page of a namespace's tags, and the marker of the next one if there is one. Raises as `list_`.
+
+    `NotFound` also for a marker that is not there.
+    """
+
+    def work(tx: Tx) -> list[MetadefTag]:
+        found = opened(svc, tx, ctx, namespace, _RULES[TAG.word].list_)
+        page = metadefs.tag_page(tx, found.id, limit=limit + 1, after=marker, sort_key=sort_key, descending=descending)
+        if page is None:
+            raise _no_part(TAG, namespace, marker or "")
+        return page
+
+    tags = svc.db.look(work)
+    return tags[:limit], tags[limit - 1].name if limit and len(tags) > limit else None
+
+
+def show(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str) -> P:
+    """One part. Raises `NotFound`, `Forbidden`."""
+
+    def work(tx: Tx) -> P:
+        found = opened(svc, tx, ctx, namespace, _RULES[kind.word].show)
+        return _part(tx, kind, found, name)
+
+    return svc.db.look(work)
+
+
+def show_for(svc: Service, ctx: Context, namespace: str, name: str, resource_type: str) -> MetadefProperty:
+    """A property by the name that it has with a resource type: with the prefix of the association.
+
+    It is returned under its own name. Raises `NotFound` when there is no such association, or the prefix is missing.
+    """
+
+    def work(tx: Tx) -> MetadefProperty:
+        found = opened(svc, tx, ctx, namespace, _RULES[PROPERTY.word].show, "get_metadef_resource_type")
+        links = metadefs.associations(tx, [found.id])[found.id]
+        link = next((link for link in links if link.resource_type == resource_type), None)
+        if link is None:
+            raise no_association(namespace, resource_type)
+        if not name.startswith(link.prefix or ""):
+            raise _no_part(PROPERTY, namespace, name)
+        return _part(tx, PROPERTY, found, name.removeprefix(link.prefix or ""))
+
+    return svc.db.look(work)
+
+
+def add(svc: Service, ctx: Context, namespace: str, kind: Kind[P], new: P) -> P:
+    """Add a part. Raises `NotFound`, `Forbidden`, `Conflict` when there is one of its name."""
+
+    def work(tx: Tx) -> P:
+        found = opened(svc, tx, ctx, namespace, _RULES[kind.word].add, lock=True)
+        metadefs.add_parts(tx, kind, found.id, [new])
+        _tell(svc, tx, "create", kind, found, new)
+        return new
+
+    return svc.db.transact(work, lambda tx, added: _is(tx, ctx, namespace, kind, added))
+
+
+def add_tags(
+    svc: Service, ctx: Context, namespace: str, new: Sequence[MetadefTag], *, append: bool
+) -> list[MetadefTag]:
+    """Add tags to those that there are, or instead of them. Raises as `add`; `Forbidden` also when it is protected."""
+
+    def work(tx: Tx) -> list[MetadefTag]:
+        found = opened(svc, tx, ctx, namespace, "add_metadef_tags", lock=True)
+        if not append:
+            metadefs.remove_parts(tx, TAG, found.id)
+        metadefs.add_parts(tx, TAG, found.id, new)
+        for tag in new:
+            _tell(svc, tx, "create", TAG, found, tag)
+        return list(new)
+
+    return svc.db.transact(work, lambda tx, added: all(_is(tx, ctx, namespace, TAG, tag) for tag in added))
+
+
+def change(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str, new: P) -> P:
+    """Put a part in the place of another one, which keeps its age. Raises as `add`."""
+
+    def work(tx: Tx) -> P:
+        found = opened(svc, tx, ctx, namespace, _RULES[kind.word].modify, lock=True)
+        old = _part(tx, kind, found, name)
+        changed = replace(new, created_at=old.created_at)
+        metadefs.update_part(tx, kind, found.id, name, changed)
+        _tell(svc, tx, "update", kind, found, changed, old_name=old.name)
+        return changed
+
+    return svc.db.transact(work, lambda tx, changed: _is(tx, ctx, namespace, kind, changed))
+
+
+def remove(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str) -> None:
+    """Remove a part. Raises `NotFound`, `Forbidden`, also when the namespace is protected."""
+
+    def work(tx: Tx) -> Namespace:
+        found = opened(svc, tx, ctx, namespace, _RULES[kind.word].remove, lock=True)
+        refuse_protected(found)
+        old = _part(tx, kind, found, name)
+        metadefs.remove_part(tx, kind, found.id, name)
+        _tell(svc, tx, "delete", kind, found, old, deleted_at=svc.now())
+        return found
+
+    svc.db.transact(work, lambda tx, found: metadefs.part(tx, kind, found.id, name) is None)
+
+
+def clear(svc: Service, ctx: Context, namespace: str, kind: Kind[P]) -> None:
+    """Remove all parts of a kind. Raises as `remove`."""
+
+    def work(tx: Tx) -> None:
+        found = opened(svc, tx, ctx, namespace, *_RULES[kind.word].clear, lock=True)
+        refuse_protected(found)
+        metadefs.remove_parts(tx, kind, found.id)
+        event_type = f"metadef_namespace.delete_{_PLURALS[kind.word]}"
+        svc.events.metadef(tx, event_type, about_namespace, found, deleted_at=svc.now())
+
+    svc.db.transact(work)
+
+
+def no_association(namespace: str, resource_type: str) -> errors.NotFound:
+    return errors.NotFound(f"Namespace {namespace[:100]} is not associated with resource type {resource_type[:100]}.")
+
+
+def _part(tx: Tx, kind: Kind[P], namespace: Namespace, name: str) -> P:
+    found = metadefs.part(tx, kind, namespace.id, name)
+    if found is None:
+        raise _no_part(kind, namespace.name, name)
+    return found
+
+
+def _no_part(kind: Kind[Any], namespace: str, name: str) -> errors.NotFound:
+    return errors.NotFound(f"Namespace {namespace[:100]} has no {kind.word} {name[:100]}.")
+
+
+def _is(tx: Tx, ctx: Context, namespace: str, kind: Kind[P], wanted: P) -> bool:
+    """Whether a part is in the database as a change left it."""
+    there = metadefs.get(tx, ctx, namespace)
+    found = metadefs.part(tx, kind, there.id, wanted.name) if there else None
+    return found is not None and same_moment(found.updated_at, wanted.updated_at)
+
+
+def _tell(svc: Service, tx: Tx, what: str, kind: Kind[P], namespace: Namespace, part: P, **more: Any) -> None:
+    svc.events.metadef(tx, f"metadef_{kind.word}.{what}", about_part, namespace.name, part, **more)

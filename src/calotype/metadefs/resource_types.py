@@ -1,0 +1,72 @@
+"""Resource types, and which of them a namespace is for."""
+
+from calotype.context import Context
+from calotype.db import metadefs
+from calotype.db.engine import Tx, same_moment
+from calotype.events import about_association
+from calotype.metadefs.namespaces import opened, refuse_protected
+from calotype.metadefs.parts import no_association
+from calotype.model import Association, Namespace, ResourceType
+from calotype.policy import namespace_target
+from calotype.service import Service
+
+
+def types(svc: Service, ctx: Context) -> list[ResourceType]:
+    """All resource types, in the order in which they were added. Raises `Forbidden`."""
+    svc.policy.check(ctx, "list_metadef_resource_types", {"project_id": ctx.project, "owner": ctx.project})
+    return svc.db.ask(metadefs.resource_types)
+
+
+def list_(svc: Service, ctx: Context, namespace: str) -> list[Association]:
+    """The associations of a namespace that the caller may see each. Raises `NotFound`, `Forbidden`."""
+
+    def work(tx: Tx) -> list[Association]:
+        found = opened(svc, tx, ctx, namespace, "list_metadef_resource_types")
+        if not svc.policy.allows(ctx, "get_metadef_resource_type", namespace_target(found)):
+            return []
+        return metadefs.associations(tx, [found.id])[found.id]
+
+    return svc.db.look(work)
+
+
+def add(svc: Service, ctx: Context, namespace: str, new: Association) -> Association:
+    """Associate a namespace with a resource type, which is added when it is new.
+
+    Raises `NotFound`, `Forbidden`, `Conflict`.
+    """
+
+    def work(tx: Tx) -> Namespace:
+        found = opened(svc, tx, ctx, namespace, "add_metadef_resource_type_association", lock=True)
+        metadefs.add_association(tx, found.id, new)
+        svc.events.metadef(tx, "metadef_resource_type.create", about_association, found.name, new)
+        return found
+
+    svc.db.transact(work, lambda tx, found: _is(tx, found, new))
+    return new
+
+
+def remove(svc: Service, ctx: Context, namespace: str, resource_type: str) -> None:
+    """Take an association away. Raises `NotFound`, `Forbidden`, also when the namespace is protected."""
+
+    def work(tx: Tx) -> Namespace:
+        found = opened(svc, tx, ctx, namespace, "remove_metadef_resource_type_association", lock=True)
+        refuse_protected(found)
+        link = _association(tx, found, resource_type)
+        if link is None:
+            raise no_association(namespace, resource_type)
+        metadefs.remove_association(tx, found.id, resource_type)
+        now = svc.now()
+        svc.events.metadef(tx, "metadef_resource_type.delete", about_association, found.name, link, now)
+        return found
+
+    svc.db.transact(work, lambda tx, found: _association(tx, found, resource_type) is None)
+
+
+def _association(tx: Tx, namespace: Namespace, resource_type: str) -> Association | None:
+    links = metadefs.associations(tx, [namespace.id])[namespace.id]
+    return next((link for link in links if link.resource_type == resource_type), None)
+
+
+def _is(tx: Tx, namespace: Namespace, wanted: Association) -> bool:
+    found = _association(tx, namespace, wanted.resource_type)
+    return found is not None and same_moment(found.created_at, wanted.created_at)
