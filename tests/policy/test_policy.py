@@ -169,6 +169,10 @@ def test_an_answer_is_remembered_for_the_same_caller_and_values_only(tmp_path: P
         assert rules.allows(replace(READER, is_admin=True), "modify_image", image_target(IMAGE)) is False
 
 
+def functions_of(file: Path) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
 def test_every_use_case_asks_the_policy() -> None:
     """Each public function that gets a service and a caller asks, itself or by a private helper that does."""
     exempt = {
@@ -184,12 +188,21 @@ def test_every_use_case_asks_the_policy() -> None:
     checked = 0
     packages = [Path(part.__file__ or "").parent for part in (calotype.images, calotype.metadefs)]
     for file in sorted(path for package in packages for path in package.glob("*.py")):
-        functions = {node.name: node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
+        functions = functions_of(file)
+        for node in ast.parse(file.read_text()).body:  # helpers that several modules of a package share
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"calotype.{file.parent.name}."):
+                shared = functions_of(file.parent / f"{str(node.module).rpartition('.')[2]}.py")
+                functions |= {one.name: shared[one.name] for one in node.names if one.name in shared}
 
         def asks(name: str, functions: dict[str, ast.FunctionDef] = functions) -> bool:
             calls = [node for node in ast.walk(functions[name]) if isinstance(node, ast.Call)]
             for call in calls:
-                if isinstance(call.func, ast.Attribute) and call.func.attr in ("check", "check_image", "check_namespace", "allows"):
+                if isinstance(call.func, ast.Attribute) and call.func.attr in (
+                    "check",
+                    "check_image",
+                    "check_namespace",
+                    "allows",
+                ):
                     return True
                 if (
                     isinstance(call.func, ast.Name)
@@ -200,7 +213,7 @@ def test_every_use_case_asks_the_policy() -> None:
                     return True
             return False
 
-        for name, node in functions.items():
+        for name, node in functions_of(file).items():
             arguments = [argument.arg for argument in node.args.args]
             public = not name.startswith("_") and {"svc", "ctx"} <= set(arguments)
             if public and f"{file.stem}.{name}" not in exempt:
