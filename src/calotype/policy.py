@@ -220,6 +220,18 @@ class Policy:
             raise no_namespace(namespace.name)
         raise errors.Forbidden(f"You are not authorized to complete {action} action.")
 
+    def check_catalogue(self, ctx: Context, action: str, target: Target | None = None) -> None:
+        """As `check`, for what is about no namespace that there is; with the caller's project for want of a target.
+
+        `NotFound` where the caller may not even look at namespaces of its own project.
+        """
+        own = {"project_id": ctx.project, "owner": ctx.project}
+        if self.allows(ctx, action, own if target is None else target):
+            return
+        if not self.allows(ctx, "get_metadef_namespace", own):
+            raise errors.NotFound("The catalogue of metadata definitions is not for you.")
+        raise errors.Forbidden(f"You are not authorized to complete {action} action.")
+
     def readable(self, ctx: Context, images: Iterable[Image]) -> Iterator[Image]:
         """Those that `get_image` passes; it is asked once for all that are alike in what the rule reads."""
         alike = _attributes(self._remembered("get_image")[0])

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from calotype import errors
 from calotype.context import Context
 from calotype.db.compare import exactly, paged
-from calotype.db.engine import Tx
+from calotype.db.engine import Tx, same_moment
 from calotype.db.tables import (
     metadef_namespace_resource_types,
     metadef_namespaces,
@@ -38,6 +38,8 @@ from calotype.model import (
 P = TypeVar("P", bound=MetadefPart)
 
 _NAMESPACE: Final = sa.select(metadef_namespaces)
+#: The most bytes of a text in a row. Other databases could keep more than MariaDB; they are not asked to.
+MAX_TEXT: Final = 65_535
 #: What lists of namespaces can be sorted by.
 SORT_KEYS: Final = tuple(
     "namespace display_name description visibility protected owner id created_at updated_at".split()
@@ -85,7 +87,9 @@ def page(
         links, types = metadef_namespace_resource_types, metadef_resource_types
         meant = sa.select(links.c.namespace_id).join(types, types.c.id == links.c.resource_type_id)
         statement = statement.where(metadef_namespaces.c.id.in_(meant.where(types.c.name.in_(resource_types))))
-    place = None if after is None else {**_columns(after), "id": after.id}
+    place = None
+    if after is not None:  # the row itself, which may have NULL where a namespace has a value
+        place = tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == after.id)).mappings().one()
     keys = ("created_at", "id") if sort_key == "created_at" else (sort_key, "created_at", "id")
     return [
         _namespace(row)
@@ -168,6 +172,17 @@ def parts(tx: Tx, kind: Kind[P], namespace_id: int) -> list[P]:
 def part(tx: Tx, kind: Kind[P], namespace_id: int, name: str) -> P | None:
     row = tx.execute(sa.select(kind.table).where(*_named(kind, namespace_id, name))).first()
     return kind.read(row) if row is not None else None
+
+
+def holds(tx: Tx, kind: Kind[P], namespace_id: int, one: P) -> bool:
+    """Whether there is this part, as it was written and when."""
+    row = tx.execute(sa.select(kind.table).where(*_named(kind, namespace_id, one.name))).mappings().first()
+    wanted = {"name": one.name, **kind.columns(one)}
+    return (
+        row is not None
+        and same_moment(row["updated_at"], one.updated_at)
+        and all(row[name] == value for name, value in wanted.items())
+    )
 
 
 def add_parts(tx: Tx, kind: Kind[P], namespace_id: int, new: Iterable[P]) -> None:
@@ -291,7 +306,10 @@ def _named(kind: Kind[Any], namespace_id: int, name: str) -> tuple[sa.ColumnElem
 
 
 def _part_columns(kind: Kind[P], one: P) -> dict[str, Any]:
-    return {**kind.columns(one), "name": one.name, "updated_at": one.updated_at}
+    columns = {**kind.columns(one), "name": one.name}
+    if any(len(str(value).encode()) > MAX_TEXT for value in columns.values()):
+        raise errors.Invalid(f"The {kind.word} {one.name} is too large: more than {MAX_TEXT} bytes as JSON.")
+    return columns | {"updated_at": one.updated_at}
 
 
 def _columns(namespace: Namespace) -> dict[str, Any]:

@@ -27,9 +27,9 @@ def list_(
 ) -> tuple[list[Definitions], str | None]:
     """A page of namespaces with their associations and nothing else, and the marker of the next page if there is one.
 
-    Raises `Forbidden`, `NotFound` for a marker that is not there.
+    Raises `Forbidden`, `NotFound`, also for a marker that is not there.
     """
-    svc.policy.check(ctx, "get_metadef_namespaces", {"project_id": ctx.project, "owner": ctx.project})
+    svc.policy.check_catalogue(ctx, "get_metadef_namespaces")
 
     def work(tx: Tx) -> tuple[list[Namespace], list[Definitions]]:
         after = metadefs.get(tx, ctx, marker) if marker else None
@@ -84,9 +84,9 @@ def whole(tx: Tx, namespace: Namespace) -> Definitions:
 
 
 def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
-    """Add a namespace with all that is in it, or nothing. Raises `Forbidden`, `Conflict`."""
+    """Add a namespace with all that is in it, or nothing. Raises `Forbidden`, `NotFound`, `Conflict`."""
     target = namespace_target(new.namespace)
-    svc.policy.check(ctx, "add_metadef_namespace", target)
+    svc.policy.check_catalogue(ctx, "add_metadef_namespace", target)
     for action, given in (
         ("add_metadef_resource_type_association", new.associations),
         ("add_metadef_object", new.objects),
@@ -94,7 +94,7 @@ def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
         ("add_metadef_tag", new.tags),
     ):
         if given:
-            svc.policy.check(ctx, action, target)
+            svc.policy.check_catalogue(ctx, action, target)
 
     def work(tx: Tx) -> Definitions:
         added = replace(new, namespace=metadefs.add(tx, new.namespace))
@@ -169,4 +169,6 @@ def refuse_protected(namespace: Namespace) -> None:
 def _is(tx: Tx, wanted: Namespace) -> bool:
     """Whether the namespace is in the database as a change left it."""
     found = metadefs.by_id(tx, wanted.id)
-    return found is not None and found.name == wanted.name and same_moment(found.updated_at, wanted.updated_at)
+    if found is None or not same_moment(found.updated_at, wanted.updated_at):
+        return False
+    return replace(found, created_at=wanted.created_at, updated_at=wanted.updated_at) == wanted

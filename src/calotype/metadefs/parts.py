@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 from calotype import errors
 from calotype.context import Context
 from calotype.db import metadefs
-from calotype.db.engine import Tx, same_moment
+from calotype.db.engine import Tx
 from calotype.db.metadefs import OBJECT, PROPERTY, TAG, Kind
 from calotype.events import about_namespace, about_part
 from calotype.metadefs.namespaces import opened, refuse_protected
@@ -181,14 +181,15 @@ def remove(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str)
 def clear(svc: Service, ctx: Context, namespace: str, kind: Kind[P]) -> None:
     """Remove all parts of a kind. Raises as `remove`."""
 
-    def work(tx: Tx) -> None:
+    def work(tx: Tx) -> Namespace:
         found = opened(svc, tx, ctx, namespace, *_RULES[kind.word].clear, lock=True)
         refuse_protected(found)
         metadefs.remove_parts(tx, kind, found.id)
         event_type = f"metadef_namespace.delete_{_PLURALS[kind.word]}"
         svc.events.metadef(tx, event_type, about_namespace, found, deleted_at=svc.now())
+        return found
 
-    svc.db.transact(work)
+    svc.db.transact(work, lambda tx, found: not metadefs.parts(tx, kind, found.id))
 
 
 def no_association(namespace: str, resource_type: str) -> errors.NotFound:
@@ -209,8 +210,7 @@ def _no_part(kind: Kind[Any], namespace: str, name: str) -> errors.NotFound:
 def _is(tx: Tx, ctx: Context, namespace: str, kind: Kind[P], wanted: P) -> bool:
     """Whether a part is in the database as a change left it."""
     there = metadefs.get(tx, ctx, namespace)
-    found = metadefs.part(tx, kind, there.id, wanted.name) if there else None
-    return found is not None and same_moment(found.updated_at, wanted.updated_at)
+    return there is not None and metadefs.holds(tx, kind, there.id, wanted)
 
 
 def _tell(svc: Service, tx: Tx, what: str, kind: Kind[P], namespace: Namespace, part: P, **more: Any) -> None:

@@ -12,8 +12,8 @@ from calotype.service import Service
 
 
 def types(svc: Service, ctx: Context) -> list[ResourceType]:
-    """All resource types, in the order in which they were added. Raises `Forbidden`."""
-    svc.policy.check(ctx, "list_metadef_resource_types", {"project_id": ctx.project, "owner": ctx.project})
+    """All resource types, in the order in which they were added. Raises `Forbidden`, `NotFound`."""
+    svc.policy.check_catalogue(ctx, "list_metadef_resource_types")
     return svc.db.ask(metadefs.resource_types)
 
 
@@ -69,4 +69,6 @@ def _association(tx: Tx, namespace: Namespace, resource_type: str) -> Associatio
 
 def _is(tx: Tx, namespace: Namespace, wanted: Association) -> bool:
     found = _association(tx, namespace, wanted.resource_type)
-    return found is not None and same_moment(found.created_at, wanted.created_at)
+    if found is None or not same_moment(found.created_at, wanted.created_at):
+        return False
+    return (found.prefix, found.properties_target) == (wanted.prefix, wanted.properties_target)
