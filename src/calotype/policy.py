@@ -211,25 +211,19 @@ class Policy:
             raise no_image(image.id)
         raise errors.Forbidden(f"You are not authorized to complete {action} action.")
 
-    def check_namespace(self, ctx: Context, action: str, namespace: Namespace) -> None:
-        """As `check`, but `NotFound` where the caller may not even look at the namespace."""
-        target = namespace_target(namespace)
-        if self.allows(ctx, action, target):
+    def check_namespace(
+        self, ctx: Context, action: str, namespace: Namespace | None, *, new: Namespace | None = None
+    ) -> None:
+        """As `check`, but `NotFound` where the caller may not even look at the namespace.
+
+        Without one it is about the catalogue as a whole, to which callers come as those of their project, perhaps with
+        a `new` namespace, which may be for another one.
+        """
+        target = namespace_target(namespace) if namespace else {"project_id": ctx.project, "owner": ctx.project}
+        if self.allows(ctx, action, namespace_target(new) if new else target):
             return
         if action == "get_metadef_namespace" or not self.allows(ctx, "get_metadef_namespace", target):
-            raise no_namespace(namespace.name)
-        raise errors.Forbidden(f"You are not authorized to complete {action} action.")
-
-    def check_catalogue(self, ctx: Context, action: str, target: Target | None = None) -> None:
-        """As `check`, for what is about no namespace that there is; with the caller's project for want of a target.
-
-        `NotFound` where the caller may not even look at namespaces of its own project.
-        """
-        own = {"project_id": ctx.project, "owner": ctx.project}
-        if self.allows(ctx, action, own if target is None else target):
-            return
-        if not self.allows(ctx, "get_metadef_namespace", own):
-            raise errors.NotFound("The catalogue of metadata definitions is not for you.")
+            raise no_namespace(namespace.name) if namespace else errors.NotFound("The resource could not be found.")
         raise errors.Forbidden(f"You are not authorized to complete {action} action.")
 
     def readable(self, ctx: Context, images: Iterable[Image]) -> Iterator[Image]:

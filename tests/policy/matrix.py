@@ -335,7 +335,8 @@ _ALL_SEEN = those_seen("public", "private")
 
 def _part(kind: str, new: Mapping[str, Any], there: str) -> Mapping[tuple[str, str], Sequence[Ask]]:
     """The rows of objects, properties or tags: one of them has the name `there`."""
-    one, is_there, is_not = f"{_NS}/{kind}/{{name}}", {"name": there}, {"name": "none"}
+    one = {"properties": "property"}.get(kind, kind[:-1]) + "_name"
+    is_there, is_not, one = {one: there}, {one: "none"}, f"{_NS}/{kind}/{{{one}}}"
     return {
         ("GET", f"{_NS}/{kind}"): [Ask(if_looks(200), content=named(kind, *{"tags": "tu"}.get(kind, there)))],
         ("DELETE", f"{_NS}/{kind}"): [Ask(if_takes_away(204))],
@@ -511,9 +512,9 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
         Ask(if_administers(201), body={"tags": [{"name": "new"}]}, headers={"X-Openstack-Append": "True"}),
         Ask(if_administers(409), body={"tags": [{"name": "t"}]}, headers={"X-Openstack-Append": "True"}),
     ],
-    ("POST", _NS + "/tags/{name}"): [
-        Ask(if_administers(201), {"name": "new"}), Ask(if_administers(409), {"name": "t"}),
-        Ask(anybody(404), {"namespace": "none", "name": "new"}),
+    ("POST", _NS + "/tags/{tag_name}"): [
+        Ask(if_administers(201), {"tag_name": "new"}), Ask(if_administers(409), {"tag_name": "t"}),
+        Ask(anybody(404), {"namespace": "none", "tag_name": "new"}),
     ],
     ("GET", "/v2/metadefs/resource_types"): [Ask(catalogue(200, "reader"), content=named("resource_types", TYPE))],
     ("GET", _NS + "/resource_types"): [Ask(if_looks(200), content=named("resource_type_associations", TYPE))],
@@ -522,7 +523,7 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
         Ask(if_administers(409), body={"name": TYPE}),
         Ask(anybody(404), {"namespace": "none"}, body={"name": "OS::New"}),
     ],
-    ("DELETE", _NS + "/resource_types/{name}"): [Ask(if_takes_away(204), {"name": TYPE})],
+    ("DELETE", _NS + "/resource_types/{resource_type}"): [Ask(if_takes_away(204), {"resource_type": TYPE})],
 }  # fmt: skip
 
 # --- cells -----------------------------------------------------------------------------------------------

@@ -201,7 +201,6 @@ def test_every_use_case_asks_the_policy() -> None:
                     "check",
                     "check_image",
                     "check_namespace",
-                    "check_catalogue",
                     "allows",
                 ):
                     return True
