@@ -80,7 +80,7 @@ def page(
     """
     statement = _NAMESPACE.where(_seen(ctx))
     if visibility is not None:
-        statement = statement.where(metadef_namespaces.c.visibility == visibility)
+        statement = statement.where(sa.func.coalesce(metadef_namespaces.c.visibility, "private") == visibility)
     if resource_types is not None:
         links, types = metadef_namespace_resource_types, metadef_resource_types
         meant = sa.select(links.c.namespace_id).join(types, types.c.id == links.c.resource_type_id)
@@ -346,7 +346,7 @@ def _number(made: sa.CursorResult[Any]) -> int:
 def _json(text: str) -> dict[str, Any]:
     """What a row describes; rows that others wrote may hold nothing, or something else."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=lambda _: None)  # NaN is no JSON, whatever Python writes
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
