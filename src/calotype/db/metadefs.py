@@ -85,9 +85,9 @@ def page(
         links, types = metadef_namespace_resource_types, metadef_resource_types
         meant = sa.select(links.c.namespace_id).join(types, types.c.id == links.c.resource_type_id)
         statement = statement.where(metadef_namespaces.c.id.in_(meant.where(types.c.name.in_(resource_types))))
-    place = None
+    place: Mapping[str, Any] | None = None
     if after is not None:  # the row itself, which may have NULL where a namespace has a value
-        place = tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == after.id)).mappings().one()
+        place = dict(tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == after.id)).one()._mapping)
     keys = ("created_at", "id") if sort_key == "created_at" else (sort_key, "created_at", "id")
     return [
         _namespace(row)
@@ -211,9 +211,9 @@ def remove_part(tx: Tx, kind: Kind[P], namespace_id: int, name: str) -> bool:
     return bool(tx.execute(sa.delete(kind.table).where(*_named(kind, namespace_id, name))).rowcount)
 
 
-def remove_parts(tx: Tx, kind: Kind[P], namespace_id: int) -> None:
-    """Remove all of a kind."""
-    tx.execute(sa.delete(kind.table).where(kind.table.c.namespace_id == namespace_id))
+def remove_parts(tx: Tx, kind: Kind[P], namespace_id: int) -> bool:
+    """Remove all of a kind. False when there is none."""
+    return bool(tx.execute(sa.delete(kind.table).where(kind.table.c.namespace_id == namespace_id)).rowcount)
 
 
 def page_of_parts(

@@ -128,6 +128,8 @@ def update(svc: Service, ctx: Context, name: str, new: Namespace) -> Namespace:
     def work(tx: Tx) -> Namespace:
         found = opened(svc, tx, ctx, name, "modify_metadef_namespace", lock=True)
         changed = replace(new, id=found.id, created_at=found.created_at)
+        if _same(found, changed):
+            return changed  # run again after a COMMIT that came late
         metadefs.update(tx, changed)
         svc.events.metadef(tx, "metadef_namespace.update", about_namespace, changed, found.name)
         return changed
@@ -169,6 +171,10 @@ def refuse_protected(namespace: Namespace) -> None:
 def _is(tx: Tx, wanted: Namespace) -> bool:
     """Whether the namespace is in the database as a change left it."""
     found = metadefs.by_id(tx, wanted.id)
-    if found is None or not same_moment(found.updated_at, wanted.updated_at):
-        return False
-    return replace(found, created_at=wanted.created_at, updated_at=wanted.updated_at) == wanted
+    return found is not None and _same(found, wanted)
+
+
+def _same(found: Namespace, wanted: Namespace) -> bool:
+    """Whether a row is what was written, as precisely as databases keep moments."""
+    told = replace(found, created_at=wanted.created_at, updated_at=wanted.updated_at)
+    return same_moment(found.updated_at, wanted.updated_at) and told == wanted
