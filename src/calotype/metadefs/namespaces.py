@@ -108,7 +108,8 @@ def fill(svc: Service, tx: Tx, new: Definitions) -> None:
     """Add what is in a namespace that has just been added, and tell of it."""
     namespace = new.namespace
     svc.events.metadef(tx, "metadef_namespace.create", about_namespace, namespace)
-    for link in new.associations:
+    # New types in one order, whoever adds them: who shares some waits for the other, and nobody for each other.
+    for link in sorted(new.associations, key=lambda link: link.resource_type.lower()):
         metadefs.add_association(tx, namespace.id, link)
         svc.events.metadef(tx, "metadef_resource_type.create", about_association, namespace.name, link)
     metadefs.add_parts(tx, PROPERTY, namespace.id, new.properties)
