@@ -118,16 +118,12 @@ def test_namespaces_that_share_new_resource_types_are_all_made_whatever_the_orde
 ) -> None:
     """Each in another one, which would be a deadlock where rows are locked; PostgreSQL sees it after a second."""
     kinds = [f"OS::Cross::{next(_numbers):04}" for _ in range(6)]
-    moves = [
-        send(
-            "POST",
-            body={
-                "namespace": name,
-                "resource_type_associations": [{"name": kind} for kind in kinds[::-1] if number % 2 else kinds[1::2] + kinds[::2]],
-            },
-        )
+    orders = (kinds[::-1], kinds[1::2] + kinds[::2])
+    bodies = [
+        {"namespace": name, "resource_type_associations": [{"name": kind} for kind in orders[number % 2]]}
         for number, name in enumerate(names)
     ]
+    moves = [send("POST", body=body) for body in bodies]
     assert statuses(race(racers, moves)) == {201: RACERS}
     # Nobody asked for them in this order, in which everybody adds them, so that nobody waits for each other.
     assert [kind for kind in known(admin) if kind in kinds] == sorted(kinds)
