@@ -98,6 +98,8 @@ def differences(shown: str, got: str) -> list[str]:
 
 def _answer(text: str) -> tuple[str, dict[str, str], str]:
     head, _, body = text.replace("\r\n", "\n").partition("\n\n")
+    if head.startswith("HTTP/1.1 100 "):  # go on and send the body
+        return _answer(body)
     status, *fields = head.splitlines()
     pairs = (field.partition(":") for field in fields)
     return status.strip(), {name.lower(): value.strip() for name, _, value in pairs}, body.strip()
