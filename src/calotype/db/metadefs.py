@@ -120,6 +120,13 @@ def remove(tx: Tx, namespace_id: int) -> None:
     tx.execute(sa.delete(metadef_namespaces).where(metadef_namespaces.c.id == namespace_id))
 
 
+def clear(tx: Tx) -> tuple[int, int]:
+    """Remove everything; how many namespaces and resource types that were."""
+    for table in (metadef_namespace_resource_types, metadef_objects, metadef_properties, metadef_tags):
+        tx.execute(sa.delete(table))
+    return tuple(tx.execute(sa.delete(table)).rowcount for table in (metadef_namespaces, metadef_resource_types))  # type: ignore[return-value]
+
+
 # --- what is in them -------------------------------------------------------------------------------------
 
 
@@ -266,6 +273,15 @@ def remove_association(tx: Tx, namespace_id: int, resource_type: str) -> bool:
     meant = sa.select(types.c.id).where(types.c.name == resource_type).scalar_subquery()
     statement = sa.delete(links).where(links.c.namespace_id == namespace_id, links.c.resource_type_id == meant)
     return bool(tx.execute(statement).rowcount)
+
+
+def update_association(tx: Tx, namespace_id: int, changed: Association) -> None:
+    """Write the prefix and the target of an association that is there."""
+    links, types = metadef_namespace_resource_types, metadef_resource_types
+    meant = sa.select(types.c.id).where(types.c.name == changed.resource_type).scalar_subquery()
+    statement = sa.update(links).where(links.c.namespace_id == namespace_id, links.c.resource_type_id == meant)
+    values: dict[str, Any] = {"prefix": changed.prefix, "properties_target": changed.properties_target}
+    tx.execute(statement.values(values | {"updated_at": changed.updated_at}))
 
 
 def _resource_type(tx: Tx, new: Association, protected: bool) -> int:
