@@ -151,9 +151,9 @@ class _Book:
             schema = one["schema"]
             repeated = schema.get("type") == "array"
             kind = self._type(page, schema["items"] if repeated else schema)
-            default = f"`{schema['default']}`" if "default" in schema else ""
+            default = ", ".join(schema["default"]) if repeated and "default" in schema else schema.get("default")
             means = one["description"] + (". May be given several times" if repeated else "")
-            names.setdefault((one["in"], kind, default, means), []).append(f"`{one['name']}`")
+            names.setdefault((one["in"], kind, f"`{default}`" if default else "", means), []).append(f"`{one['name']}`")
         rows = [(", ".join(some), *rest) for rest, some in names.items()]
         if any(row[3] for row in rows):
             return _table(("Name", "In", "Type", "Default", "Meaning"), rows)
