@@ -88,7 +88,7 @@ tempest: $(VENV)/.test .keystone/ready .tempest/ready ## run tempest's tests of 
 	@tests/needs
 	$(BIN)/python -m tests.tempest $(ARGS)
 
-samples: $(VENV)/.test ## regenerate the samples in etc/
+samples: $(VENV)/.test ## regenerate the samples in etc/, openapi.json and the reference in docs/api/
 	$(BIN)/python -m tests.docs.samples
 
 plans: $(VENV)/.test ## write docs/contribute/queries.md anew: how each database answers lists

@@ -146,6 +146,8 @@ def _variable(name: str, operation: Operation) -> Parameter:
 
 def _parameter(where: str, one: Parameter) -> dict[str, Any]:
     schema = {"type": "array", "items": one.schema} if one.repeated else one.schema
+    if one.default is not None:
+        schema = {**schema, "default": [one.default] if one.repeated else one.default}
     required = {"required": True} if where == "path" else {}
     return {"name": one.name, "in": where, "description": one.description, "schema": schema, **required}
 

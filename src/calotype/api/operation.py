@@ -18,6 +18,7 @@ class Parameter:
     description: str
     schema: Schema = field(default_factory=lambda: {"type": "string"})
     repeated: bool = False  #: whether it may be given more than once
+    default: str | None = None  #: what is meant where it is not given, if that can be said
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,8 +207,8 @@ def _paging(what: str, keys: tuple[str, ...], direction: str) -> tuple[Parameter
     return (
         Parameter("limit", f"Most {what} on a page", _INTEGER),
         Parameter("marker", "Name of the one after which the page begins"),
-        Parameter("sort_key", "Attribute to sort by, created_at unless you say", {"type": "string", "enum": [*keys]}),
-        Parameter("sort_dir", f"Direction, {direction} unless you say", {"type": "string", "enum": ["asc", "desc"]}),
+        Parameter("sort_key", "Attribute to sort by", {"type": "string", "enum": [*keys]}, default="created_at"),
+        Parameter("sort_dir", "Direction", {"type": "string", "enum": ["asc", "desc"]}, default=direction),
     )
 
 
