@@ -7,7 +7,7 @@ STATE  ?= .state
 ARGS   ?=
 DATABASES ?= none sqlite mariadb postgresql
 
-.PHONY: help serve client test lint crash model fuzz bench peer differential tempest samples plans clean
+.PHONY: help serve client test lint crash model schema fuzz bench peer differential tempest samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -66,6 +66,9 @@ crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --dat
 model: $(VENV)/.test ## 200,000 random calls beside a reference model; ARGS="--steps N --seed N --database mariadb"
 	@tests/needs
 	$(BIN)/python -m tests.model $(ARGS)
+
+schema: $(VENV)/.test ## send what the description of the API allows, and what it does not; ARGS="--examples N --seed N --personas admin"
+	$(BIN)/python -m tests.schema $(ARGS)
 
 fuzz: $(VENV)/.fuzz ## feed the parsers what finds new ways through them; ARGS="--seconds N target" chooses
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -47,4 +47,5 @@ class Operation:
     headers: tuple[Parameter, ...] = ()
     body: str | Mapping[str, str | None] | None = None
     refuses: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()  #: what the one variable of the path may be, where that is known
     provides: Mapping[str, str] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """From an HTTP request to plain values, with a clear refusal for everything that is not well-formed."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -63,7 +64,7 @@ def parse_json(raw: bytes, what: str) -> Any:
         raise errors.Invalid(f"The {what} may hold at most {MAX_VALUES} values.")
     try:
         text = raw.decode()
-        found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        found = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
         if "\\u" in text:
             _check_values(found, what)  # What may not be in the text may be in it as an escape.
         check_text(text, f"The {what}")
@@ -113,6 +114,12 @@ def _read(req: falcon.Request) -> bytes:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:100]} is too large for a number")
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

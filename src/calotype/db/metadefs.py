@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from calotype import errors
 from calotype.context import Context
 from calotype.db.compare import exactly, paged
-from calotype.db.engine import Tx
+from calotype.db.engine import Tx, same_moment
 from calotype.db.tables import (
     metadef_namespace_resource_types,
     metadef_namespaces,
@@ -80,12 +80,14 @@ def page(
     """
     statement = _NAMESPACE.where(_seen(ctx))
     if visibility is not None:
-        statement = statement.where(metadef_namespaces.c.visibility == visibility)
+        statement = statement.where(sa.func.coalesce(metadef_namespaces.c.visibility, "private") == visibility)
     if resource_types is not None:
         links, types = metadef_namespace_resource_types, metadef_resource_types
         meant = sa.select(links.c.namespace_id).join(types, types.c.id == links.c.resource_type_id)
         statement = statement.where(metadef_namespaces.c.id.in_(meant.where(types.c.name.in_(resource_types))))
-    place = None if after is None else {**_columns(after), "id": after.id}
+    place: Mapping[str, Any] | None = None
+    if after is not None:  # the row itself, which may have NULL where a namespace has a value
+        place = dict(tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == after.id)).one()._mapping)
     keys = ("created_at", "id") if sort_key == "created_at" else (sort_key, "created_at", "id")
     return [
         _namespace(row)
@@ -177,6 +179,17 @@ def part(tx: Tx, kind: Kind[P], namespace_id: int, name: str) -> P | None:
     return kind.read(row) if row is not None else None
 
 
+def holds(tx: Tx, kind: Kind[P], namespace_id: int, one: P) -> bool:
+    """Whether there is this part, as it was written and when."""
+    row = tx.execute(sa.select(kind.table).where(*_named(kind, namespace_id, one.name))).mappings().first()
+    wanted = {"name": one.name, **kind.columns(one)}
+    return (
+        row is not None
+        and same_moment(row["updated_at"], one.updated_at)
+        and all(row[name] == value for name, value in wanted.items())
+    )
+
+
 def add_parts(tx: Tx, kind: Kind[P], namespace_id: int, new: Iterable[P]) -> None:
     """Add all of them in one statement. Raises `Conflict` when a name is there already, or twice among them."""
     rows = [_part_columns(kind, one) | {"namespace_id": namespace_id, "created_at": one.created_at} for one in new]
@@ -205,9 +218,9 @@ def remove_part(tx: Tx, kind: Kind[P], namespace_id: int, name: str) -> bool:
     return bool(tx.execute(sa.delete(kind.table).where(*_named(kind, namespace_id, name))).rowcount)
 
 
-def remove_parts(tx: Tx, kind: Kind[P], namespace_id: int) -> None:
-    """Remove all of a kind."""
-    tx.execute(sa.delete(kind.table).where(kind.table.c.namespace_id == namespace_id))
+def remove_parts(tx: Tx, kind: Kind[P], namespace_id: int) -> bool:
+    """Remove all of a kind. False when there is none."""
+    return bool(tx.execute(sa.delete(kind.table).where(kind.table.c.namespace_id == namespace_id)).rowcount)
 
 
 def page_of_parts(
@@ -349,7 +362,7 @@ def _number(made: sa.CursorResult[Any]) -> int:
 def _json(text: str) -> dict[str, Any]:
     """What a row describes; rows that others wrote may hold nothing, or something else."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=lambda _: None)  # NaN is no JSON, whatever Python writes
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
