@@ -211,13 +211,16 @@ class Policy:
             raise no_image(image.id)
         raise errors.Forbidden(f"You are not authorized to complete {action} action.")
 
-    def check_namespace(self, ctx: Context, action: str, namespace: Namespace) -> None:
-        """As `check`, but `NotFound` where the caller may not even look at the namespace."""
-        target = namespace_target(namespace)
+    def check_namespace(self, ctx: Context, action: str, namespace: Namespace | None) -> None:
+        """As `check`, but `NotFound` where the caller may not even look at the namespace.
+
+        Without one it is about the catalogue as a whole, to which callers come as those of their project.
+        """
+        target = namespace_target(namespace) if namespace else {"project_id": ctx.project, "owner": ctx.project}
         if self.allows(ctx, action, target):
             return
         if action == "get_metadef_namespace" or not self.allows(ctx, "get_metadef_namespace", target):
-            raise no_namespace(namespace.name)
+            raise no_namespace(namespace.name) if namespace else errors.NotFound("The resource could not be found.")
         raise errors.Forbidden(f"You are not authorized to complete {action} action.")
 
     def readable(self, ctx: Context, images: Iterable[Image]) -> Iterator[Image]:

@@ -115,7 +115,7 @@ def links(path: str, wanted: Mapping[str, list[str]], marker: str | None) -> dic
     )
     found = {"first": path + (f"?{same}" if same else "")}
     if marker is not None:
-        found["next"] = f"{path}?" + (f"{same}&" if same else "") + f"marker={marker}"
+        found["next"] = f"{path}?" + (f"{same}&" if same else "") + f"marker={quote(marker, safe=':')}"
     return found
 
 

@@ -9,7 +9,7 @@ Schema = dict[str, Any]
 
 #: The longest description of a namespace, characters.
 MAX_DESCRIPTION: Final = 500
-TYPES: Final = ("array", "boolean", "integer", "number", "object", "string", "null")
+TYPES: Final = ("array", "boolean", "integer", "number", "object", "string")
 
 
 def _text(description: str, *, most: int | None = None, least: int | None = None, read_only: bool = False) -> Schema:
@@ -45,6 +45,12 @@ def _paths(what: str) -> Schema:
 
 _STRINGS: Final[Schema] = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
 
+_VALUES: Final[Schema] = {
+    "type": "array",
+    "items": {"type": ["string", "null"]},
+    "description": "Values that there are, as text",
+}
+
 #: What a definition of a property says besides its name.
 _FIELDS: Final[Schema] = {
     "title": _text("Name of the property for people"),
@@ -57,10 +63,9 @@ _FIELDS: Final[Schema] = {
     },
     "default": {"description": "Value that is meant when there is none"},
     "readonly": {"type": "boolean", "description": "Whether users are not meant to change it"},
-    "required": _STRINGS | {"description": "Names of properties that an object has to have"},
     "minimum": {"type": "number", "description": "Least value of a number"},
     "maximum": {"type": "number", "description": "Greatest value of a number"},
-    "enum": {"type": "array", "description": "Values that there are"},
+    "enum": _VALUES,
     "pattern": _text("Regular expression that a text matches"),
     "minLength": _count("Fewest characters of a text"),
     "maxLength": _count("Most characters of a text"),
@@ -69,15 +74,21 @@ _FIELDS: Final[Schema] = {
         "description": "What the entries of an array are",
         "properties": {
             "type": {"type": "string", "enum": list(TYPES), "description": "JSON type of an entry"},
-            "enum": {"type": "array", "description": "Values that there are"},
+            "enum": _VALUES,
         },
+        "additionalProperties": False,
     },
     "uniqueItems": {"type": "boolean", "description": "Whether the entries of an array differ from each other"},
     "minItems": _count("Fewest entries of an array"),
     "maxItems": _count("Most entries of an array"),
     "additionalItems": {"type": "boolean", "description": "Whether an array may have further entries"},
 }
-_DEFINITION: Final[Schema] = {"type": "object", "required": ["title", "type"], "properties": _FIELDS}
+_DEFINITION: Final[Schema] = {
+    "type": "object",
+    "required": ["title", "type"],
+    "additionalProperties": False,
+    "properties": {"name": _text("Ignored: the key is the name", most=MAX_METADEF_NAME), **_FIELDS},
+}
 _DEFINITIONS: Final[Schema] = {
     "type": "object",
     "description": "Definitions of properties by their names",
@@ -97,10 +108,19 @@ _OBJECT_FIELDS: Final[Schema] = {
 }
 _TAG_FIELDS: Final[Schema] = {"name": _name("The tag")}
 
+
+def _part(fields: Schema) -> Schema:
+    """What is added together with its namespace."""
+    return {"type": "object", "required": ["name"], "additionalProperties": False, "properties": fields}
+
+
+_TAGS: Final[Schema] = {"type": "array", "description": "Tags of the namespace", "items": _part(_TAG_FIELDS)}
+
 PROPERTY: Final[Schema] = {
     "name": "property",
     "type": "object",
     "required": ["name", "title", "type"],
+    "additionalProperties": False,
     "properties": {"name": _name("Name of the property"), **_FIELDS},
 }
 OBJECT: Final[Schema] = {
@@ -130,7 +150,8 @@ NAMESPACE: Final[Schema] = {
     "required": ["namespace"],
     "additionalProperties": False,
     "properties": {
-        "namespace": _name("Name of the namespace, the only one of its kind"),
+        # A path cannot name what has a slash in its name.
+        "namespace": _name("Name of the namespace, the only one of its kind") | {"pattern": "^[^/]*$"},
         "display_name": _text("Name of the namespace for people", most=MAX_METADEF_NAME),
         "description": _text("What the namespace is about", most=MAX_DESCRIPTION),
         "visibility": {"type": "string", "enum": ["public", "private"], "description": "Who may see the namespace"},
@@ -141,19 +162,15 @@ NAMESPACE: Final[Schema] = {
         "resource_type_associations": {
             "type": "array",
             "description": "Resource types that the namespace is for",
-            "items": {"type": "object", "required": ["name"], "properties": _ASSOCIATION_FIELDS},
+            "items": _part(_ASSOCIATION_FIELDS),
         },
         "properties": _DEFINITIONS,
         "objects": {
             "type": "array",
             "description": "Objects of the namespace",
-            "items": {"type": "object", "required": ["name"], "properties": _OBJECT_FIELDS},
+            "items": _part(_OBJECT_FIELDS),
         },
-        "tags": {
-            "type": "array",
-            "description": "Tags of the namespace",
-            "items": {"type": "object", "required": ["name"], "properties": _TAG_FIELDS},
-        },
+        "tags": _TAGS,
     },
 }
 #: The body of `POST …/tags`.
@@ -162,13 +179,7 @@ TAG_NAMES: Final[Schema] = {
     "type": "object",
     "required": ["tags"],
     "additionalProperties": False,
-    "properties": {
-        "tags": {
-            "type": "array",
-            "description": "Tags of the namespace",
-            "items": {"type": "object", "required": ["name"], "additionalProperties": False, "properties": _TAG_FIELDS},
-        }
-    },
+    "properties": {"tags": _TAGS},
 }
 
 

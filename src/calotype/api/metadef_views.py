@@ -1,11 +1,13 @@
 """Metadata definitions as JSON, and back: what a request says of them as nouns of `model.py` (contract: api.md §13)."""
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
 from calotype import errors
+from calotype.api.schemas import MAX_VALUE
 from calotype.api.views import timestamp
 from calotype.model import (
     Association,
@@ -19,13 +21,15 @@ from calotype.model import (
 
 NAMESPACES: Final = "/v2/metadefs/namespaces"
 _SCHEMAS: Final = "/v2/schemas/metadefs"
+#: Fields of definitions that count something.
+_COUNTS: Final = frozenset(("minLength", "maxLength", "minItems", "maxItems"))
 
 
 # --- out -------------------------------------------------------------------------------------------------
 
 
-def namespace(found: Namespace) -> dict[str, Any]:
-    """What a namespace says of itself."""
+def namespace(found: Namespace, **more: Any) -> dict[str, Any]:
+    """What a namespace says of itself, and more, unless there is nothing of it."""
     return _known(
         namespace=found.name,
         display_name=found.display_name,
@@ -33,46 +37,44 @@ def namespace(found: Namespace) -> dict[str, Any]:
         visibility=found.visibility,
         protected=found.protected,
         owner=found.owner,
+        **_times(found),
+        **{name: value for name, value in more.items() if value},
         self=path(found.name),
         schema=f"{_SCHEMAS}/namespace",
-        **_times(found),
     )
 
 
 def definitions(found: Definitions, resource_type: str | None = None) -> dict[str, Any]:
     """A namespace with all that is in it; with the names that properties have with a resource type, if one is given."""
     prefix = next((link.prefix for link in found.associations if link.resource_type == resource_type), None) or ""
-    return listed(found) | {
-        "objects": [object_(found.namespace.name, one, prefix) for one in found.objects],
-        "properties": properties(found.properties, prefix),
-        "tags": [{"name": one.name} for one in found.tags],
-    }
-
-
-def listed(found: Definitions) -> dict[str, Any]:
-    """A namespace with its associations."""
-    return namespace(found.namespace) | {"resource_type_associations": [association(one) for one in found.associations]}
+    return namespace(
+        found.namespace,
+        resource_type_associations=[association(one) for one in found.associations],
+        properties=properties(found.properties, prefix),
+        objects=[object_(found.namespace.name, one, prefix) for one in found.objects],
+        tags=[{"name": one.name} for one in found.tags],
+    )
 
 
 def object_(of: str, found: MetadefObject, prefix: str = "") -> dict[str, Any]:
     return _known(
         name=found.name,
-        description=found.description,
         required=[prefix + name for name in found.required],
+        description=found.description,
         properties={prefix + name: dict(definition) for name, definition in found.properties.items()},
+        **_times(found),
         self=path(of, "objects", found.name),
         schema=f"{_SCHEMAS}/object",
-        **_times(found),
     )
 
 
 def properties(found: Iterable[MetadefProperty], prefix: str = "") -> dict[str, Any]:
     """Definitions by the names of their properties."""
-    return {prefix + one.name: property_(one, prefix) for one in found}
+    return {prefix + one.name: dict(one.definition) for one in found}
 
 
-def property_(found: MetadefProperty, prefix: str = "") -> dict[str, Any]:
-    return {"name": prefix + found.name, **found.definition}
+def property_(found: MetadefProperty) -> dict[str, Any]:
+    return {"name": found.name, **found.definition}
 
 
 def tag(found: MetadefTag) -> dict[str, Any]:
@@ -130,20 +132,33 @@ def to_association(values: Mapping[str, Any], now: datetime) -> Association:
 
 
 def to_property(values: Mapping[str, Any], now: datetime) -> MetadefProperty:
-    definition = {name: value for name, value in values.items() if name != "name"}
-    return MetadefProperty(values["name"], definition, now, now)
+    return MetadefProperty(values["name"], _kept(_definition(values)), now, now)
 
 
 def to_object(values: Mapping[str, Any], now: datetime) -> MetadefObject:
     required = tuple(values.get("required", ()))
     if any("," in name for name in required):  # the column is a list with commas
         raise errors.Invalid("The name of a required property has no comma.")
-    found = {name: {k: v for k, v in one.items() if k != "name"} for name, one in values.get("properties", {}).items()}
-    return MetadefObject(values["name"], found, now, now, description=values.get("description"), required=required)
+    found = {name: _definition(one) for name, one in values.get("properties", {}).items()}
+    description = values.get("description")
+    _kept([description, required])
+    return MetadefObject(values["name"], _kept(found), now, now, description=description, required=required)
 
 
 def to_tag(values: Mapping[str, Any], now: datetime) -> MetadefTag:
     return MetadefTag(values["name"], now, now)
+
+
+def _definition(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a property; JSON schema takes 1.0 for an integer, too."""
+    return {name: int(value) if name in _COUNTS else value for name, value in values.items() if name != "name"}
+
+
+def _kept(found: Any) -> Any:
+    """The same, once it is sure that the columns can hold it. `Invalid`."""
+    if len(json.dumps(found)) > MAX_VALUE:
+        raise errors.Invalid(f"A property, or the properties of an object, may have at most {MAX_VALUE} bytes as JSON.")
+    return found
 
 
 def _times(found: Any) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Metadata definitions over HTTP: namespaces, what is in them, resource types (contract: api.md §13)."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Final
 
 import falcon
@@ -8,13 +8,16 @@ import falcon
 from calotype import errors
 from calotype.api import metadef_schemas, metadef_views, schemas
 from calotype.api.images import links, send
+from calotype.api.listing import Params
 from calotype.api.request import caller, choice, integer, json_object, no_body, params, path_text, service
-from calotype.db.metadefs import OBJECT, PROPERTY, SORT_KEYS, TAG, TAG_SORT_KEYS
+from calotype.db.metadefs import OBJECT, PART_SORT_KEYS, PROPERTY, SORT_KEYS, TAG
 from calotype.metadefs import namespaces, parts
 from calotype.metadefs import resource_types as types
 
 #: What is told of a thing, and cannot be said of it.
 _READ_ONLY: Final = ("self", "schema", "created_at", "updated_at")
+#: Headers that say yes.
+_TRUE: Final = ("true", "t", "1", "yes", "y", "on")
 
 
 # --- namespaces ------------------------------------------------------------------------------------------
@@ -22,22 +25,23 @@ _READ_ONLY: Final = ("self", "schema", "created_at", "updated_at")
 
 def index(req: falcon.Request, resp: falcon.Response) -> None:
     """GET /v2/metadefs/namespaces"""
+    no_body(req)
     wanted = params(req)
-    last = {name: values[-1] for name, values in wanted.items()}
-    visibility = last.get("visibility")
+    visibility = _last(wanted, "visibility")
     if visibility is not None:
         choice(visibility, ("public", "private"), "visibility")
+    limit, types_ = _limit(req, wanted), _last(wanted, "resource_types")
     found, following = namespaces.list_(
         service(req),
         caller(req),
-        **_paging(req, last, SORT_KEYS),
+        limit=service(req).conf.limit_param_default if limit is None else limit,
+        **_order(wanted, SORT_KEYS, "desc"),
         visibility=visibility,
-        resource_types=tuple(filter(None, last.get("resource_types", "").split(","))),
+        resource_types=types_.split(",") if types_ is not None else None,
     )
-    body: dict[str, Any] = {"namespaces": [metadef_views.listed(one) for one in found]}
-    send(
-        resp, body | links(metadef_views.NAMESPACES, wanted, following) | {"schema": "/v2/schemas/metadefs/namespaces"}
-    )
+    body: dict[str, Any] = {"namespaces": [metadef_views.definitions(one) for one in found]}
+    rest = links(metadef_views.NAMESPACES, wanted, following) | {"schema": "/v2/schemas/metadefs/namespaces"}
+    send(resp, body | rest)
 
 
 def create(req: falcon.Request, resp: falcon.Response) -> None:
@@ -61,7 +65,7 @@ def update(req: falcon.Request, resp: falcon.Response, namespace: str) -> None:
     """PUT /v2/metadefs/namespaces/{namespace}"""
     svc, ctx = service(req), caller(req)
     new = metadef_views.to_namespace(_body(req, metadef_schemas.NAMESPACE), ctx.project or "", svc.now())
-    send(resp, metadef_views.listed(namespaces.update(svc, ctx, _name(namespace), new)))
+    send(resp, metadef_views.namespace(namespaces.update(svc, ctx, _name(namespace), new)))
 
 
 def delete(req: falcon.Request, resp: falcon.Response, namespace: str) -> None:
@@ -76,9 +80,13 @@ def delete(req: falcon.Request, resp: falcon.Response, namespace: str) -> None:
 
 def objects(req: falcon.Request, resp: falcon.Response, namespace: str) -> None:
     """GET /v2/metadefs/namespaces/{namespace}/objects"""
-    found = parts.list_(service(req), caller(req), _name(namespace), OBJECT)
-    body = {"objects": [metadef_views.object_(namespace, one) for one in found]}
-    send(resp, body | {"schema": "/v2/schemas/metadefs/objects"})
+    no_body(req)
+    wanted = params(req)
+    limit, order = _limit(req, wanted, least=1), _order(wanted, PART_SORT_KEYS, "asc")
+    found, following = parts.page(service(req), caller(req), _name(namespace), OBJECT, limit=limit, **order)
+    body: dict[str, Any] = {"objects": [metadef_views.object_(namespace, one) for one in found]}
+    rest = links(metadef_views.path(namespace, "objects"), wanted, following)
+    send(resp, body | rest | {"schema": "/v2/schemas/metadefs/objects"})
 
 
 def add_object(req: falcon.Request, resp: falcon.Response, namespace: str) -> None:
@@ -91,6 +99,7 @@ def add_object(req: falcon.Request, resp: falcon.Response, namespace: str) -> No
 
 def show_object(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
     """GET /v2/metadefs/namespaces/{namespace}/objects/{name}"""
+    no_body(req)
     found = parts.show(service(req), caller(req), _name(namespace), OBJECT, _name(name))
     send(resp, metadef_views.object_(namespace, found))
 
@@ -105,12 +114,14 @@ def change_object(req: falcon.Request, resp: falcon.Response, namespace: str, na
 
 def remove_object(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
     """DELETE /v2/metadefs/namespaces/{namespace}/objects/{name}"""
+    no_body(req)
     parts.remove(service(req), caller(req), _name(namespace), OBJECT, _name(name))
     resp.status = 204
 
 
 def remove_objects(req: falcon.Request, resp: falcon.Response, namespace: str) -> None:
     """DELETE /v2/metadefs/namespaces/{namespace}/objects"""
+    no_body(req)
     parts.clear(service(req), caller(req), _name(namespace), OBJECT)
     resp.status = 204
 
@@ -135,6 +146,7 @@ def add_property(req: falcon.Request, resp: falcon.Response, namespace: str) -> 
 
 def show_property(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
     """GET /v2/metadefs/namespaces/{namespace}/properties/{name}"""
+    no_body(req)
     svc, ctx, resource_type = service(req), caller(req), _resource_type(req)
     if resource_type is None:
         found = parts.show(svc, ctx, _name(namespace), PROPERTY, _name(name))
@@ -152,12 +164,14 @@ def change_property(req: falcon.Request, resp: falcon.Response, namespace: str, 
 
 def remove_property(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
     """DELETE /v2/metadefs/namespaces/{namespace}/properties/{name}"""
+    no_body(req)
     parts.remove(service(req), caller(req), _name(namespace), PROPERTY, _name(name))
     resp.status = 204
 
 
 def remove_properties(req: falcon.Request, resp: falcon.Response, namespace: str) -> None:
     """DELETE /v2/metadefs/namespaces/{namespace}/properties"""
+    no_body(req)
     parts.clear(service(req), caller(req), _name(namespace), PROPERTY)
     resp.status = 204
 
@@ -169,8 +183,8 @@ def tags(req: falcon.Request, resp: falcon.Response, namespace: str) -> None:
     """GET /v2/metadefs/namespaces/{namespace}/tags"""
     no_body(req)
     wanted = params(req)
-    last = {name: values[-1] for name, values in wanted.items()}
-    found, following = parts.list_tags(service(req), caller(req), _name(namespace), **_paging(req, last, TAG_SORT_KEYS))
+    limit, order = _limit(req, wanted), _order(wanted, PART_SORT_KEYS, "desc")
+    found, following = parts.page(service(req), caller(req), _name(namespace), TAG, limit=limit, **order)
     body: dict[str, Any] = {"tags": [{"name": one.name} for one in found]}
     rest = links(metadef_views.path(namespace, "tags"), wanted, following)
     send(resp, body | rest | {"schema": "/v2/schemas/metadefs/tags"})
@@ -180,7 +194,7 @@ def add_tags(req: falcon.Request, resp: falcon.Response, namespace: str) -> None
     """POST /v2/metadefs/namespaces/{namespace}/tags"""
     svc = service(req)
     given = _body(req, metadef_schemas.TAG_NAMES)["tags"]
-    append = (req.get_header("X-Openstack-Append") or "").strip().lower() == "true"
+    append = (req.get_header("X-Openstack-Append") or "").strip().lower() in _TRUE
     new = [metadef_views.to_tag(one, svc.now()) for one in given]
     made = parts.add_tags(svc, caller(req), _name(namespace), new, append=append)
     resp.status = 201
@@ -189,6 +203,7 @@ def add_tags(req: falcon.Request, resp: falcon.Response, namespace: str) -> None
 
 def show_tag(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
     """GET /v2/metadefs/namespaces/{namespace}/tags/{name}"""
+    no_body(req)
     send(resp, metadef_views.tag(parts.show(service(req), caller(req), _name(namespace), TAG, _name(name))))
 
 
@@ -210,12 +225,14 @@ def change_tag(req: falcon.Request, resp: falcon.Response, namespace: str, name:
 
 def remove_tag(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
     """DELETE /v2/metadefs/namespaces/{namespace}/tags/{name}"""
+    no_body(req)
     parts.remove(service(req), caller(req), _name(namespace), TAG, _name(name))
     resp.status = 204
 
 
 def remove_tags(req: falcon.Request, resp: falcon.Response, namespace: str) -> None:
     """DELETE /v2/metadefs/namespaces/{namespace}/tags"""
+    no_body(req)
     parts.clear(service(req), caller(req), _name(namespace), TAG)
     resp.status = 204
 
@@ -275,15 +292,22 @@ def _name(text: str) -> str:
 
 
 def _resource_type(req: falcon.Request) -> str | None:
-    return params(req).get("resource_type", [None])[-1]
+    return _last(params(req), "resource_type") or None
 
 
-def _paging(req: falcon.Request, last: Mapping[str, str], sort_keys: tuple[str, ...]) -> dict[str, Any]:
-    conf = service(req).conf
-    limit = integer(last["limit"], "limit") if "limit" in last else conf.limit_param_default
+def _last(wanted: Params, name: str) -> str | None:
+    return wanted[name][-1] if name in wanted else None
+
+
+def _limit(req: falcon.Request, wanted: Params, *, least: int = 0) -> int | None:
+    """The most entries of a page; None, which means all, where the caller does not say."""
+    text = _last(wanted, "limit")
+    return None if text is None else min(integer(text, "limit", least=least), service(req).conf.api_limit_max)
+
+
+def _order(wanted: Params, sort_keys: Sequence[str], direction: str) -> dict[str, Any]:
     return {
-        "limit": min(limit, conf.api_limit_max),
-        "marker": last.get("marker"),
-        "sort_key": choice(last.get("sort_key", "created_at"), sort_keys, "sort_key"),
-        "descending": choice(last.get("sort_dir", "desc"), ("asc", "desc"), "sort_dir") == "desc",
+        "marker": _last(wanted, "marker"),
+        "sort_key": choice(_last(wanted, "sort_key") or "created_at", sort_keys, "sort_key"),
+        "descending": choice(_last(wanted, "sort_dir") or direction, ("asc", "desc"), "sort_dir") == "desc",
     }

@@ -42,8 +42,8 @@ _NAMESPACE: Final = sa.select(metadef_namespaces)
 SORT_KEYS: Final = tuple(
     "namespace display_name description visibility protected owner id created_at updated_at".split()
 )
-#: What lists of tags can be sorted by.
-TAG_SORT_KEYS: Final = ("name", "id", "created_at", "updated_at")
+#: What lists of the parts of one can be sorted by.
+PART_SORT_KEYS: Final = ("name", "id", "created_at", "updated_at")
 
 
 # --- namespaces ------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def page(
     sort_key: str = "created_at",
     descending: bool = True,
     visibility: str | None = None,
-    resource_types: Sequence[str] = (),
+    resource_types: Sequence[str] | None = None,
 ) -> list[Namespace]:
     """A part of the list: the namespaces that the caller sees, those that follow one of them where `after` is given.
 
@@ -81,7 +81,7 @@ def page(
     statement = _NAMESPACE.where(_seen(ctx))
     if visibility is not None:
         statement = statement.where(metadef_namespaces.c.visibility == visibility)
-    if resource_types:
+    if resource_types is not None:
         links, types = metadef_namespace_resource_types, metadef_resource_types
         meant = sa.select(links.c.namespace_id).join(types, types.c.id == links.c.resource_type_id)
         statement = statement.where(metadef_namespaces.c.id.in_(meant.where(types.c.name.in_(resource_types))))
@@ -203,20 +203,27 @@ def remove_parts(tx: Tx, kind: Kind[P], namespace_id: int) -> None:
     tx.execute(sa.delete(kind.table).where(kind.table.c.namespace_id == namespace_id))
 
 
-def tag_page(
-    tx: Tx, namespace_id: int, *, limit: int | None, after: str | None, sort_key: str, descending: bool
-) -> list[MetadefTag] | None:
-    """A part of a namespace's tags, after the one that is named; None when there is no such one."""
-    statement = sa.select(metadef_tags).where(metadef_tags.c.namespace_id == namespace_id)
+def page_of_parts(
+    tx: Tx,
+    kind: Kind[P],
+    namespace_id: int,
+    *,
+    limit: int | None,
+    after: str | None,
+    sort_key: str,
+    descending: bool,
+) -> list[P] | None:
+    """Some parts of a kind, after the one that is named; None when there is no such one."""
+    statement = sa.select(kind.table).where(kind.table.c.namespace_id == namespace_id)
     place: Mapping[str, Any] | None = None
     if after is not None:
-        row = tx.execute(statement.where(metadef_tags.c.name == after)).first()
+        row = tx.execute(statement.where(kind.table.c.name == after)).first()
         if row is None:
             return None
         place = dict(row._mapping)
     keys = tuple(dict.fromkeys((sort_key, "created_at", "id")))
-    found = tx.execute(paged(statement, metadef_tags, keys, descending, place).limit(limit))
-    return [TAG.read(row) for row in found]
+    found = tx.execute(paged(statement, kind.table, keys, descending, place).limit(limit))
+    return [kind.read(row) for row in found]
 
 
 # --- resource types --------------------------------------------------------------------------------------
@@ -229,12 +236,12 @@ def resource_types(tx: Tx) -> list[ResourceType]:
 
 
 def associations(tx: Tx, namespace_ids: Sequence[int]) -> dict[int, list[Association]]:
-    """The associations of some namespaces, in the order in which their resource types were added."""
+    """The associations of some namespaces, in the order of the names of their resource types."""
     found: dict[int, list[Association]] = {number: [] for number in namespace_ids}
     links, types = metadef_namespace_resource_types, metadef_resource_types
     if found:
         statement = sa.select(links, types.c.name).join(types, types.c.id == links.c.resource_type_id)
-        for row in tx.execute(statement.where(links.c.namespace_id.in_(found)).order_by(types.c.id)):
+        for row in tx.execute(statement.where(links.c.namespace_id.in_(found)).order_by(types.c.name)):
             one = Association(row.name, *_times(row), prefix=row.prefix, properties_target=row.properties_target)
             found[row.namespace_id].append(one)
     return found

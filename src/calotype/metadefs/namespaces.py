@@ -23,17 +23,18 @@ def list_(
     sort_key: str,
     descending: bool,
     visibility: str | None,
-    resource_types: Sequence[str],
+    resource_types: Sequence[str] | None,
 ) -> tuple[list[Definitions], str | None]:
     """A page of namespaces with their associations and nothing else, and the marker of the next page if there is one.
 
-    Raises `Forbidden`, `NotFound` for a marker that is not there.
+    With `resource_types` those that are for one of them. Raises `Forbidden`, `NotFound`, also for a marker that is not
+    there.
     """
-    svc.policy.check(ctx, "get_metadef_namespaces", {"project_id": ctx.project, "owner": ctx.project})
+    svc.policy.check_namespace(ctx, "get_metadef_namespaces", None)
 
     def work(tx: Tx) -> tuple[list[Namespace], list[Definitions]]:
-        after = metadefs.get(tx, ctx, marker) if marker else None
-        if marker and after is None:
+        after = metadefs.get(tx, ctx, marker) if marker is not None else None
+        if marker is not None and after is None:
             raise no_namespace(marker)
         found = metadefs.page(
             tx,
@@ -84,9 +85,8 @@ def whole(tx: Tx, namespace: Namespace) -> Definitions:
 
 
 def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
-    """Add a namespace with all that is in it, or nothing. Raises `Forbidden`, `Conflict`."""
-    target = namespace_target(new.namespace)
-    svc.policy.check(ctx, "add_metadef_namespace", target)
+    """Add a namespace with all that is in it, or nothing. Raises `NotFound`, `Forbidden`, `Conflict`."""
+    svc.policy.check_namespace(ctx, "add_metadef_namespace", new.namespace)
     for action, given in (
         ("add_metadef_resource_type_association", new.associations),
         ("add_metadef_object", new.objects),
@@ -94,7 +94,7 @@ def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
         ("add_metadef_tag", new.tags),
     ):
         if given:
-            svc.policy.check(ctx, action, target)
+            svc.policy.check_namespace(ctx, action, new.namespace)
 
     def work(tx: Tx) -> Definitions:
         added = replace(new, namespace=metadefs.add(tx, new.namespace))
@@ -119,20 +119,20 @@ def fill(svc: Service, tx: Tx, new: Definitions) -> None:
             svc.events.metadef(tx, f"metadef_{kind.word}.create", about_part, namespace.name, part)
 
 
-def update(svc: Service, ctx: Context, name: str, new: Namespace) -> Definitions:
-    """Replace all that a namespace says of itself; what is in it stays. The namespace with its associations.
+def update(svc: Service, ctx: Context, name: str, new: Namespace) -> Namespace:
+    """Replace all that a namespace says of itself; what is in it stays.
 
     Raises `NotFound`, `Forbidden`, `Conflict` when another one has the new name.
     """
 
-    def work(tx: Tx) -> Definitions:
+    def work(tx: Tx) -> Namespace:
         found = opened(svc, tx, ctx, name, "modify_metadef_namespace", lock=True)
         changed = replace(new, id=found.id, created_at=found.created_at)
         metadefs.update(tx, changed)
         svc.events.metadef(tx, "metadef_namespace.update", about_namespace, changed, found.name)
-        return Definitions(changed, tuple(metadefs.associations(tx, [found.id])[found.id]))
+        return changed
 
-    return svc.db.transact(work, lambda tx, changed: _is(tx, changed.namespace))
+    return svc.db.transact(work, _is)
 
 
 def delete(svc: Service, ctx: Context, name: str) -> None:

@@ -66,30 +66,40 @@ def list_(svc: Service, ctx: Context, namespace: str, kind: Kind[P]) -> list[P]:
     return svc.db.look(work)
 
 
-def list_tags(
+def page(
     svc: Service,
     ctx: Context,
     namespace: str,
+    kind: Kind[P],
     *,
-    limit: int,
+    limit: int | None,
     marker: str | None,
     sort_key: str,
     descending: bool,
-) -> tuple[list[MetadefTag], str | None]:
-    """A page of a namespace's tags, and the marker of the next one if there is one. Raises as `list_`.
+) -> tuple[list[P], str | None]:
+    """A page of parts, or all, and the marker of the next page if there is one. Raises as `list_`.
 
     `NotFound` also for a marker that is not there.
     """
 
-    def work(tx: Tx) -> list[MetadefTag]:
-        found = opened(svc, tx, ctx, namespace, _RULES[TAG.word].list_)
-        page = metadefs.tag_page(tx, found.id, limit=limit + 1, after=marker, sort_key=sort_key, descending=descending)
-        if page is None:
-            raise _no_part(TAG, namespace, marker or "")
-        return page
+    def work(tx: Tx) -> list[P]:
+        found = opened(svc, tx, ctx, namespace, _RULES[kind.word].list_)
+        some = metadefs.page_of_parts(
+            tx,
+            kind,
+            found.id,
+            limit=None if limit is None else limit + 1,  # is there a next page?
+            after=marker,
+            sort_key=sort_key,
+            descending=descending,
+        )
+        if some is None:
+            raise _no_part(kind, namespace, marker or "")
+        return some
 
-    tags = svc.db.look(work)
-    return tags[:limit], tags[limit - 1].name if limit and len(tags) > limit else None
+    found = svc.db.look(work)
+    more = limit and len(found) > limit
+    return found[:limit], found[limit - 1].name if limit and more else None
 
 
 def show(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str) -> P:
@@ -136,11 +146,11 @@ def add(svc: Service, ctx: Context, namespace: str, kind: Kind[P], new: P) -> P:
 def add_tags(
     svc: Service, ctx: Context, namespace: str, new: Sequence[MetadefTag], *, append: bool
 ) -> list[MetadefTag]:
-    """Add tags to those that there are, or instead of them. Raises as `add`; `Forbidden` also when it is protected."""
+    """Add tags to those that there are, or, if any are given, instead of them. Raises as `add`."""
 
     def work(tx: Tx) -> list[MetadefTag]:
         found = opened(svc, tx, ctx, namespace, "add_metadef_tags", lock=True)
-        if not append:
+        if new and not append:
             metadefs.remove_parts(tx, TAG, found.id)
         metadefs.add_parts(tx, TAG, found.id, new)
         for tag in new:
@@ -169,8 +179,8 @@ def remove(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str)
 
     def work(tx: Tx) -> Namespace:
         found = opened(svc, tx, ctx, namespace, _RULES[kind.word].remove, lock=True)
-        refuse_protected(found)
         old = _part(tx, kind, found, name)
+        refuse_protected(found)
         metadefs.remove_part(tx, kind, found.id, name)
         _tell(svc, tx, "delete", kind, found, old, deleted_at=svc.now())
         return found

@@ -12,8 +12,8 @@ from calotype.service import Service
 
 
 def types(svc: Service, ctx: Context) -> list[ResourceType]:
-    """All resource types, in the order in which they were added. Raises `Forbidden`."""
-    svc.policy.check(ctx, "list_metadef_resource_types", {"project_id": ctx.project, "owner": ctx.project})
+    """All resource types, in the order in which they were added. Raises `NotFound`, `Forbidden`."""
+    svc.policy.check_namespace(ctx, "list_metadef_resource_types", None)
     return svc.db.ask(metadefs.resource_types)
 
 
@@ -50,10 +50,10 @@ def remove(svc: Service, ctx: Context, namespace: str, resource_type: str) -> No
 
     def work(tx: Tx) -> Namespace:
         found = opened(svc, tx, ctx, namespace, "remove_metadef_resource_type_association", lock=True)
-        refuse_protected(found)
         link = _association(tx, found, resource_type)
         if link is None:
             raise no_association(namespace, resource_type)
+        refuse_protected(found)
         metadefs.remove_association(tx, found.id, resource_type)
         now = svc.now()
         svc.events.metadef(tx, "metadef_resource_type.delete", about_association, found.name, link, now)
