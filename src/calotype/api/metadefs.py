@@ -97,25 +97,25 @@ def add_object(req: falcon.Request, resp: falcon.Response, namespace: str) -> No
     _created(req, resp, metadef_views.object_(namespace, made), namespace, "objects", made.name)
 
 
-def show_object(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """GET /v2/metadefs/namespaces/{namespace}/objects/{name}"""
+def show_object(req: falcon.Request, resp: falcon.Response, namespace: str, object_name: str) -> None:
+    """GET /v2/metadefs/namespaces/{namespace}/objects/{object_name}"""
     no_body(req)
-    found = parts.show(service(req), caller(req), _name(namespace), OBJECT, _name(name))
+    found = parts.show(service(req), caller(req), _name(namespace), OBJECT, _name(object_name))
     send(resp, metadef_views.object_(namespace, found))
 
 
-def change_object(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """PUT /v2/metadefs/namespaces/{namespace}/objects/{name}"""
+def change_object(req: falcon.Request, resp: falcon.Response, namespace: str, object_name: str) -> None:
+    """PUT /v2/metadefs/namespaces/{namespace}/objects/{object_name}"""
     svc = service(req)
     new = metadef_views.to_object(_body(req, metadef_schemas.OBJECT), svc.now())
-    changed = parts.change(svc, caller(req), _name(namespace), OBJECT, _name(name), new)
+    changed = parts.change(svc, caller(req), _name(namespace), OBJECT, _name(object_name), new)
     send(resp, metadef_views.object_(namespace, changed))
 
 
-def remove_object(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """DELETE /v2/metadefs/namespaces/{namespace}/objects/{name}"""
+def remove_object(req: falcon.Request, resp: falcon.Response, namespace: str, object_name: str) -> None:
+    """DELETE /v2/metadefs/namespaces/{namespace}/objects/{object_name}"""
     no_body(req)
-    parts.remove(service(req), caller(req), _name(namespace), OBJECT, _name(name))
+    parts.remove(service(req), caller(req), _name(namespace), OBJECT, _name(object_name))
     resp.status = 204
 
 
@@ -144,28 +144,31 @@ def add_property(req: falcon.Request, resp: falcon.Response, namespace: str) -> 
     _created(req, resp, metadef_views.property_(made), namespace, "properties", made.name)
 
 
-def show_property(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """GET /v2/metadefs/namespaces/{namespace}/properties/{name}"""
+def show_property(req: falcon.Request, resp: falcon.Response, namespace: str, property_name: str) -> None:
+    """GET /v2/metadefs/namespaces/{namespace}/properties/{property_name}"""
     no_body(req)
     svc, ctx, resource_type = service(req), caller(req), _resource_type(req)
     if resource_type is None:
-        found = parts.show(svc, ctx, _name(namespace), PROPERTY, _name(name))
+        found = parts.show(svc, ctx, _name(namespace), PROPERTY, _name(property_name))
     else:
-        found = parts.show_for(svc, ctx, _name(namespace), _name(name), resource_type)
+        found = parts.show_for(svc, ctx, _name(namespace), _name(property_name), resource_type)
     send(resp, metadef_views.property_(found))
 
 
-def change_property(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """PUT /v2/metadefs/namespaces/{namespace}/properties/{name}"""
+def change_property(req: falcon.Request, resp: falcon.Response, namespace: str, property_name: str) -> None:
+    """PUT /v2/metadefs/namespaces/{namespace}/properties/{property_name}"""
     svc = service(req)
     new = metadef_views.to_property(_body(req, metadef_schemas.PROPERTY), svc.now())
-    send(resp, metadef_views.property_(parts.change(svc, caller(req), _name(namespace), PROPERTY, _name(name), new)))
+    send(
+        resp,
+        metadef_views.property_(parts.change(svc, caller(req), _name(namespace), PROPERTY, _name(property_name), new)),
+    )
 
 
-def remove_property(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """DELETE /v2/metadefs/namespaces/{namespace}/properties/{name}"""
+def remove_property(req: falcon.Request, resp: falcon.Response, namespace: str, property_name: str) -> None:
+    """DELETE /v2/metadefs/namespaces/{namespace}/properties/{property_name}"""
     no_body(req)
-    parts.remove(service(req), caller(req), _name(namespace), PROPERTY, _name(name))
+    parts.remove(service(req), caller(req), _name(namespace), PROPERTY, _name(property_name))
     resp.status = 204
 
 
@@ -201,32 +204,32 @@ def add_tags(req: falcon.Request, resp: falcon.Response, namespace: str) -> None
     send(resp, {"tags": [{"name": one.name} for one in made]})
 
 
-def show_tag(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """GET /v2/metadefs/namespaces/{namespace}/tags/{name}"""
+def show_tag(req: falcon.Request, resp: falcon.Response, namespace: str, tag_name: str) -> None:
+    """GET /v2/metadefs/namespaces/{namespace}/tags/{tag_name}"""
     no_body(req)
-    send(resp, metadef_views.tag(parts.show(service(req), caller(req), _name(namespace), TAG, _name(name))))
+    send(resp, metadef_views.tag(parts.show(service(req), caller(req), _name(namespace), TAG, _name(tag_name))))
 
 
-def add_tag(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """POST /v2/metadefs/namespaces/{namespace}/tags/{name}"""
+def add_tag(req: falcon.Request, resp: falcon.Response, namespace: str, tag_name: str) -> None:
+    """POST /v2/metadefs/namespaces/{namespace}/tags/{tag_name}"""
     no_body(req)
     svc = service(req)
-    schemas.check(metadef_schemas.TAG, {"name": _name(name)})
-    made = parts.add(svc, caller(req), _name(namespace), TAG, metadef_views.to_tag({"name": name}, svc.now()))
+    schemas.check(metadef_schemas.TAG, {"name": _name(tag_name)})
+    made = parts.add(svc, caller(req), _name(namespace), TAG, metadef_views.to_tag({"name": tag_name}, svc.now()))
     _created(req, resp, metadef_views.tag(made), namespace, "tags", made.name)
 
 
-def change_tag(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """PUT /v2/metadefs/namespaces/{namespace}/tags/{name}"""
+def change_tag(req: falcon.Request, resp: falcon.Response, namespace: str, tag_name: str) -> None:
+    """PUT /v2/metadefs/namespaces/{namespace}/tags/{tag_name}"""
     svc = service(req)
     new = metadef_views.to_tag(_body(req, metadef_schemas.TAG), svc.now())
-    send(resp, metadef_views.tag(parts.change(svc, caller(req), _name(namespace), TAG, _name(name), new)))
+    send(resp, metadef_views.tag(parts.change(svc, caller(req), _name(namespace), TAG, _name(tag_name), new)))
 
 
-def remove_tag(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """DELETE /v2/metadefs/namespaces/{namespace}/tags/{name}"""
+def remove_tag(req: falcon.Request, resp: falcon.Response, namespace: str, tag_name: str) -> None:
+    """DELETE /v2/metadefs/namespaces/{namespace}/tags/{tag_name}"""
     no_body(req)
-    parts.remove(service(req), caller(req), _name(namespace), TAG, _name(name))
+    parts.remove(service(req), caller(req), _name(namespace), TAG, _name(tag_name))
     resp.status = 204
 
 
@@ -262,10 +265,10 @@ def associate(req: falcon.Request, resp: falcon.Response, namespace: str) -> Non
     _created(req, resp, metadef_views.association(made), namespace, "resource_types", made.resource_type)
 
 
-def dissociate(req: falcon.Request, resp: falcon.Response, namespace: str, name: str) -> None:
-    """DELETE /v2/metadefs/namespaces/{namespace}/resource_types/{name}"""
+def dissociate(req: falcon.Request, resp: falcon.Response, namespace: str, resource_type: str) -> None:
+    """DELETE /v2/metadefs/namespaces/{namespace}/resource_types/{resource_type}"""
     no_body(req)
-    types.remove(service(req), caller(req), _name(namespace), _name(name))
+    types.remove(service(req), caller(req), _name(namespace), _name(resource_type))
     resp.status = 204
 
 
