@@ -25,6 +25,8 @@ _UUID = re.compile(
     rf"\b[0-9a-f]{{8}}(?!{CHOSEN})-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}\b", re.IGNORECASE
 )
 _LINK = re.compile(r"/v2/[\w/]+\?")  #: its query is written in one of many ways
+#: Lists in whose order Glance's database has a free hand.
+_UNORDERED = re.compile(r".*\.(objects|resource_type_associations)")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d(T| )\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?")
 
 
@@ -141,7 +143,7 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         known = ("id", "member_id", "namespace", "name")
         names = [next((str(one[key]) for key in known if one.get(key)), str(place)) for place, one in enumerate(value)]
-        yield path, " ".join(names)
+        yield path, " ".join(sorted(names) if _UNORDERED.fullmatch(path) else names)
         for name, one in zip(names, value, strict=True):
             yield from _flat(f"{path}[{name}]", one)
     elif isinstance(value, list) and all(isinstance(one, str) for one in value):

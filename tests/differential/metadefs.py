@@ -103,7 +103,16 @@ def metadef_bodies(ask: Ask) -> None:
     ):  # fmt: skip
         ask("admin", "GET", where, data=b"{}")
     ask("admin", "POST", path("N", "tags", "new"), data=b"{}")
-    for below in ("objects/one", "objects", "properties/cpu", "properties", "tags/first", "tags", "resource_types/OS::A", ""):
+    for below in (
+        "objects/one",
+        "objects",
+        "properties/cpu",
+        "properties",
+        "tags/first",
+        "tags",
+        "resource_types/OS::A",
+        "",
+    ):
         ask("admin", "DELETE", path("N", below).removesuffix("/"), data=b"{}")
     for method, where in (
         ("POST", NAMESPACES),
@@ -127,26 +136,6 @@ def metadef_bodies(ask: Ask) -> None:
     ask("admin", "GET", path("N"))
     remove(ask, "N", "typed")
     ask("admin", "DELETE", path("pieces"))
-
-
-def metadef_names(ask: Ask) -> None:
-    """Names that are hard to write in a path."""
-    for name in ("a b", "ünï", "a?b#c", "a%2Fb", "a/b", " blank", "dots..", "semi;colon", "n" * 80, "OS::Compute::X"):
-        create(ask, name, objects=[{"name": name}], tags=[{"name": name}], properties={name: TEXT})
-        for below in ((), ("objects", quote(name, safe="")), ("tags", quote(name, safe="")), ("tags",)):
-            ask("admin", "GET", path(name, *below))
-        ask("admin", "DELETE", path(name))
-    for name in ("", LONG, BEYOND, "nul\0", 1, None, True, []):
-        ask("admin", "POST", NAMESPACES, json={"namespace": name})
-    for raw in ("%ff", "%00", "%F0%9F%98%80", "%C3%BC", "a%2Fb", "a/b", "."):
-        ask("admin", "GET", f"{NAMESPACES}/{raw}")
-    create(ask, "Case")
-    for name in ("case", "CASE", "Case"):
-        create(ask, name)
-        ask("admin", "GET", path(name))
-    ask("admin", "PUT", path("case"), json={"namespace": "CASE"})
-    ask("admin", "GET", path("CASE"))
-    remove(ask, "CASE")
 
 
 # --- namespaces --------------------------------------------------------------------------------------------
@@ -191,25 +180,17 @@ PARTS: tuple[dict[str, Any], ...] = (
     {"tags": [{"name": "b"}, {"name": "a"}]},
     {"tags": [{"name": "a"}, {"name": "a"}]},
     {"tags": [{"name": "a"}, {"name": "A"}]},
-    {"tags": [{"name": ""}]},
     {"tags": [{"name": 1}]},
-    {"tags": [{"name": LONG}]},
-    {"tags": [{"name": BEYOND}]},
     {"tags": [{"name": "a", "other": 1}]},
     {"objects": []},
     {"objects": "x"},
     {"objects": [{}]},
     {"objects": [{"name": "b"}, {"name": "a"}]},
     {"objects": [{"name": "a"}, {"name": "A"}]},
-    {"objects": [{"name": ""}]},
-    {"objects": [{"name": LONG}]},
-    {"objects": [{"name": BEYOND}]},
     {"objects": [{"name": "a", "other": 1}]},
-    {"objects": [{"name": "a", "self": "x"}]},
     {"objects": [{"name": "a", "description": None}]},
     {"objects": [{"name": "a", "required": ["x", "x"]}]},
     {"objects": [{"name": "a", "required": "x"}]},
-    {"objects": [{"name": "a", "required": ["a,b"]}]},
     {"objects": [{"name": "a", "properties": {}}]},
     {"objects": [{"name": "a", "properties": {"p": {"title": "x"}}}]},
     {"objects": [{"name": "a", "properties": {"p": {"type": "string"}}}]},
@@ -217,31 +198,23 @@ PARTS: tuple[dict[str, Any], ...] = (
     {"resource_type_associations": []},
     {"resource_type_associations": [{}]},
     {"resource_type_associations": [{"name": "T"}, {"name": "T"}]},
-    {"resource_type_associations": [{"name": ""}]},
-    {"resource_type_associations": [{"name": LONG}]},
-    {"resource_type_associations": [{"name": "T", "prefix": LONG}]},
     {"resource_type_associations": [{"name": "T", "prefix": None}]},
     {"resource_type_associations": [{"name": "T", "prefix": ""}]},
-    {"resource_type_associations": [{"name": "T", "properties_target": LONG}]},
     {"resource_type_associations": [{"name": "T", "other": 1}]},
     {"properties": {}},
     {"properties": None},
     {"properties": []},
     {"properties": {"p": 1}},
     {"properties": {"p": {}}},
-    {"properties": {"": TEXT}},
-    {"properties": {LONG: TEXT}},
-    {"properties": {BEYOND: TEXT}},
     {"properties": {"p": TEXT | {"name": "other"}}},
     {"properties": {"p": TEXT | {"other": 1}}},
     {"properties": {"p": TEXT | {"type": None}}},
     {"properties": {"p": TEXT | {"type": "text"}}},
-    {"properties": {"p": TEXT | {"title": BEYOND}}},
     {"properties": {"p": TEXT, "P": TEXT}},
 )
 
 
-def namespace_creation(ask: Ask) -> None:
+def metadef_namespaces(ask: Ask) -> None:
     for values in (*FIELDS, *PARTS):
         create(ask, "N", **values)
         ask("admin", "GET", path("N"))
@@ -260,7 +233,7 @@ def namespace_creation(ask: Ask) -> None:
     remove(ask, "N")
 
 
-def namespace_update(ask: Ask) -> None:
+def metadef_updates(ask: Ask) -> None:
     create(ask, "M")
     create(ask, "N", **whole(ask, visibility="public"))
     for values in FIELDS:
@@ -270,7 +243,7 @@ def namespace_update(ask: Ask) -> None:
     ask("admin", "GET", path("N"))
     for values in PARTS[:12]:
         ask("admin", "PUT", path("N"), json={"namespace": "N"} | values)
-    for name in ("M", "m", LONG, "", BEYOND, 1, None):
+    for name in ("M", "m", LONG, BEYOND, 1, None):
         ask("admin", "PUT", path("N"), json={"namespace": name})
     ask("admin", "PUT", path("N"), json={})
     ask("admin", "PUT", path("nothing"), json={"namespace": "N"})
@@ -296,7 +269,7 @@ QUERIES = (
 )  # fmt: skip
 
 
-def namespace_lists(ask: Ask) -> None:
+def metadef_lists(ask: Ask) -> None:
     red, blue, admin = (ask.project(who) for who in ("alice", "bob", "admin"))
     for name, visibility, owner, types in (
         ("a", "public", red, ["T1"]),
@@ -311,7 +284,15 @@ def namespace_lists(ask: Ask) -> None:
     for query in QUERIES:
         ask("admin", "GET", f"{NAMESPACES}?{query}")
     for who in PERSONAS:
-        for query in ("", "visibility=private", "visibility=public", "limit=2", "marker=c", "marker=d", "resource_types=T1"):
+        for query in (
+            "",
+            "visibility=private",
+            "visibility=public",
+            "limit=2",
+            "marker=c",
+            "marker=d",
+            "resource_types=T1",
+        ):
             ask(who, "GET", f"{NAMESPACES}?{query}")
         ask(who, "GET", TYPES)
     remove(ask, *"abcde")
@@ -348,7 +329,6 @@ DEFINITIONS: tuple[dict[str, Any], ...] = (
     {"maxLength": -1},
     {"maxLength": 1.5},
     {"maxLength": 1.0},
-    {"maxLength": 1 << 40},
     {"pattern": "^a"},
     {"pattern": "^["},
     {"pattern": ""},
@@ -390,13 +370,12 @@ DEFINITIONS: tuple[dict[str, Any], ...] = (
     {"description": None},
     {"description": BEYOND},
     {"default": BEYOND},
-    {"enum": [BEYOND]},
     {"default": "d" * 70000},
     {"other": 1},
 )
 
 
-def definitions(ask: Ask) -> None:
+def metadef_definitions(ask: Ask) -> None:
     """Of properties, by themselves and in objects."""
     create(ask, "N")
     for values in DEFINITIONS:
@@ -413,7 +392,7 @@ def metadef_properties(ask: Ask) -> None:
     create(ask, "N", **whole(ask))
     base = path("N", "properties")
     for values in (
-        TEXT, {"name": "x"}, {"name": "x", "title": "t"}, {"name": "x", "type": "string"}, {"name": ""} | TEXT,
+        TEXT, {"name": "x"}, {"name": "x", "title": "t"}, {"name": "x", "type": "string"},
         {"name": "n" * 80} | TEXT, {"name": LONG} | TEXT, {"name": 1} | TEXT, {"name": None} | TEXT,
         {"name": "cpu"} | TEXT, {"name": "CPU"} | TEXT, {"name": "a/b"} | TEXT, {"name": "a:q"} | TEXT,
         {"name": BEYOND} | TEXT, {"name": "new"} | TEXT,
@@ -423,7 +402,7 @@ def metadef_properties(ask: Ask) -> None:
         ask("admin", "GET", f"{base}/{name}")
         for kind in ("OS::A", "os::a", "OS::B", "OS::C", "nothing", ""):
             ask("admin", "GET", f"{base}/{name}?resource_type={kind}")
-    for query in ("a:cpu?resource_type=OS::A", "a:cpu?resource_type=os::a", "a:a:q?resource_type=OS::A", "a:?resource_type=OS::A",
+    for query in ("a:cpu?resource_type=OS::A", "a:cpu?resource_type=os::a", "a:a:q?resource_type=OS::A",
                   "cpu?other=1", "cpu?resource_type=OS::B&resource_type=OS::A", "a:cpu?resource_type=OS::A&other=1"):  # fmt: skip
         ask("admin", "GET", f"{base}/{query}")
     for query in ("", "limit=1", "limit=x", "marker=nothing", "sort_key=nothing", "resource_type=OS::A"):
@@ -437,7 +416,6 @@ def metadef_properties(ask: Ask) -> None:
         ("newer", {"name": "NEWER"} | TEXT),
         ("newer", {"name": "cpu"} | TEXT),
         ("newer", {"name": "CPU"} | TEXT),
-        ("newer", {"name": ""} | TEXT),
         ("newer", {"name": LONG} | TEXT),
         ("newer", TEXT),
         ("newer", {}),
@@ -467,15 +445,15 @@ def metadef_objects(ask: Ask) -> None:
         ask("admin", "GET", f"{base}?{query}")
     values: Any
     for values in (
-        {}, {"name": ""}, {"name": "n" * 80}, {"name": LONG}, {"name": 1}, {"name": None}, {"name": BEYOND}, {"name": "a"},
+        {}, {"name": "n" * 80}, {"name": LONG}, {"name": 1}, {"name": None}, {"name": BEYOND}, {"name": "a"},
         {"name": "A"}, {"name": "a/b"}, {"name": "d1", "description": None}, {"name": "d2", "description": ""},
         {"name": "d3", "description": "d" * 600}, {"name": "d4", "description": "d" * 70000}, {"name": "d5", "description": BEYOND},
         {"name": "r1", "required": []}, {"name": "r2", "required": ["x"]}, {"name": "r3", "required": [1]},
         {"name": "r4", "required": ["x", "x"]}, {"name": "r5", "required": None}, {"name": "r6", "required": "x"},
-        {"name": "r7", "required": ["a,b"]}, {"name": "r8", "required": [""]}, {"name": "p1", "properties": {}},
+        {"name": "p1", "properties": {}},
         {"name": "p2", "properties": None}, {"name": "p3", "properties": []}, {"name": "p4", "properties": {"q": TEXT}},
-        {"name": "p5", "properties": {LONG: TEXT}}, {"name": "p6", "properties": {"": TEXT}},
-        {"name": "p7", "properties": {BEYOND: TEXT}}, {"name": "p8", "properties": {"q": TEXT | {"name": "other"}}},
+        {"name": "p5", "properties": {LONG: TEXT}},
+        {"name": "p8", "properties": {"q": TEXT | {"name": "other"}}},
         {"name": "p9", "properties": {"q": TEXT | {"name": LONG}}}, {"name": "p10", "properties": {"q": {"title": "t"}}},
         {"name": "x", "namespace": "N"},
     ):  # fmt: skip
@@ -488,7 +466,6 @@ def metadef_objects(ask: Ask) -> None:
         ("b2", {"name": "B2"}),
         ("b2", {"name": "a"}),
         ("b2", {"name": "A"}),
-        ("b2", {"name": ""}),
         ("b2", {"name": LONG}),
         ("b2", {"name": BEYOND}),
         ("b2", {}),
@@ -531,7 +508,7 @@ def metadef_tags(ask: Ask) -> None:
     post("q", "Q")
     post()
     post(**{"X-Openstack-Append": "true"})
-    for name in ("", "t" * 80, LONG, 1, None, BEYOND, "a/b"):
+    for name in ("t" * 80, LONG, 1, None, BEYOND, "a/b"):
         post(name)
     for body in ({}, {"tags": None}, {"tags": "x"}, {"tags": ["x"]}, {"tags": [{}]}, {"tags": [{"name": "x", "other": 1}]},
                  {"tags": [{"name": "x", "created_at": "x"}]}, {"tags": [{"name": "x"}], "first": "x"}, {"name": "x"}):  # fmt: skip
@@ -557,12 +534,12 @@ def metadef_tags(ask: Ask) -> None:
     remove(ask, "N")
 
 
-def associations(ask: Ask) -> None:
+def metadef_associations(ask: Ask) -> None:
     create(ask, "N")
     base = path("N", "resource_types")
     for values in (
         {"name": "Zed", "prefix": "z_", "properties_target": "image"}, {"name": "Alpha"}, {"name": "Mid", "prefix": ""},
-        {"name": "Zed"}, {"name": "zed"}, {"name": ""}, {"name": "n" * 80}, {"name": LONG}, {"name": 1}, {"name": None}, {},
+        {"name": "Zed"}, {"name": "zed"}, {"name": "n" * 80}, {"name": LONG}, {"name": 1}, {"name": None}, {},
         {"name": "p", "prefix": "p" * 80}, {"name": "p1", "prefix": LONG}, {"name": "p2", "prefix": None},
         {"name": "q", "properties_target": "t" * 80}, {"name": "t1", "properties_target": LONG},
         {"name": "t2", "properties_target": None}, {"name": "t3", "properties_target": ""}, {"name": "x", "other": 1},
@@ -661,19 +638,89 @@ def metadef_protection(ask: Ask) -> None:
     ask("admin", "DELETE", path("N"))
 
 
+# --- what is taken by one of them only ---------------------------------------------------------------------
+
+#: What Glance takes, or keeps a part of.
+REFUSED: tuple[dict[str, Any], ...] = (
+    {"tags": [{"name": ""}]},
+    {"tags": [{"name": LONG}]},
+    {"tags": [{"name": BEYOND}]},
+    {"objects": [{"name": ""}]},
+    {"objects": [{"name": LONG}]},
+    {"objects": [{"name": BEYOND}]},
+    {"objects": [{"name": "a", "self": "x"}]},
+    {"objects": [{"name": "a", "required": ["a,b"]}]},
+    {"resource_type_associations": [{"name": ""}]},
+    {"resource_type_associations": [{"name": LONG}]},
+    {"resource_type_associations": [{"name": "T", "prefix": LONG}]},
+    {"resource_type_associations": [{"name": "T", "properties_target": LONG}]},
+    {"properties": {"": TEXT}},
+    {"properties": {LONG: TEXT}},
+    {"properties": {BEYOND: TEXT}},
+    {"properties": {"p": TEXT | {"title": BEYOND}}},
+)
+
+
+def metadef_refusals(ask: Ask) -> None:
+    for values in REFUSED:
+        create(ask, "N", **values)
+        ask("admin", "GET", path("N"))
+        ask("admin", "DELETE", path("N"))
+    create(ask, "N")
+    for kind, body in (
+        ("objects", {"name": ""}),
+        ("objects", {"name": "a", "required": ["a,b"]}),
+        ("objects", {"name": "b", "required": [""]}),
+        ("objects", {"name": "c", "properties": {"": TEXT}}),
+        ("objects", {"name": "d", "properties": {BEYOND: TEXT}}),
+        ("properties", {"name": ""} | TEXT),
+        ("properties", {"name": "enum", "enum": [BEYOND]} | TEXT),
+        ("properties", {"name": "long", "maxLength": 1 << 40} | TEXT),
+        ("tags", {"tags": [{"name": ""}]}),
+        ("resource_types", {"name": ""}),
+    ):
+        ask("admin", "POST", path("N", kind), json=body)
+    ask("admin", "DELETE", path("N"))
+    for values in ({"tags": [{"name": ""}]}, {"namespace": ""}):
+        create(ask, "N")
+        ask("admin", "PUT", path("N"), json={"namespace": "N"} | values)
+        ask("admin", "DELETE", path("N"))
+
+
+def metadef_names(ask: Ask) -> None:
+    """Names that are hard to write in a path. Some of these namespaces Glance cannot delete any more: it comes last."""
+    for name in ("a b", "ünï", "a?b#c", "a%2Fb", "a/b", " blank", "dots..", "semi;colon", "n" * 80, "OS::Compute::X"):
+        create(ask, name, objects=[{"name": name}], tags=[{"name": name}], properties={name: TEXT})
+        for below in ((), ("objects", quote(name, safe="")), ("tags", quote(name, safe="")), ("tags",)):
+            ask("admin", "GET", path(name, *below))
+        ask("admin", "DELETE", path(name))
+    for name in ("", LONG, BEYOND, "nul\0", 1, None, True, []):
+        ask("admin", "POST", NAMESPACES, json={"namespace": name})
+    for raw in ("%ff", "%00", "%F0%9F%98%80", "%C3%BC", "a%2Fb", "a/b", "."):
+        ask("admin", "GET", f"{NAMESPACES}/{raw}")
+    create(ask, "Case")
+    for name in ("case", "CASE", "Case"):
+        create(ask, name)
+        ask("admin", "GET", path(name))
+    ask("admin", "PUT", path("case"), json={"namespace": "CASE"})
+    ask("admin", "GET", path("CASE"))
+    remove(ask, "CASE")
+
+
 SECTIONS: tuple[Callable[[Ask], None], ...] = (
     metadef_schemas,
     metadef_methods,
     metadef_bodies,
-    metadef_names,
-    namespace_creation,
-    namespace_update,
-    namespace_lists,
-    definitions,
+    metadef_namespaces,
+    metadef_updates,
+    metadef_lists,
+    metadef_definitions,
     metadef_properties,
     metadef_objects,
     metadef_tags,
-    associations,
+    metadef_associations,
     metadef_callers,
     metadef_protection,
+    metadef_refusals,
+    metadef_names,
 )

@@ -57,7 +57,7 @@ def list_(
 
 
 def show(svc: Service, ctx: Context, name: str) -> Definitions:
-    """A namespace with all that is in it. Raises `NotFound`, `Forbidden`."""
+    """A namespace with all that is in it, of its tags the newest first, as in their list. Raises `NotFound`, `Forbidden`."""
 
     def work(tx: Tx) -> Definitions:
         found = opened(svc, tx, ctx, name)
@@ -68,7 +68,8 @@ def show(svc: Service, ctx: Context, name: str) -> Definitions:
             "get_metadef_tags",
         ):
             svc.policy.check_namespace(ctx, action, found)
-        return whole(tx, found)
+        shown = whole(tx, found)
+        return replace(shown, tags=shown.tags[::-1])
 
     return svc.db.look(work)
 
