@@ -1,5 +1,6 @@
 """The assembly: parts from a configuration, middleware as one list, routes. The only module that knows every part."""
 
+import json
 import logging
 import re
 import secrets
@@ -12,7 +13,7 @@ import falcon
 from oslo_config import cfg
 
 from calotype import config, errors, limits, logs, notifiers
-from calotype.api import body, proxies, versions
+from calotype.api import body, openapi, proxies, versions
 from calotype.api import errors as api_errors
 from calotype.api.cors import Cors
 from calotype.api.request import UUID
@@ -165,6 +166,7 @@ class Arrival:
     def __init__(self, svc: Service, schemas: Schemas, health: Health) -> None:
         self._svc = svc
         self._schemas = schemas
+        self._openapi = json.dumps(openapi.document(schemas)).encode()
         self._health = health
         self._behind_proxy: bool = svc.conf.oslo_middleware.enable_proxy_headers_parsing
 
@@ -173,6 +175,7 @@ class Arrival:
             proxies.believe(req.env)
         req.context.service = self._svc
         req.context.schemas = self._schemas
+        req.context.openapi = self._openapi
         req.context.health = self._health
         req.context.request_id = f"req-{secrets.token_hex(16)}"
         given = req.get_header("X-Openstack-Request-ID")

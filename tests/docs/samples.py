@@ -1,8 +1,9 @@
-"""The samples in `etc/`, made from the code: `python -m tests.docs.samples` writes them, `test_docs.py` compares.
+"""The samples in `etc/` and the description of the API, made from the code.
 
-In both, a line that does something is commented out, so that a sample that is used as it is changes nothing.
+`python -m tests.docs.samples` writes them, `test_docs.py` compares. In both samples, a line that does something is commented out, so that a sample that is used as it is changes nothing.
 """
 
+import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 from oslo_config import cfg
 
 from calotype import config
+from calotype.api import openapi
+from calotype.api.schemas import Schemas
 from calotype.policy import RULES
 from calotype.stores.registry import COMMON, DRIVERS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "etc" / "calotype.conf.sample"
 POLICY = ROOT / "etc" / "policy.yaml.sample"
+OPENAPI = ROOT / "docs" / "api" / "openapi.json"
 
 _WIDTH = 100
 
@@ -76,6 +80,12 @@ def policy_sample() -> str:
     return "\n".join(lines) + "\n"
 
 
+def openapi_document() -> str:
+    """The description of the API of a service that nobody has configured."""
+    formats = config.load(search=False).image_format
+    return json.dumps(openapi.document(Schemas(formats.disk_formats, formats.container_formats)), indent=1) + "\n"
+
+
 def _options(options: Sequence[cfg.Opt]) -> Iterator[str]:
     for option in options:
         yield ""
@@ -91,6 +101,7 @@ def main() -> None:
     CONFIG.parent.mkdir(exist_ok=True)
     CONFIG.write_text(config_sample())
     POLICY.write_text(policy_sample())
+    OPENAPI.write_text(openapi_document())
 
 
 if __name__ == "__main__":

@@ -69,6 +69,10 @@ def test_the_sample_policy_is_what_the_code_makes() -> None:
     assert samples.POLICY.read_text() == samples.policy_sample(), "run: make samples"
 
 
+def test_the_description_of_the_api_is_what_the_code_makes() -> None:
+    assert samples.OPENAPI.read_text() == samples.openapi_document(), "run: make samples"
+
+
 def test_the_samples_change_nothing_when_they_are_used_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text(samples.POLICY.read_text())
     plain, sampled = config.load(search=False), config.load([str(samples.CONFIG)])

@@ -45,6 +45,13 @@ def remove_copy(req: falcon.Request, resp: falcon.Response, store_id: str, image
     resp.status = 204
 
 
+def openapi(req: falcon.Request, resp: falcon.Response) -> None:
+    """GET /openapi.json"""
+    no_body(req)
+    resp.content_type = "application/json"
+    resp.data = req.context.openapi
+
+
 def metadef_schema(req: falcon.Request, resp: falcon.Response, name: str) -> None:
     """GET /v2/schemas/metadefs/{name}"""
     schema(req, resp, f"metadefs/{name}")

@@ -1,11 +1,12 @@
 """From the query string of `GET /v2/images` to a `model.Query` (contract: api.md §3.2)."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from calotype import errors
+from calotype.api.operation import Parameter
 from calotype.api.request import choice, integer
 from calotype.model import MEMBER_STATUSES, VISIBILITIES, Comparison, Query
 
@@ -20,6 +21,34 @@ _TIMES: Final = frozenset({"created_at", "updated_at"})
 _PAGING: Final = frozenset("limit marker sort sort_key sort_dir member_status deleted".split())
 
 Params = Mapping[str, list[str]]
+
+_MOMENT: Final = "Time, or `op:time` with one of eq, neq, lt, lte, gt, gte; ISO 8601"
+_FILTER: Final = 'Text, or `in:` and texts with commas between them, `"` around those with a comma'
+
+
+def _one_of(words: Iterable[str]) -> dict[str, Any]:
+    return {"type": "string", "enum": list(words)}
+
+
+#: What the query may say, for the description of the API.
+PARAMETERS: Final = (
+    Parameter("limit", "Most images on a page", {"type": "integer", "minimum": 0}),
+    Parameter("marker", "Id of the image after which the page begins"),
+    Parameter("sort", "Keys with directions, `key[:dir],…`; not together with the next two"),
+    Parameter("sort_key", "Attribute to sort by", _one_of(sorted(SORT_KEYS)), repeated=True),
+    Parameter("sort_dir", "Direction of all keys, or one for each", _one_of(_DIRECTIONS), repeated=True),
+    Parameter("visibility", "Only such images", _one_of((*VISIBILITIES, "all"))),
+    Parameter("member_status", "Of images shared with you, only such", _one_of((*MEMBER_STATUSES, "all"))),
+    Parameter("os_hidden", "Hidden images in place of the others", _one_of(("true", "false"))),
+    Parameter("protected", "Only protected images, or only others", _one_of(("true", "false"))),
+    Parameter("tag", "Only images with this tag, and all others that are named", repeated=True),
+    *(Parameter(name, _FILTER) for name in sorted(_LISTABLE)),
+    *(Parameter(name, "Exactly this text") for name in sorted(_TEXT)),
+    *(Parameter(name, "Exactly this number", {"type": "integer", "minimum": 0}) for name in sorted(_NUMBERS)),
+    *(Parameter(f"{name}_min", "This number, or a greater one", {"type": "integer"}) for name in sorted(_NUMBERS)),
+    *(Parameter(f"{name}_max", "This number, or a lesser one", {"type": "integer"}) for name in sorted(_NUMBERS)),
+    *(Parameter(name, _MOMENT, repeated=True) for name in sorted(_TIMES)),
+)
 
 
 def query(params: Params, *, default_limit: int, most: int) -> Query:

@@ -52,7 +52,7 @@ _VALUES: Final[Schema] = {
 }
 
 #: What a definition of a property says besides its name.
-_FIELDS: Final[Schema] = {
+FIELDS: Final[Schema] = {
     "title": _text("Name of the property for people"),
     "description": _text("What the property means"),
     "type": {"type": "string", "enum": list(TYPES), "description": "JSON type of its value"},
@@ -88,7 +88,7 @@ _DEFINITION: Final[Schema] = {
     "type": "object",
     "required": ["title", "type"],
     "additionalProperties": False,
-    "properties": {"name": _text("Ignored: the key is the name", most=MAX_METADEF_NAME), **_FIELDS},
+    "properties": {"name": _text("Ignored: the key is the name", most=MAX_METADEF_NAME), **FIELDS},
 }
 _DEFINITIONS: Final[Schema] = {
     "type": "object",
@@ -122,7 +122,7 @@ PROPERTY: Final[Schema] = {
     "type": "object",
     "required": ["name", "title", "type"],
     "additionalProperties": False,
-    "properties": {"name": _name("Name of the property"), **_FIELDS},
+    "properties": {"name": _name("Name of the property"), **FIELDS},
 }
 OBJECT: Final[Schema] = {
     "name": "object",

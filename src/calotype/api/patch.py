@@ -16,7 +16,7 @@ V20: Final = "application/openstack-images-v2.0-json-patch"
 V21: Final = "application/openstack-images-v2.1-json-patch"
 ACCEPTED: Final = f"{V20}, {V21}"
 
-_OPS: Final = ("add", "replace", "remove")
+OPS: Final = ("add", "replace", "remove")
 _BAD_ESCAPE: Final = re.compile(r"~(?![01])")
 #: More steps than this is no update but an attack.
 MAX_CHANGES: Final = 4096
@@ -39,7 +39,7 @@ def _is_object(step: Any) -> bool:
 
 
 def _read_20(step: dict[str, Any]) -> tuple[str, Any, dict[str, Any], bool]:
-    ops = [name for name in _OPS if name in step]
+    ops = [name for name in OPS if name in step]
     if len(ops) != 1:
         raise errors.Invalid("Operation objects must contain exactly one member named add, remove or replace.")
     return ops[0], step[ops[0]], step, True
@@ -47,7 +47,7 @@ def _read_20(step: dict[str, Any]) -> tuple[str, Any, dict[str, Any], bool]:
 
 def _read_21(step: dict[str, Any]) -> tuple[str, Any, dict[str, Any], bool]:
     op = step.get("op")
-    if op not in _OPS:
+    if op not in OPS:
         raise errors.Invalid(f"Operations must be add, remove or replace; {str(op)[:100]!r} is none of them.")
     return op, step.get("path"), step, False
 

@@ -27,6 +27,7 @@ ROUTES: Final = (
     Route("GET", "/v2", versions.to_v2, open=True),
     Route("GET", "/healthcheck", health.show, open=True),
     Route("HEAD", "/healthcheck", health.show, open=True),
+    Route("GET", "/openapi.json", discovery.openapi, open=True),
     #
     Route("GET", "/v2/images", images.index),
     Route("POST", "/v2/images", images.create),

@@ -7,6 +7,7 @@ import fastjsonschema
 
 from calotype import errors
 from calotype.api import metadef_schemas
+from calotype.images.locations import ALGORITHMS
 from calotype.model import MAX_INT, MAX_NAME, MEMBER_STATUSES, STATUSES, TASK_STATUSES, TASK_TYPES, VISIBILITIES
 
 UUID_PATTERN: Final = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$"
@@ -68,7 +69,7 @@ def image_properties(disk_formats: Iterable[str], container_formats: Iterable[st
     }
 
 
-_MEMBER: Final[Schema] = {
+MEMBER: Final[Schema] = {
     "created_at": _text("When the image was shared with the member", most=None),
     "image_id": _text("The shared image", most=None) | {"pattern": UUID_PATTERN},
     "member_id": _text("Project that the image is shared with"),
@@ -78,7 +79,7 @@ _MEMBER: Final[Schema] = {
 }
 
 
-_TASK_STUB: Final[Schema] = {
+TASK_STUB: Final[Schema] = {
     "id": _text("Names the task", most=None) | {"pattern": UUID_PATTERN},
     "type": _text("What kind of work it is", most=None) | {"enum": list(TASK_TYPES)},
     "status": _text("How far the work is", most=None) | {"enum": list(TASK_STATUSES)},
@@ -92,10 +93,53 @@ _TASK_STUB: Final[Schema] = {
     "self": _text("Path of this task", most=None, read_only=True),
     "schema": _text("Path of this schema", most=None, read_only=True),
 }
-_TASK: Final[Schema] = _TASK_STUB | {
+TASK: Final[Schema] = TASK_STUB | {
     "input": {"type": ["null", "object"], "description": "What was asked for"},
     "result": {"type": ["null", "object"], "description": "What came of it"},
     "message": _text("How it goes, or why it failed", most=None),
+}
+
+
+#: Bodies of requests, besides those that are an image or a part of one.
+NEW_MEMBER: Final[Schema] = {
+    "name": "member",
+    "type": "object",
+    "required": ["member"],
+    "properties": {"member": _text("Project that the image is to be shared with") | {"minLength": 1}},
+}
+MEMBER_STATUS: Final[Schema] = {
+    "name": "member",
+    "type": "object",
+    "required": ["status"],
+    "properties": {"status": MEMBER["status"]},
+}
+NEW_LOCATION: Final[Schema] = {
+    "name": "location",
+    "type": "object",
+    "required": ["url"],
+    "additionalProperties": False,
+    "properties": {
+        "url": _text("Where the data lies", most=None),
+        "validation_data": {
+            "type": ["null", "object"],
+            "description": "What the hash of the data has to be",
+            "anyOf": [{"type": "null"}, {"maxProperties": 0}, {"required": ["os_hash_algo", "os_hash_value"]}],
+            "additionalProperties": False,
+            "properties": {
+                "os_hash_algo": {"type": "string", "enum": list(ALGORITHMS), "description": "Algorithm of the hash"},
+                "os_hash_value": _text("The hash in hex", most=None) | {"pattern": "^[0-9A-Fa-f]*$"},
+            },
+        },
+    },
+}
+NEW_TASK: Final[Schema] = {
+    "name": "task",
+    "type": "object",
+    "required": ["type", "input"],
+    "properties": {
+        "type": TASK_STUB["type"],
+        "input": {"type": "object", "description": "What is asked for"},
+    },
 }
 
 
@@ -114,7 +158,7 @@ class Schemas:
             "additionalProperties": {"type": "string"},
             "links": _links(self="{self}", enclosure="{file}", describedby="{schema}"),
         }
-        member: Schema = {"name": "member", "properties": _MEMBER}
+        member: Schema = {"name": "member", "properties": MEMBER}
         #: What `GET /v2/schemas/{name}` serves.
         self.served: dict[str, Schema] = {
             "image": image,
@@ -134,11 +178,11 @@ class Schemas:
                 "properties": {"members": {"type": "array", "items": member}, "schema": {"type": "string"}},
                 "links": _links(describedby="{schema}"),
             },
-            "task": {"name": "task", "properties": _TASK},
+            "task": {"name": "task", "properties": TASK},
             "tasks": {
                 "name": "tasks",
                 "properties": {
-                    "tasks": {"type": "array", "items": {"name": "task", "properties": _TASK_STUB}},
+                    "tasks": {"type": "array", "items": {"name": "task", "properties": TASK_STUB}},
                     "schema": {"type": "string"},
                 },
                 "links": _links(describedby="{schema}"),
@@ -162,13 +206,13 @@ class Schemas:
 
 def check(schema: Schema, values: Mapping[str, Any]) -> None:
     """Refuse a body that does not match a schema, which is compiled when it is first used. `Invalid`."""
-    name = schema["name"]
-    if name not in _COMPILED:
-        _COMPILED[name] = _compile(schema)
-    _check(name, _COMPILED[name], values)
+    if id(schema) not in _COMPILED:
+        _COMPILED[id(schema)] = _compile(schema)
+    _check(schema["name"], _COMPILED[id(schema)], values)
 
 
-_COMPILED: Final[dict[str, Callable[[Any], Any]]] = {}
+#: By the identity of schemas, which are constants.
+_COMPILED: Final[dict[int, Callable[[Any], Any]]] = {}
 
 
 def _check(name: str, compiled: Callable[[Any], Any], values: Mapping[str, Any]) -> None:

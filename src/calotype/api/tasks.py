@@ -5,8 +5,9 @@ from typing import Any, Final
 import falcon
 
 from calotype import errors
-from calotype.api import views
+from calotype.api import schemas, views
 from calotype.api.images import known_id, links, send
+from calotype.api.operation import Parameter
 from calotype.api.request import UUID, caller, choice, integer, json_object, no_body, params, service
 from calotype.db.tasks import COLUMNS
 from calotype.images import tasks
@@ -15,6 +16,16 @@ from calotype.model import TASK_STATUSES, TASK_TYPES
 _FILTERS: Final = ("id", "type", "status", "owner", "image_id", "request_id", "user_id")
 #: Accepted as in Glance; they are the same for all tasks that are shown.
 _UNSORTED: Final = {"deleted": "created_at", "deleted_at": "created_at"}
+
+PARAMETERS: Final = (
+    Parameter("limit", "Most tasks on a page", {"type": "integer", "minimum": 0}),
+    Parameter("marker", "Id of the task after which the page begins"),
+    Parameter("sort_key", "Attribute to sort by", {"type": "string", "enum": [*COLUMNS, *_UNSORTED]}),
+    Parameter("sort_dir", "Direction", {"type": "string", "enum": ["asc", "desc"]}),
+    Parameter("type", "Only such tasks", {"type": "string", "enum": list(TASK_TYPES)}),
+    Parameter("status", "Only such tasks", {"type": "string", "enum": list(TASK_STATUSES)}),
+    *(Parameter(name, "Exactly this text") for name in _FILTERS if name not in ("type", "status")),
+)
 
 
 def index(req: falcon.Request, resp: falcon.Response) -> None:
@@ -60,12 +71,8 @@ def create(req: falcon.Request, _resp: falcon.Response) -> None:
     svc = service(req)
     tasks.check_access(svc, caller(req))
     values = json_object(req)
-    kind = values.get("type")
-    if not isinstance(kind, str) or kind not in TASK_TYPES:
-        raise errors.Invalid(f"The type of a task is one of {', '.join(TASK_TYPES)}.")
-    if not isinstance(values.get("input"), dict):
-        raise errors.Invalid("The input of a task is an object.")
-    tasks.create(svc, caller(req), kind)
+    schemas.check(schemas.NEW_TASK, values)
+    tasks.create(svc, caller(req), values["type"])
 
 
 def of_image(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:

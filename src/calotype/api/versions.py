@@ -46,7 +46,7 @@ def route(req: falcon.Request) -> None:
         req.path = f"/v2{slash}{rest}"
     elif first == "versions":
         req.path = "/versions"
-    elif first not in ("", "healthcheck"):
+    elif first not in ("", "healthcheck", "openapi.json"):
         # Whatever is wanted of a version that is not offered, the answer is which ones are.
         raise falcon.HTTPStatus(300, text=json.dumps(_document(req)))
 
