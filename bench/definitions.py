@@ -24,7 +24,6 @@ def fill(engine: sa.Engine, namespaces: int, properties: int, owner: str) -> Non
     """Add namespaces of a project, a tenth of them private, each with so many properties and some of the rest."""
     made = {"created_at": BEGIN, "updated_at": BEGIN}
     columns = {
-        "title": "A property of the bench",
         "description": "What a property that stands in a catalogue is for, in a sentence.",
         "operators": ["<in>"],
     }
@@ -34,8 +33,11 @@ def fill(engine: sa.Engine, namespaces: int, properties: int, owner: str) -> Non
         {"type": "boolean"} | columns,
         {"type": "array", "items": {"type": "string", "enum": ["a", "b"]}, "minItems": 1, "maxItems": 2} | columns,
     ]
-    texts = [json.dumps(one) for one in definitions]
-    in_object = json.dumps({f"field_{number}": definitions[number % 4] for number in range(FIELDS)})
+
+    def definition(*place: int) -> dict[str, Any]:
+        """One of a kind: nobody has many alike."""
+        return definitions[place[-1] % len(definitions)] | {"title": f"Property {place}"}
+
     rows: dict[sa.Table, list[dict[str, Any]]] = {
         tables.metadef_resource_types: [
             {"id": 1 + one, "name": f"OS::Bench::Type{one}", "protected": False} | made for one in range(TYPES)
@@ -64,9 +66,15 @@ def fill(engine: sa.Engine, namespaces: int, properties: int, owner: str) -> Non
             type_id = 1 + (number + one) % TYPES
             add(tables.metadef_namespace_resource_types, resource_type_id=type_id, prefix=f"p{one}:", **of)
         for one in range(properties):
-            add(tables.metadef_properties, name=f"property_{one:03}", json_schema=texts[one % 4], **of)
+            add(
+                tables.metadef_properties,
+                name=f"property_{one:03}",
+                json_schema=json.dumps(definition(number, one)),
+                **of,
+            )
         for one in range(OBJECTS):
-            add(tables.metadef_objects, name=f"object_{one}", required="field_0", json_schema=in_object, **of)
+            fields = {f"field_{field}": definition(number, one, field) for field in range(FIELDS)}
+            add(tables.metadef_objects, name=f"object_{one}", required="field_0", json_schema=json.dumps(fields), **of)
         for one in range(TAGS):
             add(tables.metadef_tags, name=f"tag_{one}", **of)
     with engine.begin() as connection:

@@ -104,8 +104,7 @@ DECLARED: tuple[Declared, ...] = (
     ),
     Declared("A marker that you may not see", "marker=", "status", "403|200", "400"),
     # Metadata definitions
-    Declared("A body that Glance fails over", "metadef_.*: admin (POST|PUT|DELETE) ", "status", "500", "400"),
-    Declared("A body that Glance fails over", "metadef_bodies: alice (POST|PUT) ", "status", "500", "400"),
+    Declared("A body that Glance fails over", "metadef_.*: .* (POST|PUT|DELETE) ", "status", "500", "400"),
     Declared("A parameter that Glance fails over", r"metadef_.*: admin GET .*\?", "status", "500", "400"),
     Declared("A parameter that Glance fails over", r"metadef_.*: admin GET .*\?other=1", "status", "500", "200"),
     Declared("A rename to a name", "metadef_.*: admin PUT ", "status", "500", "409"),
@@ -130,7 +129,7 @@ DECLARED: tuple[Declared, ...] = (
         r"body\.(objects\[.*|resource_type_associations\[.*|required|properties)",
         "-",
     ),
-    Declared("What the answer", "metadef_namespaces: admin POST ", r"body\.\w+", r"\[\]|{}", "-"),
+    Declared("What the answer", "metadef_(namespaces|lists): admin POST ", r"body\.\w+", r"\[\]|{}", "-"),
     Declared("`default`", "metadef_definitions: ", r"body\..*(default|minimum|maximum)(\.x)?"),
     Declared("`name` in a definition", "metadef_.*: ", r"body\.properties\..*\.name", ".*", "-"),
     Declared(
