@@ -1,14 +1,16 @@
 """Fixtures: one service for the whole run, clients for its users."""
 
+import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import databases
+from tests import databases, observer
 from tests.keystone import Keystone, Memcached
-from tests.support import Client, Service, running
+from tests.support import VIOLATIONS, Client, Service, running
 
 #: Two file stores and one in memory, so that every test of the API runs in multi-store mode.
 CONF = """\
@@ -50,6 +52,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Who ends a run by SIGTERM, as `timeout` does, leaves no servers behind, as with Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    handle, os.environ[VIOLATIONS] = tempfile.mkstemp(prefix="calotype-violations-")
+    os.close(handle)
+    observer.observe()
+
+
+def pytest_unconfigure() -> None:
+    os.unlink(os.environ.pop(VIOLATIONS))
+
+
+@pytest.fixture(autouse=True)
+def every_answer_is_as_described() -> Iterator[None]:
+    """Fail the test in which a service answered what the description of the API does not say."""
+    found = Path(os.environ[VIOLATIONS])
+    yield
+    if found.stat().st_size:
+        violations = found.read_text().splitlines()
+        found.write_text("")
+        pytest.fail("not as the API is described:\n" + "\n".join(dict.fromkeys(violations)), pytrace=False)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

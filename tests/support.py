@@ -24,6 +24,9 @@ from calotype.auth import basic
 from calotype.db import images
 from calotype.db.engine import Database, now
 
+#: Environment variable: where what `observer.py` finds is written.
+VIOLATIONS = "CALOTYPE_TEST_VIOLATIONS"
+
 PASSWORD = "correct horse"
 #: name → (project, roles); one user for each kind of caller.
 USERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -68,6 +71,7 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)
     database: str = ""  #: URL; the SQLite file in the state directory when empty
     users: bool = True  #: whether to write the tests' users before the first start
+    observed: bool = True  #: whether its answers are held to the description of the API, in tests
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -113,9 +117,10 @@ class Service:
         raise RuntimeError(f"the service did not come up:\n{self.log}")
 
     def _launch(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        program = "tests.observer" if self.observed and VIOLATIONS in os.environ else "calotype.cli.main"
         with (self.state / "serve.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "calotype.cli.main", *arguments],
+                [sys.executable, "-m", program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
