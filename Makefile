@@ -7,7 +7,7 @@ STATE  ?= .state
 ARGS   ?=
 DATABASES ?= none sqlite mariadb postgresql
 
-.PHONY: help serve client test lint crash model fuzz bench peer differential tempest samples plans clean
+.PHONY: help serve client test lint crash model schema fuzz bench peer differential tempest samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -67,6 +67,9 @@ model: $(VENV)/.test ## 200,000 random calls beside a reference model; ARGS="--s
 	@tests/needs
 	$(BIN)/python -m tests.model $(ARGS)
 
+schema: $(VENV)/.test ## send what the description of the API allows, and what it does not; ARGS="--examples N --seed N --personas admin"
+	$(BIN)/python -m tests.schema $(ARGS)
+
 fuzz: $(VENV)/.fuzz ## feed the parsers what finds new ways through them; ARGS="--seconds N target" chooses
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
@@ -85,7 +88,7 @@ tempest: $(VENV)/.test .keystone/ready .tempest/ready ## run tempest's tests of 
 	@tests/needs
 	$(BIN)/python -m tests.tempest $(ARGS)
 
-samples: $(VENV)/.test ## regenerate the samples in etc/
+samples: $(VENV)/.test ## regenerate the samples in etc/, openapi.json and the reference in docs/api/
 	$(BIN)/python -m tests.docs.samples
 
 plans: $(VENV)/.test ## write docs/contribute/queries.md anew: how each database answers lists

@@ -32,6 +32,11 @@ DEFAULT: list[cfg.Opt] = [
     cfg.IntOpt(
         "limit_param_default", default=25, min=1, help="Images in a list answer when the client names no limit."
     ),
+    cfg.StrOpt(
+        "metadata_source_path",
+        default="/etc/glance/metadefs/",
+        help="Directory of JSON files that `calotype db load-metadefs` reads when it is not told otherwise.",
+    ),
     cfg.IntOpt(
         "max_request_id_length",
         default=64,

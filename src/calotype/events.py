@@ -189,7 +189,7 @@ def about_namespace(
 ) -> dict[str, Any]:
     return {
         "namespace": namespace.name,
-        "namespace_old": old_name,
+        "namespace_old": old_name or namespace.name,
         "display_name": namespace.display_name,
         "protected": namespace.protected,
         "visibility": namespace.visibility,
@@ -205,7 +205,7 @@ def about_part(
     namespace: str, part: MetadefPart, old_name: str | None = None, deleted_at: datetime | None = None
 ) -> dict[str, Any]:
     """A property, an object or a tag of a namespace."""
-    told: dict[str, Any] = {"namespace": namespace, "name": part.name, "name_old": old_name}
+    told: dict[str, Any] = {"namespace": namespace, "name": part.name, "name_old": old_name or part.name}
     if isinstance(part, MetadefProperty):
         return told | _about_definition(part.definition) | _deletion(deleted_at)
     if isinstance(part, MetadefObject):
@@ -220,7 +220,7 @@ def about_association(namespace: str, link: Association, deleted_at: datetime | 
     return {
         "namespace": namespace,
         "name": link.resource_type,
-        "name_old": None,
+        "name_old": link.resource_type,
         "prefix": link.prefix,
         "properties_target": link.properties_target,
         "created_at": _time(link.created_at),

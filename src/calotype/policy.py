@@ -211,13 +211,16 @@ class Policy:
             raise no_image(image.id)
         raise errors.Forbidden(f"You are not authorized to complete {action} action.")
 
-    def check_namespace(self, ctx: Context, action: str, namespace: Namespace | None) -> None:
+    def check_namespace(
+        self, ctx: Context, action: str, namespace: Namespace | None, *, new: Namespace | None = None
+    ) -> None:
         """As `check`, but `NotFound` where the caller may not even look at the namespace.
 
-        Without one it is about the catalogue as a whole, to which callers come as those of their project.
+        Without one it is about the catalogue as a whole, to which callers come as those of their project, perhaps with
+        a `new` namespace, which may be for another one.
         """
         target = namespace_target(namespace) if namespace else {"project_id": ctx.project, "owner": ctx.project}
-        if self.allows(ctx, action, target):
+        if self.allows(ctx, action, namespace_target(new) if new else target):
             return
         if action == "get_metadef_namespace" or not self.allows(ctx, "get_metadef_namespace", target):
             raise no_namespace(namespace.name) if namespace else errors.NotFound("The resource could not be found.")

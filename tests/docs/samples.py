@@ -15,6 +15,7 @@ from calotype.api import openapi
 from calotype.api.schemas import Schemas
 from calotype.policy import RULES
 from calotype.stores.registry import COMMON, DRIVERS
+from tests.docs import reference
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "etc" / "calotype.conf.sample"
@@ -102,6 +103,9 @@ def main() -> None:
     CONFIG.write_text(config_sample())
     POLICY.write_text(policy_sample())
     OPENAPI.write_text(openapi_document())
+    reference.DIRECTORY.mkdir(exist_ok=True)
+    for path, text in reference.pages(json.loads(openapi_document())).items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,25 @@ from calotype.context import SERVICE
 from calotype.db import images as db_images
 from calotype.db import jobs as db_jobs
 from calotype.db import members, outbox
-from calotype.db.engine import Tx
+from calotype.db.engine import Tx, now
+from calotype.db.metadefs import OBJECT, PROPERTY, TAG
 from calotype.images import data, lifecycle, locations, sharing, stores
 from calotype.images.lifecycle import NewImage
 from calotype.images.locations import Given
 from calotype.jobs.worker import Runner
-from calotype.model import Change, Image, Query
+from calotype.metadefs import namespaces, resource_types
+from calotype.metadefs import parts as definitions
+from calotype.model import (
+    Association,
+    Change,
+    Definitions,
+    Image,
+    MetadefObject,
+    MetadefProperty,
+    MetadefTag,
+    Namespace,
+    Query,
+)
 from calotype.stores.file import FileStore
 from tests.databases import Server
 from tests.inprocess import ADMIN, ALICE, CONF, Pieces, backlog, make_active, parts
@@ -40,6 +53,11 @@ class Bench:
     @property
     def svc(self) -> Any:
         return self.app.service
+
+    def renew(self) -> None:
+        """New connections: the proxy reads statements, and psycopg sends by number what it has sent a few times."""
+        if self.app.db.url.get_backend_name() == "postgresql":
+            self.app.db.close()
 
     def queued(self, **values: Any) -> str:
         return lifecycle.create(self.svc, ALICE, NewImage(disk_format="raw", container_format="bare", **values)).id
@@ -88,9 +106,7 @@ def shared_bench(server: Server, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def bench(server: Server, shared_bench: Bench) -> Bench:
-    if server.kind == "postgresql":
-        # New connections: the proxy reads statements, and psycopg sends prepared ones by number.
-        shared_bench.app.db.close()
+    shared_bench.renew()
     return shared_bench
 
 
@@ -185,6 +201,78 @@ def _one_copy(bench: Bench, image_id: str, _: Any) -> bool:
     return [place.store for place in bench.there(image_id).locations] == ["one"] and bench.files(image_id) == 1
 
 
+# Of metadata definitions: in place of an image's id there is a namespace's name.
+
+
+def _namespace(name: str, **values: Any) -> Definitions:
+    """One with a part of each kind, as a request at this moment describes it."""
+    when = now()
+    return Definitions(
+        Namespace(0, name, "red", when, when, **values),
+        (Association("OS::T", when, when, prefix="p_"),),
+        (MetadefProperty("p", {"title": "P", "type": "string"}, when, when),),
+        (MetadefObject("o", {"p": {"title": "P", "type": "string"}}, when, when, required=("p",)),),
+        (MetadefTag("t", when, when), MetadefTag("u", when, when)),
+    )
+
+
+def _with_definitions(bench: Bench) -> str:
+    name = str(uuid.uuid4())
+    namespaces.create(bench.svc, ADMIN, _namespace(name))
+    return name
+
+
+def _have(
+    bench: Bench, name: str, *, links: str = "OS::T", properties: str = "p", objects: str = "o", tags: str = "t u"
+) -> bool:
+    """Whether a namespace has these parts and no others."""
+    found = namespaces.show(bench.svc, ADMIN, name)
+    return (
+        [one.resource_type for one in found.associations] == links.split()
+        and [one.name for one in found.properties] == properties.split()
+        and [one.name for one in found.objects] == objects.split()
+        and [one.name for one in found.tags] == tags.split()
+    )
+
+
+def _there(bench: Bench, name: str) -> bool:
+    try:
+        return bool(namespaces.show(bench.svc, ADMIN, name))
+    except errors.NotFound:
+        return False
+
+
+def _tag(name: str) -> MetadefTag:
+    when = now()
+    return MetadefTag(name, when, when)
+
+
+def _replace_namespace(bench: Bench, old: str, **values: Any) -> Namespace:
+    return namespaces.update(bench.svc, ADMIN, old, replace(_namespace(old).namespace, **values))
+
+
+def _add_object(bench: Bench, name: str) -> MetadefObject:
+    return definitions.add(bench.svc, ADMIN, name, OBJECT, MetadefObject("new", {}, now(), now(), description="d"))
+
+
+def _replace_object(bench: Bench, name: str) -> MetadefObject:
+    new = MetadefObject("o", {}, now(), now(), description="new")
+    return definitions.change(bench.svc, ADMIN, name, OBJECT, "o", new)
+
+
+def _add_tags(*names: str, append: bool = False) -> Callable[[Bench, str], Any]:
+    return lambda bench, i: definitions.add_tags(bench.svc, ADMIN, i, [_tag(name) for name in names], append=append)
+
+
+def _rename_tag(to: str) -> Callable[[Bench, str], Any]:
+    return lambda bench, i: definitions.change(bench.svc, ADMIN, i, TAG, "t", _tag(to))
+
+
+def _associate(bench: Bench, name: str) -> Association:
+    """With a type that is new as well."""
+    return resource_types.add(bench.svc, ADMIN, name, Association(f"OS::A::{name}", now(), now(), prefix="n_"))
+
+
 _UPLOAD = "update prepare upload activate update"
 _ADDED = "update task.create task.processing task.success update"
 _GIVEN = Given("sha512", hashlib.sha512(b"some data").hexdigest())
@@ -249,6 +337,92 @@ CASES = {
         skip=2,
         told=_ADDED.replace("success", "failure"),
     ),
+    "create a namespace": Case(
+        lambda _: str(uuid.uuid4()),
+        lambda bench, i: namespaces.create(bench.svc, ADMIN, _namespace(i)),
+        lambda bench, i, _: _have(bench, i),
+        told=" ".join(
+            f"metadef_{one}.create" for one in ("namespace", "resource_type", "property", "object", "tag", "tag")
+        ),
+    ),
+    "replace a namespace": Case(
+        _with_definitions,
+        lambda bench, i: _replace_namespace(bench, i, description="new", protected=True),
+        lambda bench, i, _: _have(bench, i) and namespaces.show(bench.svc, ADMIN, i).namespace.description == "new",
+        told="metadef_namespace.update",
+    ),
+    "rename a namespace": Case(
+        _with_definitions,
+        lambda bench, i: _replace_namespace(bench, i, name=f"new {i}"),
+        lambda bench, i, _: _have(bench, f"new {i}") and not _there(bench, i),
+        told="metadef_namespace.update",
+    ),
+    "delete a namespace": Case(
+        _with_definitions,
+        lambda bench, i: namespaces.delete(bench.svc, ADMIN, i),
+        lambda bench, i, _: not _there(bench, i),
+        told="metadef_namespace.delete",
+    ),
+    "add an object": Case(
+        _with_definitions,
+        _add_object,
+        lambda bench, i, _: _have(bench, i, objects="o new"),
+        told="metadef_object.create",
+    ),
+    "replace an object": Case(
+        _with_definitions,
+        _replace_object,
+        lambda bench, i, _: definitions.show(bench.svc, ADMIN, i, OBJECT, "o").description == "new",
+        told="metadef_object.update",
+    ),
+    "remove a metadef property": Case(
+        _with_definitions,
+        lambda bench, i: definitions.remove(bench.svc, ADMIN, i, PROPERTY, "p"),
+        lambda bench, i, _: _have(bench, i, properties=""),
+        told="metadef_property.delete",
+    ),
+    "remove all objects": Case(
+        _with_definitions,
+        lambda bench, i: definitions.clear(bench.svc, ADMIN, i, OBJECT),
+        lambda bench, i, _: _have(bench, i, objects=""),
+        told="metadef_namespace.delete_objects",
+    ),
+    "rename a metadef tag": Case(
+        _with_definitions,
+        _rename_tag("new"),
+        lambda bench, i, _: _have(bench, i, tags="new u"),
+        told="metadef_tag.update",
+    ),
+    "rename a metadef tag to another case": Case(
+        _with_definitions,
+        _rename_tag("T"),
+        lambda bench, i, _: _have(bench, i, tags="T u"),
+        told="metadef_tag.update",
+    ),
+    "replace all tags": Case(
+        _with_definitions,
+        _add_tags("a", "b"),
+        lambda bench, i, _: _have(bench, i, tags="a b"),
+        told="metadef_tag.create metadef_tag.create",
+    ),
+    "append tags": Case(
+        _with_definitions,
+        _add_tags("a", "b", append=True),
+        lambda bench, i, _: _have(bench, i, tags="t u a b"),
+        told="metadef_tag.create metadef_tag.create",
+    ),
+    "associate with a type": Case(
+        _with_definitions,
+        _associate,
+        lambda bench, i, _: _have(bench, i, links=f"OS::A::{i} OS::T"),
+        told="metadef_resource_type.create",
+    ),
+    "dissociate from a type": Case(
+        _with_definitions,
+        lambda bench, i: resource_types.remove(bench.svc, ADMIN, i, "OS::T"),
+        lambda bench, i, _: _have(bench, i, links=""),
+        told="metadef_resource_type.delete",
+    ),
 }
 
 
@@ -258,6 +432,7 @@ def test_the_change_is_made_once_and_answered_with_success(bench: Bench, name: s
     case = CASES[name]
     image_id = case.prepare(bench)
     bench.told()
+    bench.renew()
     bench.proxy.arm(how, case.skip)
     answer = case.ask(bench, image_id)
     assert bench.proxy.cuts == 1
@@ -290,11 +465,11 @@ def test_an_image_in_use_is_restored_once_and_the_client_told(
 @pytest.mark.parametrize("how", HOW)
 def test_a_job_is_claimed_once_and_done(bench: Bench, how: str) -> None:
     image_id = bench.queued()
-    now = bench.svc.now()
+    when = bench.svc.now()
 
     def orphan(tx: Any) -> db_jobs.Job:
-        db_images.move(tx, image_id, "queued", "saving", now=now)
-        return db_jobs.submit(tx, data.KIND, image_id, {"store": "one"}, now=now, due=now, owner="dead")
+        db_images.move(tx, image_id, "queued", "saving", now=when)
+        return db_jobs.submit(tx, data.KIND, image_id, {"store": "one"}, now=when, due=when, owner="dead")
 
     bench.app.db.transact(orphan)
     bench.proxy.arm(how)

@@ -1,8 +1,8 @@
-"""The authorization matrix: every route, asked by every kind of caller, of images of every kind.
+"""The authorization matrix: every route, asked by every kind of caller, of images and namespaces of every kind.
 
 `ROWS` says for each route what is sent and what must be answered, in rules of its own words (below), written from
-Glance's documentation and not from `calotype.policy`. `World` is a database with images of every kind, which is put back
-after each request that changed it. How a request is sent is the business of whoever makes the matrix: see `Send`.
+Glance's documentation and not from `calotype.policy`. `World` is a database with images and namespaces of every kind,
+which is put back after each request that changed it. How a request is sent is the business of whoever makes the matrix: see `Send`.
 """
 
 import itertools
@@ -18,8 +18,11 @@ from typing import Any
 from calotype.api.routes import ROUTES
 from calotype.db import images as db_images
 from calotype.db import members as db_members
+from calotype.db import metadefs as db_metadefs
 from calotype.db.engine import Database
+from calotype.model import Association, MetadefObject, MetadefProperty, MetadefTag
 from calotype.model import Image as Record
+from calotype.model import Namespace as NamespaceRecord
 from tests.support import OCTETS, PATCH_21
 
 # --- who asks --------------------------------------------------------------------------------------------
@@ -104,6 +107,29 @@ class Image:
         return ("one", "two") if self.state == "twice" else ("one",)
 
 
+@dataclass(frozen=True)
+class Namespace:
+    """A namespace of the world, with an object `o`, a property `p`, tags `t` and `u`, for the resource type `TYPE`."""
+
+    visibility: str
+    owner: str
+    protected: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.visibility}-{self.owner}{'-protected' * self.protected}"
+
+
+#: Protection matters where something is deleted, to whoever might do that; so there are few with it.
+NAMESPACES = (
+    *(Namespace(visibility, owner) for visibility in ("public", "private") for owner in ("red", "blue", "admin")),
+    *(Namespace(visibility, "red", protected=True) for visibility in ("public", "private")),
+)
+TYPE, PREFIX = "OS::Thing", "pre_"
+#: A namespace that nobody asks of.
+TAKEN = Namespace("private", "nobody")
+
+
 # --- the rules, in words ---------------------------------------------------------------------------------
 
 
@@ -136,9 +162,8 @@ def refused(p: Persona, i: Image) -> int:
     return 403 if sees(p, i) else 404
 
 
-#: What must be answered to a caller that has been recognized, asking of an image.
-Expect = Callable[[Persona, Image], int]
-NO_IMAGE: Any = None
+#: What must be answered to a caller that has been recognized, asking of an image, or of a namespace.
+Expect = Callable[[Persona, Any], int]
 
 
 def if_changes(answer: Callable[[Persona, Image], int] | int) -> Expect:
@@ -213,6 +238,29 @@ def whoever(*roles: str, then: int, otherwise: int = 403) -> Expect:
     return lambda p, i: then if any(p.has(role) for role in roles) else otherwise
 
 
+def looks(p: Persona, n: Namespace) -> bool:
+    return p.has("admin") or (p.has("reader") and (n.visibility == "public" or p.project == n.owner))
+
+
+def if_looks(answer: int) -> Expect:
+    return lambda p, n: answer if looks(p, n) else 404
+
+
+def if_administers(answer: int) -> Expect:
+    """Administrators write the catalogue; others hear whether there is something by what they may see."""
+    return lambda p, n: answer if p.has("admin") else 403 if looks(p, n) else 404
+
+
+def if_takes_away(answer: int) -> Expect:
+    """Of what is protected nothing is deleted."""
+    return lambda p, n: 403 if p.has("admin") and n.protected else if_administers(answer)(p, n)
+
+
+def catalogue(answer: int, *roles: str) -> Expect:
+    """What is about no namespace that there is. Who may not even read hears that there is nothing."""
+    return lambda p, n: answer if any(p.has(role) for role in roles) else 403 if p.has("reader") else 404
+
+
 # --- the rows --------------------------------------------------------------------------------------------
 
 
@@ -225,7 +273,7 @@ class Ask:
     query: str = ""
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    content: Callable[[Persona, Image, Any], bool] = lambda p, i, found: True
+    content: Callable[[Persona, Any, Any], bool] = lambda p, i, found: True
 
     def payload(self) -> bytes:
         return (
@@ -248,6 +296,22 @@ def is_it(p: Persona, i: Image, found: Any) -> bool:
     return bool(found["id"] == i.id)
 
 
+def those_seen(*visibilities: str) -> Callable[[Persona, Any, Any], bool]:
+    """A list has the namespaces that can be shown, each once."""
+    return lambda p, n, found: (
+        sorted(one["namespace"] for one in found["namespaces"])
+        == sorted(one.name for one in (*NAMESPACES, TAKEN) if looks(p, one) and one.visibility in visibilities)
+    )
+
+
+def is_the_namespace(p: Persona, n: Namespace, found: Any) -> bool:
+    return bool(found["namespace"] == n.name)
+
+
+def named(key: str, *names: str) -> Callable[[Persona, Any, Any], bool]:
+    return lambda p, n, found: sorted(one if isinstance(one, str) else one["name"] for one in found[key]) == list(names)
+
+
 #: Routes that ask nobody who he is.
 OPEN = frozenset(
     {("GET", "/"), ("GET", "/versions"), ("GET", "/v2"), ("GET", "/healthcheck"), ("HEAD", "/healthcheck")}
@@ -255,6 +319,37 @@ OPEN = frozenset(
 _I = "/v2/images/{image_id}"
 _ACCEPTED = {"member_id": "accepted"}
 _STRANGER = {"member_id": "stranger"}
+_N = "/v2/metadefs/namespaces"
+_NS = _N + "/{namespace}"
+_PROPERTY = {"title": "New", "type": "string"}
+_NESTED = {
+    "namespace": "new",
+    "visibility": "public",
+    "resource_type_associations": [{"name": TYPE}, {"name": "OS::New"}],
+    "properties": {"new": _PROPERTY},
+    "objects": [{"name": "new", "properties": {"new": _PROPERTY}}],
+    "tags": [{"name": "new"}],
+}
+_ALL_SEEN = those_seen("public", "private")
+
+
+def _part(kind: str, new: Mapping[str, Any], there: str) -> Mapping[tuple[str, str], Sequence[Ask]]:
+    """The rows of objects, properties or tags: one of them has the name `there`."""
+    one = {"properties": "property"}.get(kind, kind[:-1]) + "_name"
+    is_there, is_not, one = {one: there}, {one: "none"}, f"{_NS}/{kind}/{{{one}}}"
+    return {
+        ("GET", f"{_NS}/{kind}"): [Ask(if_looks(200), content=named(kind, *{"tags": "tu"}.get(kind, there)))],
+        ("DELETE", f"{_NS}/{kind}"): [Ask(if_takes_away(204))],
+        ("GET", one): [Ask(if_looks(200), is_there), Ask(if_looks(404), is_not)],
+        ("PUT", one): [
+            Ask(if_administers(200), is_there, body={**new, "name": "new"}),
+            Ask(if_administers(200), is_there, body={**new, "name": there}),
+            Ask(if_administers(404), is_not, body={**new, "name": "new"}),
+        ],
+        ("DELETE", one): [Ask(if_takes_away(204), is_there)],
+    }
+
+
 _DOWNLOAD = (
     Ask(if_downloads(data)),
     Ask(if_downloads(data), query="prefer=one"),
@@ -365,6 +460,70 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
         Ask(lambda p, i: 409 if p.has("admin") else refused(p, i), {"store_id": "nowhere"}),
     ],
     ("GET", "/v2/schemas/{name}"): [Ask(anybody(200), {"name": "image"}), Ask(anybody(404), {"name": "nothing"})],
+    ("GET", "/v2/schemas/metadefs/{name}"): [
+        Ask(anybody(200), {"name": "namespace"}), Ask(anybody(404), {"name": "nothing"})
+    ],
+    #
+    ("GET", _N): [
+        Ask(catalogue(200, "reader"), content=_ALL_SEEN),
+        Ask(catalogue(200, "reader"), query="sort_key=owner&sort_dir=asc&limit=100", content=_ALL_SEEN),
+        Ask(catalogue(200, "reader"), query="visibility=private", content=those_seen("private")),
+        Ask(catalogue(200, "reader"), query=f"resource_types=x,{TYPE}", content=_ALL_SEEN),
+        Ask(catalogue(200, "reader"), query="resource_types=x", content=those_seen()),
+        Ask(lambda p, n: 200 if p.has("admin") or p.project == "blue" else 404, query="marker=private-blue"),
+        Ask(anybody(404), query="marker=none"),
+    ],
+    ("POST", _N): [
+        Ask(catalogue(201, "admin"), body={"namespace": "new"}),
+        Ask(catalogue(201, "admin"), body={"namespace": "new", "owner": "somebody"}),
+        Ask(catalogue(201, "admin"), body=_NESTED),
+        Ask(catalogue(409, "admin"), body={"namespace": "private-blue"}),
+        # What no request may say is told to everybody: it depends on nothing that there is.
+        Ask(anybody(400), body={"namespace": "new", "visibility": "shared"}),
+        Ask(anybody(403), body={"namespace": "new", "created_at": "2026-01-01T00:00:00Z"}),
+    ],
+    ("GET", _NS): [
+        Ask(if_looks(200), content=is_the_namespace),
+        Ask(if_looks(200), query=f"resource_type={TYPE}", content=named("properties", PREFIX + "p")),
+        Ask(anybody(404), {"namespace": "none"}),
+    ],
+    ("PUT", _NS): [
+        Ask(if_administers(200), body={"namespace": "new", "visibility": "public", "owner": "somebody"}),
+        Ask(if_administers(200), body={"namespace": "new"}),
+        Ask(if_administers(409), body={"namespace": TAKEN.name}),
+        Ask(anybody(404), {"namespace": "none"}, body={"namespace": "new"}),
+    ],
+    ("DELETE", _NS): [Ask(if_takes_away(204)), Ask(anybody(404), {"namespace": "none"})],
+    **_part("objects", {"properties": {"x": _PROPERTY}}, "o"),
+    ("POST", _NS + "/objects"): [
+        Ask(if_administers(201), body={"name": "new"}),
+        Ask(if_administers(409), body={"name": "o"}),
+        Ask(anybody(404), {"namespace": "none"}, body={"name": "new"}),
+    ],
+    **_part("properties", _PROPERTY, "p"),
+    ("POST", _NS + "/properties"): [
+        Ask(if_administers(201), body={"name": "new", **_PROPERTY}),
+        Ask(if_administers(409), body={"name": "p", **_PROPERTY}),
+        Ask(anybody(404), {"namespace": "none"}, body={"name": "new", **_PROPERTY}),
+    ],
+    **_part("tags", {}, "t"),
+    ("POST", _NS + "/tags"): [
+        Ask(if_administers(201), body={"tags": [{"name": "new"}, {"name": "t"}]}),
+        Ask(if_administers(201), body={"tags": [{"name": "new"}]}, headers={"X-Openstack-Append": "True"}),
+        Ask(if_administers(409), body={"tags": [{"name": "t"}]}, headers={"X-Openstack-Append": "True"}),
+    ],
+    ("POST", _NS + "/tags/{tag_name}"): [
+        Ask(if_administers(201), {"tag_name": "new"}), Ask(if_administers(409), {"tag_name": "t"}),
+        Ask(anybody(404), {"namespace": "none", "tag_name": "new"}),
+    ],
+    ("GET", "/v2/metadefs/resource_types"): [Ask(catalogue(200, "reader"), content=named("resource_types", TYPE))],
+    ("GET", _NS + "/resource_types"): [Ask(if_looks(200), content=named("resource_type_associations", TYPE))],
+    ("POST", _NS + "/resource_types"): [
+        Ask(if_administers(201), body={"name": "OS::New"}),
+        Ask(if_administers(409), body={"name": TYPE}),
+        Ask(anybody(404), {"namespace": "none"}, body={"name": "OS::New"}),
+    ],
+    ("DELETE", _NS + "/resource_types/{resource_type}"): [Ask(if_takes_away(204), {"resource_type": TYPE})],
 }  # fmt: skip
 
 # --- cells -----------------------------------------------------------------------------------------------
@@ -372,7 +531,7 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One caller, one request, one image where the route has one."""
+    """One caller, one request, one image or namespace where the route has one."""
 
     persona: Persona
     method: str
@@ -380,6 +539,7 @@ class Cell:
     number: int  #: of the request in its row
     ask: Ask
     image: Image | None
+    namespace: Namespace | None
     open: bool
 
     @property
@@ -388,7 +548,11 @@ class Cell:
             return 401
         if self.persona.read_only and self.writes and not self.open:
             return 403
-        return self.ask.expect(self.persona, self.image or NO_IMAGE)
+        return self.ask.expect(self.persona, self.of)
+
+    @property
+    def of(self) -> Any:
+        return self.image or self.namespace
 
     @property
     def writes(self) -> bool:
@@ -396,35 +560,49 @@ class Cell:
 
     def __str__(self) -> str:
         of = f" of a {self.image.visibility} image, {self.image.state}" if self.image else ""
+        of += f" of namespace {self.namespace.name}" if self.namespace else ""
         return f"{self.method} {self.path} (request {self.number}) by {self.persona.name}{of}"
 
 
 def cells(
     images: Sequence[Image], personas: Sequence[Persona] = PERSONAS, routes: Sequence[tuple[str, str]] = ()
 ) -> Iterator[Cell]:
-    """All of them, of the routes that there are; callers that are not known ask of one image for each visibility."""
+    """All of them, of the routes that there are; callers that are not known ask of one image for each visibility.
+
+    Members of images are no other callers than the rest to namespaces, and ask of none.
+    """
     some = tuple({one.visibility: one for one in reversed(images)}.values())
+    few = tuple({one.visibility: one for one in reversed(NAMESPACES)}.values())
     for route in ROUTES:
         key = (route.method, route.path)
         if routes and key not in routes:
             continue
         for (number, ask), persona in itertools.product(enumerate(ROWS[key]), personas):
             there: Sequence[Image | None] = (None,)
+            of: Sequence[Namespace | None] = (None,)
             if "{image_id}" in route.path:
                 there = images if persona.known else some
-            for image in there:
-                yield Cell(persona, *key, number, ask, image, key in OPEN)
+            if "/metadefs/" in route.path and persona.project in MEMBERS:
+                continue
+            if "{namespace}" in route.path:
+                of = NAMESPACES[:1] if "namespace" in ask.values else NAMESPACES if persona.known else few
+            for image, namespace in itertools.product(there, of):
+                yield Cell(persona, *key, number, ask, image, namespace, key in OPEN)
 
 
 # --- the world -------------------------------------------------------------------------------------------
 
 #: persona, method, target, headers, body → status and body of the answer
 Send = Callable[[Persona, str, str, Mapping[str, str], bytes], tuple[int, bytes]]
-_RECORDS = ("images", "image_properties", "image_tags", "image_members", "image_locations")
+_RECORDS = (
+    *("images", "image_properties", "image_tags", "image_members", "image_locations"),
+    *("metadef_namespaces", "metadef_objects", "metadef_properties", "metadef_tags"),
+    *("metadef_resource_types", "metadef_namespace_resource_types"),
+)
 
 
 class World:
-    """Images of every kind in a service with two file stores and SQLite, and what keeps them as they are.
+    """Images and namespaces of every kind in a service with two file stores and SQLite, and what keeps them as they are.
 
     `project` is what a project of the tests is called in this service: Keystone has ids for them.
     """
@@ -447,6 +625,8 @@ class World:
             path.mkdir(parents=True, exist_ok=True)
         for image in self.images:
             self._add(database, image)
+        for namespace in (*NAMESPACES, TAKEN):
+            self._add_namespace(database, namespace)
         self._tables = sqlite3.connect(file, timeout=30, isolation_level=None)
         self._tables.execute("PRAGMA synchronous = OFF")
         listed = self._tables.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
@@ -486,12 +666,31 @@ class World:
                 db_images.add_location(tx, image.id, f"file://{self._stores[store] / image.id}", {"store": store}, when)
                 (self._stores[store] / image.id).write_bytes(CONTENT)
 
+    def _add_namespace(self, database: Database, namespace: Namespace) -> None:
+        when = datetime(2026, 1, 2)
+        record = NamespaceRecord(
+            0,
+            namespace.name,
+            self.project(namespace.owner),
+            when,
+            when,
+            visibility=namespace.visibility,
+            protected=namespace.protected,
+        )
+        with database.begin() as tx:
+            made = db_metadefs.add(tx, record).id
+            db_metadefs.add_association(tx, made, Association(TYPE, when, when, prefix=PREFIX))
+            db_metadefs.add_parts(tx, db_metadefs.PROPERTY, made, [MetadefProperty("p", _PROPERTY, when, when)])
+            db_metadefs.add_parts(tx, db_metadefs.OBJECT, made, [MetadefObject("o", {"p": _PROPERTY}, when, when)])
+            db_metadefs.add_parts(tx, db_metadefs.TAG, made, [MetadefTag(name, when, when) for name in "tu"])
+
     # --- one cell
 
     def request(self, cell: Cell) -> tuple[str, str, Mapping[str, str], bytes]:
         """What `Send` wants to know beside the caller."""
         names = {name: self.project(value) for name, value in cell.ask.values.items() if name == "member_id"}
-        path = cell.path.format(**{**cell.ask.values, **names}, image_id=cell.image.id if cell.image else "")
+        of = {"image_id": cell.image.id if cell.image else "", "namespace": cell.namespace and cell.namespace.name}
+        path = cell.path.format(**{**of, **cell.ask.values, **names})
         body = cell.ask.payload().replace(b"{some id}", self.images[0].id.encode())
         for member in (*MEMBERS, "stranger"):
             body = body.replace(f'"member": "{member}"'.encode(), f'"member": "{self.project(member)}"'.encode())
@@ -505,11 +704,7 @@ class World:
         wanted = cell.wanted
         if status != wanted:
             wrong = f"answered {status}, not {wanted}"
-        elif (
-            wanted == 200
-            and found[:1] == b"{"
-            and not cell.ask.content(cell.persona, cell.image or NO_IMAGE, json.loads(found))
-        ):
+        elif wanted == 200 and found[:1] == b"{" and not cell.ask.content(cell.persona, cell.of, json.loads(found)):
             wrong = f"the content is wrong: {found.decode()[:500]}"
         elif (not cell.writes or wanted >= 300) and self.changed():
             wrong = "something changed"

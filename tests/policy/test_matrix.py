@@ -1,4 +1,5 @@
-"""Every route, asked by every kind of caller of every kind of image: the answer is what the rules in `matrix.py` say."""
+"""Every route, asked by every kind of caller of every kind of image and namespace: the answer is what the rules in
+`matrix.py` say."""
 
 import base64
 import json
@@ -18,9 +19,11 @@ from calotype.policy import RULES
 from tests.inprocess import CONF, parts
 from tests.keystone import Keystone
 from tests.policy import matrix
-from tests.policy.matrix import KNOWN, PERSONAS, ROWS, Persona, World, cells, sees
+from tests.policy.matrix import KNOWN, NAMESPACES, PERSONAS, ROWS, TAKEN, Persona, World, cells, looks, sees
 from tests.support import PASSWORD, running, write_users
 
+BY = {persona.name: persona for persona in KNOWN}
+CATALOGUE = "/v2/metadefs/namespaces"
 USERS = {persona.name: (persona.project, persona.roles) for persona in KNOWN}
 
 
@@ -90,6 +93,35 @@ def test_lists_hold_what_can_be_shown_and_nothing_else(persona: Persona, here: t
     assert shown == {image.id for image in world.images if sees(persona, image)}
 
 
+@pytest.mark.parametrize("persona", KNOWN, ids=lambda persona: persona.name)
+def test_lists_of_namespaces_hold_what_can_be_shown_and_nothing_else(
+    persona: Persona, here: tuple[World, matrix.Send]
+) -> None:
+    _, send = here
+    known = [one.name for one in (*NAMESPACES, TAKEN)]
+    shown = {one for one in known if send(persona, "GET", f"{CATALOGUE}/{one}", {}, b"")[0] == 200}
+    assert shown == {one.name for one in (*NAMESPACES, TAKEN) if looks(persona, one)}
+    status, found = send(persona, "GET", CATALOGUE, {}, b"")
+    assert status == (200 if persona.has("reader") else 404)
+    listed = [one["namespace"] for one in json.loads(found)["namespaces"]] if status == 200 else []
+    assert sorted(listed) == sorted(shown)
+
+
+def test_who_may_not_see_a_namespace_hears_the_same_as_of_one_that_is_not_there(
+    here: tuple[World, matrix.Send],
+) -> None:
+    world, send = here
+    hidden = next(one for one in NAMESPACES if not looks(BY["other"], one))
+    asked = [cell for cell in cells((), [BY["other"]]) if cell.namespace == hidden and cell.wanted == 404]
+    assert len(asked) > 30
+    for cell in asked:
+        method, target, headers, body = world.request(cell)
+        absent = target.replace(hidden.name, "x" * len(hidden.name))
+        status, found = send(cell.persona, method, target, headers, body)
+        known = send(cell.persona, method, absent, headers, body)
+        assert (status, found.replace(hidden.name.encode(), b"x" * len(hidden.name))) == known, cell
+
+
 def test_with_keystone_every_caller_is_answered_the_same(tmp_path: Path, keystone: Keystone) -> None:
     for persona in KNOWN:
         keystone.add(f"matrix-{persona.name}", persona.project, persona.roles)
@@ -122,16 +154,15 @@ def test_with_rules_that_permit_everything_only_the_owner_and_administrators_cha
     and services may add the location of what they made."""
     permit = {name: "@" for name in RULES if name != "context_is_admin"}
     (tmp_path / "policy.yaml").write_text(json.dumps(permit))
-    by = {persona.name: persona for persona in KNOWN}
     with world_in(tmp_path, states=("active", "queued", "twice")) as (world, app):
         send = in_process(app)
         members = f"/v2/images/{next(image.id for image in world.images if image.visibility == 'shared')}/members"
         # Nor does a member learn of the others, or anybody answer for it.
-        _, listed = send(by["pending"], "GET", members, {}, b"")
+        _, listed = send(BY["pending"], "GET", members, {}, b"")
         assert [entry["member_id"] for entry in json.loads(listed)["members"]] == ["pending"]
-        assert send(by["pending"], "GET", f"{members}/accepted", {}, b"")[0] == 404
+        assert send(BY["pending"], "GET", f"{members}/accepted", {}, b"")[0] == 404
         for name, status in (("pending", 404), ("manager", 403), ("member", 403)):
-            assert send(by[name], "PUT", f"{members}/accepted", {}, b'{"status": "rejected"}')[0] == status
+            assert send(BY[name], "PUT", f"{members}/accepted", {}, b'{"status": "rejected"}')[0] == status
         assert not world.changed()
         writes = [
             cell
@@ -145,10 +176,104 @@ def test_with_rules_that_permit_everything_only_the_owner_and_administrators_cha
             assert status in (403, 404), cell
             assert not world.changed(), cell
         # It is the floor that refuses them: with these rules a reader of the owner's project may do it all.
-        mine = [cell for cell in cells(world.images[:1], [by["reader"]]) if cell.writes]
+        mine = [cell for cell in cells(world.images[:1], [BY["reader"]]) if cell.writes]
         allowed = [send(cell.persona, *world.request(cell))[0] for cell in mine]
     assert {200, 204} <= set(allowed)
     assert len(writes) > 1_000
+
+
+@contextmanager
+def ruled(path: Path, rules: Mapping[str, str], more: str = "") -> Iterator[Callable[..., Any]]:
+    """The status of answers of a service with a policy file; what a request changes is put back."""
+    (path / "policy.yaml").write_text(json.dumps(rules))
+    with world_in(path, CONF + more, states=("queued",)) as (world, app):
+        send = in_process(app)
+
+        def ask(name: str, method: str, target: str = "", body: Any = None) -> int:
+            payload = b"" if body is None else json.dumps(body).encode()
+            status, _ = send(BY[name], method, CATALOGUE + target, {}, payload)
+            assert status < 300 or not world.changed(), (name, method, target)
+            world.restore()
+            return status
+
+        yield ask
+
+
+def test_who_is_made_an_administrator_of_definitions_writes_what_it_sees_and_deletes_nothing_that_is_protected(
+    tmp_path: Path,
+) -> None:
+    with ruled(tmp_path, {"metadef_admin": "role:member"}) as ask:
+        assert ask("member", "POST", body=matrix._NESTED) == 201
+        assert ask("reader", "POST", body=matrix._NESTED) == 403
+        assert ask("service", "POST", body=matrix._NESTED) == 404
+        for target, mine in (("/public-red", 1), ("/private-red", 1), ("/public-blue", 1), ("/private-blue", 0)):
+            for method, rest, body, success in (
+                ("PUT", "", {"namespace": "new"}, 200),
+                ("POST", "/tags/new", None, 201),
+                ("POST", "/objects", {"name": "new"}, 201),
+                ("PUT", "/properties/p", {"name": "new", "title": "x", "type": "string"}, 200),
+                ("POST", "/resource_types", {"name": "OS::New"}, 201),
+                ("DELETE", "/resource_types/OS::Thing", None, 204),
+                ("DELETE", "/objects", None, 204),
+                ("DELETE", "", None, 204),
+            ):
+                assert ask("member", method, target + rest, body) == (success if mine else 404), (method, target + rest)
+                assert ask("reader", method, target + rest, body) == (403 if mine else 404)
+        for rest in ("", "/tags", "/objects", "/properties", "/tags/t", "/objects/o", "/properties/p"):
+            assert ask("member", "DELETE", "/public-red-protected" + rest) == 403
+        assert ask("member", "DELETE", f"/public-red-protected/resource_types/{matrix.TYPE}") == 403
+        assert ask("member", "PUT", "/public-red-protected", {"namespace": "new", "protected": False}) == 200
+
+
+def test_single_rules_give_and_take_what_they_are_about_and_nothing_else(tmp_path: Path) -> None:
+    rules = {
+        "add_metadef_tag": "role:member",
+        "delete_metadef_tags": "role:member",
+        "remove_metadef_property": "role:member and project_id:%(project_id)s",
+        "get_metadef_objects": "!",
+        "add_metadef_object": "!",
+        "get_metadef_resource_type": "role:admin",
+    }
+    with ruled(tmp_path, rules) as ask:
+        assert ask("member", "POST", "/public-blue/tags/new") == 201
+        assert ask("member", "POST", "/private-blue/tags/new") == 404
+        assert ask("member", "POST", "/public-blue/tags", {"tags": [{"name": "new"}]}) == 403
+        assert ask("member", "DELETE", "/public-blue/tags/t") == 403
+        assert ask("member", "DELETE", "/public-blue/tags") == 403  # it needs the right to delete the namespace, too
+        assert ask("member", "DELETE", "/private-red/properties/p") == 204
+        assert ask("member", "DELETE", "/public-blue/properties/p") == 403
+        # Who may not list objects is not shown them with their namespace.
+        assert ask("admin", "GET", "/public-red/objects") == 403
+        assert ask("admin", "GET", "/public-red") == 403
+        assert ask("admin", "GET", "/public-red/objects/o") == 200
+        assert ask("admin", "GET") == 200
+        assert ask("admin", "POST", body={"namespace": "new"}) == 201
+        assert ask("admin", "POST", body=matrix._NESTED) == 403
+        assert ask("member", "GET", "/public-red/properties/p") == 200
+        assert ask("member", "GET", "/public-red/properties/pre_p?resource_type=OS::Thing") == 403
+        assert ask("admin", "GET", "/public-red/properties/pre_p?resource_type=OS::Thing") == 200
+
+
+def test_who_may_not_look_at_a_namespace_hears_404_whatever_else_the_rules_permit(tmp_path: Path) -> None:
+    denied = {"get_metadef_namespace": "role:admin", "modify_metadef_namespace": "role:admin"}
+    with ruled(tmp_path, denied) as ask:
+        assert ask("member", "GET", "/public-red") == 404
+        assert ask("member", "PUT", "/public-red", {"namespace": "new"}) == 404
+        assert ask("member", "POST", body={"namespace": "new"}) == 404
+        assert ask("member", "GET", "/public-red/objects") == 200
+        assert ask("admin", "GET", "/public-red") == 200
+
+
+def test_former_defaults_show_public_namespaces_to_everybody_and_change_nothing_else(tmp_path: Path) -> None:
+    with ruled(tmp_path, {}, "[oslo_policy]\nenforce_new_defaults = false\n") as ask:
+        for name in ("service", "reader", "other"):
+            for rest in ("", "/objects", "/objects/o", "/properties", "/tags/t", "/resource_types"):
+                assert ask(name, "GET", "/public-red" + rest) == 200
+            assert ask(name, "GET", "/private-admin") == 404
+            assert ask(name, "GET") == 200
+            assert ask(name, "POST", body={"namespace": "new"}) == 403
+            assert ask(name, "DELETE", "/public-red") == 403
+            assert ask(name, "DELETE", "/private-admin") == 404
 
 
 def test_a_running_service_answers_as_its_application_does(state: Path) -> None:

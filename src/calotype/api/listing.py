@@ -32,14 +32,21 @@ def _one_of(words: Iterable[str]) -> dict[str, Any]:
 
 #: What the query may say, for the description of the API.
 PARAMETERS: Final = (
-    Parameter("limit", "Most images on a page", {"type": "integer", "minimum": 0}),
+    Parameter("limit", "Most images on a page; else as many as is configured", {"type": "integer", "minimum": 0}),
     Parameter("marker", "Id of the image after which the page begins"),
     Parameter("sort", "Keys with directions, `key[:dir],…`; not together with the next two"),
-    Parameter("sort_key", "Attribute to sort by", _one_of(sorted(SORT_KEYS)), repeated=True),
-    Parameter("sort_dir", "Direction of all keys, or one for each", _one_of(_DIRECTIONS), repeated=True),
+    Parameter("sort_key", "Attribute to sort by", _one_of(sorted(SORT_KEYS)), repeated=True, default="created_at"),
+    Parameter(
+        "sort_dir", "Direction of all keys, or one for each", _one_of(_DIRECTIONS), repeated=True, default="desc"
+    ),
     Parameter("visibility", "Only such images", _one_of((*VISIBILITIES, "all"))),
-    Parameter("member_status", "Of images shared with you, only such", _one_of((*MEMBER_STATUSES, "all"))),
-    Parameter("os_hidden", "Hidden images in place of the others", _one_of(("true", "false"))),
+    Parameter(
+        "member_status",
+        "Of images shared with you, only such",
+        _one_of((*MEMBER_STATUSES, "all")),
+        default="accepted",
+    ),
+    Parameter("os_hidden", "Hidden images in place of the others", _one_of(("true", "false")), default="false"),
     Parameter("protected", "Only protected images, or only others", _one_of(("true", "false"))),
     Parameter("tag", "Only images with this tag, and all others that are named", repeated=True),
     *(Parameter(name, _FILTER) for name in sorted(_LISTABLE)),

@@ -165,7 +165,7 @@ NAMESPACE: Final[Schema] = {
             "description": "Resource types that the namespace is for",
             "items": _part(_ASSOCIATION_FIELDS),
         },
-        "properties": _DEFINITIONS,
+        "properties": _DEFINITIONS | {"propertyNames": {"minLength": 1, "maxLength": MAX_METADEF_NAME}},
         "objects": {
             "type": "array",
             "description": "Objects of the namespace",

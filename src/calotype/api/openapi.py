@@ -120,7 +120,7 @@ def _described(route: Route, chapter: str, operation: Operation) -> dict[str, An
         "summary": operation.summary,
         "tags": [chapter],
         "parameters": [
-            *(_parameter("path", Parameter(name, *_SAYS[name])) for name in _VARIABLE.findall(route.path)),
+            *(_parameter("path", _variable(name, operation)) for name in _VARIABLE.findall(route.path)),
             *(_parameter("query", one) for one in operation.query),
             *(_parameter("header", one) for one in operation.headers),
         ],
@@ -139,8 +139,15 @@ def _described(route: Route, chapter: str, operation: Operation) -> dict[str, An
     return found
 
 
+def _variable(name: str, operation: Operation) -> Parameter:
+    text, schema = _SAYS[name]
+    return Parameter(name, text, {"type": "string", "enum": list(operation.names)} if operation.names else schema)
+
+
 def _parameter(where: str, one: Parameter) -> dict[str, Any]:
     schema = {"type": "array", "items": one.schema} if one.repeated else one.schema
+    if one.default is not None:
+        schema = {**schema, "default": [one.default] if one.repeated else one.default}
     required = {"required": True} if where == "path" else {}
     return {"name": one.name, "in": where, "description": one.description, "schema": schema, **required}
 
@@ -158,12 +165,19 @@ def _answer(route: Route, status: int, answer: Answer, operation: Operation) -> 
 
 
 def _links(route: Route, operation: Operation) -> dict[str, Any]:
-    """What can be asked of what an answer is about: every route whose path has just the variables that it provides."""
-    return {
-        _operation_id(other): {"operationId": _operation_id(other), "parameters": dict(operation.provides)}
-        for other in ROUTES
-        if operation.provides and other != route and set(_VARIABLE.findall(other.path)) == operation.provides.keys()
-    }
+    """What can be asked of what an answer is about: every route whose path has just the variables that it provides.
+
+    Besides, routes that make something of a name that the path has, too.
+    """
+    provided = operation.provides.keys()
+    found = {}
+    for other in ROUTES:
+        variables = set(_VARIABLE.findall(other.path))
+        makes = bool(_OPERATIONS[other.handler][1].provides)
+        if provided and other != route and (variables == provided or (variables > provided and makes)):
+            name = _operation_id(other)
+            found[name] = {"operationId": name, "parameters": dict(operation.provides)}
+    return found
 
 
 def _error(status: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Parameter:
     description: str
     schema: Schema = field(default_factory=lambda: {"type": "string"})
     repeated: bool = False  #: whether it may be given more than once
+    default: str | None = None  #: what is meant where it is not given, if that can be said
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +47,5 @@ class Operation:
     headers: tuple[Parameter, ...] = ()
     body: str | Mapping[str, str | None] | None = None
     refuses: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()  #: what the one variable of the path may be, where that is known
     provides: Mapping[str, str] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from calotype.api import (
     listing,
     locations,
     members,
+    metadef_schemas,
     metadefs,
     patch,
     tasks,
@@ -119,7 +120,12 @@ _IMAGES: Final[Mapping[Handler, Operation]] = {
         ),
         refuses=(403, 409, 410, 416, 500),
     ),
-    images.add_tag: Operation("Add a tag", _DONE, refuses=(413,)),
+    images.add_tag: Operation(
+        "Add a tag",
+        _DONE,
+        refuses=(413,),
+        provides={"image_id": "$request.path.image_id", "tag": "$request.path.tag"},
+    ),
     images.remove_tag: Operation("Remove a tag", _DONE),
     images.deactivate: Operation(
         "Deactivate an image", _DONE, "From now on nobody but administrators downloads its data."
@@ -184,8 +190,14 @@ _DISCOVERY: Final[Mapping[Handler, Operation]] = {
     discovery.remove_copy: Operation(
         "Remove one copy of the data", _DONE, "Refused for the last copy.", refuses=(500,)
     ),
-    discovery.schema: Operation("Show a schema", _shows("JsonSchema", "The schema")),
-    discovery.metadef_schema: Operation("Show a schema of metadata definitions", _shows("JsonSchema", "The schema")),
+    discovery.schema: Operation(
+        "Show a schema",
+        _shows("JsonSchema", "The schema"),
+        names=("image", "images", "member", "members", "task", "tasks"),
+    ),
+    discovery.metadef_schema: Operation(
+        "Show a schema of metadata definitions", _shows("JsonSchema", "The schema"), names=tuple(metadef_schemas.SERVED)
+    ),
 }
 
 _FOR_TYPE: Final = Parameter("resource_type", "Tell properties by the names that they have with this resource type")
@@ -195,8 +207,8 @@ def _paging(what: str, keys: tuple[str, ...], direction: str) -> tuple[Parameter
     return (
         Parameter("limit", f"Most {what} on a page", _INTEGER),
         Parameter("marker", "Name of the one after which the page begins"),
-        Parameter("sort_key", "Attribute to sort by, created_at unless you say", {"type": "string", "enum": [*keys]}),
-        Parameter("sort_dir", f"Direction, {direction} unless you say", {"type": "string", "enum": ["asc", "desc"]}),
+        Parameter("sort_key", "Attribute to sort by", {"type": "string", "enum": [*keys]}, default="created_at"),
+        Parameter("sort_dir", "Direction", {"type": "string", "enum": ["asc", "desc"]}, default=direction),
     )
 
 

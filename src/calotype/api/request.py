@@ -1,6 +1,7 @@
 """From an HTTP request to plain values, with a clear refusal for everything that is not well-formed."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -54,21 +55,25 @@ def json_body(req: falcon.Request) -> Any:
     """The body as JSON: strict, bounded, with nothing in it that a database could not keep."""
     if not body.has_body(req.env):
         raise errors.Invalid("This request needs a JSON body.")
-    raw = _read(req)
+    return parse_json(_read(req), "request body")
+
+
+def parse_json(raw: bytes, what: str) -> Any:
+    """JSON: strict, bounded, with nothing in it that a database could not keep. Raises `Invalid`."""
     if _has_many_values(raw):
-        raise errors.Invalid(f"The request body may hold at most {MAX_VALUES} values.")
+        raise errors.Invalid(f"The {what} may hold at most {MAX_VALUES} values.")
     try:
         text = raw.decode()
-        found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        found = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
         if "\\u" in text:
-            _check_values(found)  # What may not be in the text may be in it as an escape.
-        check_text(text, "The request body")
+            _check_values(found, what)  # What may not be in the text may be in it as an escape.
+        check_text(text, f"The {what}")
     except UnicodeDecodeError as exc:
-        raise errors.Invalid("The request body is not UTF-8.") from exc
+        raise errors.Invalid(f"The {what} is not UTF-8.") from exc
     except RecursionError as exc:
-        raise errors.Invalid("The request body is nested too deeply.") from exc
+        raise errors.Invalid(f"The {what} is nested too deeply.") from exc
     except ValueError as exc:
-        raise errors.Invalid(f"Malformed JSON in request body: {exc}") from exc
+        raise errors.Invalid(f"Malformed JSON in {what}: {exc}") from exc
     return found
 
 
@@ -80,12 +85,12 @@ def _has_many_values(raw: bytes) -> bool:
     return next(islice(marks, MAX_VALUES, None), None) is not None
 
 
-def _check_values(found: Any) -> None:
+def _check_values(found: Any, what: str) -> None:
     todo = [found]
     while todo:
         value = todo.pop()
         if isinstance(value, str):
-            check_text(value, "The request body")
+            check_text(value, f"The {what}")
         elif isinstance(value, list):
             todo += value
         elif isinstance(value, dict):
@@ -109,6 +114,12 @@ def _read(req: falcon.Request) -> bytes:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:100]} is too large for a number")
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

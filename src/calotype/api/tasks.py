@@ -18,10 +18,12 @@ _FILTERS: Final = ("id", "type", "status", "owner", "image_id", "request_id", "u
 _UNSORTED: Final = {"deleted": "created_at", "deleted_at": "created_at"}
 
 PARAMETERS: Final = (
-    Parameter("limit", "Most tasks on a page", {"type": "integer", "minimum": 0}),
+    Parameter("limit", "Most tasks on a page; else as many as is configured", {"type": "integer", "minimum": 0}),
     Parameter("marker", "Id of the task after which the page begins"),
-    Parameter("sort_key", "Attribute to sort by", {"type": "string", "enum": [*COLUMNS, *_UNSORTED]}),
-    Parameter("sort_dir", "Direction", {"type": "string", "enum": ["asc", "desc"]}),
+    Parameter(
+        "sort_key", "Attribute to sort by", {"type": "string", "enum": [*COLUMNS, *_UNSORTED]}, default="created_at"
+    ),
+    Parameter("sort_dir", "Direction", {"type": "string", "enum": ["asc", "desc"]}, default="desc"),
     Parameter("type", "Only such tasks", {"type": "string", "enum": list(TASK_TYPES)}),
     Parameter("status", "Only such tasks", {"type": "string", "enum": list(TASK_STATUSES)}),
     *(Parameter(name, "Exactly this text") for name in _FILTERS if name not in ("type", "status")),

@@ -1,4 +1,4 @@
-"""`calotype db sync|check|purge`: the schema, and rows that nobody needs any more."""
+"""`calotype db sync|check|purge`: the schema, and rows that nobody needs any more. More verbs: `metadefs.py`."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from calotype import app, config
+from calotype.cli import metadefs
 from calotype.cli.common import Commands, group, load
 from calotype.db import images, schema
 from calotype.db.engine import now
@@ -17,7 +18,7 @@ _BATCH = 1000
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
-    verbs = group(commands, "db", "create, upgrade, check and purge the database")
+    verbs = group(commands, "db", "create, upgrade, check and purge the database, and load metadata definitions")
     sync = verbs.add_parser(
         "sync", parents=[common], help="create the tables, or bring them to this release's revision; repeatable"
     )
@@ -48,6 +49,7 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="at most so many a table, -1 all; default 100",
     )
     purge.set_defaults(run=run_purge)
+    metadefs.register(verbs, common)
 
 
 def run_sync(options: argparse.Namespace) -> int:

@@ -126,7 +126,8 @@ def paged(
             if value is None:
                 steps.append(sa.and_(*same, sa.false() if descending else column.is_not(None)))
             else:
-                further = column < value if descending else column > value
+                bound = sa.literal(value, column.type)  # a bare True is an expression that has no order
+                further = column < bound if descending else column > bound
                 nothing = column.is_(None) if descending and column.nullable else sa.false()
                 steps.append(sa.and_(*same, further | nothing))
             same.append(column.is_(None) if value is None else column == value)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from calotype import errors
 from calotype.context import Context
 from calotype.db.compare import exactly, paged
-from calotype.db.engine import Tx
+from calotype.db.engine import Tx, same_moment
 from calotype.db.nesting import array, collected, nested
 from calotype.db.tables import (
     metadef_namespace_resource_types,
@@ -66,11 +66,7 @@ def whole(tx: Tx, ctx: Context, name: str) -> Definitions | None:
     Raises `Busy` when it is larger than the database may answer.
     """
     row = _find(tx, ctx, _WHOLE, name)
-    if row is None:
-        return None
-    links, *some = _document(row)
-    properties, objects, tags = (_read(kind, found) for kind, found in zip(_KINDS, some, strict=True))
-    return Definitions(_namespace(row), _links(links), properties, objects, tags)
+    return _definitions(row) if row is not None else None
 
 
 def _find(tx: Tx, ctx: Context, columns: sa.Select[Any], name: str) -> Any | None:
@@ -101,27 +97,30 @@ def page(
     descending: bool = True,
     visibility: str | None = None,
     resource_types: Sequence[str] | None = None,
+    whole: bool = False,
 ) -> list[Definitions]:
     """A part of the list: the namespaces that the caller sees, those that follow one of them where `after` is given.
 
-    Each has its associations and nothing else.
+    Each has its associations and nothing else, or all that is in it if it is to be `whole`.
 
     With `resource_types` those that are for one of them. Sorted by a column of `SORT_KEYS`, what has no value first
     when ascending; then by age and id, in the same direction.
     """
     to_project = not ctx.is_admin and bool(ctx.project)
-    statement = _LISTED.where(_seen(to_project, ctx.is_admin))
+    statement = (_WHOLE if whole else _LISTED).where(_seen(to_project, ctx.is_admin))
     if visibility is not None:
-        statement = statement.where(metadef_namespaces.c.visibility == visibility)
+        statement = statement.where(sa.func.coalesce(metadef_namespaces.c.visibility, "private") == visibility)
     if resource_types is not None:
         links, types = metadef_namespace_resource_types, metadef_resource_types
         meant = sa.select(links.c.namespace_id).join(types, types.c.id == links.c.resource_type_id)
         statement = statement.where(metadef_namespaces.c.id.in_(meant.where(types.c.name.in_(resource_types))))
-    place = None if after is None else {**_columns(after), "id": after.id}
+    place: Mapping[str, Any] | None = None
+    if after is not None:  # the row itself, which may have NULL where a namespace has a value
+        place = dict(tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == after.id)).one()._mapping)
     keys = ("created_at", "id") if sort_key == "created_at" else (sort_key, "created_at", "id")
     some = paged(statement, metadef_namespaces, keys, descending, place).limit(limit)
     rows = tx.execute(some, {"project": ctx.project} if to_project else {})
-    return [Definitions(_namespace(row), _links(*_document(row))) for row in rows]
+    return [_definitions(row) for row in rows]
 
 
 def add(tx: Tx, namespace: Namespace) -> Namespace:
@@ -149,6 +148,13 @@ def remove(tx: Tx, namespace_id: int) -> None:
     for table in (metadef_namespace_resource_types, metadef_objects, metadef_properties, metadef_tags):
         tx.execute(sa.delete(table).where(table.c.namespace_id == namespace_id))
     tx.execute(sa.delete(metadef_namespaces).where(metadef_namespaces.c.id == namespace_id))
+
+
+def clear(tx: Tx) -> tuple[int, int]:
+    """Remove everything; how many namespaces and resource types that were."""
+    for table in (metadef_namespace_resource_types, metadef_objects, metadef_properties, metadef_tags):
+        tx.execute(sa.delete(table))
+    return tuple(tx.execute(sa.delete(table)).rowcount for table in (metadef_namespaces, metadef_resource_types))  # type: ignore[return-value]
 
 
 # --- what is in them -------------------------------------------------------------------------------------
@@ -216,6 +222,17 @@ def part(tx: Tx, kind: Kind[P], namespace_id: int, name: str) -> P | None:
     return kind.read(row) if row is not None else None
 
 
+def holds(tx: Tx, kind: Kind[P], namespace_id: int, one: P) -> bool:
+    """Whether there is this part, as it was written and when."""
+    row = tx.execute(sa.select(kind.table).where(*_named(kind, namespace_id, one.name))).mappings().first()
+    wanted = {"name": one.name, **kind.columns(one)}
+    return (
+        row is not None
+        and same_moment(row["updated_at"], one.updated_at)
+        and all(row[name] == value for name, value in wanted.items())
+    )
+
+
 def add_parts(tx: Tx, kind: Kind[P], namespace_id: int, new: Iterable[P]) -> None:
     """Add all of them in one statement. Raises `Conflict` when a name is there already, or twice among them."""
     rows = [_part_columns(kind, one) | {"namespace_id": namespace_id, "created_at": one.created_at} for one in new]
@@ -244,9 +261,9 @@ def remove_part(tx: Tx, kind: Kind[P], namespace_id: int, name: str) -> bool:
     return bool(tx.execute(sa.delete(kind.table).where(*_named(kind, namespace_id, name))).rowcount)
 
 
-def remove_parts(tx: Tx, kind: Kind[P], namespace_id: int) -> None:
-    """Remove all of a kind."""
-    tx.execute(sa.delete(kind.table).where(kind.table.c.namespace_id == namespace_id))
+def remove_parts(tx: Tx, kind: Kind[P], namespace_id: int) -> bool:
+    """Remove all of a kind. False when there is none."""
+    return bool(tx.execute(sa.delete(kind.table).where(kind.table.c.namespace_id == namespace_id)).rowcount)
 
 
 def page_of_parts(
@@ -287,10 +304,10 @@ def associations(tx: Tx, namespace_ids: Sequence[int]) -> dict[int, list[Associa
     links, types = metadef_namespace_resource_types, metadef_resource_types
     if found:
         statement = sa.select(links, types.c.name).join(types, types.c.id == links.c.resource_type_id)
-        for row in tx.execute(statement.where(links.c.namespace_id.in_(found)).order_by(types.c.name)):
+        for row in tx.execute(statement.where(links.c.namespace_id.in_(found))):
             one = Association(row.name, *_times(row), prefix=row.prefix, properties_target=row.properties_target)
             found[row.namespace_id].append(one)
-    return found
+    return {number: sorted(some, key=_type_name) for number, some in found.items()}
 
 
 def add_association(tx: Tx, namespace_id: int, new: Association, *, protected: bool = False) -> None:
@@ -312,6 +329,15 @@ def remove_association(tx: Tx, namespace_id: int, resource_type: str) -> bool:
     meant = sa.select(types.c.id).where(types.c.name == resource_type).scalar_subquery()
     statement = sa.delete(links).where(links.c.namespace_id == namespace_id, links.c.resource_type_id == meant)
     return bool(tx.execute(statement).rowcount)
+
+
+def update_association(tx: Tx, namespace_id: int, changed: Association) -> None:
+    """Write the prefix and the target of an association that is there."""
+    links, types = metadef_namespace_resource_types, metadef_resource_types
+    meant = sa.select(types.c.id).where(types.c.name == changed.resource_type).scalar_subquery()
+    statement = sa.update(links).where(links.c.namespace_id == namespace_id, links.c.resource_type_id == meant)
+    values: dict[str, Any] = {"prefix": changed.prefix, "properties_target": changed.properties_target}
+    tx.execute(statement.values(values | {"updated_at": changed.updated_at}))
 
 
 def _resource_type(tx: Tx, new: Association, protected: bool) -> int:
@@ -370,18 +396,25 @@ _LISTED: Final = sa.select(metadef_namespaces, array(_links_of()).label("documen
 _WHOLE: Final = sa.select(metadef_namespaces, array(_links_of(), *map(_parts_of, _KINDS)).label("document"))
 
 
-def _document(row: Any) -> list[Any]:
+def _definitions(row: Any) -> Definitions:
+    """A namespace with what its document tells. Raises `Busy` for one that the database did not put together."""
     if row.document is None:
         LOG.error("namespace %s is larger than the database may answer (max_allowed_packet)", row.namespace)
         raise errors.Busy("The database cannot answer with all of this namespace.")
-    return list(row.document)
+    links, *some = row.document  # of a list the associations alone
+    return Definitions(_namespace(row), _links(links), *map(_read, _KINDS, some))
 
 
 def _links(found: dict[str, list[Any]] | None) -> tuple[Association, ...]:
-    return tuple(
+    some = (
         Association(name, *_moments(created_at, updated_at), prefix=prefix, properties_target=target)
         for name, created_at, updated_at, prefix, target in _in_order(found)
     )
+    return tuple(sorted(some, key=_type_name))
+
+
+def _type_name(one: Association) -> str:
+    return one.resource_type
 
 
 def _read(kind: Kind[P], found: dict[str, list[Any]] | None) -> tuple[P, ...]:
@@ -440,7 +473,7 @@ def _number(made: sa.CursorResult[Any]) -> int:
 def _json(text: str) -> dict[str, Any]:
     """What a row describes; rows that others wrote may hold nothing, or something else."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=lambda _: None)  # NaN is no JSON, whatever Python writes
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

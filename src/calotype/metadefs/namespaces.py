@@ -80,7 +80,7 @@ def show(svc: Service, ctx: Context, name: str) -> Definitions:
 
 def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
     """Add a namespace with all that is in it, or nothing. Raises `NotFound`, `Forbidden`, `Conflict`."""
-    svc.policy.check_namespace(ctx, "add_metadef_namespace", new.namespace)
+    svc.policy.check_namespace(ctx, "add_metadef_namespace", None, new=new.namespace)
     for action, given in (
         ("add_metadef_resource_type_association", new.associations),
         ("add_metadef_object", new.objects),
@@ -88,7 +88,7 @@ def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
         ("add_metadef_tag", new.tags),
     ):
         if given:
-            svc.policy.check_namespace(ctx, action, new.namespace)
+            svc.policy.check_namespace(ctx, action, None, new=new.namespace)
 
     def work(tx: Tx) -> Definitions:
         added = replace(new, namespace=metadefs.add(tx, new.namespace))
@@ -102,7 +102,8 @@ def fill(svc: Service, tx: Tx, new: Definitions) -> None:
     """Add what is in a namespace that has just been added, and tell of it."""
     namespace = new.namespace
     svc.events.metadef(tx, "metadef_namespace.create", about_namespace, namespace)
-    for link in new.associations:
+    # New types in one order, whoever adds them: who shares some waits for the other, and nobody for each other.
+    for link in sorted(new.associations, key=lambda link: link.resource_type.lower()):
         metadefs.add_association(tx, namespace.id, link)
         svc.events.metadef(tx, "metadef_resource_type.create", about_association, namespace.name, link)
     metadefs.add_parts(tx, PROPERTY, namespace.id, new.properties)
@@ -122,6 +123,8 @@ def update(svc: Service, ctx: Context, name: str, new: Namespace) -> Namespace:
     def work(tx: Tx) -> Namespace:
         found = opened(svc, tx, ctx, name, "modify_metadef_namespace", lock=True)
         changed = replace(new, id=found.id, created_at=found.created_at)
+        if _same(found, changed):
+            return changed  # run again after a COMMIT that came late
         metadefs.update(tx, changed)
         svc.events.metadef(tx, "metadef_namespace.update", about_namespace, changed, found.name)
         return changed
@@ -163,4 +166,10 @@ def refuse_protected(namespace: Namespace) -> None:
 def _is(tx: Tx, wanted: Namespace) -> bool:
     """Whether the namespace is in the database as a change left it."""
     found = metadefs.by_id(tx, wanted.id)
-    return found is not None and found.name == wanted.name and same_moment(found.updated_at, wanted.updated_at)
+    return found is not None and _same(found, wanted)
+
+
+def _same(found: Namespace, wanted: Namespace) -> bool:
+    """Whether a row is what was written, as precisely as databases keep moments."""
+    told = replace(found, created_at=wanted.created_at, updated_at=wanted.updated_at)
+    return same_moment(found.updated_at, wanted.updated_at) and told == wanted

@@ -151,13 +151,20 @@ def add_tags(
     def work(tx: Tx) -> list[MetadefTag]:
         found = opened(svc, tx, ctx, namespace, "add_metadef_tags", lock=True)
         if new and not append:
+            there = metadefs.parts(tx, TAG, found.id)
+            if len(there) == len(new) and _are_among(there, new):
+                return list(new)  # run again after a COMMIT that came late
             metadefs.remove_parts(tx, TAG, found.id)
         metadefs.add_parts(tx, TAG, found.id, new)
         for tag in new:
             _tell(svc, tx, "create", TAG, found, tag)
         return list(new)
 
-    return svc.db.transact(work, lambda tx, added: all(_is(tx, ctx, namespace, TAG, tag) for tag in added))
+    def landed(tx: Tx, added: list[MetadefTag]) -> bool:
+        there = metadefs.get(tx, ctx, namespace)
+        return there is not None and _are_among(metadefs.parts(tx, TAG, there.id), added)
+
+    return svc.db.transact(work, landed)
 
 
 def change(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str, new: P) -> P:
@@ -167,11 +174,18 @@ def change(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str,
         found = opened(svc, tx, ctx, namespace, _RULES[kind.word].modify, lock=True)
         old = _part(tx, kind, found, name)
         changed = replace(new, created_at=old.created_at)
+        if old.name == new.name and metadefs.holds(tx, kind, found.id, changed):
+            return changed  # run again after a COMMIT that came late
         metadefs.update_part(tx, kind, found.id, name, changed)
         _tell(svc, tx, "update", kind, found, changed, old_name=old.name)
         return changed
 
-    return svc.db.transact(work, lambda tx, changed: _is(tx, ctx, namespace, kind, changed))
+    def landed(tx: Tx, changed: P) -> bool:
+        there = metadefs.get(tx, ctx, namespace)
+        old = metadefs.part(tx, kind, there.id, name) if there else None
+        return _is(tx, ctx, namespace, kind, changed) and (old is None or old.name == changed.name)
+
+    return svc.db.transact(work, landed)
 
 
 def remove(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str) -> None:
@@ -191,14 +205,15 @@ def remove(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str)
 def clear(svc: Service, ctx: Context, namespace: str, kind: Kind[P]) -> None:
     """Remove all parts of a kind. Raises as `remove`."""
 
-    def work(tx: Tx) -> None:
+    def work(tx: Tx) -> Namespace:
         found = opened(svc, tx, ctx, namespace, *_RULES[kind.word].clear, lock=True)
         refuse_protected(found)
-        metadefs.remove_parts(tx, kind, found.id)
-        event_type = f"metadef_namespace.delete_{_PLURALS[kind.word]}"
-        svc.events.metadef(tx, event_type, about_namespace, found, deleted_at=svc.now())
+        if metadefs.remove_parts(tx, kind, found.id):
+            event_type = f"metadef_namespace.delete_{_PLURALS[kind.word]}"
+            svc.events.metadef(tx, event_type, about_namespace, found, deleted_at=svc.now())
+        return found
 
-    svc.db.transact(work)
+    svc.db.transact(work, lambda tx, found: not metadefs.parts(tx, kind, found.id))
 
 
 def no_association(namespace: str, resource_type: str) -> errors.NotFound:
@@ -219,8 +234,13 @@ def _no_part(kind: Kind[Any], namespace: str, name: str) -> errors.NotFound:
 def _is(tx: Tx, ctx: Context, namespace: str, kind: Kind[P], wanted: P) -> bool:
     """Whether a part is in the database as a change left it."""
     there = metadefs.get(tx, ctx, namespace)
-    found = metadefs.part(tx, kind, there.id, wanted.name) if there else None
-    return found is not None and same_moment(found.updated_at, wanted.updated_at)
+    return there is not None and metadefs.holds(tx, kind, there.id, wanted)
+
+
+def _are_among(there: Sequence[MetadefTag], wanted: Sequence[MetadefTag]) -> bool:
+    """Whether tags are among those of a namespace as a change left them."""
+    moments = {tag.name: tag.updated_at for tag in there}
+    return all(tag.name in moments and same_moment(moments[tag.name], tag.updated_at) for tag in wanted)
 
 
 def _tell(svc: Service, tx: Tx, what: str, kind: Kind[P], namespace: Namespace, part: P, **more: Any) -> None:

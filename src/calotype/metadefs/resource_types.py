@@ -69,4 +69,6 @@ def _association(tx: Tx, namespace: Namespace, resource_type: str) -> Associatio
 
 def _is(tx: Tx, namespace: Namespace, wanted: Association) -> bool:
     found = _association(tx, namespace, wanted.resource_type)
-    return found is not None and same_moment(found.created_at, wanted.created_at)
+    if found is None or not same_moment(found.created_at, wanted.created_at):
+        return False
+    return (found.prefix, found.properties_target) == (wanted.prefix, wanted.properties_target)

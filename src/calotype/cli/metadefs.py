@@ -1,0 +1,198 @@
+"""`calotype db load-metadefs|unload-metadefs|export-metadefs`: metadata definitions in the JSON files of operators."""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from calotype import app, errors
+from calotype.api import metadef_schemas, metadef_views, schemas
+from calotype.api.request import parse_json
+from calotype.cli.common import Commands, load
+from calotype.db.engine import now
+from calotype.durable import make_directory, sync_directory
+from calotype.metadefs import loading
+from calotype.metadefs.loading import Mode, Outcome
+from calotype.model import Definitions
+
+#: Who namespaces belong to whose file does not say.
+_OWNER: Final = "admin"
+#: What answers of the API have and files need not.
+_TOLD: Final = frozenset(("self", "schema", "created_at", "updated_at"))
+_PLURALS: Final = {"property": "properties"}
+#: Characters that are not kept in names of files.
+_UNSAFE: Final = re.compile(r"[/%\x00-\x1f]")
+
+
+def register(verbs: Commands, common: argparse.ArgumentParser) -> None:
+    loads = verbs.add_parser(
+        "load-metadefs", parents=[common], help="load metadata definitions from JSON files; repeatable"
+    )
+    _path(loads, "file, or directory of *.json files; default: metadata_source_path")
+    loads.add_argument("--merge", action="store_true", help="give namespaces that are there what they do not have")
+    which = loads.add_mutually_exclusive_group()
+    which.add_argument(
+        "--prefer-new",
+        "--prefer_new",
+        action="store_true",
+        help="with --merge: what is there becomes what is in the file",
+    )
+    which.add_argument(
+        "--overwrite", action="store_true", help="with --merge: so it does, and what is not in the file goes"
+    )
+    loads.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    loads.set_defaults(run=run_load)
+    unloads = verbs.add_parser(
+        "unload-metadefs",
+        parents=[common],
+        help="remove the namespaces of some JSON files, or all metadata definitions",
+    )
+    _path(unloads, "file, or directory of *.json files, whose namespaces go; without it everything goes")
+    unloads.set_defaults(run=run_unload)
+    exports = verbs.add_parser(
+        "export-metadefs", parents=[common], help="write all metadata definitions as JSON files that can be loaded"
+    )
+    _path(exports, "directory, which is made if it is missing; default: metadata_source_path")
+    exports.set_defaults(run=run_export)
+
+
+def _path(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument("path", metavar="PATH", nargs="?", type=Path, help=words)
+    parser.add_argument("--path", dest="path", metavar="PATH", type=Path, default=argparse.SUPPRESS, help="the same")
+
+
+def run_load(options: argparse.Namespace) -> int:
+    if (options.prefer_new or options.overwrite) and not options.merge:
+        raise errors.Invalid("--prefer-new and --overwrite say how to merge: give --merge as well.")
+    mode = Mode.SKIP
+    if options.merge:
+        mode = Mode.PREFER_NEW if options.prefer_new else Mode.OVERWRITE if options.overwrite else Mode.MERGE
+    conf = load(options)
+    db = app.database(conf, patient=True)
+    verdicts: Counter[str] = Counter()
+    for path in _files(options.path or Path(conf.metadata_source_path)):
+        try:
+            outcome = loading.load(db, _read(path), mode, dry_run=options.dry_run)
+        except errors.Busy:
+            raise
+        except errors.CalotypeError as exc:
+            verdicts["refused"] += 1
+            print(f"{path}: {exc}", file=sys.stderr)
+            continue
+        verdict = _verdict(outcome)
+        verdicts[verdict] += 1
+        print(f"{outcome.namespace}: {verdict}{_changes(outcome)}")
+    said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) or "none found"
+    print(f"Namespaces: {said}.{' Nothing was changed: this was a dry run.' if options.dry_run else ''}")
+    return 1 if verdicts["refused"] else 0
+
+
+def run_unload(options: argparse.Namespace) -> int:
+    db = app.database(load(options), patient=True)
+    if options.path is None:
+        namespaces, types = loading.unload_all(db)
+        print(f"Removed: {namespaces} namespaces with all that was in them, {types} resource types.")
+        return 0
+    names = [_read(path).namespace.name for path in _files(options.path)]
+    gone = loading.unload(db, names)
+    for name in gone:
+        print(f"{name}: removed")
+    print(f"Namespaces: {len(gone)} removed, {len(names) - len(gone)} not there.")
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    conf = load(options)
+    directory = options.path or Path(conf.metadata_source_path)
+    if directory.exists() and not directory.is_dir():
+        raise errors.Invalid(f"{directory} is no directory.")
+    count = 0
+    try:
+        make_directory(directory, 0o755)
+        for found in loading.catalogue(app.database(conf, patient=True)):
+            path = directory / f"{_UNSAFE.sub(lambda sign: quote(sign[0], safe=''), found.namespace.name)}.json"
+            _write(path, json.dumps(_exported(found), indent=4, ensure_ascii=False) + "\n")
+            print(path)
+            count += 1
+        sync_directory(directory)
+    except OSError as exc:
+        raise errors.Invalid(f"The files cannot be written: {exc}") from exc
+    print(f"Namespaces: {count} exported.")
+    return 0
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(path.glob("*.json"))
+    elif path.exists():
+        yield path
+    else:
+        raise errors.Invalid(f"{path} does not exist.")
+
+
+def _read(path: Path) -> Definitions:
+    """The namespace in a file. Raises `Invalid`."""
+    try:
+        found = parse_json(path.read_bytes(), "file")
+    except OSError as exc:
+        raise errors.Invalid(f"The file cannot be read: {exc}") from exc
+    if not isinstance(found, dict):
+        raise errors.Invalid("The file must hold a JSON object: a namespace.")
+    try:
+        values = _without_what_is_told(found)
+        schemas.check(metadef_schemas.NAMESPACE, values)
+    except errors.Invalid as exc:
+        raise errors.Invalid(str(exc).replace("Provided object", "The file")) from exc
+    return metadef_views.to_definitions(values, _OWNER, now())
+
+
+def _without_what_is_told(found: dict[str, Any]) -> dict[str, Any]:
+    """What an answer of the API says of a namespace, as a request would; so an answer can be loaded as well."""
+    values = {name: value for name, value in found.items() if name not in _TOLD}
+    for name in ("objects", "resource_type_associations", "tags"):
+        if isinstance(found.get(name), list):
+            values[name] = [
+                {key: value for key, value in one.items() if key not in _TOLD} if isinstance(one, dict) else one
+                for one in found[name]
+            ]
+    return values
+
+
+def _exported(found: Definitions) -> dict[str, Any]:
+    return _without_what_is_told(metadef_views.definitions(found))
+
+
+def _write(path: Path, text: str) -> None:
+    """All of a file or nothing, whatever happens."""
+    part = path.with_name(f".{path.name[:200]}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _verdict(outcome: Outcome) -> str:
+    if outcome.is_new:
+        return "added"
+    if outcome.skipped:
+        return "skipped"
+    return "changed" if outcome.has_changes else "unchanged"
+
+
+def _changes(outcome: Outcome) -> str:
+    """`: 2 properties added, 1 object removed`, or nothing."""
+    said = []
+    for verb, counter in (("added", outcome.added), ("changed", outcome.changed), ("removed", outcome.removed)):
+        for word, count in counter.items():
+            said.append(f"{count} {word if count == 1 else _PLURALS.get(word, word + 's')} {verb}")
+    return f" ({', '.join(said)})" if said else ""

@@ -1,0 +1,52 @@
+"""Runs of Schemathesis over the description that a service gives of itself, for one persona each.
+
+No 5xx, and no status, media type, header or body that is not declared. `phases` are Schemathesis' own: `coverage` goes
+through what each parameter may and may not be, `fuzzing` draws requests, `stateful` follows the links.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import PASSWORD, Service
+
+#: An administrator; a member of a project; one who may only read.
+PERSONAS = ("admin", "alice", "reader")
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+)
+#: Methods that HTTP does not know are 501 here (RFC 9110, 9.1), so that they are left out.
+_CONFIG = """\
+[phases.coverage]
+unexpected-methods = ["get", "put", "post", "delete", "options", "patch", "trace"]
+"""
+
+
+def run(service: Service, persona: str, directory: Path, *, examples: int, seed: int, phases: str) -> tuple[int, str]:
+    """The exit code and what was said; 0 is that nothing was found."""
+    (directory / "schemathesis.toml").write_text(_CONFIG)
+    program = Path(sys.executable).with_name("schemathesis")
+    done = subprocess.run(
+        [
+            *(program, "--config-file", directory / "schemathesis.toml", "run", f"{service.url}/openapi.json"),
+            *("--auth", f"{persona}:{PASSWORD}", "--checks", ",".join(CHECKS), "--phases", phases),
+            *("--max-examples", str(examples), "--seed", str(seed), "--generation-database", "none"),
+            *("--warnings", "off", "--no-color"),
+        ],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={
+            **os.environ,
+            "SCHEMATHESIS_HOOKS": "tests.schema.hooks",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
+    )
+    return done.returncode, done.stdout

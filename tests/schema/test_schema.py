@@ -1,0 +1,69 @@
+"""Schemathesis over the description of the API; the long form is `make schema`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from calotype.api.openapi import document, statuses
+from calotype.api.operations import CHAPTERS
+from calotype.api.routes import ROUTES
+from calotype.api.schemas import Schemas
+from tests.conftest import CONF
+from tests.schema.runs import run
+from tests.support import Service, running
+
+DOCUMENT = document(Schemas(["raw"], ["bare"]))
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose database makes no difference."""
+    state = tmp_path_factory.mktemp("described")
+    with running(state, CONF.format(state=state)) as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("persona", "phases", "examples"),
+    [("admin", "coverage,stateful", 4), ("alice", "fuzzing,stateful", 4), ("reader", "fuzzing,stateful", 3)],
+)
+def test_whatever_is_sent_the_answer_is_as_described(
+    described: Service, tmp_path: Path, persona: str, phases: str, examples: int
+) -> None:
+    code, said = run(described, persona, tmp_path, examples=examples, seed=1, phases=phases)
+    assert code == 0, said
+    assert "No issues found" in said or "passed" in said, said
+
+
+def test_each_handler_is_described_and_nothing_else_is() -> None:
+    described = [handler for some in CHAPTERS.values() for handler in some]
+    assert len(set(described)) == len(described)
+    assert set(described) == {route.handler for route in ROUTES}
+
+
+def test_no_route_may_fail_of_itself_and_each_refuses_who_is_not_known() -> None:
+    """What is declared is what is allowed: 500 is for stores that fail, and nobody may leave 401 out."""
+    for route in ROUTES:
+        declared = set(statuses(route))
+        assert (401 in declared) is not route.open
+        if 500 in declared:
+            assert any(word in route.path for word in ("/file", "/locations", "{store_id}")) or route.method == "DELETE"
+
+
+def test_each_link_leads_to_an_operation_whose_path_has_its_variables() -> None:
+    by_id = {
+        operation["operationId"]: {one["name"] for one in operation["parameters"] if one["in"] == "path"}
+        for methods in DOCUMENT["paths"].values()
+        for operation in methods.values()
+    }
+    links = [
+        link
+        for methods in DOCUMENT["paths"].values()
+        for operation in methods.values()
+        for answer in operation["responses"].values()
+        for link in answer.get("links", {}).values()
+    ]
+    assert len(links) > 50
+    for link in links:
+        assert set(link["parameters"]) <= by_id[link["operationId"]], link
