@@ -647,7 +647,7 @@ def many(service: Any) -> Iterator[tuple[Catalogue, list[str]]]:
 SORT_KEYS = "namespace display_name description visibility protected owner created_at updated_at id".split()
 
 
-@pytest.mark.parametrize(("key", "direction"), itertools.product(SORT_KEYS, ("asc", "desc")))
+@pytest.mark.parametrize(("key", "direction"), list(itertools.product(SORT_KEYS, ("asc", "desc"))))
 def test_who_follows_next_sees_each_namespace_once_in_order(
     many: tuple[Catalogue, list[str]], key: str, direction: str
 ) -> None:
@@ -723,7 +723,7 @@ def test_lists_are_filtered_by_visibility_and_resource_types(many: tuple[Catalog
     assert {len(one["resource_type_associations"]) for one in found} == {2}
 
 
-@pytest.mark.parametrize(("key", "direction"), itertools.product(("name", "created_at", "id"), ("asc", "desc")))
+@pytest.mark.parametrize(("key", "direction"), list(itertools.product(("name", "created_at", "id"), ("asc", "desc"))))
 def test_pages_of_tags_hold_each_tag_once(tree: Catalogue, key: str, direction: str) -> None:
     names = [f"{number:02}&" for number in range(11)]
     space = tree.add(tags=[{"name": name} for name in names])

@@ -16,7 +16,7 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def _goes_on(command: str) -> bool:
     return False
 
 
-def play(steps: Iterable[Step], directory: Path, environment: Mapping[str, str]) -> list[str]:
+def play(steps: Sequence[Step], directory: Path, environment: Mapping[str, str]) -> list[str]:
     """The output of each command, typed one after the other in a directory. A command that fails ends it there."""
     lines = [f"{step.command}\ncode=$?; printf '\\036'; [ $code = 0 ] || exit $code" for step in steps]
     done = subprocess.run(
@@ -76,8 +76,9 @@ def play(steps: Iterable[Step], directory: Path, environment: Mapping[str, str])
         text=True,
         timeout=_SECONDS,
     )
-    assert done.returncode == 0, f"a command failed: {done.stdout}\n{done.stderr}"
-    return done.stdout.split("\036")[:-1]
+    outputs = done.stdout.split("\036")[:-1]
+    assert done.returncode == 0, f"$ {steps[len(outputs) - 1].command}\n{outputs[-1:]}\n{done.stderr}"
+    return outputs
 
 
 def differences(shown: str, got: str) -> list[str]:

@@ -6,6 +6,7 @@ writes the pages; `test_reference.py` compares, and plays the examples.
 """
 
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +126,8 @@ class _Book:
         operation = self._operation(section)
         yield from (f"## {self._heading(section)}", "", f"`{section.method} {section.path}`", "")
         if "description" in operation:
-            yield from (operation["description"], "")
-        yield from (f"**Who may:** {self._who(section)}", "")
+            yield from (_wrapped(operation["description"]), "")
+        yield from (_wrapped(f"**Who may:** {self._who(section)}"), "")
         if parameters := operation["parameters"]:
             yield from ("**Parameters**", "", *self._parameters(page, parameters), "")
         for media, content in operation.get("requestBody", {}).get("content", {}).items():
@@ -337,6 +338,10 @@ def _who(rule: str) -> str:
 
 def _name(reference: Json) -> str:
     return str(reference["$ref"]).removeprefix(_COMPONENT)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _lower(text: str) -> str:

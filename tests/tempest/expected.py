@@ -5,7 +5,6 @@ well; then it is one entry. A real Glance 33 passes 76 and skips six.
 """
 
 _IMPORTS = "there are no imports yet"
-_METADEFS = "there is no catalogue of metadata definitions yet"
 _CACHE = "there is no image cache yet"
 _OSSN_0090 = "show_multiple_locations is not offered: it lets an owner replace the content of an active image"
 _NOVA = "tempest wants Nova for it; with Glance, too"
@@ -19,8 +18,6 @@ _BUG_2076648 = (
 FAIL: dict[str, str] = {
     "LocationImportTest.test_add_location_for_image_with_do_secure_hash_true": _BUG_2076648,
     "admin.test_image_caching.ImageCachingTest.": _CACHE,
-    "admin.test_images_metadefs_": _METADEFS,
-    "test_images_metadefs_schema.": _METADEFS,
 }
 
 #: Parts of names → why tempest leaves them out itself. Before a class stand its tests.
