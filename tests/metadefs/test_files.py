@@ -22,7 +22,7 @@ from calotype.db.engine import Database, now
 from calotype.db.metadefs import TAG
 from calotype.metadefs import loading
 from calotype.metadefs.loading import Mode
-from calotype.model import Definitions, MetadefTag
+from calotype.model import Definitions, MetadefTag, Namespace
 from tests.cli.test_cli import Place, place
 from tests.cli.test_cli import calotype as in_a_process_of_its_own
 
@@ -182,7 +182,7 @@ def test_a_file_that_is_wrong_is_named_and_the_others_are_loaded(place: Place, f
 
 
 def test_what_glance_exported_is_loaded_and_null_means_nothing(place: Place, files: Path, tmp_path: Path) -> None:
-    definition = {"name": "p", "title": "T", "type": "string", "default": None, "enum": ["a", None]}
+    definition = {"name": "p", "title": "T", "type": "string", "description": None, "enum": ["a", None]}
     found = {
         "namespace": "Exported",
         "display_name": None,
@@ -191,7 +191,7 @@ def test_what_glance_exported_is_loaded_and_null_means_nothing(place: Place, fil
         "protected": None,
         "owner": None,
         "resource_type_associations": [{"name": "OS::Glance::Image", "prefix": None, "properties_target": None}],
-        "properties": {"p": definition, "schema": {"title": "No field", "type": "string"}},
+        "properties": {"p": definition | {"default": None}, "schema": {"title": "No field", "type": "string"}},
         "objects": [
             {"name": "null", "description": None, "required": None, "properties": None},
             {"name": "o", "description": None, "properties": {"p": definition}},
@@ -200,6 +200,7 @@ def test_what_glance_exported_is_loaded_and_null_means_nothing(place: Place, fil
     }
     calotype("db", "sync", *place)
     calotype("db", "load-metadefs", put(files, "exported.json", found), *place)
+    assert "1 unchanged" in calotype("db", "load-metadefs", files, "--merge", "--overwrite", *place)
     wanted = {"title": "T", "type": "string", "enum": ["a", None]}
     assert exported(place, tmp_path / "out") == {
         "Exported.json": {
@@ -357,6 +358,25 @@ def test_more_namespaces_than_one_look_brings_are_all_exported(db: Database, mon
     assert seen == [f"N{number}" for number in range(5)]
 
 
+def test_names_that_only_glance_gave_lead_nowhere_else_and_the_rest_is_exported(
+    place: Place, tmp_path: Path, database_url: str
+) -> None:
+    calotype("db", "sync", *place)
+    db = Database(database_url)
+    names = ["", "..", "a/b", "../../evil", "/etc/evil", "new\nline", "€" * 80]
+    with db.begin() as tx:
+        for name in names:
+            metadefs.add(tx, Namespace(0, name, "red", now(), now()))
+    db.close()
+    out = tmp_path / "some" / "where"
+    found = exported(place, out)
+    assert sorted(one["namespace"] for one in found.values()) == sorted(names)
+    assert [path.name for path in out.parent.iterdir()] == ["where"]
+    assert not list(tmp_path.glob("*evil*"))
+    said = calotype("db", "load-metadefs", out, "--merge", "--overwrite", *place, code=1)
+    assert "4 refused, 3 unchanged" in said
+
+
 def test_a_conflict_undoes_the_whole_namespace(db: Database) -> None:
     with pytest.raises(errors.Conflict):
         loading.load(db, read(OLD | {"tags": [{"name": "t"}, {"name": "t"}]}), Mode.SKIP)
@@ -364,6 +384,7 @@ def test_a_conflict_undoes_the_whole_namespace(db: Database) -> None:
     assert loading.load(db, read(OLD), Mode.SKIP).is_new
     found = next(loading.catalogue(db))
     assert isinstance(found, Definitions)
+    assert [kind.protected for kind in db.ask(metadefs.resource_types)] == [True, True]
     assert [link.resource_type for link in found.associations] == ["OS::Glance::Image", "Site::Shelf"]
 
 
