@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+import jsonschema_rs
 import pytest
 import requests
 
@@ -244,7 +245,7 @@ NESTED: Mapping[str, Any] = {
         ({"tags": None}, 400),
         ({"objects": [{"name": "x" * 81}]}, 400),
         ({"objects": [{"description": "nameless"}]}, 400),
-        ({"objects": [{"name": "o", "self": "/"}]}, 400),
+        ({"objects": [{"name": "o", "schemas": "/"}]}, 400),
         ({"objects": [{"name": "o", "required": ["x", "x"]}]}, 400),
         ({"objects": [{"name": "o", "properties": {"p": {"title": "x"}}}]}, 400),
         ({"objects": [{"name": "o", "properties": {"p": {**DEFINITION, "unknown": 1}}}]}, 400),
@@ -760,3 +761,23 @@ def test_pages_of_tags_hold_each_tag_once(tree: Catalogue, key: str, direction: 
         ("marker=none", 404),
     ):
         assert tree.get(space, "tags", query=f"?{wrong}").status_code == status, wrong  # fmt: skip
+
+
+def test_an_answer_can_be_sent_again_as_another_namespace(admin: Client) -> None:
+    """Clients hold answers to the schema of a namespace, parts and all; what is told of a part alone is passed over."""
+    whole = {
+        "namespace": "Again::One",
+        "resource_type_associations": [{"name": "Again::Type"}],
+        "tags": [{"name": "t"}],
+    }
+    whole["objects"] = [{"name": "o", "properties": {"p": {"title": "P", "type": "string"}}}]
+    made = admin.request("POST", NAMESPACES, json=whole)
+    assert made.status_code == 201, made.text
+    answer = admin.get(f"{NAMESPACES}/Again::One").json()
+    own = {name: value for name, value in answer.items() if name not in ("self", "schema", "created_at", "updated_at")}
+    again = admin.request("POST", NAMESPACES, json=own | {"namespace": "Again::Two"})
+    assert again.status_code == 201, again.text
+    assert again.json()["objects"][0]["self"] == f"{NAMESPACES}/Again::Two/objects/o"
+    schema = admin.get("/v2/schemas/metadefs/namespace").json()
+    validator = jsonschema_rs.Draft202012Validator(schema)
+    assert list(validator.iter_errors(answer)) == []
