@@ -1,6 +1,6 @@
 """`make peer`: Calotype beside a real Glance 33, in one run, on one MariaDB server.
 
-    python -m bench.peer [--sections show,list,pages,create,data,growth] [--keystone] [--rounds N] [--seconds S] …
+    python -m bench.peer [--sections show,list,pages,create,data,metadefs,growth] [--keystone] [--rounds N] …
 
 The peer sets itself up (`glance.py`). Both services have the same rows (`dataset.py`), the same clients
 (`client.py`), and take turns; a figure is the median of its rounds. Requests a second are what the clients saw; CPU
@@ -25,14 +25,14 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from tests.keystone import Keystone, Memcached
 
-from bench import client, dataset, growth, meter, services
+from bench import client, dataset, definitions, growth, meter, services
 from bench.client import Connection, Step, Target
 from bench.glance import CALLERS, PROCESSES, VERSION, Glance, install
 from bench.meter import Server
 from calotype.api.listing import SORT_KEYS
 from calotype.db import tables
 
-SECTIONS = ("show", "list", "pages", "create", "data", "growth")
+SECTIONS = ("show", "list", "pages", "create", "data", "metadefs", "growth")
 MIB = 1 << 20
 
 
@@ -45,6 +45,10 @@ class Promise:
     goal: float
 
 
+_METADEFS = {
+    "metadefs list": (Promise("both", 10, 10), Promise("rate", 10, 10)),
+    "metadefs show": (Promise("both", 5, 5), Promise("rate", 5, 5)),
+}
 #: section → what it must reach, without Keystone and behind one.
 PROMISES: dict[bool, dict[str, tuple[Promise, ...]]] = {
     False: {
@@ -52,12 +56,14 @@ PROMISES: dict[bool, dict[str, tuple[Promise, ...]]] = {
         "list": (Promise("both", 30, 60),),
         "pages": (Promise("both", 15, 25),),
         "create": (Promise("both", 6, 10),),
+        **_METADEFS,
     },
     True: {
         "show": (Promise("server", 4.5, 7),),
         "list": (Promise("both", 25, 25),),
         "pages": (),
         "create": (Promise("both", 5, 5),),
+        **_METADEFS,
     },
 }
 MOST_STATEMENTS = 2
@@ -345,6 +351,34 @@ def data(bench: Bench) -> None:
         print(f"{what:10} Glance {glance:6.2f}   Calotype {calotype:6.2f}   {glance / calotype:5.2f} x   {verdict}")
 
 
+def metadefs(bench: Bench) -> None:
+    """Lists and shows of namespaces with many properties."""
+    count, properties = bench.options.namespaces, bench.options.properties
+    bench.heading(f"GET /v2/metadefs/namespaces: {count} namespaces with {properties} properties each")
+    for query in ("", "?limit=1000", "?limit=100&sort_key=namespace&sort_dir=asc", "?resource_types=OS::Bench::Type1"):
+        path = f"/v2/metadefs/namespaces{query}"
+        answers = [json.loads(Connection(side.target).get(path))["namespaces"] for side in bench.sides]
+        if answers[0] != answers[1]:
+            print(f"  {query or 'default'}: the answers differ")
+        bench.compare(f"list{query}"[:34], get(path), bench.promises["metadefs list"], 1)
+    bench.compare("list, 8 at once", get("/v2/metadefs/namespaces"), bench.promises["metadefs list"], 8)
+    paths = [f"/v2/metadefs/namespaces/{definitions.name(number)}" for number in range(count)]
+    answers = [json.loads(Connection(side.target).get(paths[1])) for side in bench.sides]
+    if answers[0] != answers[1]:
+        print("  show: the answers differ")
+    for clients in (1, 8):
+        bench.compare(f"show, {clients} at once", get(paths[1]), bench.promises["metadefs show"], clients)
+    bench.compare("show of each in turn", one_after_the_other(paths), bench.promises["metadefs show"], 1)
+    for side in bench.sides:
+        asked = {
+            path: statements(bench, side, get(path)(side), 1, 100) for path in (paths[1], "/v2/metadefs/namespaces")
+        }
+        words = "; ".join(
+            f"{path}: {one['Com_select']:.1f} SELECT of {one['Questions']:.1f}" for path, one in asked.items()
+        )
+        print(f"{side.name} asks the database a request: {words}")
+
+
 # --- setting up ------------------------------------------------------------------------------------------
 
 
@@ -365,6 +399,7 @@ def both(directory: Path, options: argparse.Namespace) -> Iterator[Bench]:
     shape = replace(dataset.ONE_OWNER, owner=owner)
     for engine in engines:
         dataset.fill(engine, options.images, seed=options.seed, shape=shape)
+        definitions.fill(engine, options.namespaces, options.properties, owner)
     calotype = services.calotype(directory / "calotype", urls[1], options.workers, identity)
     try:
         glance.start()
@@ -423,6 +458,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds a figure, default %(default)s")
     parser.add_argument("--seconds", type=float, default=2, help="a round of a service, default %(default)s")
     parser.add_argument("--images", type=int, default=10_000, help="images in each database, default %(default)s")
+    parser.add_argument("--namespaces", type=int, default=1000, help="of metadata definitions, default %(default)s")
+    parser.add_argument("--properties", type=int, default=50, help="of a namespace, default %(default)s")
     parser.add_argument("--size", type=int, default=1024, help="MiB of the transfers, default %(default)s")
     parser.add_argument("--transfers", type=int, default=5, help="rounds of transfers, default %(default)s")
     growth.add_arguments(parser)
@@ -437,6 +474,7 @@ def main() -> None:
             with both(Path(name), options) as bench:
                 introduce(options)
                 sections = {"show": show, "list": list_, "pages": pages, "create": create, "data": data}
+                sections["metadefs"] = metadefs
                 for section, work in sections.items():
                     if section in wanted:
                         work(bench)

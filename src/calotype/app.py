@@ -219,6 +219,9 @@ class Authentication:
             log.resource_uuid = params["image_id"]
         if resource is None or resource.open:
             return
+        if not all(params.values()):
+            # Nor is a variable of a path ever empty.
+            raise errors.NotFound("The resource could not be found.")
         ctx = self._caller(req, resp)
         logs.identify(log, ctx)
         if ctx.read_only and req.method not in ("GET", "HEAD"):

@@ -179,7 +179,7 @@ def warm(client: Client, image_id: str) -> None:
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with running(tmp_path_factory.mktemp("broken") / "state") as service:
+    with running(tmp_path_factory.mktemp("broken") / "state", observed=False) as service:
         alice = service.client("alice")
         image_id = alice.active(b"some data" * 1000, name="victim")
         alice.request("POST", f"/v2/images/{image_id}/members", json={"member": "blue"})

@@ -160,13 +160,13 @@ def test_a_namespace_comes_with_all_that_is_in_it(tree: Catalogue) -> None:
             "schema": "/v2/schemas/metadefs/object",
         }
     ]
-    assert sorted(one["name"] for one in found["tags"]) == ["a", "z"]
+    assert found["tags"] == [{"name": "a"}, {"name": "z"}]  # the newest first
     # The same from each of its own routes.
     assert tree.shown(name, "properties")["properties"].keys() == {"z", "a"}
     assert tree.shown(name, "properties", "z") == {"name": "z", **FULL_DEFINITION}
     assert tree.shown(name, "objects")["objects"] == found["objects"]
     assert tree.shown(name, "objects", "o") == found["objects"][0]
-    assert sorted(one["name"] for one in tree.shown(name, "tags")["tags"]) == ["a", "z"]
+    assert tree.shown(name, "tags")["tags"] == found["tags"]
     types = tree.shown(name, "resource_types")["resource_type_associations"]
     assert types == found["resource_type_associations"]
     # A list has the associations and nothing else of what is in it.
@@ -464,6 +464,9 @@ def test_resource_types_are_associated_once_and_stay(tree: Catalogue) -> None:
         ("properties", {"name": "x", **DEFINITION, "description": "x" * 65_500}, 400),
         ("properties", {"name": "x", **DEFINITION, "enum": "x"}, 400),
         ("properties", {"name": "x", **DEFINITION, "unknown": "x"}, 400),
+        ("properties", {"name": "x", **DEFINITION, "items": {}}, 400),
+        *((kind, {**body, "self": "x"}, 400) for kind, body in (("properties", {"name": "x", **DEFINITION}),
+          ("resource_types", {"name": "x"}), ("tags", {"tags": [{"name": "x"}]}))),
         ("resource_types", {"name": "x", "prefix": None}, 400),
         ("resource_types", {"name": "x", "prefix": "x" * 81}, 400),
         ("resource_types", {"name": "x", "properties_target": "x" * 81}, 400),
@@ -520,6 +523,10 @@ def test_what_is_not_there_is_404_and_what_cannot_be_done_is_405(tree: Catalogue
         assert tree.post({"name": "x"}, absent, "resource_types", *rest).status_code == (405 if rest else 404)
         assert tree.delete(absent, "resource_types", *rest).status_code == (404 if rest else 405)
     assert tree.get(absent, "resource_types").status_code == 404
+    for method, where in itertools.product(
+        ("GET", "HEAD", "POST", "PUT", "DELETE"), (f"{TREE}/", path(name, kind, ""))
+    ):
+        assert tree.client.request(method, where, json=body).status_code == 404, (method, where)
 
 
 def test_a_body_of_a_mebibyte_is_read_and_one_that_is_larger_is_not(tree: Catalogue) -> None:
@@ -700,7 +707,7 @@ def test_a_list_begins_with_the_newest_and_holds_as_many_as_are_asked_for(
     assert "next" not in tree.shown(query=of_these + f"&limit={len(names)}&marker={quote(names[-1])}")
     for wrong, status in (
         ("limit=-1", 400), ("limit=x", 400), ("limit=", 400), ("limit=1.5", 400), ("limit=99999999999999999999", 400),
-        ("sort_key=colour", 400), ("sort_dir=up", 400), ("visibility=shared", 400), ("marker=none", 404), ("marker=", 404),
+        ("sort_key=colour", 400), ("sort_dir=up", 400), ("sort_key=", 400), ("sort_dir=", 400), ("visibility=shared", 400), ("marker=none", 404), ("marker=", 404),
         ("marker=%00", 400), ("marker=%ff", 400), ("resource_types=%F0%9F%98%80", 400),
     ):  # fmt: skip
         assert tree.get(query=f"?{wrong}").status_code == status, wrong

@@ -14,8 +14,7 @@ from calotype.context import Context
 from calotype.db import metadefs, tables
 from calotype.db.engine import Database
 from calotype.db.metadefs import OBJECT, PROPERTY, TAG
-from calotype.metadefs.namespaces import whole
-from calotype.model import Association, MetadefObject, MetadefProperty, MetadefTag, Namespace
+from calotype.model import Association, Definitions, MetadefObject, MetadefProperty, MetadefTag, Namespace
 from tests.inprocess import ADMIN, ALICE, BOB
 
 NOON = datetime(2026, 2, 3, 12)
@@ -131,11 +130,35 @@ def test_what_has_no_value_is_shown_as_private_not_protected_and_as_old_as_it_is
         found = metadefs.get(tx, ALICE, "bare")
         assert found
         assert (found.visibility, found.protected, found.updated_at) == ("private", False, NOON)
-        assert whole(tx, found).objects == ()
+        assert metadefs.whole(tx, ALICE, "bare") == Definitions(found)
         assert metadefs.get(tx, BOB, "bare") is None
-        assert [one.name for one in metadefs.page(tx, ALICE, limit=9, visibility="private")] == ["bare"]
+        assert [one.namespace.name for one in metadefs.page(tx, ALICE, limit=9, visibility="private")] == ["bare"]
         assert metadefs.page(tx, ALICE, limit=9, visibility="public") == []
         assert metadefs.page(tx, BOB, limit=9) == []
+
+
+def test_a_namespace_is_read_as_its_parts_are_each(db: Database) -> None:
+    made = fill(db, "one", parts=12)  # so many that their numbers sort otherwise as texts
+    odd = {"namespace_id": made, "created_at": NOON + timedelta(days=1)}
+    text = '{"title": "quotes \\" and \\\\, \\u00fc\u00fc", "enum": [null]}'
+    write(db, tables.metadef_properties, odd | {"name": 'a "b" \\ ü', "json_schema": text})
+    write(db, tables.metadef_properties, odd | {"name": "broken", "json_schema": "{"})
+    write(db, tables.metadef_objects, odd | {"name": "o", "json_schema": "null", "description": "", "required": None})
+    write(db, tables.metadef_tags, odd | {"name": "newer", "updated_at": NOON + timedelta(days=2)})
+    fill(db, "other", parts=1)
+    with db.read() as tx:
+        links = tuple(metadefs.associations(tx, [made])[made])
+        properties, objects, tags = (tuple(metadefs.parts(tx, kind, made)) for kind in (PROPERTY, OBJECT, TAG))  # type: ignore[arg-type, var-annotated]
+        found = metadefs.whole(tx, ALICE, "one")
+        assert found
+        assert (found.associations, found.properties, found.objects, found.tags) == (links, properties, objects, tags)
+        assert found.namespace == metadefs.get(tx, ALICE, "one")
+        assert metadefs.page(tx, ALICE, limit=9, sort_key="id", descending=False, whole=True)[0] == found
+        assert metadefs.page(tx, ALICE, limit=9, sort_key="id", descending=False)[0] == Definitions(
+            found.namespace, links
+        )
+        assert metadefs.whole(tx, BOB, "one") is None
+        assert metadefs.whole(tx, ADMIN, "one") == found
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -154,14 +177,14 @@ def test_pages_hold_each_namespace_once_whatever_has_no_value(db: Database, key:
     ctx = Context("req-5", "one", name, frozenset())
     with db.read() as tx:
         everything = metadefs.page(tx, ctx, limit=1000, sort_key=key, descending=descending)
-        seen: list[Namespace] = []
+        seen: list[Definitions] = []
         while page := metadefs.page(
-            tx, ctx, limit=1, sort_key=key, descending=descending, after=seen[-1] if seen else None
+            tx, ctx, limit=1, sort_key=key, descending=descending, after=seen[-1].namespace if seen else None
         ):
             seen += page
             assert len(seen) <= len(everything)
     assert seen == everything
-    assert {f"{name} {number:02}" for number in range(len(rows))} <= {one.name for one in seen}
+    assert {f"{name} {number:02}" for number in range(len(rows))} <= {one.namespace.name for one in seen}
 
 
 # --- who sees what ---------------------------------------------------------------------------------------
@@ -175,7 +198,7 @@ def test_projects_are_told_apart_to_the_letter_and_whoever_has_none_sees_what_is
     public = {f"public {number}" for number in range(4)}
     with db.read() as tx:
         for ctx, mine in ((ALICE, {"private 0"}), (BOB, {"private 3"}), (NOBODY, set())):
-            assert {one.name for one in metadefs.page(tx, ctx, limit=99)} == public | mine
+            assert {one.namespace.name for one in metadefs.page(tx, ctx, limit=99)} == public | mine
             assert {f"private {n}" for n in range(4) if metadefs.get(tx, ctx, f"private {n}")} == mine
         assert len(metadefs.page(tx, ADMIN, limit=99)) == 8
 
@@ -265,18 +288,18 @@ def test_reading_n_namespaces_costs_a_fixed_number_of_statements(db: Database) -
         statements.clear()
         with db.read() as tx:
             found = metadefs.page(tx, ADMIN, limit=limit)
-            links = metadefs.associations(tx, [one.id for one in found])
-            assert len(found) == len(links) == limit
+            assert len(found) == limit
+            assert all(one.associations for one in found)
         return len([one for one in statements if one.startswith("SELECT")])
 
-    assert cost(1) == cost(12) == 2
+    assert cost(1) == cost(12) == 1
 
     def show(name: str) -> int:
         statements.clear()
         with db.read() as tx:
-            found = metadefs.get(tx, ADMIN, name)
+            found = metadefs.whole(tx, ADMIN, name)
             assert found
-            assert whole(tx, found).objects
+            assert found.objects
         return len([one for one in statements if one.startswith("SELECT")])
 
-    assert show("00") == show("01") == 5
+    assert show("00") == show("01") == 1

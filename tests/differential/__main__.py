@@ -17,9 +17,10 @@ from pathlib import Path
 from bench import services
 from bench.glance import VERSION, Glance, install
 
+from tests.differential.asking import ANYBODY, BAD, PERSONAS
 from tests.differential.both import Both, Side
 from tests.differential.differences import DECLARED, judge, line
-from tests.differential.script import ANYBODY, BAD, PERSONAS, SECTIONS
+from tests.differential.script import SECTIONS
 from tests.keystone import Keystone, Memcached
 from tests.support import USERS, Service
 

@@ -24,7 +24,9 @@ CHOSEN = "-0000-4000-8000-000000000000"
 _UUID = re.compile(
     rf"\b[0-9a-f]{{8}}(?!{CHOSEN})-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}\b", re.IGNORECASE
 )
-_LINK = re.compile(r"/v2/\w+\?")  #: its query is written in one of many ways
+_LINK = re.compile(r"/v2/[\w/]+\?")  #: its query is written in one of many ways
+#: Lists in whose order Glance's database has a free hand.
+_UNORDERED = re.compile(r".*\.(objects|resource_type_associations)")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d(T| )\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?")
 
 
@@ -110,18 +112,38 @@ def _json(answer: Answer, own: Mapping[str, str]) -> dict[str, str]:
         return {"body": f"no JSON: {answer.body[:100]!r}"}
     if isinstance(value, dict) and {"message", "code", "title"} <= set(value):
         value["message"] = type(value["message"]).__name__
+    if isinstance(value, dict) and "definitions" in value:
+        value = _written_out(value, value.pop("definitions"))
     return {_neutral(name, own): _neutral(text, own) for name, text in _flat("body", value)}
 
 
+def _written_out(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema without references to its definitions: what they name stands in their places."""
+    if isinstance(schema, list):
+        return [_written_out(one, definitions) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    meant = [definitions[str(schema["$ref"]).rpartition("/")[2]]] if "$ref" in schema else schema.get("allOf", [])
+    rest = {name: one for name, one in schema.items() if name not in ("$ref", "allOf")}
+    found = {name: _written_out(one, definitions) for name, one in rest.items()}
+    for one in meant:
+        found |= _written_out(one, definitions)
+    return found
+
+
 def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Leaves of a JSON value by their paths. Texts in a list have no order; objects in one go by their ids."""
+    """Leaves of a JSON value by their paths. Texts in a list have no order; objects in one go by ids or names.
+
+    A description is for people, and left out, unless somebody gave it to something: that has a time or a title.
+    """
     if isinstance(value, dict) and value:
         for name in sorted(value):
-            if name != "description" or not isinstance(value[name], str):  # which is for people
+            if name != "description" or not isinstance(value[name], str) or {"created_at", "title"} & set(value):
                 yield from _flat(f"{path}.{name}", value[name])
     elif isinstance(value, list) and value and isinstance(value[0], dict):
-        names = [str(one.get("id") or one.get("member_id") or place) for place, one in enumerate(value)]
-        yield path, " ".join(names)
+        known = ("id", "member_id", "namespace", "name")
+        names = [next((str(one[key]) for key in known if one.get(key)), str(place)) for place, one in enumerate(value)]
+        yield path, " ".join(sorted(names) if _UNORDERED.fullmatch(path) else names)
         for name, one in zip(names, value, strict=True):
             yield from _flat(f"{path}[{name}]", one)
     elif isinstance(value, list) and all(isinstance(one, str) for one in value):

@@ -11,14 +11,14 @@ import gzip
 import json as json_
 from collections.abc import Callable
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
+from tests.differential import metadefs
 from tests.differential.answers import CHOSEN
+from tests.differential.asking import ANYBODY, BAD, PERSONAS, Ask
 from tests.images import samples
 
-ANYBODY, BAD = None, "nobody"  #: without credentials; with wrong ones
-PERSONAS = ("admin", "manager", "alice", "reader", "bob", "carol", "service", ANYBODY, BAD)
 OCTETS = {"Content-Type": "application/octet-stream"}
 JSON = {"Accept": "application/json"}
 PATCH_21 = "application/openstack-images-v2.1-json-patch"
@@ -26,26 +26,6 @@ PATCH_20 = "application/openstack-images-v2.0-json-patch"
 PLAIN = {"disk_format": "raw", "container_format": "bare"}
 DATA = bytes(range(256)) * 40  # 10,240 bytes
 QCOW2 = samples.qcow2()
-
-
-class Ask(Protocol):
-    """Sends one request to both. `data` goes as it is, a list of pieces goes in chunks, `json` is encoded."""
-
-    def __call__(
-        self,
-        who: str | None,
-        method: str,
-        path: str,
-        *,
-        json: Any = ...,
-        data: bytes | list[bytes] | None = None,
-        headers: dict[str, str] = ...,
-        keep: str = "",
-    ) -> None: ...
-
-    def project(self, user: str) -> str:
-        """The id of a user's project."""
-        ...
 
 
 def image(number: int) -> str:
@@ -893,4 +873,5 @@ SECTIONS: tuple[Callable[[Ask], None], ...] = (
     locations,
     deletion,
     headers,
+    *metadefs.SECTIONS,
 )

@@ -60,3 +60,29 @@ def test_what_is_not_declared_and_what_is_not_there_any_more_is_wrong() -> None:
     assert judge([there, Difference("GET /", "header ETag", "-", '"x"')], declared) == []
     assert len(judge([there], declared)) == 1
     assert len(judge([there, Difference("GET /", "header ETag", '"y"', '"x"')], declared)) == 2
+
+
+def test_a_reference_in_a_schema_is_what_it_refers_to() -> None:
+    count = {"type": "integer", "minimum": 0}
+    first = {
+        "properties": {"a": {"$ref": "#/definitions/c"}, "b": {"allOf": [{"$ref": "#/definitions/c"}, {"default": 0}]}}
+    }
+    second = {"properties": {"a": count, "b": count | {"default": 0}}}
+    assert differing(answer(first | {"definitions": {"c": count}}), answer(second)) == []
+    other = {"properties": {"a": count, "b": count}}
+    found = [("body.properties.b.default", "0", ABSENT)]
+    assert differing(answer(first | {"definitions": {"c": count}}), answer(other)) == found
+
+
+def test_objects_have_no_order_and_tags_have_one() -> None:
+    one, two = [{"name": "a"}, {"name": "b"}], [{"name": "b"}, {"name": "a"}]
+    assert differing(answer({"objects": one}), answer({"objects": two})) == []
+    assert differing(answer({"objects": one}), answer({"objects": two[:1]})) == [("body.objects", "a b", "b")]
+    assert differing(answer({"tags": one}), answer({"tags": two})) == [("body.tags", "a b", "b a")]
+
+
+def test_a_description_that_somebody_gave_is_compared() -> None:
+    texts = ({"description": text} for text in ("x", "y"))
+    assert differing(*map(answer, texts)) == []
+    definitions = ({"title": "t", "description": text} for text in ("x", "y"))
+    assert differing(*map(answer, definitions)) == [("body.description", '"x"', '"y"')]

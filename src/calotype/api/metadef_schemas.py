@@ -72,6 +72,7 @@ FIELDS: Final[Schema] = {
     "items": {
         "type": "object",
         "description": "What the entries of an array are",
+        "required": ["type"],
         "properties": {
             "type": {"type": "string", "enum": list(TYPES), "description": "JSON type of an entry"},
             "enum": _VALUES,

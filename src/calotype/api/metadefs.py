@@ -1,7 +1,7 @@
 """Metadata definitions over HTTP: namespaces, what is in them, resource types (contract: api.md §13)."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import falcon
 
@@ -15,7 +15,8 @@ from calotype.metadefs import namespaces, parts
 from calotype.metadefs import resource_types as types
 
 #: What is told of a thing, and cannot be said of it.
-_READ_ONLY: Final = ("self", "schema", "created_at", "updated_at")
+_TIMES: Final = ("created_at", "updated_at")
+_READ_ONLY: Final = ("self", "schema", *_TIMES)
 #: Headers that say yes.
 _TRUE: Final = ("true", "t", "1", "yes", "y", "on")
 
@@ -278,7 +279,7 @@ def dissociate(req: falcon.Request, resp: falcon.Response, namespace: str, resou
 def _body(req: falcon.Request, schema: schemas.Schema) -> dict[str, Any]:
     values = json_object(req)
     for name in _READ_ONLY:
-        if name in values:
+        if name in values and name in (*schema["properties"], *_TIMES):
             raise errors.Forbidden(f"Attribute '{name}' is read-only.")
     schemas.check(schema, values)
     return values
@@ -298,8 +299,12 @@ def _resource_type(req: falcon.Request) -> str | None:
     return _last(params(req), "resource_type") or None
 
 
-def _last(wanted: Params, name: str) -> str | None:
-    return wanted[name][-1] if name in wanted else None
+@overload
+def _last(wanted: Params, name: str) -> str | None: ...
+@overload
+def _last(wanted: Params, name: str, default: str) -> str: ...
+def _last(wanted: Params, name: str, default: str | None = None) -> str | None:
+    return wanted[name][-1] if name in wanted else default
 
 
 def _limit(req: falcon.Request, wanted: Params, *, least: int = 0) -> int | None:
@@ -311,6 +316,6 @@ def _limit(req: falcon.Request, wanted: Params, *, least: int = 0) -> int | None
 def _order(wanted: Params, sort_keys: Sequence[str], direction: str) -> dict[str, Any]:
     return {
         "marker": _last(wanted, "marker"),
-        "sort_key": choice(_last(wanted, "sort_key") or "created_at", sort_keys, "sort_key"),
-        "descending": choice(_last(wanted, "sort_dir") or direction, ("asc", "desc"), "sort_dir") == "desc",
+        "sort_key": choice(_last(wanted, "sort_key", "created_at"), sort_keys, "sort_key"),
+        "descending": choice(_last(wanted, "sort_dir", direction), ("asc", "desc"), "sort_dir") == "desc",
     }

@@ -14,12 +14,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from calotype import errors
 from calotype.context import Context
 from calotype.db.compare import apart
+from calotype.db.nesting import array, collected, nested
 from calotype.db.tables import image_locations, image_properties, image_tags, images
 from calotype.model import Image, Location
 
@@ -32,57 +31,21 @@ COLUMNS: Final = (
 ).split()
 
 
-class _Array(FunctionElement[Any]):
-    """A JSON array of columns and of other JSON."""
-
-    type = sa.JSON()
-    name = "json_array"
-    inherit_cache = True
-
-
-class _Collected(FunctionElement[Any]):
-    """An aggregate: a JSON object of names and values."""
-
-    type = sa.JSON()
-    name = "json_collected"
-    inherit_cache = True
-
-
-class _Nested(FunctionElement[Any]):
-    """JSON from a subquery, which SQLite would take for text."""
-
-    type = sa.JSON()
-    name = "json_nested"
-    inherit_cache = True
-
-
-def _call(default: str, **names: str) -> Any:
-    def compiled(element: Any, compiler: Any, **options: Any) -> str:
-        return names.get(compiler.dialect.name, default) + f"({compiler.process(element.clauses, **options)})"
-
-    return compiled
-
-
-compiles(_Array)(_call("JSON_ARRAY", postgresql="json_build_array"))
-compiles(_Collected)(_call("JSON_OBJECTAGG", postgresql="json_object_agg", sqlite="json_group_object"))
-compiles(_Nested)(_call("", sqlite="json"))
-
-
 def _collected(table: sa.Table, name: Any, value: Any, *where: sa.ColumnElement[bool]) -> Any:
     living: sa.ColumnElement[bool] = apart(table.c.deleted) == sa.false()
-    found = sa.select(_Collected(name, value)).where(table.c.image_id == images.c.id, living, *where)
-    return _Nested(found.correlate(images).scalar_subquery())
+    found = sa.select(collected(name, value)).where(table.c.image_id == images.c.id, living, *where)
+    return nested(found.correlate(images).scalar_subquery())
 
 
 #: The document of a row of `images`.
-document: Final = _Array(
+document: Final = array(
     *(images.c[name] for name in COLUMNS),
     _collected(image_properties, image_properties.c.name, image_properties.c.value),
     _collected(image_tags, image_tags.c.value, image_tags.c.id),
     _collected(
         image_locations,
         image_locations.c.id,
-        _Array(image_locations.c.value, image_locations.c.meta_data),
+        array(image_locations.c.value, image_locations.c.meta_data),
         image_locations.c.status == "active",
     ),
 ).label("document")

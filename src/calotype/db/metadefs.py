@@ -6,10 +6,12 @@ happens one after the other.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from functools import lru_cache
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -17,6 +19,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db.compare import exactly, paged
 from calotype.db.engine import Tx, same_moment
+from calotype.db.nesting import array, collected, nested
 from calotype.db.tables import (
     metadef_namespace_resource_types,
     metadef_namespaces,
@@ -27,6 +30,7 @@ from calotype.db.tables import (
 )
 from calotype.model import (
     Association,
+    Definitions,
     MetadefObject,
     MetadefPart,
     MetadefProperty,
@@ -35,6 +39,7 @@ from calotype.model import (
     ResourceType,
 )
 
+LOG = logging.getLogger(__name__)
 P = TypeVar("P", bound=MetadefPart)
 
 _NAMESPACE: Final = sa.select(metadef_namespaces)
@@ -51,9 +56,29 @@ PART_SORT_KEYS: Final = ("name", "id", "created_at", "updated_at")
 
 def get(tx: Tx, ctx: Context, name: str, *, lock: bool = False) -> Namespace | None:
     """The namespace, if the caller sees it; with `lock` nobody else changes it until the transaction ends."""
-    statement = _NAMESPACE.where(metadef_namespaces.c.namespace == name, _seen(ctx))
-    row = tx.execute(statement.with_for_update() if lock else statement).first()
+    row = _find(tx, ctx, _NAMESPACE.with_for_update() if lock else _NAMESPACE, name)
     return _namespace(row) if row is not None else None
+
+
+def whole(tx: Tx, ctx: Context, name: str) -> Definitions | None:
+    """The namespace with all that is in it, as it is at one moment, if the caller sees it: in one statement.
+
+    Raises `Busy` when it is larger than the database may answer.
+    """
+    row = _find(tx, ctx, _WHOLE, name)
+    return _definitions(row) if row is not None else None
+
+
+def _find(tx: Tx, ctx: Context, columns: sa.Select[Any], name: str) -> Any | None:
+    to_project = not ctx.is_admin and bool(ctx.project)
+    values = {"name": name} | ({"project": ctx.project} if to_project else {})
+    return tx.execute(_named_namespace(columns, to_project, ctx.is_admin), values).first()
+
+
+# Built once: building such a statement costs more than running it.
+@lru_cache(maxsize=16)
+def _named_namespace(columns: sa.Select[Any], to_project: bool, to_admin: bool) -> sa.Select[Any]:
+    return columns.where(metadef_namespaces.c.namespace == sa.bindparam("name"), _seen(to_project, to_admin))
 
 
 def by_id(tx: Tx, namespace_id: int) -> Namespace | None:
@@ -72,13 +97,17 @@ def page(
     descending: bool = True,
     visibility: str | None = None,
     resource_types: Sequence[str] | None = None,
-) -> list[Namespace]:
+    whole: bool = False,
+) -> list[Definitions]:
     """A part of the list: the namespaces that the caller sees, those that follow one of them where `after` is given.
+
+    Each has its associations and nothing else, or all that is in it if it is to be `whole`.
 
     With `resource_types` those that are for one of them. Sorted by a column of `SORT_KEYS`, what has no value first
     when ascending; then by age and id, in the same direction.
     """
-    statement = _NAMESPACE.where(_seen(ctx))
+    to_project = not ctx.is_admin and bool(ctx.project)
+    statement = (_WHOLE if whole else _LISTED).where(_seen(to_project, ctx.is_admin))
     if visibility is not None:
         statement = statement.where(sa.func.coalesce(metadef_namespaces.c.visibility, "private") == visibility)
     if resource_types is not None:
@@ -89,10 +118,9 @@ def page(
     if after is not None:  # the row itself, which may have NULL where a namespace has a value
         place = dict(tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == after.id)).one()._mapping)
     keys = ("created_at", "id") if sort_key == "created_at" else (sort_key, "created_at", "id")
-    return [
-        _namespace(row)
-        for row in tx.execute(paged(statement, metadef_namespaces, keys, descending, place).limit(limit))
-    ]
+    some = paged(statement, metadef_namespaces, keys, descending, place).limit(limit)
+    rows = tx.execute(some, {"project": ctx.project} if to_project else {})
+    return [_definitions(row) for row in rows]
 
 
 def add(tx: Tx, namespace: Namespace) -> Namespace:
@@ -132,6 +160,17 @@ def clear(tx: Tx) -> tuple[int, int]:
 # --- what is in them -------------------------------------------------------------------------------------
 
 
+class _Row(NamedTuple):
+    """A row of a part as it stands in a document."""
+
+    name: str
+    created_at: datetime
+    updated_at: datetime | None
+    json_schema: str = ""
+    description: str | None = None
+    required: str | None = None
+
+
 @dataclass(frozen=True)
 class Kind(Generic[P]):
     """One kind of part of a namespace: its word, its table, and how a part and a row are made of one another."""
@@ -165,6 +204,10 @@ OBJECT: Final = Kind(
     },
 )
 TAG: Final = Kind("tag", metadef_tags, lambda row: MetadefTag(row.name, *_times(row)), lambda _part: {})
+
+
+#: What is in a namespace, in the order of the fields of `Definitions`.
+_KINDS: Final[tuple[Kind[Any], ...]] = (PROPERTY, OBJECT, TAG)
 
 
 def parts(tx: Tx, kind: Kind[P], namespace_id: int) -> list[P]:
@@ -261,10 +304,10 @@ def associations(tx: Tx, namespace_ids: Sequence[int]) -> dict[int, list[Associa
     links, types = metadef_namespace_resource_types, metadef_resource_types
     if found:
         statement = sa.select(links, types.c.name).join(types, types.c.id == links.c.resource_type_id)
-        for row in tx.execute(statement.where(links.c.namespace_id.in_(found)).order_by(types.c.name)):
+        for row in tx.execute(statement.where(links.c.namespace_id.in_(found))):
             one = Association(row.name, *_times(row), prefix=row.prefix, properties_target=row.properties_target)
             found[row.namespace_id].append(one)
-    return found
+    return {number: sorted(some, key=_type_name) for number, some in found.items()}
 
 
 def add_association(tx: Tx, namespace_id: int, new: Association, *, protected: bool = False) -> None:
@@ -315,11 +358,79 @@ def _resource_type(tx: Tx, new: Association, protected: bool) -> int:
 # --- rows ------------------------------------------------------------------------------------------------
 
 
-def _seen(ctx: Context) -> sa.ColumnElement[bool]:
-    if ctx.is_admin:
+def _seen(to_project: bool, to_admin: bool) -> sa.ColumnElement[bool]:
+    if to_admin:
         return sa.true()
     public = metadef_namespaces.c.visibility == "public"
-    return public | exactly(metadef_namespaces.c.owner, ctx.project) if ctx.project else public
+    mine: sa.BindParameter[str] = sa.bindparam("project", type_=sa.String())
+    return public | exactly(metadef_namespaces.c.owner, mine) if to_project else public
+
+
+# --- documents: what is in a namespace, as one value -----------------------------------------------------
+
+
+def _in_each(key: Any, rows: sa.FromClause, of: Any, *columns: Any) -> Any:
+    """The rows of each namespace: arrays of columns by a number that they are in the order of."""
+    found = sa.select(collected(key, array(*columns))).select_from(rows).where(of == metadef_namespaces.c.id)
+    return nested(found.correlate(metadef_namespaces).scalar_subquery())
+
+
+def _parts_of(kind: Kind[Any]) -> Any:
+    table = kind.table
+    return _in_each(table.c.id, table, table.c.namespace_id, *(table.c[name] for name in _fields(kind)))
+
+
+def _fields(kind: Kind[Any]) -> list[str]:
+    return [name for name in _Row._fields if name in kind.table.c]
+
+
+def _links_of() -> Any:
+    links, types = metadef_namespace_resource_types, metadef_resource_types
+    columns = (types.c.name, links.c.created_at, links.c.updated_at, links.c.prefix, links.c.properties_target)
+    return _in_each(
+        types.c.id, links.join(types, types.c.id == links.c.resource_type_id), links.c.namespace_id, *columns
+    )
+
+
+_LISTED: Final = sa.select(metadef_namespaces, array(_links_of()).label("document"))
+_WHOLE: Final = sa.select(metadef_namespaces, array(_links_of(), *map(_parts_of, _KINDS)).label("document"))
+
+
+def _definitions(row: Any) -> Definitions:
+    """A namespace with what its document tells. Raises `Busy` for one that the database did not put together."""
+    if row.document is None:
+        LOG.error("namespace %s is larger than the database may answer (max_allowed_packet)", row.namespace)
+        raise errors.Busy("The database cannot answer with all of this namespace.")
+    links, *some = row.document  # of a list the associations alone
+    return Definitions(_namespace(row), _links(links), *map(_read, _KINDS, some))
+
+
+def _links(found: dict[str, list[Any]] | None) -> tuple[Association, ...]:
+    some = (
+        Association(name, *_moments(created_at, updated_at), prefix=prefix, properties_target=target)
+        for name, created_at, updated_at, prefix, target in _in_order(found)
+    )
+    return tuple(sorted(some, key=_type_name))
+
+
+def _type_name(one: Association) -> str:
+    return one.resource_type
+
+
+def _read(kind: Kind[P], found: dict[str, list[Any]] | None) -> tuple[P, ...]:
+    return tuple(
+        kind.read(_Row(name, *_moments(created_at, updated_at), *more))
+        for name, created_at, updated_at, *more in _in_order(found)
+    )
+
+
+def _in_order(found: dict[str, list[Any]] | None) -> list[list[Any]]:
+    return [found[number] for number in sorted(found, key=int)] if found else []
+
+
+def _moments(created_at: str, updated_at: str | None) -> tuple[datetime, datetime]:
+    created = datetime.fromisoformat(created_at)
+    return created, datetime.fromisoformat(updated_at) if updated_at else created
 
 
 def _named(kind: Kind[Any], namespace_id: int, name: str) -> tuple[sa.ColumnElement[bool], ...]:

@@ -13,7 +13,6 @@ from calotype.context import SERVICE
 from calotype.db import metadefs
 from calotype.db.engine import Database, Tx
 from calotype.db.metadefs import OBJECT, PROPERTY, TAG, Kind
-from calotype.metadefs.namespaces import whole
 from calotype.model import Association, Definitions, MetadefPart, Namespace
 
 P = TypeVar("P", bound=MetadefPart)
@@ -94,10 +93,9 @@ def catalogue(db: Database) -> Iterator[Definitions]:
     while True:
 
         def some(tx: Tx, after: Namespace | None = after) -> list[Definitions]:
-            found = metadefs.page(tx, SERVICE, limit=_PAGE, after=after, sort_key="id", descending=False)
-            return [whole(tx, one) for one in found]
+            return metadefs.page(tx, SERVICE, limit=_PAGE, after=after, sort_key="id", descending=False, whole=True)
 
-        page = db.look(some)
+        page = db.ask(some)
         yield from page
         if len(page) < _PAGE:
             return
@@ -114,7 +112,7 @@ def _load(tx: Tx, new: Definitions, mode: Mode) -> Outcome:
         outcome.skipped = True
         return outcome
     else:
-        old = whole(tx, there)
+        old = metadefs.whole(tx, SERVICE, there.name) or Definitions(there)
         if mode is not Mode.MERGE:
             _load_namespace(tx, there, new.namespace, outcome)
     _load_associations(tx, old, new.associations, mode, outcome)

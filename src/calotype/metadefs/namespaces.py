@@ -32,11 +32,11 @@ def list_(
     """
     svc.policy.check_namespace(ctx, "get_metadef_namespaces", None)
 
-    def work(tx: Tx) -> tuple[list[Namespace], list[Definitions]]:
+    def work(tx: Tx) -> list[Definitions]:
         after = metadefs.get(tx, ctx, marker) if marker is not None else None
         if marker is not None and after is None:
             raise no_namespace(marker)
-        found = metadefs.page(
+        return metadefs.page(
             tx,
             ctx,
             limit=limit + 1,  # is there a next page?
@@ -46,42 +46,36 @@ def list_(
             visibility=visibility,
             resource_types=resource_types,
         )
-        shown = [one for one in found[:limit] if svc.policy.allows(ctx, "get_metadef_namespace", namespace_target(one))]
-        for one in shown:
-            svc.policy.check_namespace(ctx, "list_metadef_resource_types", one)
-        links = metadefs.associations(tx, [one.id for one in shown])
-        return found, [Definitions(one, tuple(links[one.id])) for one in shown]
 
-    found, shown = svc.db.look(work) if limit else ([], [])
-    return shown, found[limit - 1].name if len(found) > limit else None
+    if not limit:
+        return [], None
+    found = svc.db.ask(work) if marker is None else svc.db.look(work)
+    shown = [
+        one for one in found[:limit] if svc.policy.allows(ctx, "get_metadef_namespace", namespace_target(one.namespace))
+    ]
+    for one in shown:
+        svc.policy.check_namespace(ctx, "list_metadef_resource_types", one.namespace)
+    return shown, found[limit - 1].namespace.name if len(found) > limit else None
 
 
 def show(svc: Service, ctx: Context, name: str) -> Definitions:
-    """A namespace with all that is in it. Raises `NotFound`, `Forbidden`."""
+    """A namespace with all that is in it; of its tags the newest first. Raises `NotFound`, `Forbidden`."""
 
     def work(tx: Tx) -> Definitions:
-        found = opened(svc, tx, ctx, name)
+        found = metadefs.whole(tx, ctx, name)
+        if found is None:
+            raise no_namespace(name)
         for action in (
+            "get_metadef_namespace",
             "list_metadef_resource_types",
             "get_metadef_objects",
             "get_metadef_properties",
             "get_metadef_tags",
         ):
-            svc.policy.check_namespace(ctx, action, found)
-        return whole(tx, found)
+            svc.policy.check_namespace(ctx, action, found.namespace)
+        return replace(found, tags=found.tags[::-1])
 
-    return svc.db.look(work)
-
-
-def whole(tx: Tx, namespace: Namespace) -> Definitions:
-    """The namespace with all that is in it."""
-    return Definitions(
-        namespace,
-        tuple(metadefs.associations(tx, [namespace.id])[namespace.id]),
-        tuple(metadefs.parts(tx, PROPERTY, namespace.id)),
-        tuple(metadefs.parts(tx, OBJECT, namespace.id)),
-        tuple(metadefs.parts(tx, TAG, namespace.id)),
-    )
+    return svc.db.ask(work)
 
 
 def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
