@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import jsonschema_rs
 import pytest
@@ -501,6 +501,8 @@ def test_what_a_request_would_need_to_have_or_must_not_have_is_said(tree: Catalo
     for method, where in [*asked, *(("POST", path(name, kind)) for kind in one)]:
         for data in (b"", b"{", b"\xff", b'{"name": "a", "name": "b"}', b'{"name": NaN}', b'{"name": 1e999}'):
             assert tree.client.request(method, where, data=data).status_code == 400, (method, where, data)
+    beyond = b'{"name": "x", "title": "T", "type": "number", "minimum": 1e999}'
+    assert tree.client.request("POST", path(name, "properties"), data=beyond).status_code == 400
     assert tree.shown(name) == before
 
 
@@ -678,6 +680,8 @@ def test_who_follows_next_sees_each_namespace_once_in_order(
         assert page["first"] == first
         if "next" not in page:
             break
+        assert parse_qs(urlsplit(page["next"]).query)["marker"] == [seen[-1]["namespace"]]
+        assert quote(unquote(page["next"]), safe="/:?=&") == quote(page["next"], safe="/:?=&%")
         found = tree.client.get(page["next"])
         assert found.status_code == 200, found.text
         page = found.json()
