@@ -775,13 +775,13 @@ def test_an_answer_can_be_sent_again_as_another_namespace(admin: Client) -> None
         "tags": [{"name": "t"}],
     }
     whole["objects"] = [{"name": "o", "properties": {"p": {"title": "P", "type": "string"}}}]
-    made = admin.request("POST", NAMESPACES, json=whole)
+    made = admin.request("POST", TREE, json=whole)
     assert made.status_code == 201, made.text
-    answer = admin.get(f"{NAMESPACES}/Again::One").json()
+    answer = admin.get(f"{TREE}/Again::One").json()
     own = {name: value for name, value in answer.items() if name not in ("self", "schema", "created_at", "updated_at")}
-    again = admin.request("POST", NAMESPACES, json=own | {"namespace": "Again::Two"})
+    again = admin.request("POST", TREE, json=own | {"namespace": "Again::Two"})
     assert again.status_code == 201, again.text
-    assert again.json()["objects"][0]["self"] == f"{NAMESPACES}/Again::Two/objects/o"
+    assert again.json()["objects"][0]["self"] == f"{TREE}/Again::Two/objects/o"
     schema = admin.get("/v2/schemas/metadefs/namespace").json()
     validator = jsonschema_rs.Draft202012Validator(schema)
     assert list(validator.iter_errors(answer)) == []
