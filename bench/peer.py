@@ -379,9 +379,10 @@ def metadefs(bench: Bench) -> None:
 
 
 def _in_order(answer: bytes) -> str:
-    """An answer about namespaces, without the order of associations and objects, in which Glance's database is free."""
+    """The namespaces of an answer, without the order of associations and objects: Glance's database is free in it."""
     found = json.loads(answer)
-    for one in found.get("namespaces", [found]):
+    found = found.get("namespaces", [found])
+    for one in found:
         for kind in ("resource_type_associations", "objects"):
             one.get(kind, []).sort(key=itemgetter("name"))
     return json.dumps(found, sort_keys=True)
