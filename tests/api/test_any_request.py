@@ -25,6 +25,8 @@ from calotype.api.routes import ROUTES
 from calotype.app import App
 from calotype.db import tables
 from calotype.images import lifecycle, sharing
+from calotype.metadefs import namespaces
+from calotype.model import Association, Definitions, MetadefObject, MetadefProperty, MetadefTag, Namespace
 from tests.inprocess import ADMIN, ALICE, BOB, make_active, parts
 from tests.support import PASSWORD, write_users
 
@@ -68,6 +70,31 @@ STEP = st.one_of(
     VALUE,
 )  # fmt: skip
 ANYTHING = st.one_of(VALUE, OBJECT, st.lists(STEP, max_size=4))
+#: What metadata definitions are made of, near what their schemas want.
+DEFINITION = mostly(
+    st.fixed_dictionaries({"title": TEXT, "type": st.sampled_from(["string", "integer", "array", "null", "x"])}, optional={
+        "description": TEXT, "default": VALUE, "enum": st.lists(TEXT, max_size=3), "minimum": NUMBER, "maxLength": NUMBER, "pattern": TEXT,
+        "items": st.fixed_dictionaries({}, optional={"type": TEXT, "enum": VALUE}), "operators": st.lists(TEXT, max_size=2),
+        "readonly": st.booleans(), "required": st.lists(TEXT, max_size=2), "name": TEXT, "uniqueItems": VALUE,
+    }),
+    VALUE,
+)  # fmt: skip
+DEFINITIONS = mostly(st.dictionaries(TEXT, DEFINITION, max_size=2), VALUE)
+SHORT = mostly(st.sampled_from(["space", "new", "o", "p", "t", "T"]), TEXT)
+NAMED = mostly(st.fixed_dictionaries({"name": SHORT}), VALUE)
+OF_NAMESPACES = st.fixed_dictionaries({"namespace": SHORT}, optional={
+    "display_name": TEXT, "description": TEXT, "visibility": st.sampled_from(["public", "private", "x"]), "owner": TEXT,
+    "protected": mostly(st.just(False), VALUE), "properties": DEFINITIONS, "tags": st.lists(NAMED, max_size=3),
+    "objects": st.lists(mostly(st.fixed_dictionaries({"name": SHORT}, optional={"properties": DEFINITIONS}), VALUE), max_size=2),
+    "resource_type_associations": st.lists(NAMED, max_size=2),
+})  # fmt: skip
+OF_PARTS = st.one_of(
+    NAMED,
+    st.fixed_dictionaries({"name": SHORT}, optional={"required": st.lists(TEXT, max_size=2), "properties": DEFINITIONS, "description": TEXT}),
+    st.fixed_dictionaries({"name": SHORT}, optional={"prefix": TEXT, "properties_target": TEXT, "created_at": TEXT, "self": TEXT}),
+    st.tuples(SHORT, DEFINITION).map(lambda pair: {"name": pair[0], **pair[1]} if isinstance(pair[1], dict) else pair[1]),
+    st.fixed_dictionaries({"tags": st.lists(NAMED, max_size=3)}),
+)  # fmt: skip
 #: What bodies are like by method: as JSON, or not.
 BODIES = {
     "POST": mostly(OBJECT, ANYTHING),
@@ -96,6 +123,13 @@ ARGUMENT = st.one_of(
 QUERY = st.lists(st.tuples(mostly(PARAMETER, TEXT), ARGUMENT), max_size=4).map(
     lambda pairs: "&".join(f"{escape(name)}={escape(value)}" for name, value in pairs)
 )
+DEFINITIONS_QUERY = st.lists(
+    st.tuples(
+        st.sampled_from("limit marker sort_key sort_dir visibility resource_types resource_type".split()),
+        st.one_of(ARGUMENT, st.sampled_from("space T T,U namespace protected owner id name desc 1 0 private".split())),
+    ),
+    max_size=3,
+).map(lambda pairs: "&".join(f"{name}={escape(value)}" for name, value in pairs))
 PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=20)
 MEDIA = [f"application/openstack-images-v2.{minor}-json-patch" for minor in (0, 1)]
 FIELDS = st.fixed_dictionaries({}, optional={
@@ -111,6 +145,29 @@ FIELDS = st.fixed_dictionaries({}, optional={
 
 def escape(text: str) -> str:
     return quote(text.encode("utf-8", "surrogatepass"))
+
+
+PARTS = {"namespace": "space", "object_name": "o", "property_name": "p", "tag_name": "t", "resource_type": "T"}
+
+
+@st.composite
+def requests_for_definitions(draw: st.DrawFn) -> "Sent":
+    """Most of an administrator, who alone may write them."""
+    route = draw(st.sampled_from([route for route in ROUTES if "/metadefs/" in route.path]))
+    path = route.path
+    for variable, known in PARTS.items():
+        path = path.replace(f"{{{variable}}}", draw(mostly(st.just(known), TEXT.map(escape))))
+    path = path.replace("{name}", "namespace")
+    if route.method == "GET" and draw(st.booleans()):
+        path += "?" + draw(DEFINITIONS_QUERY)
+    user = draw(mostly(st.just("admin"), st.sampled_from(["alice", "bob", "service"])))
+    bodies = OF_NAMESPACES if path.endswith("/namespaces") or route.path.endswith("{namespace}") else OF_PARTS
+    body = b""
+    if route.method in ("POST", "PUT") and not (route.method == "POST" and "{tag_name}" in route.path):
+        body = draw(mostly(bodies.map(written), st.one_of(st.binary(max_size=40), ANYTHING.map(written))))
+    fields = draw(FIELDS) | draw(st.sampled_from([{}, {"X-Openstack-Append": "True"}]))
+    credentials = "Basic " + b64encode(f"{user}:{PASSWORD}".encode()).decode()
+    return Sent(route.method, path, credentials, fields, body)
 
 
 @dataclass(frozen=True)
@@ -147,7 +204,7 @@ def requests(draw: st.DrawFn) -> Sent:
 
 
 class Answering:
-    """An application with an image that has data, one that waits for it, and one of somebody else."""
+    """An application with an image that has data, one that waits for it, one of somebody else, and a namespace."""
 
     def __init__(self, app: App, state: Path) -> None:
         self._app = app
@@ -169,6 +226,16 @@ class Answering:
                 found[name] = make_active(self._app, ctx, tags=("warm",))
         with contextlib.suppress(errors.Conflict):
             sharing.add(svc, ALICE, found["ACTIVE"], "blue")
+
+        now = svc.now()
+        with contextlib.suppress(errors.Conflict):
+            namespaces.create(svc, ADMIN, Definitions(
+                Namespace(0, "space", "red", now, now, visibility="public"),
+                (Association("T", now, now, prefix="p_"),),
+                (MetadefProperty("p", {"title": "P", "type": "string"}, now, now),),
+                (MetadefObject("o", {"p": {"title": "P", "type": "string"}}, now, now),),
+                (MetadefTag("t", now, now),),
+            ))  # fmt: skip
 
     def _rows(self) -> Any:
         with self._app.db.read() as tx:
@@ -232,4 +299,10 @@ def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answering]:
 @settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 @given(sent=requests())
 def test_whatever_is_sent_the_answer_is_one_of_ours(answering: Answering, sent: Sent) -> None:
+    answering.answer(sent)
+
+
+@settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(sent=requests_for_definitions())
+def test_whatever_is_sent_about_definitions_the_answer_is_one_of_ours(answering: Answering, sent: Sent) -> None:
     answering.answer(sent)

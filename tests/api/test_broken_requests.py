@@ -173,12 +173,13 @@ def warm(client: Client, image_id: str) -> None:
         assert client.patch(image_id, *steps).status_code == 200
         assert client.get("/v2/images?name=x&tag=y&sort=name").status_code == 200
         assert client.create(name=3).status_code == 400
+        assert client.request("POST", "/v2/metadefs/namespaces", json={"namespace": 3}).status_code == 400
         assert client.file(image_id, Range="bytes=0-0").status_code == 206
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with running(tmp_path_factory.mktemp("broken") / "state") as service:
+    with running(tmp_path_factory.mktemp("broken") / "state", observed=False) as service:
         alice = service.client("alice")
         image_id = alice.active(b"some data" * 1000, name="victim")
         alice.request("POST", f"/v2/images/{image_id}/members", json={"member": "blue"})
@@ -249,6 +250,15 @@ def test_ambiguous_framing_is_refused_and_hides_nothing(target: Target, raw: byt
     assert target.state() == before
 
 
+DEFINED = {"title": "T", "type": "string"}
+
+
+def define(DEEP: str = "", **values: Any) -> bytes:  # noqa: N803
+    """A namespace, of somebody who may not add one."""
+    body = json.dumps({"namespace": "n", **values}).replace('"DEEP"', DEEP)
+    return sized(b"POST /v2/metadefs/namespaces", body.encode())
+
+
 DEEP = 100_000
 REFUSED: list[tuple[str, bytes, int]] = [
     ("arrays 10^5 deep", post(b"[" * DEEP + b"]" * DEEP), 400),
@@ -302,6 +312,13 @@ REFUSED: list[tuple[str, bytes, int]] = [
     ("a string without end", post(b'{"a": "' + b"[," * 500_000), 400),
     ("escapes without end", post(b'{"a": "' + b"\\\\" * 500_000), 400),
     ("escaped surrogates", post(b'{"a": "' + b"\\ud83d\\ude00" * 80_000 + b'"}'), 400),
+    ("a namespace of 16,000 tags", define(tags=[{"name": f"{n}"} for n in range(16_000)]), 403),
+    ("a namespace of 30,000 tags", define(tags=[{"name": f"{n}"} for n in range(30_000)]), 400),
+    ("5000 properties with names that are too long", define(properties={f"{n:081}": DEFINED for n in range(5_000)}), 400),
+    ("an object that requires 30,000", define(objects=[{"name": "o", "required": [f"{n}" for n in range(30_000)]}]), 400),
+    ("a definition 10^4 deep", define(properties={"p": {**DEFINED, "default": "DEEP"}}, DEEP="[" * 10_000 + "]" * 10_000), 400),
+    ("a definition 900 deep", define(properties={"p": {**DEFINED, "default": "DEEP"}}, DEEP="[" * 900 + "]" * 900), 400),
+    ("a definition with 30,000 values", define(properties={"p": {**DEFINED, "default": [0] * 30_000}}), 400),
     ("4096 steps", patch(*[{"op": "add", "path": f"/p{n}", "value": "x"} for n in range(4096)]), 413),
     ("4096 steps on one name", patch(*[{"op": "add", "path": "/p", "value": f"{n}"} for n in range(4095)], {"op": "remove", "path": "/q"}), 409),
     ("4096 lists of tags", patch(*[{"op": "add", "path": "/tags", "value": [f"{n}"] * 4} for n in range(4095)], {"op": "remove", "path": "/q"}), 409),

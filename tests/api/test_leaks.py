@@ -87,6 +87,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def filled(place: Place) -> Place:
     """Images in all states, with copies in all stores, and everything going wrong that a user can make go wrong."""
     web, alice, service = place.web, place.service.client(), place.service
+    service.client("admin").request("POST", "/v2/metadefs/namespaces", json=NAMESPACE)
     web.files["/private-path"] = b"on the web"
     ids = place.ids
     for visibility in ("private", "shared", "public", "community"):
@@ -135,9 +136,20 @@ def filled(place: Place) -> Place:
     return place
 
 
+NAMESPACE = {
+    "namespace": "space",
+    "visibility": "public",
+    "objects": [{"name": "o"}],
+    "properties": {"p": {"title": "P", "type": "string"}},
+    "tags": [{"name": "t"}],
+    "resource_type_associations": [{"name": "T"}],
+}
+
+
 def paths(place: Place) -> Iterator[str]:
     """Every path that there is, with whatever there is to put into it, and some that are odd."""
     others = {"tag": "x", "member_id": "blue", "store_id": "fast", "name": "image", "task_id": place.ids["private"]}
+    others |= {"namespace": "space", "object_name": "o", "property_name": "p", "tag_name": "t", "resource_type": "T"}
     for path in dict.fromkeys(route.path for route in ROUTES):
         if "{image_id}" not in path:
             yield re.sub(r"{(\w+)}", lambda found: others.get(found[1], "x"), path)

@@ -553,6 +553,19 @@ def test_a_definition_that_fits_its_column_is_kept_to_the_last_byte(tree: Catalo
     assert tree.shown(name, "properties", "p") == fits
 
 
+def test_what_was_accepted_can_be_read_again_however_deep_it_is(tree: Catalogue) -> None:
+    name = tree.add()
+    for deep in (20, 40, 900, 930, 950, 960, 970, 980, 990):
+        definition = f'{{"title": "T", "type": "string", "default": {"[" * deep}{"]" * deep}}}'
+        for kind, body in (
+            ("properties", f'{{"name": "p{deep}", {definition[1:]}'),
+            ("objects", f'{{"name": "o{deep}", "properties": {{"p": {definition}}}}}'),
+        ):
+            made = tree.client.request("POST", path(name, kind), data=body)
+            assert made.status_code == (201 if deep == 20 else 400), (deep, made.text)
+    assert tree.shown(name)["properties"]["p20"]["default"] == json.loads("[" * 20 + "]" * 20)
+
+
 # --- names -----------------------------------------------------------------------------------------------
 
 ODD_NAMES = [

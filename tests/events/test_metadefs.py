@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from calotype import errors
 from calotype.app import App
 from calotype.db import outbox
-from calotype.db.engine import Tx, now
+from calotype.db.engine import Tx, now, same_moment
 from calotype.db.metadefs import OBJECT, PROPERTY, TAG
 from calotype.metadefs import namespaces, resource_types
 from calotype.metadefs import parts as definitions
@@ -167,6 +169,20 @@ def test_payloads_of_what_is_in_a_namespace_are_those_of_the_contract(app: App, 
     assert (gone["name"], gone["deleted"], gone["deleted_at"][-1]) == ("newer", True, "Z")
     resource_types.remove(svc, ADMIN, name, "OS::New")
     assert payload(app)["deleted"] is True
+
+
+def test_what_is_changed_keeps_its_age(app: App, name: str) -> None:
+    svc, old = app.service, now() - timedelta(hours=1)
+    definitions.add(svc, ADMIN, name, TAG, MetadefTag("aged", old, old))
+    told(app)
+    changed = definitions.change(svc, ADMIN, name, TAG, "aged", tag("renamed"))
+    assert same_moment(changed.created_at, old)
+    found = payload(app)
+    assert found["created_at"] == f"{changed.created_at.isoformat(timespec='seconds')}Z"
+    assert found["updated_at"] > found["created_at"]
+    before = namespaces.show(svc, ADMIN, name).namespace
+    replaced = namespaces.update(svc, ADMIN, name, replace(before, created_at=old, updated_at=now()))
+    assert replaced.created_at == before.created_at
 
 
 REFUSED: dict[str, Callable[[App, str], Any]] = {

@@ -18,6 +18,21 @@ def _nested(depth: int) -> Iterator[bytes]:
         yield b'1[{"op": "add", "path": "/tags", "value": ' + b'{"a":' * deep + b"1" + b"}" * deep + b"}]"
 
 
+def _namespace(**values: object) -> bytes:
+    return json.dumps({"namespace": "n", **values}).encode()
+
+
+def _definitions(depth: int) -> Iterator[bytes]:
+    """The same for what is kept of a definition."""
+    for deep in range(depth, depth + 80):
+        value = b"[" * deep + b"]" * deep
+        yield b'{"namespace": "n", "properties": {"p": {"title": "T", "type": "string", "default": %s}}}' % value
+        yield (
+            b'{"namespace": "n", "objects": [{"name": "o", "properties": {"p": {"title": "T", "type": "string", "default": %s}}}]}'
+            % value
+        )
+
+
 def _images() -> Iterator[bytes]:
     """The heads of the sample files; the first byte is what they are declared as."""
     for number, sample in enumerate([*samples.good(), *samples.hostile()]):
@@ -46,6 +61,16 @@ CORPUS: dict[str, list[bytes]] = {
         b"{}", b'{"name": "x", "min_ram": 1, "tags": ["a"], "protected": true}', b'{"min_ram": 1.0}', b'{"min_ram": true}',
         b'{"min_disk": 9223372036854775808}', b'{"": "x"}', b'{"id": "00000000-0000-4000-8000-000000000000\\n"}',
         b'{"tags": {"a": 1}}', b'{"tags": [[[]]]}', b'{"disk_format": ["raw"]}', b'{"disk_format": {}}', b'{"visibility": null}',
+    ],
+    "namespace": [
+        b'{"namespace": "n"}', b'{"namespace": ""}', b'{"namespace": "a/b"}', b'{"namespace": "n", "owner": ""}', *_definitions(2), *_definitions(920),
+        _namespace(tags=[{"name": "t"}, {"name": "t"}]), _namespace(tags=[{"name": ""}]), _namespace(tags={}), _namespace(objects=[]),
+        _namespace(resource_type_associations=[{"name": "OS::T", "prefix": "p"}]), _namespace(properties={"": {"title": "", "type": "null"}}),
+        _namespace(properties={"p": {"title": "T", "type": "array", "items": {}, "enum": [], "minLength": 1.0, "minimum": 1e300}}),
+        _namespace(properties={"p": {"title": "T", "type": "string", "default": {"a": [None]}, "required": [], "operators": [""]}}),
+        _namespace(properties={"p" * 81: {"title": "T", "type": "string"}}), _namespace(objects=[{"name": "o", "required": ["a,b", ""]}]),
+        _namespace(objects=[{"name": "o", "description": "", "properties": {"p" * 81: {"title": "x" * 65_500, "type": "string"}}}]),
+        _namespace(objects=[{"name": "o", "required": [str(n) for n in range(30_000)]}]),
     ],
     "patch": [
         _patch({"op": "add", "path": "/p", "value": "x"}), _patch({"op": ["add"], "path": "/p", "value": "x"}), _patch({}), _patch([]),

@@ -11,6 +11,7 @@ import re
 import socket
 import types
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote_from_bytes
 
@@ -19,10 +20,10 @@ from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]
 
 from calotype import errors
 from calotype.api import errors as api_errors
-from calotype.api import image_data, listing, patch, ranges, request
+from calotype.api import image_data, listing, metadef_schemas, metadef_views, patch, ranges, request, schemas
 from calotype.api.schemas import Schemas
 from calotype.auth import basic
-from calotype.db import filters
+from calotype.db import filters, metadefs
 from calotype.images.inspection import FormatRules
 from calotype.images.stream import Passing
 from calotype.socket_body import SocketBody
@@ -30,6 +31,7 @@ from calotype.socket_body import SocketBody
 SCHEMAS = Schemas(
     "raw qcow2 vhd vhdx vmdk vdi iso ami ari aki luks gpt".split(), "bare ovf ova docker ami ari aki".split()
 )
+_NOON = datetime(2026, 1, 1, 12)
 FORMATS = (b"raw", b"qcow2", b"vhd", b"vhdx", b"vmdk", b"vdi", b"iso", b"luks", b"gpt", b"qed")
 
 
@@ -100,6 +102,31 @@ def image(data: bytes) -> None:
             assert len(value.encode()) <= 65_535
         elif isinstance(value, int):
             assert 0 <= value < 2**31 or name in ("size", "virtual_size")
+
+
+def namespace(data: bytes) -> None:
+    """Namespaces of metadata definitions: what is accepted fits its columns, and comes out of them again."""
+    found = body(data)
+    if not isinstance(found, dict):
+        return
+    try:
+        schemas.check(metadef_schemas.NAMESPACE, found)
+        new = metadef_views.to_definitions(found, "red", _NOON)
+    except errors.CalotypeError as exc:
+        _refused(exc)
+        return
+    assert 0 < len(new.namespace.name) <= 80
+    kinds: Any = ((metadefs.PROPERTY, new.properties), (metadefs.OBJECT, new.objects), (metadefs.TAG, new.tags))
+    for kind, part in ((kind, part) for kind, several in kinds for part in several):
+        columns = kind.columns(part)
+        assert 0 < len(part.name) <= 80
+        assert all(value is None or len(value.encode()) <= 65_535 for value in columns.values())
+        row = types.SimpleNamespace(**columns, name=part.name, created_at=_NOON, updated_at=_NOON)
+        assert kind.columns(kind.read(row)).keys() == columns.keys()
+    for link in new.associations:
+        assert 0 < len(link.resource_type) <= 80
+    for prefix in (None, "x"):
+        json.dumps(metadef_views.definitions(new, prefix), allow_nan=False)
 
 
 def span(data: bytes) -> None:
@@ -265,6 +292,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "credentials": credentials,
     "format": format_,
     "image": image,
+    "namespace": namespace,
     "patch": steps,
     "pointer": pointer,
     "query": query,

@@ -314,7 +314,14 @@ def named(key: str, *names: str) -> Callable[[Persona, Any, Any], bool]:
 
 #: Routes that ask nobody who he is.
 OPEN = frozenset(
-    {("GET", "/"), ("GET", "/versions"), ("GET", "/v2"), ("GET", "/healthcheck"), ("HEAD", "/healthcheck")}
+    (
+        ("GET", "/"),
+        ("GET", "/versions"),
+        ("GET", "/v2"),
+        ("GET", "/healthcheck"),
+        ("HEAD", "/healthcheck"),
+        ("GET", "/openapi.json"),
+    )
 )
 _I = "/v2/images/{image_id}"
 _ACCEPTED = {"member_id": "accepted"}
@@ -362,6 +369,7 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
     ("GET", "/v2"): [Ask(anybody(302))],
     ("GET", "/healthcheck"): [Ask(anybody(200))],
     ("HEAD", "/healthcheck"): [Ask(anybody(200))],
+    ("GET", "/openapi.json"): [Ask(anybody(200))],
     #
     ("GET", "/v2/images"): [
         Ask(whoever("reader", then=200)),

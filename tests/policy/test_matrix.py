@@ -264,6 +264,16 @@ def test_who_may_not_look_at_a_namespace_hears_404_whatever_else_the_rules_permi
         assert ask("admin", "GET", "/public-red") == 200
 
 
+def test_lists_leave_out_the_namespaces_that_a_rule_denies(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text('"get_metadef_namespace": "role:admin or project_id:%(project_id)s"')
+    with world_in(tmp_path, states=("queued",)) as (_, app):
+        send = in_process(app)
+        for name, seen in (("member", "red"), ("other", "blue"), ("admin", "")):
+            _, found = send(BY[name], "GET", CATALOGUE, {}, b"")
+            listed = [one["namespace"] for one in json.loads(found)["namespaces"]]
+            assert sorted(listed) == sorted(one.name for one in (*NAMESPACES, TAKEN) if seen in one.owner)
+
+
 def test_former_defaults_show_public_namespaces_to_everybody_and_change_nothing_else(tmp_path: Path) -> None:
     with ruled(tmp_path, {}, "[oslo_policy]\nenforce_new_defaults = false\n") as ask:
         for name in ("service", "reader", "other"):

@@ -21,6 +21,8 @@ from calotype.model import (
 
 NAMESPACES: Final = "/v2/metadefs/namespaces"
 _SCHEMAS: Final = "/v2/schemas/metadefs"
+#: How many levels definitions may have; what reads JSON gives up at some hundreds, sooner here than there.
+_DEEPEST: Final = 32
 #: Fields of definitions that count something.
 _COUNTS: Final = frozenset(("minLength", "maxLength", "minItems", "maxItems"))
 
@@ -155,10 +157,19 @@ def _definition(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept(found: Any) -> Any:
-    """The same, once it is sure that the columns can hold it. `Invalid`."""
+    """The same, once it is sure that the columns can hold it, and that it can be read again. `Invalid`."""
+    level = [found]
+    for _ in range(_DEEPEST):
+        level = [inner for value in level if isinstance(value, Mapping | list) for inner in _inside(value)]
+    if level:
+        raise errors.Invalid("A definition is nested too deeply.")
     if len(json.dumps(found)) > MAX_VALUE:
         raise errors.Invalid(f"A property, or the properties of an object, may have at most {MAX_VALUE} bytes as JSON.")
     return found
+
+
+def _inside(value: Mapping[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else value
 
 
 def _times(found: Any) -> dict[str, str]:
