@@ -221,41 +221,6 @@ def test_what_glance_exported_is_loaded_and_null_means_nothing(place: Place, fil
         assert "does not match" in calotype("db", "load-metadefs", path, "--merge", *place, code=1)
 
 
-@pytest.mark.parametrize("options", [(), ("--merge",), ("--merge", "--prefer-new"), ("--merge", "--overwrite")])
-def test_names_that_the_database_takes_for_one_are_one(
-    place: Place, files: Path, tmp_path: Path, database_kind: str, options: tuple[str, ...]
-) -> None:
-    calotype("db", "sync", *place)
-    calotype("db", "load-metadefs", put(files, "old.json", OLD), *place)
-    new = put(files, "new.json", {
-        "namespace": "site::disks",
-        "visibility": "public",
-        "resource_type_associations": [{"name": "OS::GLANCE::IMAGE", "prefix": "x_"}],
-        "properties": {"SPEED": {"title": "Faster", "type": "integer"}},
-        "objects": [{"name": "MIRROR", "properties": {}}],
-        "tags": [{"name": "FAST"}, {"name": "new"}],
-    })  # fmt: skip
-    calotype("db", "load-metadefs", new, *options, *place)
-    said = calotype("db", "load-metadefs", new, *options, *place)
-    assert ("unchanged" if options else "skipped") in said
-    found = exported(place, tmp_path / "out")
-    if database_kind != "mariadb":
-        assert found.keys() == {"Site::Disks.json", "site::disks.json"}
-        return
-    (one,) = found.values()
-    assert one["namespace"] == ("site::disks" if len(options) == 2 else "Site::Disks")
-    wanted = {
-        (): ["speed", "kind", "mirror", "bare", "fast", "cheap"],
-        ("--merge",): ["speed", "kind", "mirror", "bare", "fast", "cheap", "new"],
-        ("--merge", "--prefer-new"): ["SPEED", "kind", "MIRROR", "bare", "FAST", "cheap", "new"],
-        ("--merge", "--overwrite"): ["SPEED", "MIRROR", "FAST", "new"],
-    }
-    assert [*one["properties"], *(part["name"] for part in one["objects"] + one["tags"])] == wanted[options]
-    image, *others = one["resource_type_associations"]
-    assert image == {"name": "OS::Glance::Image", "prefix": "x_" if len(options) == 2 else "disk_"}
-    assert len(others) == ("--overwrite" not in options)
-
-
 def test_a_name_that_comes_twice_is_refused_whether_it_is_there_or_not(
     place: Place, files: Path, tmp_path: Path
 ) -> None:
@@ -386,6 +351,35 @@ def test_a_conflict_undoes_the_whole_namespace(db: Database) -> None:
     assert isinstance(found, Definitions)
     assert [kind.protected for kind in db.ask(metadefs.resource_types)] == [True, True]
     assert [link.resource_type for link in found.associations] == ["OS::Glance::Image", "Site::Shelf"]
+
+
+def test_names_that_the_database_takes_for_one_are_one(db: Database, database_kind: str) -> None:
+    new = {
+        "namespace": "site::disks",
+        "resource_type_associations": [{"name": "OS::GLANCE::IMAGE", "prefix": "x_"}],
+        "properties": {"SPEED": {"title": "Faster", "type": "integer"}},
+        "objects": [{"name": "MIRROR", "properties": {}}],
+        "tags": [{"name": "FAST"}, {"name": "new"}],
+    }
+    for mode, name, prefix, wanted in (
+        (Mode.SKIP, "Site::Disks", "disk_", "speed kind mirror bare cheap fast"),
+        (Mode.MERGE, "Site::Disks", "disk_", "speed kind mirror bare cheap fast new"),
+        (Mode.PREFER_NEW, "site::disks", "x_", "SPEED kind MIRROR bare FAST cheap new"),
+        (Mode.OVERWRITE, "site::disks", "x_", "SPEED MIRROR FAST new"),
+    ):
+        loading.unload_all(db)
+        loading.load(db, read(OLD), Mode.SKIP)
+        assert loading.load(db, read(new), mode).is_new == (database_kind != "mariadb")
+        assert not loading.load(db, read(new), mode).has_changes
+        if database_kind != "mariadb":
+            assert [found.namespace.name for found in loading.catalogue(db)] == ["Site::Disks", "site::disks"]
+            continue
+        (found,) = loading.catalogue(db)
+        assert found.namespace.name == name
+        names = [one.name for one in (*found.properties, *found.objects)]
+        assert " ".join(names + sorted(one.name for one in found.tags)) == wanted
+        assert (found.associations[0].resource_type, found.associations[0].prefix) == ("OS::Glance::Image", prefix)
+        assert len(found.associations) == (1 if mode is Mode.OVERWRITE else 2)
 
 
 def test_of_many_who_load_the_same_at_once_one_adds_it_and_nobody_fails(db: Database) -> None:
