@@ -235,6 +235,50 @@ def test_more_namespaces_than_one_look_brings_are_all_exported(
         db.close()
 
 
+def test_an_export_goes_on_when_a_namespace_goes(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calotype.db import schema
+
+    monkeypatch.setattr(loading, "_PAGE", 1)
+    db = Database(database_url)
+    schema.sync(db)
+    try:
+        for number in range(3):
+            loading.load(db, metadef_views.to_definitions({"namespace": f"N{number}"}, "red", now()), Mode.SKIP)
+        found = []
+        for one in loading.catalogue(db):
+            found.append(one.namespace.name)
+            assert loading.unload(db, [one.namespace.name])
+        assert found == ["N0", "N1", "N2"]
+    finally:
+        db.close()
+
+
+def test_what_is_loaded_over_another_may_differ_in_case_alone(database_url: str) -> None:
+    from calotype.db import schema
+
+    db = Database(database_url)
+    schema.sync(db)
+
+    def load(word: str) -> loading.Outcome:
+        body = {
+            "namespace": "N",
+            "resource_type_associations": [{"name": word}],
+            "properties": {word: {"title": "T", "type": "string"}},
+            "objects": [{"name": word}],
+            "tags": [{"name": word}],
+        }
+        return loading.load(db, metadef_views.to_definitions(body, "red", now()), Mode.OVERWRITE)
+
+    try:
+        load("Word")
+        outcome = load("word")
+        assert outcome.added == outcome.removed == {"association": 1, "property": 1, "object": 1, "tag": 1}
+        (found,) = loading.catalogue(db)
+        assert [one.name for one in (*found.properties, *found.objects, *found.tags)] == ["word"] * 3
+    finally:
+        db.close()
+
+
 def test_a_conflict_undoes_the_whole_namespace(database_url: str) -> None:
     from calotype.db import schema
 

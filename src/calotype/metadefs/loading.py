@@ -132,12 +132,12 @@ def _load_namespace(tx: Tx, old: Namespace, new: Namespace, outcome: Outcome) ->
 def _load_associations(tx: Tx, old: Definitions, new: Iterable[Association], mode: Mode, outcome: Outcome) -> None:
     number = old.namespace.id
     missing, different, gone = _sorted_out({one.resource_type: one for one in old.associations}, new, _type_of, mode)
+    for one in gone:  # first, as a database may take its name for that of another one
+        metadefs.remove_association(tx, number, one.resource_type)
     for one in missing:
         metadefs.add_association(tx, number, one, protected=True)
     for one in different:
         metadefs.update_association(tx, number, one)
-    for one in gone:
-        metadefs.remove_association(tx, number, one.resource_type)
     _count(outcome, "association", missing, different, gone)
 
 
@@ -145,11 +145,11 @@ def _load_parts(
     tx: Tx, kind: Kind[P], namespace: Namespace, old: Iterable[P], new: Iterable[P], mode: Mode, outcome: Outcome
 ) -> None:
     missing, different, gone = _sorted_out({one.name: one for one in old}, new, _name_of, mode)
+    for one in gone:
+        metadefs.remove_part(tx, kind, namespace.id, one.name)
     metadefs.add_parts(tx, kind, namespace.id, missing)
     for one in different:
         metadefs.update_part(tx, kind, namespace.id, one.name, one)
-    for one in gone:
-        metadefs.remove_part(tx, kind, namespace.id, one.name)
     _count(outcome, kind.word, missing, different, gone)
 
 
