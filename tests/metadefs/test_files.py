@@ -228,7 +228,7 @@ def test_a_name_that_comes_twice_is_refused_whether_it_is_there_or_not(
     calotype("db", "load-metadefs", put(files, "old.json", OLD), *place)
     new = put(files, "new.json", OLD | {"display_name": "New", "tags": [{"name": "fast"}, {"name": "fast"}]})
     for options in ("--merge",), ("--merge", "--prefer-new"), ("--merge", "--overwrite"):
-        assert "of that name already: fast" in calotype("db", "load-metadefs", new, *options, *place, code=1)
+        assert "already has a tag fast" in calotype("db", "load-metadefs", new, *options, *place, code=1)
     assert exported(place, tmp_path / "out")["Site::Disks.json"]["display_name"] == "Disks"
 
 
