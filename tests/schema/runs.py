@@ -24,6 +24,12 @@ CHECKS = (
 _CONFIG = """\
 [phases.coverage]
 unexpected-methods = ["get", "put", "post", "delete", "options", "patch", "trace"]
+[phases.stateful]
+max-steps = 25
+[phases.stateful.generation]
+mode = "positive"
+[phases.stateful.inference]
+algorithms = []
 """
 
 
