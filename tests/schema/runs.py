@@ -34,6 +34,10 @@ mode = "positive"
 max-examples = {walks}
 [phases.stateful.inference]
 algorithms = []
+# Nothing follows from these.
+[[operations]]
+include-tag = ["Versions and health", "Discovery", "Tasks"]
+phases.stateful.enabled = false
 """
 
 

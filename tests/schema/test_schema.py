@@ -28,7 +28,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.mark.parametrize(
     ("persona", "phases", "examples", "links"),
     # What was found to be followed, and some room: whoever may make namespaces gets on to what is in them.
-    [("admin", "coverage,stateful", 4, 10), ("alice", "fuzzing,stateful", 4, 5), ("reader", "fuzzing,stateful", 3, 0)],
+    [("admin", "coverage,stateful", 4, 12), ("alice", "fuzzing,stateful", 4, 5), ("reader", "fuzzing,stateful", 3, 0)],
 )
 def test_whatever_is_sent_the_answer_is_as_described(
     described: Service, tmp_path: Path, persona: str, phases: str, examples: int, links: int
