@@ -19,9 +19,9 @@ DOCUMENT = document(Schemas(["raw"], ["bare"]))
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service whose database makes no difference."""
+    """A service whose database makes no difference, with formats of its own."""
     state = tmp_path_factory.mktemp("described")
-    with running(state, CONF.format(state=state)) as started:
+    with running(state, CONF.format(state=state) + "[image_format]\ndisk_formats = raw,qcow2,punched\n") as started:
         yield started
 
 
@@ -38,6 +38,14 @@ def test_whatever_is_sent_the_answer_is_as_described(
     # It leaves out the route that it has the description from.
     assert found.count(r"Operations: +(\d+) selected") == len(ROUTES) - 1, found.said
     assert found.count(r"API Links: +(\d+) covered") >= links, found.said
+
+
+def test_a_service_describes_its_own_configuration(described: Service) -> None:
+    for user in ("alice", None):
+        found = described.client(user).get("/openapi.json")
+        assert (found.status_code, found.headers["Content-Type"]) == (200, "application/json")
+        formats = found.json()["components"]["schemas"]["NewImage"]["properties"]["disk_format"]["enum"]
+        assert formats == [None, "raw", "qcow2", "punched"]
 
 
 def test_the_description_is_one_of_openapi_3_1() -> None:

@@ -38,12 +38,17 @@ def components(served: Schemas) -> dict[str, Schema]:
                 "type": "object",
                 "required": ["op", "path"],
                 "properties": {"op": {"type": "string", "enum": list(patch.OPS)}, "path": _pointer(), "value": {}},
+                "anyOf": [{"properties": {"op": {"const": "remove"}}}, {"required": ["value"]}],
             },
         },
         "Patch20": {
             "type": "array",
             "maxItems": patch.MAX_CHANGES,
-            "items": {"type": "object", "properties": {**{op: _pointer() for op in patch.OPS}, "value": {}}},
+            "items": {
+                "type": "object",
+                "properties": {**{op: _pointer() for op in patch.OPS}, "value": {}},
+                "oneOf": [{"required": ["remove"]}, *({"required": [op, "value"]} for op in ("add", "replace"))],
+            },
         },
         **_FIXED,
     }
