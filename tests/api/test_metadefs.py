@@ -7,8 +7,9 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import jsonschema_rs
 import pytest
 import requests
 
@@ -244,7 +245,7 @@ NESTED: Mapping[str, Any] = {
         ({"tags": None}, 400),
         ({"objects": [{"name": "x" * 81}]}, 400),
         ({"objects": [{"description": "nameless"}]}, 400),
-        ({"objects": [{"name": "o", "self": "/"}]}, 400),
+        ({"objects": [{"name": "o", "schemas": "/"}]}, 400),
         ({"objects": [{"name": "o", "required": ["x", "x"]}]}, 400),
         ({"objects": [{"name": "o", "properties": {"p": {"title": "x"}}}]}, 400),
         ({"objects": [{"name": "o", "properties": {"p": {**DEFINITION, "unknown": 1}}}]}, 400),
@@ -500,6 +501,8 @@ def test_what_a_request_would_need_to_have_or_must_not_have_is_said(tree: Catalo
     for method, where in [*asked, *(("POST", path(name, kind)) for kind in one)]:
         for data in (b"", b"{", b"\xff", b'{"name": "a", "name": "b"}', b'{"name": NaN}', b'{"name": 1e999}'):
             assert tree.client.request(method, where, data=data).status_code == 400, (method, where, data)
+    beyond = b'{"name": "x", "title": "T", "type": "number", "minimum": 1e999}'
+    assert tree.client.request("POST", path(name, "properties"), data=beyond).status_code == 400
     assert tree.shown(name) == before
 
 
@@ -677,6 +680,8 @@ def test_who_follows_next_sees_each_namespace_once_in_order(
         assert page["first"] == first
         if "next" not in page:
             break
+        assert parse_qs(urlsplit(page["next"]).query)["marker"] == [seen[-1]["namespace"]]
+        assert quote(unquote(page["next"]), safe="/:?=&") == quote(page["next"], safe="/:?=&%")
         found = tree.client.get(page["next"])
         assert found.status_code == 200, found.text
         page = found.json()
@@ -760,3 +765,23 @@ def test_pages_of_tags_hold_each_tag_once(tree: Catalogue, key: str, direction: 
         ("marker=none", 404),
     ):
         assert tree.get(space, "tags", query=f"?{wrong}").status_code == status, wrong  # fmt: skip
+
+
+def test_an_answer_can_be_sent_again_as_another_namespace(admin: Client) -> None:
+    """Clients hold answers to the schema of a namespace, parts and all; what is told of a part alone is passed over."""
+    whole = {
+        "namespace": "Again::One",
+        "resource_type_associations": [{"name": "Again::Type"}],
+        "tags": [{"name": "t"}],
+    }
+    whole["objects"] = [{"name": "o", "properties": {"p": {"title": "P", "type": "string"}}}]
+    made = admin.request("POST", TREE, json=whole)
+    assert made.status_code == 201, made.text
+    answer = admin.get(f"{TREE}/Again::One").json()
+    own = {name: value for name, value in answer.items() if name not in ("self", "schema", "created_at", "updated_at")}
+    again = admin.request("POST", TREE, json=own | {"namespace": "Again::Two"})
+    assert again.status_code == 201, again.text
+    assert again.json()["objects"][0]["self"] == f"{TREE}/Again::Two/objects/o"
+    schema = admin.get("/v2/schemas/metadefs/namespace").json()
+    validator = jsonschema_rs.Draft202012Validator(schema)
+    assert list(validator.iter_errors(answer)) == []

@@ -1,4 +1,7 @@
-"""Every sub-command of the unmodified clients that the routes serve, with Keystone; the others by name, with a reason."""
+"""Every sub-command of the unmodified clients that the routes serve, with Keystone; the others by name, with a reason.
+
+Those for metadata definitions are in `test_metadefs.py`.
+"""
 
 import json
 import os
@@ -16,11 +19,9 @@ from glanceclient.v2 import shell as glance_commands
 from tests.keystone import Keystone
 from tests.support import PASSWORD, Service
 
-CACHE, IMPORT, METADEFS, TASKS, URLS = (
+CACHE, IMPORT, URLS = (
     "there is no image cache yet",
     "there are no imports yet",
-    "there are no metadata definitions yet",
-    "tasks come from imports",
     "show_multiple_locations is not offered (OSSN-0090)",
 )
 
@@ -143,7 +144,7 @@ def test_every_command_of_openstack_works(shells: Any, keystone: Keystone, tmp_p
     run("image", "show", image_id, fails=True)
 
     commands = {point.name for point in entry_points(group="openstack.image.v2")}
-    later = {name for name in commands if name in OPENSTACK_LATER or name.startswith("image_metadef_")}
+    later = {name for name in commands if name in OPENSTACK_LATER or name.startswith("image_metadef_")}  # test_metadefs
     for name in later & (run.ran | admin.ran):
         raise AssertionError(f"{name} works: take it off the list")
     admin.ran |= run.ran | bob.ran
@@ -193,7 +194,7 @@ def test_every_command_of_glance_works(shells: Any, keystone: Keystone, tmp_path
     run("image-show", image_id, fails=True)
 
     commands = {name.removeprefix("do_") for name in vars(glance_commands) if name.startswith("do_")}
-    later = {name for name in commands if name in GLANCE_LATER or name.startswith("md_")}
+    later = {name for name in commands if name in GLANCE_LATER or name.startswith("md_")}  # test_metadefs
     admin.ran |= run.ran | bob.ran | service.ran
     assert len(commands) >= 60
     assert admin.missed(commands - later) == set()

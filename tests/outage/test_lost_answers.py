@@ -231,7 +231,7 @@ def _have(
         [one.resource_type for one in found.associations] == links.split()
         and [one.name for one in found.properties] == properties.split()
         and [one.name for one in found.objects] == objects.split()
-        and [one.name for one in found.tags] == tags.split()
+        and [one.name for one in found.tags[::-1]] == tags.split()  # the newest first
     )
 
 

@@ -232,6 +232,7 @@ def test_single_rules_give_and_take_what_they_are_about_and_nothing_else(tmp_pat
         "remove_metadef_property": "role:member and project_id:%(project_id)s",
         "get_metadef_objects": "!",
         "add_metadef_object": "!",
+        "add_metadef_namespace": "role:admin or (role:member and project_id:%(project_id)s)",
         "get_metadef_resource_type": "role:admin",
     }
     with ruled(tmp_path, rules) as ask:
@@ -249,6 +250,10 @@ def test_single_rules_give_and_take_what_they_are_about_and_nothing_else(tmp_pat
         assert ask("admin", "GET") == 200
         assert ask("admin", "POST", body={"namespace": "new"}) == 201
         assert ask("admin", "POST", body=matrix._NESTED) == 403
+        assert ask("member", "POST", body={"namespace": "new"}) == 201
+        assert ask("member", "POST", body={"namespace": "new", "owner": "blue"}) == 403
+        assert ask("member", "POST", body={"namespace": "new", "tags": [{"name": "t"}]}) == 201
+        assert ask("member", "POST", body={"namespace": "new", "properties": {"p": matrix._PROPERTY}}) == 403
         assert ask("member", "GET", "/public-red/properties/p") == 200
         assert ask("member", "GET", "/public-red/properties/pre_p?resource_type=OS::Thing") == 403
         assert ask("admin", "GET", "/public-red/properties/pre_p?resource_type=OS::Thing") == 200

@@ -111,7 +111,10 @@ _TAG_FIELDS: Final[Schema] = {"name": _name("The tag")}
 
 
 def _part(fields: Schema) -> Schema:
-    """What is added together with its namespace."""
+    """What comes with its namespace: what is told of it alone is passed over in a request.
+
+    Clients hold answers to the schema of a namespace as well.
+    """
     return {"type": "object", "required": ["name"], "additionalProperties": False, "properties": fields}
 
 
@@ -163,13 +166,13 @@ NAMESPACE: Final[Schema] = {
         "resource_type_associations": {
             "type": "array",
             "description": "Resource types that the namespace is for",
-            "items": _part(_ASSOCIATION_FIELDS),
+            "items": _part(ASSOCIATION["properties"]),
         },
         "properties": _DEFINITIONS | {"propertyNames": {"minLength": 1, "maxLength": MAX_METADEF_NAME}},
         "objects": {
             "type": "array",
             "description": "Objects of the namespace",
-            "items": _part(_OBJECT_FIELDS),
+            "items": _part(OBJECT["properties"]),
         },
         "tags": _TAGS,
     },

@@ -205,15 +205,14 @@ def remove(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str)
 def clear(svc: Service, ctx: Context, namespace: str, kind: Kind[P]) -> None:
     """Remove all parts of a kind. Raises as `remove`."""
 
-    def work(tx: Tx) -> Namespace:
+    def work(tx: Tx) -> None:
         found = opened(svc, tx, ctx, namespace, *_RULES[kind.word].clear, lock=True)
         refuse_protected(found)
         if metadefs.remove_parts(tx, kind, found.id):
             event_type = f"metadef_namespace.delete_{_PLURALS[kind.word]}"
             svc.events.metadef(tx, event_type, about_namespace, found, deleted_at=svc.now())
-        return found
 
-    svc.db.transact(work, lambda tx, found: not metadefs.parts(tx, kind, found.id))
+    svc.db.transact(work)
 
 
 def no_association(namespace: str, resource_type: str) -> errors.NotFound:
