@@ -37,7 +37,13 @@ OLD: dict[str, Any] = {
     "resource_type_associations": [{"name": "OS::Glance::Image", "prefix": "disk_"}, {"name": "Site::Shelf"}],
     "properties": {
         "speed": {"title": "Speed", "type": "integer", "default": 4, "minimum": 1},
-        "kind": {"title": "Kind", "type": "string", "enum": ["ssd", "hdd"], "operators": ["<or>"]},
+        "kind": {
+            "title": "Kind",
+            "type": "string",
+            "enum": ["ssd", "hdd"],
+            "operators": ["<or>"],
+            "confidential": True,
+        },
     },
     "objects": [
         {"name": "mirror", "required": ["copies"], "properties": {"copies": {"title": "Copies", "type": "integer"}}},

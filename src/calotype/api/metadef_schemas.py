@@ -63,6 +63,7 @@ FIELDS: Final[Schema] = {
     },
     "default": {"description": "Value that is meant when there is none"},
     "readonly": {"type": "boolean", "description": "Whether users are not meant to change it"},
+    "confidential": {"type": "boolean", "description": "Whether its value is meant for few people"},
     "minimum": {"type": "number", "description": "Least value of a number"},
     "maximum": {"type": "number", "description": "Greatest value of a number"},
     "enum": _VALUES,
