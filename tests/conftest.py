@@ -57,6 +57,13 @@ def pytest_configure() -> None:
     observer.observe()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What was found when the last test was over, as services of the run stopped."""
+    if left := Path(os.environ[VIOLATIONS]).read_text():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print(f"\nnot as the API is described:\n{left}")
+
+
 def pytest_unconfigure() -> None:
     os.unlink(os.environ.pop(VIOLATIONS))
 

@@ -47,20 +47,30 @@ class Observer:
         if operation is None:
             if resp.status_code not in _ELSEWHERE or (resp.status_code == 200 and req.method != "OPTIONS"):
                 yield "not declared for what is no route"
+            elif resp.status_code != 200:
+                yield from self._wrong_answer(req, resp, self._elsewhere(resp.status_code))
             return
         answer = self._resolved(operation["responses"].get(str(resp.status_code)))
         if answer is None:
             yield "the status is not declared"
             return
-        declared = {name.lower() for name in answer["headers"]}
-        there = {name.lower() for name in resp.headers}
-        if undeclared := {name for name in there - declared - _HTTP if not name.startswith(_CROSS_ORIGIN)}:
-            yield f"headers are not declared: {undeclared}"
-        if "x-openstack-request-id" not in there:
-            yield "there is no request id"
-        yield from self._wrong_body(req, resp, answer.get("content", {}))
+        yield from self._wrong_answer(req, resp, answer)
         if resp.status_code < 300 and (raw := getattr(req.context, "observed", None)) is not None:
             yield from self._wrong_request(req, operation, raw)
+
+    def _wrong_answer(self, req: falcon.Request, resp: falcon.Response, answer: dict[str, Any]) -> Any:
+        there = {name.lower(): value for name, value in resp.headers.items()}
+        declared = {name.lower() for name in answer["headers"]}
+        if undeclared := {name for name in there.keys() - declared - _HTTP if not name.startswith(_CROSS_ORIGIN)}:
+            yield f"headers are not declared: {undeclared}"
+        for name, ref in answer["headers"].items():
+            header = self._document["components"]["headers"][name]
+            if (value := there.get(name.lower())) is None:
+                if header.get("required"):
+                    yield f"there is no {name}"
+            elif not self._fits(f"{ref['$ref']}/schema", int(value) if _is_number(header, value) else value):
+                yield f"{name} is {value!r}"
+        yield from self._wrong_body(req, resp, answer.get("content", {}))
 
     def _wrong_body(self, req: falcon.Request, resp: falcon.Response, content: dict[str, Any]) -> Any:
         text = resp.data if resp.data is not None else resp.text.encode() if resp.text is not None else None
@@ -69,7 +79,7 @@ class Observer:
             if content and req.method != "HEAD" and resp.status_code not in (204, 304):
                 yield "there is no body"
             return
-        media = (resp.content_type or "").partition(";")[0]
+        media = (resp.content_type or resp.options.default_media_type).partition(";")[0]
         if media not in content:
             yield f"media type {media!r} is not declared"
         elif media == "application/json" and text is not None and "schema" in content[media]:
@@ -85,17 +95,35 @@ class Observer:
             yield from self._wrong_json(described["schema"]["$ref"], raw, "the request")
 
     def _wrong_json(self, ref: str, text: bytes, what: str) -> Any:
+        for error in self._validator(ref).iter_errors(json.loads(text)):
+            yield f"{what} is no {ref.rpartition('/')[2]}: {error.message[:300]} at {list(error.instance_path)}"
+
+    def _fits(self, ref: str, value: Any) -> bool:
+        return bool(self._validator(ref).is_valid(value))
+
+    def _validator(self, ref: str) -> Any:
         if ref not in self._validators:
             whole = {"$ref": ref, "components": self._document["components"]}
             self._validators[ref] = jsonschema_rs.Draft202012Validator(whole, validate_formats=True)
-        for error in self._validators[ref].iter_errors(json.loads(text)):
-            yield f"{what} is no {ref.rpartition('/')[2]}: {error.message[:300]} at {list(error.instance_path)}"
+        return self._validators[ref]
+
+    def _elsewhere(self, status: int) -> dict[str, Any]:
+        """What is answered where there is no route: the versions that there are, or an error as everywhere."""
+        if status == 300:
+            found: dict[str, Any] = self._document["paths"]["/"]["get"]["responses"]["300"]
+            return found
+        errors = self._document["components"]["responses"]
+        return dict(errors.get(str(status), errors["400"]))
 
     def _resolved(self, answer: dict[str, Any] | None) -> dict[str, Any] | None:
         if answer is None or "$ref" not in answer:
             return answer
         found: dict[str, Any] = self._document["components"]["responses"][answer["$ref"].rpartition("/")[2]]
         return found
+
+
+def _is_number(header: dict[str, Any], value: str) -> bool:
+    return header["schema"]["type"] == "integer" and value.isdigit()
 
 
 def tell(what: str) -> None:

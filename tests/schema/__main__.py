@@ -29,11 +29,12 @@ def main() -> None:
         state = Path(name) / "state"
         with running(state, CONF.format(state=state)) as service:
             for persona in options.personas.split(","):
-                code, said = run(
+                found = run(
                     service, persona, Path(name), examples=options.examples, seed=options.seed, phases=options.phases
                 )
-                failed = failed or code != 0
-                print(f"== {persona}\n{said if code else said[said.find('Test Phases:') :]}", flush=True)
+                failed = failed or found.code != 0
+                said = found.said if found.code else found.said[found.said.find("API Links:") :]
+                print(f"== {persona}\n{said}", flush=True)
             failed = failed or "Traceback" in service.log
     sys.exit(1 if failed else 0)
 

@@ -5,8 +5,10 @@ through what each parameter may and may not be, `fuzzing` draws requests, `state
 """
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import PASSWORD, Service
@@ -24,12 +26,37 @@ CHECKS = (
 _CONFIG = """\
 [phases.coverage]
 unexpected-methods = ["get", "put", "post", "delete", "options", "patch", "trace"]
+# A walk follows links of what was made, so that it has to be long, and to begin with requests that make something.
+[phases.stateful]
+max-steps = 25
+[phases.stateful.generation]
+mode = "positive"
+max-examples = {walks}
+[phases.stateful.inference]
+algorithms = []
+# Nothing follows from these.
+[[operations]]
+include-tag = ["Versions and health", "Discovery", "Tasks"]
+phases.stateful.enabled = false
 """
 
 
-def run(service: Service, persona: str, directory: Path, *, examples: int, seed: int, phases: str) -> tuple[int, str]:
-    """The exit code and what was said; 0 is that nothing was found."""
-    (directory / "schemathesis.toml").write_text(_CONFIG)
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What came of a run; `code` is 0 when nothing was found."""
+
+    code: int
+    said: str
+
+    def count(self, pattern: str) -> int:
+        """The number that the only group of a pattern finds in what was said; 0 without it."""
+        found = re.search(pattern, self.said)
+        return int(found[1]) if found else 0
+
+
+def run(service: Service, persona: str, directory: Path, *, examples: int, seed: int, phases: str) -> Found:
+    """Send `examples` requests to each route in each phase; as many walks along the links, but ten at least."""
+    (directory / "schemathesis.toml").write_text(_CONFIG.format(walks=max(examples, 10)))
     program = Path(sys.executable).with_name("schemathesis")
     done = subprocess.run(
         [
@@ -49,4 +76,4 @@ def run(service: Service, persona: str, directory: Path, *, examples: int, seed:
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         },
     )
-    return done.returncode, done.stdout
+    return Found(done.returncode, done.stdout)

@@ -24,7 +24,7 @@ _SETTABLE: Final = (
 
 def components(served: Schemas) -> dict[str, Schema]:
     """All of them, for a configuration."""
-    image = served.served["image"]["properties"]
+    image = _timed(served.served["image"]["properties"])
     custom = {"type": "string", "maxLength": schemas.MAX_VALUE, "description": "A property of the image's own"}
     given = {name: image[name] for name in _SETTABLE}
     return {
@@ -38,12 +38,17 @@ def components(served: Schemas) -> dict[str, Schema]:
                 "type": "object",
                 "required": ["op", "path"],
                 "properties": {"op": {"type": "string", "enum": list(patch.OPS)}, "path": _pointer(), "value": {}},
+                "anyOf": [{"properties": {"op": {"const": "remove"}}}, {"required": ["value"]}],
             },
         },
         "Patch20": {
             "type": "array",
             "maxItems": patch.MAX_CHANGES,
-            "items": {"type": "object", "properties": {**{op: _pointer() for op in patch.OPS}, "value": {}}},
+            "items": {
+                "type": "object",
+                "properties": {**{op: _pointer() for op in patch.OPS}, "value": {}},
+                "oneOf": [{"required": ["remove"]}, *({"required": [op, "value"]} for op in ("add", "replace"))],
+            },
         },
         **_FIXED,
     }
@@ -60,6 +65,14 @@ def _object(
 def _answer(properties: Mapping[str, Any], *, without: Iterable[str] = ()) -> Schema:
     """An object that has all of these properties, but for some that it has at times only."""
     return _object(properties, required=properties.keys() - set(without))
+
+
+def _timed(properties: Mapping[str, Schema]) -> dict[str, Schema]:
+    """The same, with the format of times, which the schemas that clients are served do not tell."""
+    return {
+        name: schema | {"format": "date-time"} if name.endswith("_at") else schema
+        for name, schema in properties.items()
+    }
 
 
 def _ref(name: str) -> Schema:
@@ -111,8 +124,10 @@ _AT_TIMES_OF_NAMESPACES: Final = frozenset(
 )
 
 _TASK_AT_TIMES: Final = frozenset({"expires_at", "image_id", "request_id", "user_id"})
-_STUB: Final = {name: schemas.TASK[name] for name in schemas.TASK_STUB if name not in _TASK_AT_TIMES}
-_TASK: Final = {name: schema for name, schema in schemas.TASK.items() if name not in ("self", "schema")}
+_MEMBER: Final = _timed(schemas.MEMBER)
+_WHOLE_TASK: Final = _timed(schemas.TASK)
+_STUB: Final = {name: _WHOLE_TASK[name] for name in schemas.TASK_STUB if name not in _TASK_AT_TIMES}
+_TASK: Final = {name: schema for name, schema in _WHOLE_TASK.items() if name not in ("self", "schema")}
 #: Any JSON: what a task was given may be more than an object.
 _SAID: Final[Schema] = {
     "input": {"description": "What was asked for"},
@@ -139,13 +154,13 @@ _HEALTH: Final[Mapping[str, Schema]] = {
 _USED: Final = _answer({"usage": _COUNT, "limit": _COUNT | {"description": "-1 is no limit"}})
 
 _FIXED: Final[Mapping[str, Schema]] = {
-    "Member": _answer(schemas.MEMBER),
+    "Member": _answer(_MEMBER),
     "Members": _answer({"members": _list("Member"), "schema": _TEXT}),
     "NewMember": _body(schemas.NEW_MEMBER),
     "MemberStatus": _body(schemas.MEMBER_STATUS),
     "Locations": {"type": "array", "items": _answer({"url": _TEXT, "metadata": {"type": "object"}})},
     "NewLocation": _body(schemas.NEW_LOCATION),
-    "Task": _object(schemas.TASK | _SAID, required=schemas.TASK.keys() - _TASK_AT_TIMES),
+    "Task": _object(_WHOLE_TASK | _SAID, required=_WHOLE_TASK.keys() - _TASK_AT_TIMES),
     "TaskStub": _object(_STUB | {"expires_at": _TIME}, required=_STUB),
     "Tasks": _page("tasks", "TaskStub"),
     "ImageTasks": _answer(
@@ -155,7 +170,7 @@ _FIXED: Final[Mapping[str, Schema]] = {
                 "items": _answer(
                     _TASK
                     | _SAID
-                    | {name: {"type": ["null", "string"]} for name in _TASK_AT_TIMES}
+                    | _timed({name: {"type": ["null", "string"]} for name in _TASK_AT_TIMES})
                     | {"deleted": {"type": "boolean"}, "deleted_at": {"type": ["null", "string"]}}
                 ),
             }

@@ -15,18 +15,28 @@ from calotype.api.request import Handler
 from calotype.api.routes import ROUTES, Route
 from calotype.api.schemas import UUID_PATTERN, Schemas
 
+
+def _header(text: str, schema: Schema | None = None, *, always: bool = True) -> Schema:
+    """A header of answers; `always` is whether each answer that is said to have it does."""
+    return {"description": text, "schema": {"type": "string"} | (schema or {})} | ({"required": True} if always else {})
+
+
 #: Headers of answers, by their names.
-HEADERS: Final = {
-    "X-Openstack-Request-ID": "Names the request in the log of the service",
-    "Location": "Where it is",
-    "OpenStack-image-store-ids": "Stores that data may go to, with commas between them",
-    "ETag": "Another one for other bytes",
-    "Accept-Ranges": "That parts can be asked for",
-    "Content-MD5": "MD5 of the data in hex, for old clients",
-    "Content-Range": "Which bytes these are, or how many there are",
-    "Retry-After": "Seconds after which it is worth while to ask again",
-    "WWW-Authenticate": "How to say who you are",
-    "Accept-Patch": "Media types of patches",
+HEADERS: Final[dict[str, Schema]] = {
+    "X-Openstack-Request-ID": _header("Names the request in the log of the service", {"pattern": "^req-"}),
+    "Location": _header("Where it is", {"format": "uri"}),
+    "OpenStack-image-store-ids": _header("Stores that data may go to, with commas between them"),
+    "ETag": _header("Another one for other bytes", {"pattern": '^"[^"]+"$'}, always=False),
+    "Accept-Ranges": _header("That parts can be asked for", {"const": "bytes"}),
+    "Content-MD5": _header("MD5 of the data in hex, for old clients", {"pattern": "^[0-9a-f]{32}$"}, always=False),
+    "Content-Range": _header(
+        "Which bytes these are, or how many there are; with several ranges each part says it",
+        {"pattern": r"^bytes (\d+-\d+|\*)/\d+$"},
+        always=False,
+    ),
+    "Retry-After": _header("Seconds after which it is worth while to ask again", {"type": "integer", "minimum": 0}),
+    "WWW-Authenticate": _header("How to say who you are"),
+    "Accept-Patch": _header("Media types of patches", always=False),
 }
 _ALWAYS: Final = ("X-Openstack-Request-ID",)
 #: What errors mean, with the headers that go with them.
@@ -86,7 +96,7 @@ def document(schemas: Schemas) -> dict[str, Any]:
         "components": {
             "schemas": components(schemas),
             "responses": {str(status): _error(status) for status in _ERRORS},
-            "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()},
+            "headers": HEADERS,
             "securitySchemes": {
                 "token": {
                     "type": "apiKey",

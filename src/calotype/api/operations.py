@@ -203,9 +203,9 @@ _DISCOVERY: Final[Mapping[Handler, Operation]] = {
 _FOR_TYPE: Final = Parameter("resource_type", "Tell properties by the names that they have with this resource type")
 
 
-def _paging(what: str, keys: tuple[str, ...], direction: str) -> tuple[Parameter, ...]:
+def _paging(what: str, keys: tuple[str, ...], direction: str, *, least: int = 0) -> tuple[Parameter, ...]:
     return (
-        Parameter("limit", f"Most {what} on a page", _INTEGER),
+        Parameter("limit", f"Most {what} on a page", {"type": "integer", "minimum": least}),
         Parameter("marker", "Name of the one after which the page begins"),
         Parameter("sort_key", "Attribute to sort by", {"type": "string", "enum": [*keys]}, default="created_at"),
         Parameter("sort_dir", "Direction", {"type": "string", "enum": ["asc", "desc"]}, default=direction),
@@ -251,7 +251,7 @@ _METADEFS: Final[Mapping[Handler, Operation]] = {
     metadefs.objects: Operation(
         "List objects",
         _shows("MetadefObjects", "The objects; all unless a limit is given"),
-        query=_paging("objects", PART_SORT_KEYS, "asc"),
+        query=_paging("objects", PART_SORT_KEYS, "asc", least=1),
         refuses=(403,),
     ),
     metadefs.add_object: Operation(

@@ -105,7 +105,7 @@ def page(
     Each has its associations and nothing else, or all that is in it if it is to be `whole`.
 
     With `resource_types` those that are for one of them. Sorted by a column of `SORT_KEYS`, what has no value first
-    when ascending; then by age and id, in the same direction.
+    when ascending; then by age and id, in the same direction. `after` need not be there any more.
     """
     to_project = not ctx.is_admin and bool(ctx.project)
     statement = (_WHOLE if whole else _LISTED).where(_seen(to_project, ctx.is_admin))
@@ -153,11 +153,15 @@ def remove(tx: Tx, namespace_id: int) -> None:
     tx.execute(sa.delete(metadef_namespaces).where(metadef_namespaces.c.id == namespace_id))
 
 
-def clear(tx: Tx) -> tuple[int, int]:
-    """Remove everything; how many namespaces and resource types that were."""
+def clear(tx: Tx) -> tuple[list[str], int]:
+    """Remove everything; the names of the namespaces, and how many resource types that were."""
+    # Who changes something in a namespace holds its row: afterwards nobody adds what would keep it from going.
+    statement = sa.select(metadef_namespaces.c.namespace).order_by(metadef_namespaces.c.id).with_for_update()
+    names = list(tx.execute(statement).scalars())
     for table in (metadef_namespace_resource_types, metadef_objects, metadef_properties, metadef_tags):
         tx.execute(sa.delete(table))
-    return tuple(tx.execute(sa.delete(table)).rowcount for table in (metadef_namespaces, metadef_resource_types))  # type: ignore[return-value]
+    tx.execute(sa.delete(metadef_namespaces))
+    return names, tx.execute(sa.delete(metadef_resource_types)).rowcount
 
 
 # --- what is in them -------------------------------------------------------------------------------------
@@ -311,6 +315,11 @@ def associations(tx: Tx, namespace_ids: Sequence[int]) -> dict[int, list[Associa
             one = Association(row.name, *_times(row), prefix=row.prefix, properties_target=row.properties_target)
             found[row.namespace_id].append(one)
     return {number: sorted(some, key=_type_name) for number, some in found.items()}
+
+
+def resource_type(tx: Tx, name: str) -> str | None:
+    """The name that a resource type was given first, if it is there."""
+    return tx.execute(sa.select(metadef_resource_types.c.name).where(metadef_resource_types.c.name == name)).scalar()
 
 
 def add_association(tx: Tx, namespace_id: int, new: Association, *, protected: bool = False) -> Association:
