@@ -3,17 +3,21 @@
 Who may do what is in `tests/policy/test_matrix.py`, what others wrote into the tables in `tests/db/test_metadefs.py`.
 """
 
+import base64
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import jsonschema_rs
 import pytest
 import requests
+from falcon import testing
 
-from tests.support import Client
+from tests.inprocess import CONF, parts
+from tests.support import PASSWORD, USERS, Client, write_users
 
 TREE = "/v2/metadefs/namespaces"
 DEFINITION = {"title": "CPUs", "type": "integer"}
@@ -786,6 +790,35 @@ def test_pages_of_tags_hold_each_tag_once(tree: Catalogue, key: str, direction: 
         ("marker=none", 404),
     ):
         assert tree.get(space, "tags", query=f"?{wrong}").status_code == status, wrong  # fmt: skip
+
+
+def test_no_list_holds_more_than_the_configuration_allows(tmp_path: Path) -> None:
+    write_users(tmp_path / "users.json", {"admin": USERS["admin"]})
+    conf = CONF.replace("[DEFAULT]\n", "[DEFAULT]\napi_limit_max = 2\nlimit_param_default = 3\n")
+    headers = {"Authorization": "Basic " + base64.b64encode(f"admin:{PASSWORD}".encode()).decode()}
+    with parts(tmp_path, f"sqlite:///{tmp_path}/db", conf) as app:
+        of = testing.TestClient(app.wsgi, headers=headers)
+        words = [{"name": word} for word in "abc"]
+        for word in "xyz":
+            of.simulate_post(TREE, json={"namespace": word, "objects": words, "tags": words})
+        for where, kind, whole in ((TREE, "namespaces", 2), (path("x", "objects"), "objects", 3), (path("x", "tags"), "tags", 3)):  # fmt: skip
+            for query, most in (("", whole), ("limit=1", 1), ("limit=3", 2)):
+                found = of.simulate_get(where, query_string=query).json
+                assert len(found[kind]) == most, (where, query)
+                assert ("next" in found) == (most < 3), (where, query)
+
+
+def test_a_count_is_kept_as_an_integer(tree: Catalogue) -> None:
+    name = tree.add(properties={"nested": DEFINITION | {"minItems": 2.0}})
+    for kind, body in (
+        ("properties", {"name": "p", **DEFINITION, "minLength": 3.0}),
+        ("objects", {"name": "o", "properties": {"p": {**DEFINITION, "maxLength": 4.0}}}),
+    ):
+        assert tree.post(body, name, kind).status_code == 201
+    said = tree.get(name).text
+    for field in ('"minItems": 2', '"minLength": 3', '"maxLength": 4'):
+        assert f"{field}}}" in said, field
+    assert tree.post({"name": "q", **DEFINITION, "minLength": 3.5}, name, "properties").status_code == 400
 
 
 def test_an_answer_can_be_sent_again_as_another_namespace(admin: Client) -> None:

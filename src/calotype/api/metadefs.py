@@ -32,10 +32,11 @@ def index(req: falcon.Request, resp: falcon.Response) -> None:
     if visibility is not None:
         choice(visibility, ("public", "private"), "visibility")
     limit, types_ = _limit(req, wanted), _last(wanted, "resource_types")
+    conf = service(req).conf
     found, following = namespaces.list_(
         service(req),
         caller(req),
-        limit=service(req).conf.limit_param_default if limit is None else limit,
+        limit=min(conf.limit_param_default, conf.api_limit_max) if limit is None else limit,
         **_order(wanted, SORT_KEYS, "desc"),
         visibility=visibility,
         resource_types=types_.split(",") if types_ is not None else None,
