@@ -35,7 +35,8 @@ DEFAULT: list[cfg.Opt] = [
     cfg.StrOpt(
         "metadata_source_path",
         default="/etc/glance/metadefs/",
-        help="Directory of JSON files that `calotype db load-metadefs` reads when it is not told otherwise.",
+        help="Directory of JSON files that `calotype db load-metadefs` reads, and `export-metadefs` writes, "
+        "when not told otherwise.",
     ),
     cfg.IntOpt(
         "max_request_id_length",

@@ -395,10 +395,17 @@ def test_tags_are_added_replaced_appended_and_removed(tree: Catalogue) -> None:
     # All of them or none, whether they replace or are appended.
     assert send("new", "a", append="true") == 409
     assert send("new", "new") == 409
+    said = tree.post(None, name, "tags", "a").text
+    assert "tag a." in said
+    said = tree.post({"tags": [{"name": "new"}, {"name": "a"}]}, name, "tags", X_Openstack_Append="1").text
+    assert "tag new" not in said  # it is not there
     assert send("x" * 81) == 400
     assert tags() == ["a", "b", "c"]
     assert send("a", "z") == 201
     assert tags() == ["a", "z"]
+    # The order is theirs, too, however soon they come again; the newest is shown first.
+    assert send("z", "a") == 201
+    assert [one["name"] for one in tree.shown(name, "tags")["tags"]] == ["a", "z"]
     assert send("n", append="false") == 201
     assert tags() == ["n"]
     renamed = tree.put({"name": "m"}, name, "tags", "n")
@@ -443,6 +450,20 @@ def test_resource_types_are_associated_once_and_stay(tree: Catalogue) -> None:
     assert len(tree.shown(other, "resource_types")["resource_type_associations"]) == 1
     assert tree.delete(other).status_code == 204
     assert kind in known()
+
+
+def test_an_association_is_answered_as_it_is_shown_and_found_whatever_the_case_of_its_type(tree: Catalogue) -> None:
+    kind = f"OS::Case::{next(_numbers)}"
+    tree.add(resource_type_associations=[{"name": kind}])
+    name = tree.add()
+    made = tree.post({"name": kind.lower()}, name, "resource_types")
+    assert made.status_code == 201
+    assert tree.shown(name, "resource_types") == {"resource_type_associations": [made.json()]}
+    assert tree.client.session.delete(made.headers["Location"], timeout=60).status_code == 204
+    other = fresh()
+    whole = tree.post({"namespace": other, "resource_type_associations": [{"name": kind.upper()}]})
+    tree._made.append(other)
+    assert whole.json() == tree.shown(other)
 
 
 @pytest.mark.parametrize(

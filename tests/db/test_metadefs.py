@@ -275,7 +275,29 @@ def test_a_part_is_held_as_it_was_written_and_when(db: Database) -> None:
             assert not [other for other in others if metadefs.holds(tx, kind, made, other)]  # type: ignore[arg-type]
 
 
+def test_a_list_goes_on_behind_a_namespace_that_has_gone(db: Database) -> None:
+    for number in range(3):
+        fill(db, f"{number}", parts=0)
+    for key, descending in (("id", False), ("created_at", True), ("description", False)):
+        with db.begin() as tx:
+            first, *rest = metadefs.page(tx, ADMIN, limit=9, sort_key=key, descending=descending)
+            metadefs.remove(tx, first.namespace.id)
+            after = first.namespace
+            assert metadefs.page(tx, ADMIN, limit=9, after=after, sort_key=key, descending=descending) == rest
+        fill(db, first.namespace.name, parts=0)
+
+
 # --- what it costs ---------------------------------------------------------------------------------------
+
+
+def test_statements_that_find_a_namespace_are_built_once(db: Database) -> None:
+    def look() -> int:
+        with db.begin() as tx:
+            for ctx in (ADMIN, ALICE, NOBODY):
+                assert metadefs.get(tx, ctx, "none") is metadefs.get(tx, ctx, "none", lock=True) is None
+        return metadefs._named_namespace.cache_info().misses
+
+    assert look() == look()
 
 
 def test_reading_n_namespaces_costs_a_fixed_number_of_statements(db: Database) -> None:

@@ -3,7 +3,11 @@
 import contextlib
 import io
 import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -11,10 +15,14 @@ import pytest
 from calotype import errors
 from calotype.api import metadef_views
 from calotype.cli.main import main
+from calotype.cli.metadefs import _files
+from calotype.context import SERVICE
+from calotype.db import metadefs, schema
 from calotype.db.engine import Database, now
+from calotype.db.metadefs import TAG
 from calotype.metadefs import loading
 from calotype.metadefs.loading import Mode
-from calotype.model import Definitions
+from calotype.model import Definitions, MetadefTag, Namespace
 from tests.cli.test_cli import Place, place
 from tests.cli.test_cli import calotype as in_a_process_of_its_own
 
@@ -173,6 +181,70 @@ def test_a_file_that_is_wrong_is_named_and_the_others_are_loaded(place: Place, f
     assert exported(place, tmp_path / "out").keys() == {"Good.json"}
 
 
+def test_what_glance_exported_is_loaded_and_null_means_nothing(place: Place, files: Path, tmp_path: Path) -> None:
+    definition = {"name": "p", "title": "T", "type": "string", "description": None, "enum": ["a", None]}
+    found = {
+        "namespace": "Exported",
+        "display_name": None,
+        "description": None,
+        "visibility": None,
+        "protected": None,
+        "owner": None,
+        "resource_type_associations": [{"name": "OS::Glance::Image", "prefix": None, "properties_target": None}],
+        "properties": {"p": definition | {"default": None}, "schema": {"title": "No field", "type": "string"}},
+        "objects": [
+            {"name": "null", "description": None, "required": None, "properties": None},
+            {"name": "o", "description": None, "properties": {"p": definition}},
+        ],
+        "tags": None,
+    }
+    calotype("db", "sync", *place)
+    calotype("db", "load-metadefs", put(files, "exported.json", found), *place)
+    assert "1 unchanged" in calotype("db", "load-metadefs", files, "--merge", "--overwrite", *place)
+    wanted = {"title": "T", "type": "string", "enum": ["a", None]}
+    assert exported(place, tmp_path / "out") == {
+        "Exported.json": {
+            "namespace": "Exported",
+            "visibility": "private",
+            "protected": False,
+            "owner": "admin",
+            "resource_type_associations": [{"name": "OS::Glance::Image"}],
+            "properties": {"p": wanted, "schema": {"title": "No field", "type": "string"}},
+            "objects": [
+                {"name": "null", "required": [], "properties": {}},
+                {"name": "o", "required": [], "properties": {"p": wanted}},
+            ],
+        }
+    }
+    for wrong in ({"objects": [None]}, {"tags": [None]}, {"properties": {"p": None}}, {"namespace": None}):
+        path = put(files, "wrong.json", found | wrong)
+        assert "does not match" in calotype("db", "load-metadefs", path, "--merge", *place, code=1)
+
+
+def test_a_name_that_comes_twice_is_refused_whether_it_is_there_or_not(
+    place: Place, files: Path, tmp_path: Path
+) -> None:
+    calotype("db", "sync", *place)
+    calotype("db", "load-metadefs", put(files, "old.json", OLD), *place)
+    new = put(files, "new.json", OLD | {"display_name": "New", "tags": [{"name": "fast"}, {"name": "fast"}]})
+    for options in ("--merge",), ("--merge", "--prefer-new"), ("--merge", "--overwrite"):
+        assert "already has a tag fast" in calotype("db", "load-metadefs", new, *options, *place, code=1)
+    assert exported(place, tmp_path / "out")["Site::Disks.json"]["display_name"] == "Disks"
+
+
+def test_a_directory_that_cannot_be_read_is_no_empty_one(files: Path) -> None:
+    files.chmod(0)
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(errors.Invalid, match="cannot be read: Permission denied"):
+            _files(files)
+    finally:
+        os.seteuid(me)
+        files.chmod(0o700)
+
+
 def test_an_answer_of_the_api_is_a_file(place: Place, files: Path) -> None:
     read = metadef_views.to_definitions(OLD, "red", now())
     calotype("db", "sync", *place)
@@ -189,12 +261,20 @@ def test_unloading_removes_what_files_name_or_everything(place: Place, files: Pa
     said = calotype("db", "unload-metadefs", old, *place)
     assert "Site::Disks: removed" in said
     assert exported(place, tmp_path / "one").keys() == {"Other.json"}
-    assert "1 removed, 2 not there" in calotype("db", "unload-metadefs", files, *place)
+    broken = put(files, "broken.json", "{")
+    said = calotype("db", "unload-metadefs", files, *place, code=1)
+    assert f"{broken}: Malformed JSON" in said
+    assert "1 removed, 2 not there, 1 refused." in said
+    broken.unlink()
     calotype("db", "load-metadefs", files, *place)
-    assert "Removed: 3 namespaces with all that was in them, 2 resource types." in calotype(
-        "db", "unload-metadefs", *place
-    )
+    assert calotype("db", "unload-metadefs", *place).splitlines() == [
+        "Missing: removed",
+        "Site::Disks: removed",
+        "Other: removed",
+        "Removed: 3 namespaces with all that was in them, 2 resource types.",
+    ]
     assert exported(place, tmp_path / "none") == {}
+    assert "Removed: 0 namespaces" in calotype("db", "unload-metadefs", *place)
 
 
 def test_the_configured_directory_is_read_when_no_other_is_named(tmp_path: Path, files: Path) -> None:
@@ -219,36 +299,114 @@ def test_an_export_leaves_nothing_half_written(place: Place, files: Path, tmp_pa
     assert [path.name for path in out.iterdir()] == ["Site::Disks.json"]
 
 
-def test_more_namespaces_than_one_look_brings_are_all_exported(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from calotype.db import schema
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    db = Database(database_url)
+    schema.sync(db)
+    yield db
+    db.close()
 
+
+def read(found: dict[str, Any]) -> Definitions:
+    return metadef_views.to_definitions(found, "red", now())
+
+
+def test_more_namespaces_than_one_look_brings_are_all_exported(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_PAGE", 2)
+    for number in range(5):
+        loading.load(db, read({"namespace": f"N{number}"}), Mode.SKIP)
+    assert [found.namespace.name for found in loading.catalogue(db)] == [f"N{number}" for number in range(5)]
+    seen = []
+    for found in loading.catalogue(db):  # and the last one of a look may be gone when the next one comes
+        seen.append(found.namespace.name)
+        loading.unload(db, seen[-1:])
+    assert seen == [f"N{number}" for number in range(5)]
+
+
+def test_names_that_only_glance_gave_lead_nowhere_else_and_the_rest_is_exported(
+    place: Place, tmp_path: Path, database_url: str
+) -> None:
+    calotype("db", "sync", *place)
     db = Database(database_url)
-    schema.sync(db)
-    try:
-        for number in range(5):
-            loading.load(db, metadef_views.to_definitions({"namespace": f"N{number}"}, "red", now()), Mode.SKIP)
-        assert [found.namespace.name for found in loading.catalogue(db)] == [f"N{number}" for number in range(5)]
-    finally:
-        db.close()
+    names = ["", "..", "a/b", "../../evil", "/etc/evil", "new\nline", "€" * 80]
+    with db.begin() as tx:
+        for name in names:
+            metadefs.add(tx, Namespace(0, name, "red", now(), now()))
+    db.close()
+    out = tmp_path / "some" / "where"
+    found = exported(place, out)
+    assert sorted(one["namespace"] for one in found.values()) == sorted(names)
+    assert [path.name for path in out.parent.iterdir()] == ["where"]
+    assert not list(tmp_path.glob("*evil*"))
+    said = calotype("db", "load-metadefs", out, "--merge", "--overwrite", *place, code=1)
+    assert "4 refused, 3 unchanged" in said
 
 
-def test_a_conflict_undoes_the_whole_namespace(database_url: str) -> None:
-    from calotype.db import schema
+def test_a_conflict_undoes_the_whole_namespace(db: Database) -> None:
+    with pytest.raises(errors.Conflict):
+        loading.load(db, read(OLD | {"tags": [{"name": "t"}, {"name": "t"}]}), Mode.SKIP)
+    assert not list(loading.catalogue(db))
+    assert loading.load(db, read(OLD), Mode.SKIP).is_new
+    found = next(loading.catalogue(db))
+    assert isinstance(found, Definitions)
+    assert [kind.protected for kind in db.ask(metadefs.resource_types)] == [True, True]
+    assert [link.resource_type for link in found.associations] == ["OS::Glance::Image", "Site::Shelf"]
 
-    db = Database(database_url)
-    schema.sync(db)
-    try:
-        twice = metadef_views.to_definitions(OLD | {"tags": [{"name": "t"}, {"name": "t"}]}, "red", now())
-        with pytest.raises(errors.Conflict):
-            loading.load(db, twice, Mode.SKIP)
-        assert not list(loading.catalogue(db))
-        again = metadef_views.to_definitions(OLD, "red", now())
-        assert loading.load(db, again, Mode.SKIP).is_new
-        found = next(loading.catalogue(db))
-        assert isinstance(found, Definitions)
-        assert [link.resource_type for link in found.associations] == ["OS::Glance::Image", "Site::Shelf"]
-    finally:
-        db.close()
+
+def test_names_that_the_database_takes_for_one_are_one(db: Database, database_kind: str) -> None:
+    new = {
+        "namespace": "site::disks",
+        "resource_type_associations": [{"name": "OS::GLANCE::IMAGE", "prefix": "x_"}],
+        "properties": {"SPEED": {"title": "Faster", "type": "integer"}},
+        "objects": [{"name": "MIRROR", "properties": {}}],
+        "tags": [{"name": "FAST"}, {"name": "new"}],
+    }
+    for mode, name, prefix, wanted in (
+        (Mode.SKIP, "Site::Disks", "disk_", "speed kind mirror bare cheap fast"),
+        (Mode.MERGE, "Site::Disks", "disk_", "speed kind mirror bare cheap fast new"),
+        (Mode.PREFER_NEW, "site::disks", "x_", "SPEED kind MIRROR bare FAST cheap new"),
+        (Mode.OVERWRITE, "site::disks", "x_", "SPEED MIRROR FAST new"),
+    ):
+        loading.unload_all(db)
+        loading.load(db, read(OLD), Mode.SKIP)
+        assert loading.load(db, read(new), mode).is_new == (database_kind != "mariadb")
+        assert not loading.load(db, read(new), mode).has_changes
+        if database_kind != "mariadb":
+            assert [found.namespace.name for found in loading.catalogue(db)] == ["Site::Disks", "site::disks"]
+            continue
+        (found,) = loading.catalogue(db)
+        assert found.namespace.name == name
+        names = [one.name for one in (*found.properties, *found.objects)]
+        assert " ".join(names + sorted(one.name for one in found.tags)) == wanted
+        assert (found.associations[0].resource_type, found.associations[0].prefix) == ("OS::Glance::Image", prefix)
+        assert len(found.associations) == (1 if mode is Mode.OVERWRITE else 2)
+
+
+def test_of_many_who_load_the_same_at_once_one_adds_it_and_nobody_fails(db: Database) -> None:
+    types = [{"name": f"T{number}"} for number in range(6)]
+    for number in range(5):
+        orders = (types, types[::-1], types[3:] + types[:3], types)
+        start = Barrier(len(orders))
+
+        def one(order: list[dict[str, str]], number: int = number, start: Barrier = start) -> bool:
+            new = OLD | {"namespace": f"N{number}", "resource_type_associations": order}
+            start.wait(20)
+            return loading.load(db, read(new), Mode.OVERWRITE).is_new
+
+        with ThreadPoolExecutor(len(orders)) as threads:
+            assert sorted(threads.map(one, orders)) == [False, False, False, True]
+        loading.unload_all(db)
+
+
+def test_all_goes_even_what_is_being_added(db: Database) -> None:
+    loading.load(db, read(OLD), Mode.SKIP)
+    with ThreadPoolExecutor(1) as threads:
+        with db.begin() as tx:
+            found = metadefs.get(tx, SERVICE, OLD["namespace"], lock=True)
+            assert found
+            metadefs.add_parts(tx, TAG, found.id, [MetadefTag("late", now(), now())])
+            going = threads.submit(loading.unload_all, db)
+            with pytest.raises(TimeoutError):
+                going.result(0.3)
+        assert going.result(20) == ([OLD["namespace"]], 2)
+    assert not list(loading.catalogue(db))

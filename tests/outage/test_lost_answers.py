@@ -273,6 +273,21 @@ def _associate(bench: Bench, name: str) -> Association:
     return resource_types.add(bench.svc, ADMIN, name, Association(f"OS::A::{name}", now(), now(), prefix="n_"))
 
 
+def _associate_in_another_case(bench: Bench, name: str) -> Association:
+    """With a type that databases may take for one that is there."""
+    return resource_types.add(bench.svc, ADMIN, name, Association("os::t", now(), now()))
+
+
+def _without_types(bench: Bench) -> str:
+    name = _with_definitions(bench)
+    resource_types.remove(bench.svc, ADMIN, name, "OS::T")
+    return name
+
+
+def _has_one_type(bench: Bench, name: str, answer: Association) -> bool:
+    return answer.resource_type.lower() == "os::t" and _have(bench, name, links=answer.resource_type)
+
+
 _UPLOAD = "update prepare upload activate update"
 _ADDED = "update task.create task.processing task.success update"
 _GIVEN = Given("sha512", hashlib.sha512(b"some data").hexdigest())
@@ -416,6 +431,9 @@ CASES = {
         _associate,
         lambda bench, i, _: _have(bench, i, links=f"OS::A::{i} OS::T"),
         told="metadef_resource_type.create",
+    ),
+    "associate with a type of another case": Case(
+        _without_types, _associate_in_another_case, _has_one_type, told="metadef_resource_type.create"
     ),
     "dissociate from a type": Case(
         _with_definitions,

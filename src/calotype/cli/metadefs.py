@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -96,15 +96,24 @@ def run_load(options: argparse.Namespace) -> int:
 def run_unload(options: argparse.Namespace) -> int:
     db = app.database(load(options), patient=True)
     if options.path is None:
-        namespaces, types = loading.unload_all(db)
-        print(f"Removed: {namespaces} namespaces with all that was in them, {types} resource types.")
+        gone, types = loading.unload_all(db)
+        for name in gone:
+            print(f"{name}: removed")
+        print(f"Removed: {len(gone)} namespaces with all that was in them, {types} resource types.")
         return 0
-    names = [_read(path).namespace.name for path in _files(options.path)]
+    names, refused = [], 0
+    for path in _files(options.path):
+        try:
+            names.append(_read(path).namespace.name)
+        except errors.Invalid as exc:
+            refused += 1
+            print(f"{path}: {exc}", file=sys.stderr)
     gone = loading.unload(db, names)
     for name in gone:
         print(f"{name}: removed")
-    print(f"Namespaces: {len(gone)} removed, {len(names) - len(gone)} not there.")
-    return 0
+    said = f", {refused} refused" if refused else ""
+    print(f"Namespaces: {len(gone)} removed, {len(names) - len(gone)} not there{said}.")
+    return 1 if refused else 0
 
 
 def run_export(options: argparse.Namespace) -> int:
@@ -127,13 +136,17 @@ def run_export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield from sorted(path.glob("*.json"))
-    elif path.exists():
-        yield path
-    else:
-        raise errors.Invalid(f"{path} does not exist.")
+def _files(path: Path) -> list[Path]:
+    """The file, or those of the directory. Raises `Invalid`."""
+    try:
+        if not path.is_dir():
+            path.stat()
+            return [path]
+        return sorted(one for one in path.iterdir() if one.name.endswith(".json"))
+    except FileNotFoundError as exc:
+        raise errors.Invalid(f"{path} does not exist.") from exc
+    except OSError as exc:
+        raise errors.Invalid(f"{path} cannot be read: {exc.strerror}.") from exc
 
 
 def _read(path: Path) -> Definitions:
@@ -153,15 +166,26 @@ def _read(path: Path) -> Definitions:
 
 
 def _without_what_is_told(found: dict[str, Any]) -> dict[str, Any]:
-    """What an answer of the API says of a namespace, as a request would; so an answer can be loaded as well."""
-    values = {name: value for name, value in found.items() if name not in _TOLD}
+    """What a file says of a namespace, as a request would.
+
+    So answers of the API can be loaded as well, and what Glance exported, with null for whatever there is not.
+    """
+    values: dict[str, Any] = _given(found, _TOLD)
     for name in ("objects", "resource_type_associations", "tags"):
-        if isinstance(found.get(name), list):
-            values[name] = [
-                {key: value for key, value in one.items() if key not in _TOLD} if isinstance(one, dict) else one
-                for one in found[name]
-            ]
+        if isinstance(values.get(name), list):
+            values[name] = [_given(one, _TOLD) for one in values[name]]
+    objects = values.get("objects")
+    for one in (values, *(objects if isinstance(objects, list) else ())):
+        if isinstance(one, dict) and isinstance(one.get("properties"), dict):
+            one["properties"] = {name: _given(definition) for name, definition in one["properties"].items()}
     return values
+
+
+def _given(found: Any, told: Collection[str] = ()) -> Any:
+    """A JSON object without what is null in it, and without what only answers say."""
+    if not isinstance(found, dict):
+        return found
+    return {name: value for name, value in found.items() if value is not None and name not in told}
 
 
 def _exported(found: Definitions) -> dict[str, Any]:

@@ -43,6 +43,7 @@ LOG = logging.getLogger(__name__)
 P = TypeVar("P", bound=MetadefPart)
 
 _NAMESPACE: Final = sa.select(metadef_namespaces)
+_LOCKED: Final = _NAMESPACE.with_for_update()
 #: What lists of namespaces can be sorted by.
 SORT_KEYS: Final = tuple(
     "namespace display_name description visibility protected owner id created_at updated_at".split()
@@ -56,7 +57,7 @@ PART_SORT_KEYS: Final = ("name", "id", "created_at", "updated_at")
 
 def get(tx: Tx, ctx: Context, name: str, *, lock: bool = False) -> Namespace | None:
     """The namespace, if the caller sees it; with `lock` nobody else changes it until the transaction ends."""
-    row = _find(tx, ctx, _NAMESPACE.with_for_update() if lock else _NAMESPACE, name)
+    row = _find(tx, ctx, _LOCKED if lock else _NAMESPACE, name)
     return _namespace(row) if row is not None else None
 
 
@@ -104,7 +105,7 @@ def page(
     Each has its associations and nothing else, or all that is in it if it is to be `whole`.
 
     With `resource_types` those that are for one of them. Sorted by a column of `SORT_KEYS`, what has no value first
-    when ascending; then by age and id, in the same direction.
+    when ascending; then by age and id, in the same direction. `after` need not be there any more.
     """
     to_project = not ctx.is_admin and bool(ctx.project)
     statement = (_WHOLE if whole else _LISTED).where(_seen(to_project, ctx.is_admin))
@@ -115,8 +116,10 @@ def page(
         meant = sa.select(links.c.namespace_id).join(types, types.c.id == links.c.resource_type_id)
         statement = statement.where(metadef_namespaces.c.id.in_(meant.where(types.c.name.in_(resource_types))))
     place: Mapping[str, Any] | None = None
-    if after is not None:  # the row itself, which may have NULL where a namespace has a value
-        place = dict(tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == after.id)).one()._mapping)
+    if after is not None:
+        # The row itself, if it is still there: it may have NULL where a namespace has a value.
+        row = tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == after.id)).first()
+        place = dict(row._mapping) if row is not None else _columns(after) | {"id": after.id}
     keys = ("created_at", "id") if sort_key == "created_at" else (sort_key, "created_at", "id")
     some = paged(statement, metadef_namespaces, keys, descending, place).limit(limit)
     rows = tx.execute(some, {"project": ctx.project} if to_project else {})
@@ -150,11 +153,15 @@ def remove(tx: Tx, namespace_id: int) -> None:
     tx.execute(sa.delete(metadef_namespaces).where(metadef_namespaces.c.id == namespace_id))
 
 
-def clear(tx: Tx) -> tuple[int, int]:
-    """Remove everything; how many namespaces and resource types that were."""
+def clear(tx: Tx) -> tuple[list[str], int]:
+    """Remove everything; the names of the namespaces, and how many resource types that were."""
+    # Who changes something in a namespace holds its row: afterwards nobody adds what would keep it from going.
+    statement = sa.select(metadef_namespaces.c.namespace).order_by(metadef_namespaces.c.id).with_for_update()
+    names = list(tx.execute(statement).scalars())
     for table in (metadef_namespace_resource_types, metadef_objects, metadef_properties, metadef_tags):
         tx.execute(sa.delete(table))
-    return tuple(tx.execute(sa.delete(table)).rowcount for table in (metadef_namespaces, metadef_resource_types))  # type: ignore[return-value]
+    tx.execute(sa.delete(metadef_namespaces))
+    return names, tx.execute(sa.delete(metadef_resource_types)).rowcount
 
 
 # --- what is in them -------------------------------------------------------------------------------------
@@ -242,8 +249,8 @@ def add_parts(tx: Tx, kind: Kind[P], namespace_id: int, new: Iterable[P]) -> Non
         with tx.begin_nested():
             tx.execute(sa.insert(kind.table), rows)
     except sa.exc.IntegrityError as exc:
-        names = ", ".join(str(row["name"]) for row in rows[:5])
-        raise errors.Conflict(f"The namespace has a {kind.word} of that name already: {names}.") from exc
+        one = rows[0]["name"] if len(rows) == 1 else "of one of these names, or two are alike"
+        raise errors.Conflict(f"The namespace already has a {kind.word} {one}.") from exc
 
 
 def update_part(tx: Tx, kind: Kind[P], namespace_id: int, name: str, changed: P) -> bool:
@@ -310,17 +317,26 @@ def associations(tx: Tx, namespace_ids: Sequence[int]) -> dict[int, list[Associa
     return {number: sorted(some, key=_type_name) for number, some in found.items()}
 
 
-def add_association(tx: Tx, namespace_id: int, new: Association, *, protected: bool = False) -> None:
-    """Add an association, and its resource type when it is new. Raises `Conflict` when it is there already."""
+def resource_type(tx: Tx, name: str) -> str | None:
+    """The name that a resource type was given first, if it is there."""
+    return tx.execute(sa.select(metadef_resource_types.c.name).where(metadef_resource_types.c.name == name)).scalar()
+
+
+def add_association(tx: Tx, namespace_id: int, new: Association, *, protected: bool = False) -> Association:
+    """Add an association, and its resource type when it is new; the same, with the name that the type has.
+
+    Raises `Conflict` when it is there already.
+    """
     links = metadef_namespace_resource_types
     values: dict[str, Any] = {"properties_target": new.properties_target, "prefix": new.prefix}
     values |= {"created_at": new.created_at, "updated_at": new.updated_at}
-    type_id = _resource_type(tx, new, protected)
+    type_id, name = _resource_type(tx, new, protected)
     try:
         with tx.begin_nested():
             tx.execute(sa.insert(links).values(values | {"namespace_id": namespace_id, "resource_type_id": type_id}))
     except sa.exc.IntegrityError as exc:
-        raise errors.Conflict(f"The namespace is for resource type {new.resource_type} already.") from exc
+        raise errors.Conflict(f"The namespace is for resource type {name} already.") from exc
+    return replace(new, resource_type=name)
 
 
 def remove_association(tx: Tx, namespace_id: int, resource_type: str) -> bool:
@@ -340,19 +356,21 @@ def update_association(tx: Tx, namespace_id: int, changed: Association) -> None:
     tx.execute(statement.values(values | {"updated_at": changed.updated_at}))
 
 
-def _resource_type(tx: Tx, new: Association, protected: bool) -> int:
+def _resource_type(tx: Tx, new: Association, protected: bool) -> tuple[int, str]:
+    """The number of a resource type and its name, as whoever added it wrote it."""
     types = metadef_resource_types
-    there = sa.select(types.c.id).where(types.c.name == new.resource_type)
-    found = tx.execute(there).scalar()
+    there = sa.select(types.c.id, types.c.name).where(types.c.name == new.resource_type)
+    found = tx.execute(there).first()
     if found is not None:
-        return int(found)
+        return found.id, found.name
     values: dict[str, Any] = {"name": new.resource_type, "protected": protected}
     values |= {"created_at": new.created_at, "updated_at": new.updated_at}
     try:
         with tx.begin_nested():
-            return _number(tx.execute(sa.insert(types).values(values)))
+            return _number(tx.execute(sa.insert(types).values(values))), new.resource_type
     except sa.exc.IntegrityError:  # somebody else added it just now
-        return int(tx.execute(there).scalar_one())
+        found = tx.execute(there).one()
+        return found.id, found.name
 
 
 # --- rows ------------------------------------------------------------------------------------------------

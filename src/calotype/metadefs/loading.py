@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final, TypeVar
 
+from calotype import errors
 from calotype.context import SERVICE
 from calotype.db import metadefs
 from calotype.db.engine import Database, Tx
@@ -82,8 +83,8 @@ def unload(db: Database, names: Iterable[str]) -> list[str]:
     return [name for name in names if db.transact(lambda tx, name=name: work(tx, name))]  # type: ignore[misc]
 
 
-def unload_all(db: Database) -> tuple[int, int]:
-    """Empty the catalogue; how many namespaces and resource types that were."""
+def unload_all(db: Database) -> tuple[list[str], int]:
+    """Empty the catalogue; the names of the namespaces, and how many resource types that were."""
     return db.transact(metadefs.clear)
 
 
@@ -104,15 +105,13 @@ def catalogue(db: Database) -> Iterator[Definitions]:
 
 def _load(tx: Tx, new: Definitions, mode: Mode) -> Outcome:
     outcome = Outcome(new.namespace.name)
-    there = metadefs.get(tx, SERVICE, new.namespace.name, lock=True)
-    if there is None:
-        outcome.is_new = True
-        old = Definitions(metadefs.add(tx, new.namespace))
-    elif mode is Mode.SKIP:
-        outcome.skipped = True
-        return outcome
-    else:
-        old = metadefs.whole(tx, SERVICE, there.name) or Definitions(there)
+    there, outcome.is_new = _get_or_add(tx, new.namespace)
+    old = Definitions(there)
+    if not outcome.is_new:
+        if mode is Mode.SKIP:
+            outcome.skipped = True
+            return outcome
+        old = metadefs.whole(tx, SERVICE, there.name) or old
         if mode is not Mode.MERGE:
             _load_namespace(tx, there, new.namespace, outcome)
     _load_associations(tx, old, new.associations, mode, outcome)
@@ -120,6 +119,20 @@ def _load(tx: Tx, new: Definitions, mode: Mode) -> Outcome:
     _load_parts(tx, OBJECT, old.namespace, old.objects, new.objects, mode, outcome)
     _load_parts(tx, TAG, old.namespace, old.tags, new.tags, mode, outcome)
     return outcome
+
+
+def _get_or_add(tx: Tx, new: Namespace) -> tuple[Namespace, bool]:
+    """The namespace of that name, locked, and whether it is new."""
+    there = metadefs.get(tx, SERVICE, new.name, lock=True)
+    if there is not None:
+        return there, False
+    try:
+        return metadefs.add(tx, new), True
+    except errors.Conflict:  # somebody else added it just now
+        there = metadefs.get(tx, SERVICE, new.name, lock=True)
+        if there is None:
+            raise
+        return there, False
 
 
 def _load_namespace(tx: Tx, old: Namespace, new: Namespace, outcome: Outcome) -> None:
@@ -131,10 +144,15 @@ def _load_namespace(tx: Tx, old: Namespace, new: Namespace, outcome: Outcome) ->
 
 def _load_associations(tx: Tx, old: Definitions, new: Iterable[Association], mode: Mode, outcome: Outcome) -> None:
     number = old.namespace.id
-    missing, different, gone = _sorted_out({one.resource_type: one for one in old.associations}, new, _type_of, mode)
-    for one in missing:
+    there = {one.resource_type: one for one in old.associations}
+    # A type keeps the name that it was given first, whatever the database takes for the same.
+    new = [
+        replace(one, resource_type=metadefs.resource_type(tx, one.resource_type) or one.resource_type) for one in new
+    ]
+    missing, different, gone = _sorted_out(there, new, lambda one: one.resource_type, mode)
+    for one in sorted(missing, key=lambda one: one.resource_type.lower()):  # in one order, as `namespaces.fill`
         metadefs.add_association(tx, number, one, protected=True)
-    for one in different:
+    for _name, one in different:
         metadefs.update_association(tx, number, one)
     for one in gone:
         metadefs.remove_association(tx, number, one.resource_type)
@@ -144,10 +162,18 @@ def _load_associations(tx: Tx, old: Definitions, new: Iterable[Association], mod
 def _load_parts(
     tx: Tx, kind: Kind[P], namespace: Namespace, old: Iterable[P], new: Iterable[P], mode: Mode, outcome: Outcome
 ) -> None:
-    missing, different, gone = _sorted_out({one.name: one for one in old}, new, _name_of, mode)
+    there = {one.name: one for one in old}
+
+    def name_there(one: P) -> str:
+        if not there or one.name in there:
+            return one.name
+        found = metadefs.part(tx, kind, namespace.id, one.name)  # under what the database takes for the same name
+        return found.name if found is not None else one.name
+
+    missing, different, gone = _sorted_out(there, new, name_there, mode)
     metadefs.add_parts(tx, kind, namespace.id, missing)
-    for one in different:
-        metadefs.update_part(tx, kind, namespace.id, one.name, one)
+    for name, one in different:
+        metadefs.update_part(tx, kind, namespace.id, name, one)
     for one in gone:
         metadefs.remove_part(tx, kind, namespace.id, one.name)
     _count(outcome, kind.word, missing, different, gone)
@@ -155,17 +181,17 @@ def _load_parts(
 
 def _sorted_out(
     old: Mapping[str, Any], new: Iterable[Any], key: Callable[[Any], str], mode: Mode
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """What is to be added, what is to be written anew, what is to go."""
-    missing, different, names = [], [], set()
+) -> tuple[list[Any], list[tuple[str, Any]], list[Any]]:
+    """What is to be added, what is to be written anew and over which name, what is to go."""
+    missing, different, names = [], [], set[str]()
     for one in new:
         name = key(one)
-        names.add(name)
         there = old.get(name)
-        if there is None:
+        if there is None or name in names:  # what comes twice is a conflict, as the database will find
             missing.append(one)
         elif replace(one, created_at=there.created_at, updated_at=there.updated_at) != there:
-            different.append(one)
+            different.append((name, one))
+        names.add(name)
     gone = [one for name, one in old.items() if name not in names]
     return missing, different if mode is not Mode.MERGE else [], gone if mode is Mode.OVERWRITE else []
 
@@ -174,10 +200,6 @@ def _count(outcome: Outcome, word: str, missing: list[Any], different: list[Any]
     for counter, some in ((outcome.added, missing), (outcome.changed, different), (outcome.removed, gone)):
         if some:
             counter[word] += len(some)
-
-
-def _name_of(one: MetadefPart) -> str:
-    return one.name
 
 
 def _type_of(one: Association) -> str:

@@ -91,27 +91,27 @@ def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
             svc.policy.check_namespace(ctx, action, None, new=new.namespace)
 
     def work(tx: Tx) -> Definitions:
-        added = replace(new, namespace=metadefs.add(tx, new.namespace))
-        fill(svc, tx, added)
-        return added
+        return fill(svc, tx, replace(new, namespace=metadefs.add(tx, new.namespace)))
 
     return svc.db.transact(work, lambda tx, added: _is(tx, added.namespace))
 
 
-def fill(svc: Service, tx: Tx, new: Definitions) -> None:
-    """Add what is in a namespace that has just been added, and tell of it."""
+def fill(svc: Service, tx: Tx, new: Definitions) -> Definitions:
+    """Add what is in a namespace that has just been added, and tell of it; the same as it is there."""
     namespace = new.namespace
     svc.events.metadef(tx, "metadef_namespace.create", about_namespace, namespace)
     # New types in one order, whoever adds them: who shares some waits for the other, and nobody for each other.
+    links = {}
     for link in sorted(new.associations, key=lambda link: link.resource_type.lower()):
-        metadefs.add_association(tx, namespace.id, link)
-        svc.events.metadef(tx, "metadef_resource_type.create", about_association, namespace.name, link)
+        links[link] = metadefs.add_association(tx, namespace.id, link)
+        svc.events.metadef(tx, "metadef_resource_type.create", about_association, namespace.name, links[link])
     metadefs.add_parts(tx, PROPERTY, namespace.id, new.properties)
     metadefs.add_parts(tx, OBJECT, namespace.id, new.objects)
     metadefs.add_parts(tx, TAG, namespace.id, new.tags)
     for kind, parts in ((PROPERTY, new.properties), (OBJECT, new.objects), (TAG, new.tags)):
         for part in parts:
             svc.events.metadef(tx, f"metadef_{kind.word}.create", about_part, namespace.name, part)
+    return replace(new, associations=tuple(links[link] for link in new.associations))
 
 
 def update(svc: Service, ctx: Context, name: str, new: Namespace) -> Namespace:

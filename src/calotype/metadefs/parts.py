@@ -152,7 +152,7 @@ def add_tags(
         found = opened(svc, tx, ctx, namespace, "add_metadef_tags", lock=True)
         if new and not append:
             there = metadefs.parts(tx, TAG, found.id)
-            if len(there) == len(new) and _are_among(there, new):
+            if [tag.name for tag in there] == [tag.name for tag in new] and _are_among(there, new):
                 return list(new)  # run again after a COMMIT that came late
             metadefs.remove_parts(tx, TAG, found.id)
         metadefs.add_parts(tx, TAG, found.id, new)

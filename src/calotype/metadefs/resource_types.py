@@ -35,14 +35,14 @@ def add(svc: Service, ctx: Context, namespace: str, new: Association) -> Associa
     Raises `NotFound`, `Forbidden`, `Conflict`.
     """
 
-    def work(tx: Tx) -> Namespace:
+    def work(tx: Tx) -> tuple[Namespace, Association]:
         found = opened(svc, tx, ctx, namespace, "add_metadef_resource_type_association", lock=True)
-        metadefs.add_association(tx, found.id, new)
-        svc.events.metadef(tx, "metadef_resource_type.create", about_association, found.name, new)
-        return found
+        added = metadefs.add_association(tx, found.id, new)
+        svc.events.metadef(tx, "metadef_resource_type.create", about_association, found.name, added)
+        return found, added
 
-    svc.db.transact(work, lambda tx, found: _is(tx, found, new))
-    return new
+    _, added = svc.db.transact(work, lambda tx, made: _is(tx, *made))
+    return added
 
 
 def remove(svc: Service, ctx: Context, namespace: str, resource_type: str) -> None:
