@@ -7,6 +7,7 @@ import argparse
 import random
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from tests.conftest import CONF
@@ -28,13 +29,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="calotype-schema-") as name:
         state = Path(name) / "state"
         with running(state, CONF.format(state=state)) as service:
-            for persona in options.personas.split(","):
-                found = run(
-                    service, persona, Path(name), examples=options.examples, seed=options.seed, phases=options.phases
-                )
+            for persona, phase in product(options.personas.split(","), options.phases.split(",")):
+                found = run(service, persona, Path(name), examples=options.examples, seed=options.seed, phase=phase)
                 failed = failed or found.code != 0
-                said = found.said if found.code else found.said[found.said.find("API Links:") :]
-                print(f"== {persona}\n{said}", flush=True)
+                said = found.said if found.code else found.said[found.said.find("API capabilities") :]
+                print(f"== {persona}, {phase}\n{said}", flush=True)
             failed = failed or "Traceback" in service.log
     sys.exit(1 if failed else 0)
 

@@ -1,7 +1,8 @@
 """Runs of Schemathesis over the description that a service gives of itself, for one persona each.
 
-No 5xx, and no status, media type, header or body that is not declared. `phases` are Schemathesis' own: `coverage` goes
-through what each parameter may and may not be, `fuzzing` draws requests, `stateful` follows the links.
+No 5xx, and no status, media type, header or body that is not declared. The phases are Schemathesis' own: `coverage` goes
+through what each parameter may and may not be, `fuzzing` draws requests, `stateful` follows the links. Each is a run, as
+after another one `stateful` draws what makes nothing, and follows next to no link.
 """
 
 import os
@@ -54,14 +55,14 @@ class Found:
         return int(found[1]) if found else 0
 
 
-def run(service: Service, persona: str, directory: Path, *, examples: int, seed: int, phases: str) -> Found:
+def run(service: Service, persona: str, directory: Path, *, examples: int, seed: int, phase: str) -> Found:
     """Send `examples` requests to each route in each phase; as many walks along the links, but ten at least."""
     (directory / "schemathesis.toml").write_text(_CONFIG.format(walks=max(examples, 10)))
     program = Path(sys.executable).with_name("schemathesis")
     done = subprocess.run(
         [
             *(program, "--config-file", directory / "schemathesis.toml", "run", f"{service.url}/openapi.json"),
-            *("--auth", f"{persona}:{PASSWORD}", "--checks", ",".join(CHECKS), "--phases", phases),
+            *("--auth", f"{persona}:{PASSWORD}", "--checks", ",".join(CHECKS), "--phases", phase),
             *("--max-examples", str(examples), "--seed", str(seed), "--generation-database", "none"),
             *("--warnings", "off", "--no-color"),
         ],
