@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from pathlib import Path
 
 
@@ -22,3 +23,23 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
     for one in missing or [path]:
         with contextlib.suppress(PermissionError):  # Some may be entered and not read.
             sync_directory(one.parent)
+
+
+def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace a file durably, or make it: whatever happens, it has the old text or the new."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # its own name may be as long as names can be
+    number = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode)
+    try:
+        if os.geteuid() == 0:
+            # Root works for the service's user here: the file stays that user's, or becomes the directory's.
+            before = path.stat() if path.exists() else path.parent.stat()
+            os.fchown(number, before.st_uid, before.st_gid)
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -14,7 +14,7 @@ from pathlib import Path
 import calotype
 
 _SOURCE = Path(calotype.__file__).parents[1]
-_STORE, _USERS, _LEASES = "stores/file.py", "auth/basic.py", "db/leases.py"
+_STORE, _DURABLE, _LEASES = "stores/file.py", "durable.py", "db/leases.py"
 #: Every call that makes something durable, and nothing else.
 _SYNC = re.compile(r"^(?!def ).*(?:os\.f(?:data)?sync|sync_directory)\(|PRAGMA synchronous", re.MULTILINE)
 
@@ -96,10 +96,10 @@ MUTATIONS = [
         'make_directory(config.state_path(conf, ""))',
         'config.state_path(conf, "").mkdir(parents=True, exist_ok=True)',
     ),
-    Mutation("new directories", "durable.py", "sync_directory(one.parent)", "pass"),
-    Mutation("names, wherever", "durable.py", "os.fsync(number)", "pass"),
-    Mutation("the data of the users file", _USERS, "os.fsync(file.fileno())", "pass"),
-    Mutation("the name of the users file", _USERS, "sync_directory(path.parent)", "pass"),
+    Mutation("new directories", _DURABLE, "sync_directory(one.parent)", "pass"),
+    Mutation("names, wherever", _DURABLE, "os.fsync(number)", "pass"),
+    Mutation("the data of the users file", _DURABLE, "os.fsync(file.fileno())", "pass"),
+    Mutation("the name of the users file", _DURABLE, "sync_directory(path.parent)", "pass"),
     Mutation(
         "the directory of the living",
         _LEASES,

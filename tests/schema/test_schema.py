@@ -30,9 +30,9 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     # Who may make namespaces gets on to what is in them; a reader makes nothing that could be followed.
     [
         ("admin", "coverage", 0),
-        ("admin", "stateful", 12),
+        ("admin", "stateful", 8),
         ("alice", "fuzzing", 0),
-        ("alice", "stateful", 5),
+        ("alice", "stateful", 3),
         ("reader", "fuzzing", 0),
         ("reader", "stateful", 0),
     ],

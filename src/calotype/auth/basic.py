@@ -25,7 +25,7 @@ import bcrypt
 
 from calotype import errors
 from calotype.context import Context
-from calotype.durable import make_directory, sync_directory
+from calotype.durable import make_directory, replace_file
 
 LOG = logging.getLogger(__name__)
 
@@ -203,27 +203,7 @@ def write_users(path: Path, users: Mapping[str, User]) -> None:
     """Replace the file in one step, readable by its owner alone."""
     make_directory(path.parent)
     text = json.dumps({"users": [asdict(user) for user in users.values()]}, indent=1) + "\n"
-    write_private(path, text)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file durably by one that only its owner reads."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    number = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-    try:
-        if os.geteuid() == 0:
-            # Root works for the service's user here: the file stays that user's, or becomes the directory's.
-            before = path.stat() if path.exists() else path.parent.stat()
-            os.fchown(number, before.st_uid, before.st_gid)
-        with os.fdopen(number, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_directory(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, text)
 
 
 def make_user(name: str, project: str, roles: tuple[str, ...], password: str) -> User:

@@ -5,8 +5,7 @@ from typing import Any
 
 import yaml
 
-from calotype.auth.basic import write_private
-from calotype.durable import make_directory
+from calotype.durable import make_directory, replace_file
 
 CLOUD = "calotype"
 
@@ -20,7 +19,7 @@ def write(path: Path, endpoint: str, user: str, password: str) -> None:
         "image_endpoint_override": endpoint,
     }
     make_directory(path.parent)
-    write_private(path, yaml.safe_dump({"clouds": {CLOUD: cloud}}, sort_keys=False))
+    replace_file(path, yaml.safe_dump({"clouds": {CLOUD: cloud}}, sort_keys=False))
 
 
 def move(path: Path, endpoint: str) -> None:
@@ -33,4 +32,4 @@ def move(path: Path, endpoint: str) -> None:
         cloud["auth"]["endpoint"] = cloud["image_endpoint_override"] = endpoint
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return
-    write_private(path, yaml.safe_dump(found, sort_keys=False))
+    replace_file(path, yaml.safe_dump(found, sort_keys=False))

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -16,7 +15,7 @@ from calotype.api import metadef_schemas, metadef_views, schemas
 from calotype.api.request import parse_json
 from calotype.cli.common import Commands, load
 from calotype.db.engine import now
-from calotype.durable import make_directory, sync_directory
+from calotype.durable import make_directory, replace_file
 from calotype.metadefs import loading
 from calotype.metadefs.loading import Mode, Outcome
 from calotype.model import Definitions
@@ -126,10 +125,9 @@ def run_export(options: argparse.Namespace) -> int:
         make_directory(directory, 0o755)
         for found in loading.catalogue(app.database(conf, patient=True)):
             path = directory / f"{_UNSAFE.sub(lambda sign: quote(sign[0], safe=''), found.namespace.name)}.json"
-            _write(path, json.dumps(_exported(found), indent=4, ensure_ascii=False) + "\n")
+            replace_file(path, json.dumps(_exported(found), indent=4, ensure_ascii=False) + "\n", 0o644)
             print(path)
             count += 1
-        sync_directory(directory)
     except OSError as exc:
         raise errors.Invalid(f"The files cannot be written: {exc}") from exc
     print(f"Namespaces: {count} exported.")
@@ -190,19 +188,6 @@ def _given(found: Any, told: Collection[str] = ()) -> Any:
 
 def _exported(found: Definitions) -> dict[str, Any]:
     return _without_what_is_told(metadef_views.definitions(found))
-
-
-def _write(path: Path, text: str) -> None:
-    """All of a file or nothing, whatever happens."""
-    part = path.with_name(f".{path.name[:200]}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _verdict(outcome: Outcome) -> str:
