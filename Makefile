@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STATE  ?= .state
 ARGS   ?=
-DATABASES ?= none sqlite mariadb postgresql
+DATABASES ?= none mariadb postgresql sqlite
 
 .PHONY: help serve client test lint crash model schema fuzz bench peer differential tempest samples plans clean
 .DEFAULT_GOAL := help

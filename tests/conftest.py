@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import databases, observer
+from tests import VIOLATIONS, databases, observer
 from tests.keystone import Keystone, Memcached
-from tests.support import VIOLATIONS, Client, Service, running
+from tests.support import Client, Service, running
 
 #: Two file stores and one in memory, so that every test of the API runs in multi-store mode.
 CONF = """\

@@ -17,7 +17,7 @@ import jsonschema_rs
 
 from calotype import app
 from calotype.api import request
-from tests.support import VIOLATIONS
+from tests import VIOLATIONS
 
 #: Headers that answers may have without a word: HTTP's own, and those of cross-origin requests.
 _HTTP = frozenset(("content-type", "content-length", "vary", "allow"))

@@ -23,9 +23,7 @@ import requests
 from calotype.auth import basic
 from calotype.db import images
 from calotype.db.engine import Database, now
-
-#: Environment variable: where what `observer.py` finds is written.
-VIOLATIONS = "CALOTYPE_TEST_VIOLATIONS"
+from tests import VIOLATIONS
 
 PASSWORD = "correct horse"
 #: name → (project, roles); one user for each kind of caller.

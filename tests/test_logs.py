@@ -14,9 +14,10 @@ from oslo_context import context
 from calotype.db import jobs
 from calotype.db.engine import now
 from calotype.jobs.worker import Runner
+from tests import VIOLATIONS
 from tests.api.test_browsers import auth, client
 from tests.inprocess import parts
-from tests.support import PASSWORD, VIOLATIONS, Service, running, until
+from tests.support import PASSWORD, Service, running, until
 
 TOKEN = "gAAAAABmsecretsecretsecretsecret"
 ACCESS = "calotype.access"
