@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STATE  ?= .state
 ARGS   ?=
-DATABASES ?= none mariadb postgresql sqlite
+DATABASES ?= mariadb none1 none2 postgresql sqlite
 
 .PHONY: help serve client test lint crash model schema fuzz bench peer differential tempest samples plans clean
 .DEFAULT_GOAL := help

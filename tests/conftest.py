@@ -47,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="also",
         help="with sqlite: run the tests to which a database makes no difference, nothing else, or not them",
     )
+    parser.addoption("--half", type=int, choices=(1, 2), help="run every second file only, from the first or the second")
 
 
 def pytest_configure() -> None:
@@ -92,6 +93,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         else:
             there = without != "never"
         (kept if there else others).append(item)
+    if half := config.getoption("--half"):
+        files = sorted({item.path for item in kept})
+        others += [item for item in kept if files.index(item.path) % 2 != half - 1]
+        kept = [item for item in kept if files.index(item.path) % 2 == half - 1]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = kept
