@@ -47,7 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="also",
         help="with sqlite: run the tests to which a database makes no difference, nothing else, or not them",
     )
-    parser.addoption("--half", type=int, choices=(1, 2), help="run every second file only, from the first or the second")
+    parser.addoption(
+        "--half", type=int, choices=(1, 2), help="run every second file only, from the first or the second"
+    )
 
 
 def pytest_configure() -> None:
