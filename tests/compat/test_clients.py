@@ -17,7 +17,7 @@ import pytest
 from glanceclient.v2 import shell as glance_commands
 
 from tests.keystone import Keystone
-from tests.support import PASSWORD, Service
+from tests.support import PASSWORD, USERS, Service
 
 CACHE, IMPORT, URLS = (
     "there is no image cache yet",
@@ -200,13 +200,14 @@ def test_every_command_of_glance_works(shells: Any, keystone: Keystone, tmp_path
     assert admin.missed(commands - later) == set()
 
 
-def test_the_sdk_works(cloud: Service, keystone: Keystone, tmp_path: Path) -> None:
-    connection = sdk.connect(
+def connect(keystone: Keystone, user: str) -> Any:
+    """The SDK, as one user."""
+    return sdk.connect(
         auth={
             "auth_url": keystone.url,
-            "username": "alice",
+            "username": user,
             "password": PASSWORD,
-            "project_name": "red",
+            "project_name": USERS[user][0],
             "user_domain_name": "Default",
             "project_domain_name": "Default",
         },
@@ -214,6 +215,10 @@ def test_the_sdk_works(cloud: Service, keystone: Keystone, tmp_path: Path) -> No
         load_yaml_config=False,
         load_envvars=False,
     )
+
+
+def test_the_sdk_works(cloud: Service, keystone: Keystone, tmp_path: Path) -> None:
+    connection = connect(keystone, "alice")
     with connection:
         (tmp_path / "data").write_bytes(b"by the SDK" * 5000)
         image = connection.create_image(

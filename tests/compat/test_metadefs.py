@@ -5,12 +5,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import openstack as sdk
 from glanceclient.v2 import shell as glance_commands
 
-from tests.compat.test_clients import shells
+from tests.compat.test_clients import connect, shells
 from tests.keystone import Keystone
-from tests.support import PASSWORD, Service
+from tests.support import Service
 
 __all__ = ["shells"]
 
@@ -186,19 +185,7 @@ def test_every_command_of_glance_for_metadata_definitions_works(shells: Any, tmp
 
 
 def test_the_sdk_knows_metadata_definitions(cloud: Service, keystone: Keystone) -> None:
-    connection = sdk.connect(
-        auth={
-            "auth_url": keystone.url,
-            "username": "admin",
-            "password": PASSWORD,
-            "project_name": "admin",
-            "user_domain_name": "Default",
-            "project_domain_name": "Default",
-        },
-        region_name="RegionOne",
-        load_yaml_config=False,
-        load_envvars=False,
-    )
+    connection = connect(keystone, "admin")
     with connection:
         image = connection.image
         made = image.create_metadef_namespace(namespace="Sdk::Disks", visibility="public", display_name="Disks")

@@ -147,7 +147,7 @@ def test_a_namespace_is_read_as_its_parts_are_each(db: Database) -> None:
     write(db, tables.metadef_tags, odd | {"name": "newer", "updated_at": NOON + timedelta(days=2)})
     fill(db, "other", parts=1)
     with db.read() as tx:
-        links = tuple(metadefs.associations(tx, [made])[made])
+        links = tuple(metadefs.associations(tx, made))
         properties, objects, tags = (tuple(metadefs.parts(tx, kind, made)) for kind in (PROPERTY, OBJECT, TAG))  # type: ignore[arg-type, var-annotated]
         found = metadefs.whole(tx, ALICE, "one")
         assert found

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from calotype.api import metadef_schemas as metadefs
 from calotype.api import patch, schemas
+from calotype.api.images import SETTABLE
 from calotype.api.operation import Schema
 from calotype.api.schemas import Schemas
 
@@ -15,18 +16,13 @@ _TEXT: Final[Schema] = {"type": "string"}
 _COUNT: Final[Schema] = {"type": "integer"}
 #: What of an image is in its answer at times only.
 _AT_TIMES: Final = frozenset({"stores", "direct_url"})
-#: What can be said of an image at its creation.
-_SETTABLE: Final = (
-    *("id", "name", "visibility", "protected", "os_hidden", "owner", "container_format", "disk_format"),
-    *("min_disk", "min_ram", "tags"),
-)
 
 
 def components(served: Schemas) -> dict[str, Schema]:
     """All of them, for a configuration."""
     image = _timed(served.served["image"]["properties"])
     custom = {"type": "string", "maxLength": schemas.MAX_VALUE, "description": "A property of the image's own"}
-    given = {name: image[name] for name in _SETTABLE}
+    given = {name: image[name] for name in SETTABLE}
     return {
         "Image": _object(image, required=image.keys() - _AT_TIMES, more=_TEXT),
         "Images": _page("images", "Image"),

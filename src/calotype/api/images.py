@@ -16,7 +16,8 @@ from calotype.images.lifecycle import NewImage
 from calotype.model import HIDDEN_PROPERTIES, MAX_NAME, RESERVED_PREFIX, Image
 from calotype.service import Service
 
-_COLUMNS: Final = frozenset(
+#: What can be said of an image at its creation, besides its properties.
+SETTABLE: Final = tuple(
     "id name visibility protected os_hidden owner container_format disk_format min_disk min_ram tags".split()
 )
 
@@ -154,7 +155,7 @@ def _new_image(values: dict[str, Any], schemas: Schemas) -> NewImage:
         if name in lifecycle.RESERVED or name in HIDDEN_PROPERTIES or name.startswith(RESERVED_PREFIX):
             raise errors.Forbidden(f"Attribute '{name}' is reserved.")
     schemas.check_image(values)
-    columns = {name: value for name, value in values.items() if name in _COLUMNS}
+    columns = {name: value for name, value in values.items() if name in SETTABLE}
     if "owner" in columns:
         columns["owner"] = columns["owner"] or ""  # null, when it is said, means nobody
-    return NewImage(**columns, properties={name: value for name, value in values.items() if name not in _COLUMNS})
+    return NewImage(**columns, properties={name: value for name, value in values.items() if name not in SETTABLE})

@@ -1,11 +1,10 @@
 """The schemas of metadata definitions, as `/v2/schemas/metadefs/{name}` serves them and requests are held to them."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+from calotype.api.operation import Schema
 from calotype.model import MAX_INT, MAX_METADEF_NAME
-
-Schema = dict[str, Any]
 
 #: The longest description of a namespace, characters.
 MAX_DESCRIPTION: Final = 500

@@ -9,6 +9,7 @@ from calotype import errors
 from calotype.api import metadef_schemas, metadef_views, schemas
 from calotype.api.images import links, send
 from calotype.api.listing import Params
+from calotype.api.operation import Schema
 from calotype.api.request import caller, choice, integer, json_object, no_body, params, path_text, service
 from calotype.db.metadefs import OBJECT, PART_SORT_KEYS, PROPERTY, SORT_KEYS, TAG
 from calotype.metadefs import namespaces, parts
@@ -277,7 +278,7 @@ def dissociate(req: falcon.Request, resp: falcon.Response, namespace: str, resou
 # --- what they share -------------------------------------------------------------------------------------
 
 
-def _body(req: falcon.Request, schema: schemas.Schema) -> dict[str, Any]:
+def _body(req: falcon.Request, schema: Schema) -> dict[str, Any]:
     values = json_object(req)
     for name in _READ_ONLY:
         if name in values and name in (*schema["properties"], *_TIMES):

@@ -7,6 +7,7 @@ import fastjsonschema
 
 from calotype import errors
 from calotype.api import metadef_schemas
+from calotype.api.operation import Schema
 from calotype.images.locations import ALGORITHMS
 from calotype.model import MAX_INT, MAX_NAME, MEMBER_STATUSES, STATUSES, TASK_STATUSES, TASK_TYPES, VISIBILITIES
 
@@ -14,8 +15,6 @@ UUID_PATTERN: Final = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9
 
 #: The longest property value, bytes: what a TEXT column of MariaDB holds.
 MAX_VALUE: Final = 65_535
-
-Schema = dict[str, Any]
 
 
 def _text(description: str, *, null: bool = False, most: int | None = MAX_NAME, read_only: bool = False) -> Schema:

@@ -305,16 +305,15 @@ def resource_types(tx: Tx) -> list[ResourceType]:
     return [ResourceType(row.name, *_times(row), protected=bool(row.protected)) for row in found]
 
 
-def associations(tx: Tx, namespace_ids: Sequence[int]) -> dict[int, list[Association]]:
-    """The associations of some namespaces, in the order of the names of their resource types."""
-    found: dict[int, list[Association]] = {number: [] for number in namespace_ids}
+def associations(tx: Tx, namespace_id: int) -> list[Association]:
+    """The associations of a namespace, in the order of the names of their resource types."""
     links, types = metadef_namespace_resource_types, metadef_resource_types
-    if found:
-        statement = sa.select(links, types.c.name).join(types, types.c.id == links.c.resource_type_id)
-        for row in tx.execute(statement.where(links.c.namespace_id.in_(found))):
-            one = Association(row.name, *_times(row), prefix=row.prefix, properties_target=row.properties_target)
-            found[row.namespace_id].append(one)
-    return {number: sorted(some, key=_type_name) for number, some in found.items()}
+    statement = sa.select(links, types.c.name).join(types, types.c.id == links.c.resource_type_id)
+    some = (
+        Association(row.name, *_times(row), prefix=row.prefix, properties_target=row.properties_target)
+        for row in tx.execute(statement.where(links.c.namespace_id == namespace_id))
+    )
+    return sorted(some, key=_type_name)
 
 
 def resource_type(tx: Tx, name: str) -> str | None:

@@ -120,7 +120,7 @@ def show_for(svc: Service, ctx: Context, namespace: str, name: str, resource_typ
 
     def work(tx: Tx) -> MetadefProperty:
         found = opened(svc, tx, ctx, namespace, _RULES[PROPERTY.word].show, "get_metadef_resource_type")
-        links = metadefs.associations(tx, [found.id])[found.id]
+        links = metadefs.associations(tx, found.id)
         link = next((link for link in links if link.resource_type == resource_type), None)
         if link is None:
             raise no_association(namespace, resource_type)

@@ -24,7 +24,7 @@ def list_(svc: Service, ctx: Context, namespace: str) -> list[Association]:
         found = opened(svc, tx, ctx, namespace, "list_metadef_resource_types")
         if not svc.policy.allows(ctx, "get_metadef_resource_type", namespace_target(found)):
             return []
-        return metadefs.associations(tx, [found.id])[found.id]
+        return metadefs.associations(tx, found.id)
 
     return svc.db.look(work)
 
@@ -63,7 +63,7 @@ def remove(svc: Service, ctx: Context, namespace: str, resource_type: str) -> No
 
 
 def _association(tx: Tx, namespace: Namespace, resource_type: str) -> Association | None:
-    links = metadefs.associations(tx, [namespace.id])[namespace.id]
+    links = metadefs.associations(tx, namespace.id)
     return next((link for link in links if link.resource_type == resource_type), None)
 
 
