@@ -11,7 +11,7 @@ from calotype import config
 from calotype.app import App
 from calotype.context import Context
 from calotype.db import schema, tables
-from calotype.images import data, lifecycle
+from calotype.images import data, lifecycle, places
 from calotype.images.lifecycle import NewImage
 
 ALICE = Context("req-1", "alice", "red", frozenset({"member", "reader"}))
@@ -52,6 +52,7 @@ def parts(path: Path, database_url: str, conf: str = CONF, more: str = "") -> It
     (path / "c.conf").write_text(conf.format(path=path) + f"[database]\nconnection = {database_url}\n{more}")
     app = App(config.load([str(path / "c.conf")], state_dir=str(path)))
     schema.sync(app.db)
+    places.recognise(app.service)
     try:
         yield app
     finally:

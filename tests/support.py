@@ -222,6 +222,11 @@ def second_copy(service: Service, image_id: str, store: str = "cheap") -> None:
     database.close()
 
 
+def names(directory: Path) -> list[str]:
+    """What is in a store's directory, but for the files that tell what it is."""
+    return sorted(name for name in os.listdir(directory) if not name.startswith("."))
+
+
 def tool(name: str) -> str:
     """A program that `tests/needs` installs."""
     found = shutil.which(name)

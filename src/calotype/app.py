@@ -27,6 +27,7 @@ from calotype.db.drivers import Settings
 from calotype.db.engine import Database, now
 from calotype.db.leases import Leases
 from calotype.events import Events
+from calotype.images import places
 from calotype.images.health import Health
 from calotype.images.stream import check_hash_algo
 from calotype.jobs.sender import Sender
@@ -123,6 +124,9 @@ def build(conf: cfg.ConfigOpts, *, wait: bool = True) -> App:
     app.db.wait(conf.database.max_retries if wait else 0, conf.database.retry_interval)
     if schema.pending(app.db):
         raise errors.ConfigError("The database schema is not that of this release; run: calotype db sync")
+    places.recognise(app.service)
+    for unserved in places.unserved(app.service):
+        LOG.error("%s", unserved)
     # Closed, not just forgotten: a child that inherits an open SQLite file and closes it later loses the locks of
     # its own connections with it (POSIX drops a process's locks on a file at its first close).
     app.db.close()

@@ -25,9 +25,15 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
             sync_directory(one.parent)
 
 
-def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file durably, or make it: whatever happens, it has the old text or the new."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # its own name may be as long as names can be
+def replace_file(path: Path, text: str, mode: int = 0o600, *, alone: bool = False) -> None:
+    """Replace a file durably, or make it: whatever happens, it has the old text or the new.
+
+    Who does it `alone` has one temporary name for all times, and so leaves no second one where it is killed again.
+    """
+    # Not the file's own name and more, which may be as long as names can be.
+    temporary = path.with_name(".calotype.part" if alone else f".{secrets.token_hex(8)}.part")
+    if alone:
+        temporary.unlink(missing_ok=True)
     number = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode)
     try:
         if os.geteuid() == 0:

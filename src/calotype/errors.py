@@ -109,6 +109,10 @@ class Missing(StoreError):
     """The object that a location names is not in the store."""
 
 
+class Replaced(Missing):
+    """The object is gone, and another one, which was left alone, has its URL."""
+
+
 class AlreadyStored(StoreError):
     """The store holds an object of this name; nothing was overwritten."""
 

@@ -72,6 +72,21 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store is: `identity` is written there, `place` is as operators write it, `former` where it was before.
+
+    It is `established` once the identity was written for sure, which a process of `host` set out to do.
+    """
+
+    identity: str
+    name: str
+    place: str
+    former: tuple[str, ...] = ()
+    host: str = ""
+    established: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """The record of an image. Sizes are bytes, `min_disk` GiB, `min_ram` MiB, times naive UTC.
 

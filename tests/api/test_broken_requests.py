@@ -18,7 +18,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from tests.support import PASSWORD, Client, Service, running
+from tests.support import PASSWORD, Client, Service, names, running
 
 #: What one request may cost the process that serves it: seconds of CPU, bytes of memory.
 CPU, MEMORY = 0.1, 16 << 20
@@ -154,7 +154,7 @@ class Target:
         admin = self.service.client("admin")
         found = [admin.get("/v2/images?visibility=all&limit=100").json()]
         found.append(admin.get(f"/v2/images/{self.image_id}/members").json())
-        return found, sorted(path.name for path in self.service.images.iterdir())
+        return found, names(self.service.images)
 
     def cpu(self) -> float:
         times = self.worker.cpu_times()

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from calotype.db.engine import Database
 from tests import databases
-from tests.support import Client, Service, running
+from tests.support import Client, Service, names, running
 
 SIZE = 200_000
 QUOTA = 3 * SIZE
@@ -132,7 +132,7 @@ def test_uploads_at_once_never_use_more_than_the_quota(limited: Service, known: 
                     assert str(QUOTA) in answer.text
                 assert alice.show(one)["status"] == ("active" if one in won else "queued")
                 assert limited.images.joinpath(one).exists() == (one in won)
-            assert sorted(path.name for path in limited.images.iterdir() if path.is_file()) == sorted(won)
+            assert names(limited.images) == sorted(won)
             for one in ids:
                 assert alice.delete(one).status_code == 204
             assert watch.uses() == (0, 0)

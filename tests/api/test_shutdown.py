@@ -16,7 +16,7 @@ import psutil
 import requests
 import yaml
 
-from tests.support import Client, Service, running, write_users
+from tests.support import Client, Service, names, running, write_users
 
 GRACE = 4
 #: Seconds that a transfer takes: some end within the grace, some do not, and some would not for a long time.
@@ -91,7 +91,7 @@ def test_20_transfers_are_finished_within_the_grace_or_fail_cleanly(state: Path)
         for number in range(12, 20):
             assert results[number] == (large if pace[number] == QUICK else None)
         # Nothing is left for the next start to clean up.
-        kept = {path.name for path in service.images.rglob("*") if path.is_file()}
+        kept = {*names(service.images)}
         assert kept == {there, *(image_id for n, image_id in enumerate(waiting) if pace[n] == QUICK)}
 
         service.start()

@@ -22,7 +22,7 @@ from calotype.db import tables
 from tests.crash.journal import MIB, Entry, Journal
 from tests.crash.load import Aim, Load, some_aim
 from tests.crash.oracle import PLACES, below, check, debris, settle
-from tests.support import Client, Service
+from tests.support import Client, Service, names
 
 
 @dataclass
@@ -164,7 +164,7 @@ def _under_way(service: Service) -> Counter[str]:
         with below(service.database or f"sqlite:///{copy}/calotype.db") as tx:
             found.update(f"{kind}s" for kind in tx.execute(sa.select(tables.jobs.c.kind)).scalars())
             known = {Path(url).name for _, url in tx.execute(PLACES)}
-    names = os.listdir(service.images)
-    found["parts"] += sum(name.endswith(".part") for name in names)
-    found["final files without a record"] += sum(not n.endswith(".part") and n not in known for n in names)
+    there = names(service.images)
+    found["parts"] += sum(name.endswith(".part") for name in there)
+    found["final files without a record"] += sum(not n.endswith(".part") and n not in known for n in there)
     return +found

@@ -50,23 +50,23 @@ MUTATIONS = [
     Mutation(
         "the name of an upload",
         _STORE,
-        "os.unlink(part, dir_fd=self._dir)\n                    os.fsync(self._dir)\n",
-        "os.unlink(part, dir_fd=self._dir)\n",
+        "os.unlink(part, dir_fd=directory)\n                    os.fsync(directory)\n",
+        "os.unlink(part, dir_fd=directory)\n",
     ),
-    Mutation("a delete", _STORE, "from exc\n            os.fsync(self._dir)\n", "from exc\n"),
+    Mutation("a delete", _STORE, "os.fsync(directory)\n            if not removed and", "if not removed and"),
     Mutation(
         "a delete that was done before a kill",
         _STORE,
-        "durably so.\n                os.fsync(self._dir)\n",
-        "durably so.\n",
+        "# Also where it was gone: whoever removed it may have been killed before this.\n",
+        "if not removed:\n                raise errors.Missing('', self.name)\n",
         # Under load it takes hundreds of losses until nothing else syncs the directory in time.
         test="test_a_delete_that_was_begun",
     ),
     Mutation(
         "cleaning up",
         _STORE,
-        "self._unlink_if(image_id, note)\n            os.fsync(self._dir)\n",
-        "self._unlink_if(image_id, note)\n",
+        '_remove(directory, image_id, note["object"])\n            os.fsync(directory)\n',
+        '_remove(directory, image_id, note["object"])\n',
     ),
     Mutation("the record of a quarantine", _STORE, "os.fsync(file.fileno())", "pass", test="test_what_is_put_aside"),
     Mutation(
@@ -80,7 +80,7 @@ MUTATIONS = [
     Mutation(
         "the end of a quarantine",
         _STORE,
-        "os.fsync(self._dir)\n            data.unlink",
+        "os.fsync(directory)\n            data.unlink",
         "data.unlink",
         test="test_what_is_put_aside",
     ),

@@ -53,7 +53,8 @@ def debris(service: Service) -> list[str]:
     sizes: dict[str, int] = {}
     for entry in os.scandir(service.images):
         with contextlib.suppress(FileNotFoundError):  # The runner may be at work.
-            sizes[entry.path] = entry.stat().st_size
+            if entry.name != ".calotype-store":
+                sizes[entry.path] = entry.stat().st_size
 
     found = [f"a job is left: {job}" for job in left]
     found += [f"the deleted image {image_id} has status {status}" for image_id, status, _ in undead]

@@ -15,6 +15,7 @@ import pytest
 from calotype import errors
 from calotype.context import SERVICE
 from calotype.durable import make_directory
+from tests import support
 from tests.crash import mutations
 from tests.crash.disk import OUTSIDE, ROOT, Disk, Mounted, Tree
 from tests.crash.power import PowerCuts
@@ -165,12 +166,11 @@ def test_a_delete_that_was_begun_before_a_kill_is_done_only_when_it_is_durable(t
         (store.directory / "a").unlink()  # by a process that came no further
         with pytest.raises(errors.Missing):
             store.delete(f"file://{store.directory}/a", ctx=SERVICE)
-        os.close(store._dir)
         disk = mounted.end()
     finally:
         mounted.close()
     for seed in range(100):
-        assert _files(disk.survivors(random.Random(seed)).base) == {}
+        assert {*_files(disk.survivors(random.Random(seed)).base)} == {"one/.calotype-store"}
 
 
 @pytest.mark.parametrize("restored", [False, True])
@@ -181,12 +181,11 @@ def test_what_is_put_aside_is_there_or_in_quarantine_with_its_record(tmp_path: P
         _sync(_write(store.directory / "a"), store.directory)
         entry = store.entry("a")
         assert entry
-        begun = len(list(store.directory.rglob("*")))
+        begun = len(support.names(store.directory))
         key = store.quarantine(entry, {"why": "wrong"})
         assert begun == 1 and key  # noqa: PT018
         if restored:
             store.restore(key)
-        os.close(store._dir)
         disk = mounted.end()
     finally:
         mounted.close()

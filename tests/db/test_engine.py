@@ -160,10 +160,11 @@ def test_a_delete_that_is_undone_brings_everything_back(db: Database) -> None:
         before = images.get(tx, SERVICE, an_image(1).id)
     assert before
     with db.begin() as tx:
-        images.delete(tx, before, now())
+        rows = images.delete(tx, before, now())
+    assert rows
     with db.begin() as tx:
         assert tombstones.holds(tx, before.id)
-        images.restore(tx, before.id, before.status, without=[before.locations[0].id])
+        images.restore(tx, before.id, before.status, rows, without=[before.locations[0].id])
     with db.read() as tx:
         after = images.get(tx, SERVICE, before.id)
         assert after
@@ -187,7 +188,7 @@ def test_migrations_make_the_tables_that_the_code_describes(db: Database) -> Non
     with db.reads.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         # SQLite cannot describe an index on an expression; alembic passes system columns over.
-        passed_over = ("calotype_version", "calotype_property", "calotype_revision")
+        passed_over = ("calotype_version", "calotype_property", "calotype_revision", "calotype_object")
         unlike = compare_metadata(context, tables.metadata)
         found = [one for one in unlike if not any(name in str(one) for name in passed_over)]
     assert found == []
@@ -397,8 +398,9 @@ def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(database_
     with pytest.raises(errors.Conflict), database.begin() as tx:
         images.add(tx, replace(an_image(1), id=capital.lower()))
     with database.begin() as tx:
-        assert images.delete(tx, found, now())
-        images.restore(tx, capital, "queued")
+        rows = images.delete(tx, found, now())
+        assert rows is not None
+        images.restore(tx, capital, "queued", rows)
     with pytest.raises(errors.Conflict), database.begin() as tx:
         images.add(tx, replace(an_image(1), id=capital.lower()))
     database.close()
@@ -452,15 +454,14 @@ def test_purging_leaves_images_that_a_job_may_bring_back(db: Database) -> None:
         images.add(tx, an_image(2, properties={}, tags=()))
         images.add(tx, an_image(3, properties={}, tags=()))
         before = [images.get(tx, SERVICE, an_image(number).id) for number in (1, 2, 3)]
-        for image in before:
-            assert image
-            assert images.delete(tx, image, now())
+        rows = [images.delete(tx, image, now()) for image in before if image]
         work = [jobs.submit(tx, "delete", an_image(number).id, {}, now=now(), due=now()) for number in (1, 2)]
     with db.begin() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 100) == (1, 1)
-        for image, job in zip(before, work, strict=False):
+        for image, job, marked in zip(before, work, rows, strict=False):
             assert image
-            images.restore(tx, image.id, image.status)
+            assert marked is not None
+            images.restore(tx, image.id, image.status, marked)
             after = images.get(tx, SERVICE, image.id)
             assert after
             assert replace(after, updated_at=image.updated_at) == image

@@ -65,7 +65,7 @@ def test_every_change_is_seen_by_those_who_know_the_record(
         with app.db.begin() as tx:
             images.add_location(tx, image_id, f"file://{tmp_path}/{store}/{image_id}", {"store": store}, now())
 
-    def in_use(url: str, *, ctx: object) -> None:
+    def in_use(url: str, *, object_id: str | None, ctx: object) -> None:
         remembered(app.db, memory, ALICE, image_id)  # while the copy is gone
         raise errors.InUse("a volume depends on it", "two")
 

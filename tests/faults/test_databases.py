@@ -13,7 +13,7 @@ from calotype.db import schema
 from calotype.db.engine import Database
 from tests.crash.disk import CHANGES, Fault
 from tests.faults.mounts import failing, faulty, free, full, need_mounts, read_only, tmpfs
-from tests.support import Client, Service, running, until
+from tests.support import Client, Service, names, running, until
 
 CONF = "[jobs]\npoll = 0.1\n"
 MIB = 1 << 20
@@ -126,7 +126,7 @@ def test_what_the_database_cannot_record_is_refused_and_undone_when_it_can(
             assert client.file(kept).content == b"kept", "reading goes on"
             assert client.show(waiting)["status"] == "queued"
         until(lambda begun=begun: client.show(begun)["status"] == "queued")  # type: ignore[misc]
-        until(lambda kept=kept: [path.name for path in service.images.iterdir()] == [kept])  # type: ignore[misc]
+        until(lambda kept=kept: names(service.images) == [kept])  # type: ignore[misc]
         for image_id in (begun, waiting):
             assert client.put(image_id, b"some data").status_code == 204
         assert client.file(begun).content == b"some data"

@@ -23,7 +23,7 @@ from calotype.db.engine import Database, now
 from tests.crash.disk import CHANGES, Fault, Mounted
 from tests.faults.mounts import ext4, failing, faulty, free, full, need_mounts, read_only, tmpfs
 from tests.stores.test_contract import file_store, write
-from tests.support import Client, Service, running, until
+from tests.support import Client, Service, names, running, until
 
 MIB = 1 << 20
 CONF = """\
@@ -57,7 +57,7 @@ class Place:
     disk: Mounted
 
     def names(self, store: str) -> list[str]:
-        return sorted(os.listdir(self.path / store / "images"))
+        return names(self.path / store / "images")
 
     def put(self, store: str, data: Any, image_id: str = "") -> tuple[str, requests.Response]:
         image_id = image_id or self.client.queued()
@@ -248,7 +248,7 @@ def test_a_store_whose_disk_fails_once_leaves_nothing_for_a_cleaner(place: Place
     store = file_store(place.path / "faulty", "alone", filesystem_store_reserve=0)
     with failing(place.disk, Fault(call, errno.EIO, times=1)), pytest.raises(errors.StoreUnavailable):
         write(store, [b"some data"])
-    assert os.listdir(store.directory) == []
+    assert names(store.directory) == []
 
 
 def test_a_disk_that_becomes_read_only_in_mid_upload_is_cleaned_up_when_it_can_be(place: Place) -> None:

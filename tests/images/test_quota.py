@@ -198,7 +198,7 @@ def test_data_that_proves_in_use_has_kept_its_room(app: App, monkeypatch: pytest
     store = app.service.stores.for_writing(None)
     refused: list[Exception] = []
 
-    def in_use(url: str, *, ctx: object) -> None:
+    def in_use(url: str, *, object_id: str | None, ctx: object) -> None:
         with pytest.raises(errors.OverLimit) as caught:
             put(app, 11 * UNIT)
         refused.append(caught.value)
@@ -216,7 +216,7 @@ def test_data_that_a_store_does_not_delete_in_time_is_not_counted_for_ever(
 ) -> None:
     image_id = put(lite, 30 * UNIT)
 
-    def down(url: str, *, ctx: object) -> None:
+    def down(url: str, *, object_id: str | None, ctx: object) -> None:
         raise errors.StoreUnavailable("down", "one")
 
     monkeypatch.setattr(lite.service.stores.for_writing(None), "delete", down)
@@ -380,7 +380,7 @@ def test_an_image_that_may_come_back_has_kept_its_place(
     store = svc.stores.for_writing(None)
     remove = store.delete
 
-    def in_use(url: str, *, ctx: object) -> None:
+    def in_use(url: str, *, object_id: str | None, ctx: object) -> None:
         with pytest.raises(errors.OverLimit, match="it has 1, and 1 more"):
             lifecycle.create(svc, ALICE, NewImage())
         raise errors.InUse("a volume depends on it", "one")

@@ -32,7 +32,7 @@ def store(app: App, name: str = "one") -> Store:
 def fail_delete(app: App, monkeypatch: pytest.MonkeyPatch, error: Exception, name: str = "one") -> None:
     """What a cloned volume, or a store that is down, does to a delete: a fault of foreign parts."""
 
-    def refuse(url: str, *, ctx: object) -> None:
+    def refuse(url: str, *, object_id: str | None, ctx: object) -> None:
         raise error
 
     monkeypatch.setattr(store(app, name), "delete", refuse)
@@ -146,7 +146,7 @@ def test_a_copy_whose_removal_proves_in_use_while_the_image_is_deleted_goes_in_t
         assert two is not None
         real = two.delete
 
-        def in_use(url: str, *, ctx: Context) -> None:
+        def in_use(url: str, *, object_id: str | None, ctx: Context) -> None:
             two.delete = real  # type: ignore[method-assign]
             lifecycle.delete(app.service, ALICE, image_id)
             raise errors.InUse("a clone depends on it", "two")
@@ -170,3 +170,27 @@ def test_members_go_with_their_image_and_come_back_with_it(app: App, monkeypatch
     lifecycle.delete(app.service, ALICE, image_id)
     with app.db.begin() as tx:  # what is not marked stays for ever, and its image with it
         assert db_images.purge(tx, now() + timedelta(days=1), 100) == (1, 3)
+
+
+def test_what_was_removed_in_the_same_second_does_not_come_back_with_its_image(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id = make_active(app, tags=("kept",))
+    sharing.add(app.service, ALICE, image_id, "blue")
+    sharing.add(app.service, ALICE, image_id, "green")
+    moment = now()
+    object.__setattr__(app.service, "now", lambda: moment)
+    sharing.remove(app.service, ALICE, image_id, "blue")
+    with app.db.begin() as tx:
+        db_images.add_location(tx, image_id, "file:///gone", {"store": "one"}, moment)
+        image = db_images.get(tx, ADMIN, image_id)
+        assert image
+        assert db_images.remove_location(tx, image_id, image.locations[1].id, moment)
+    before = lifecycle.show(app.service, ALICE, image_id)
+    fail_delete(app, monkeypatch, errors.InUse("a volume depends on it", "one"))
+    with pytest.raises(errors.Conflict):
+        lifecycle.delete(app.service, ALICE, image_id)
+    assert [member.member for member in sharing.list_(app.service, ALICE, image_id)] == ["green"]
+    after = lifecycle.show(app.service, ALICE, image_id)
+    assert (after.tags, after.locations) == (before.tags, before.locations)
+    assert len(after.locations) == 1

@@ -86,8 +86,9 @@ def stored(root: Path) -> set[str]:
 
 
 def ours(path: str, root: Path) -> bool:
-    """Below the service's directory, a descriptor, or the store's temporary file, which is opened relative to one."""
-    return path.startswith(str(root)) or path.isdecimal() or re.fullmatch(r"[0-9a-f.-]{36,}\.part", path) is not None
+    """Below the service's directory, a descriptor, or a file of the store, which is opened relative to one."""
+    relative = r"[0-9a-f.-]{36,}\.part|\.calotype-store"
+    return path.startswith(str(root)) or path.isdecimal() or re.fullmatch(relative, path) is not None
 
 
 @pytest.mark.parametrize("sample", HOSTILE, ids=str)

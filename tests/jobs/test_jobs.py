@@ -22,6 +22,7 @@ from calotype.images import data, lifecycle
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.worker import Runner
 from tests.inprocess import ADMIN, ALICE, Pieces, backlog, make_active, parts
+from tests.support import names
 
 START = datetime(2026, 1, 1)
 MINUTE = timedelta(minutes=1)
@@ -184,7 +185,7 @@ def test_what_a_dead_uploader_left_is_removed_and_the_image_queued_again(app: Ap
     assert Runner(app.service, 1).work_off() == 1
     (tmp_path / "one" / f"{image_id}.x").unlink()
     assert lifecycle.show(app.service, ALICE, image_id).status == "queued"
-    assert os.listdir(tmp_path / "one") == []
+    assert names(tmp_path / "one") == []
     upload(app, image_id, [b"again"])
     assert (tmp_path / "one" / image_id).read_bytes() == b"again"
 
@@ -207,7 +208,7 @@ def test_an_uploader_that_slept_through_its_lease_cannot_finish(app: App, tmp_pa
         upload(app, image_id, slow())
     image = lifecycle.show(app.service, ALICE, image_id)
     assert (image.status, image.size) == ("active", 3)
-    assert os.listdir(tmp_path / "one") == [image_id]
+    assert names(tmp_path / "one") == [image_id]
     assert (tmp_path / "one" / image_id).read_bytes() == b"new"
 
 
@@ -262,7 +263,7 @@ def test_deleting_an_image_stops_its_upload(app: App, tmp_path: Path) -> None:
     with pytest.raises(errors.Gone):
         upload(app, image_id, slow())
     Runner(app.service, 1).work_off()
-    assert os.listdir(tmp_path / "one") == []
+    assert names(tmp_path / "one") == []
     assert backlog(app) == 0
     with app.db.read() as tx:
         assert db_images.get(tx, ADMIN, image_id) is None
@@ -287,7 +288,7 @@ def test_an_upload_whose_image_is_deleted_ends_before_its_data_does(
         upload(app, image_id, endless())
     assert time.monotonic() < end
     Runner(app.service, 1).work_off()
-    assert os.listdir(tmp_path / "one") == []
+    assert names(tmp_path / "one") == []
 
 
 def test_a_lost_lease_is_noticed_within_seconds(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """The database is killed and restarted again and again under load: nothing acknowledged is lost, nothing is half."""
 
 import contextlib
-import os
 import random
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ import sqlalchemy as sa
 from calotype.db import tables
 from tests.databases import Server, synced
 from tests.outage.load import Worker
-from tests.support import Service, running
+from tests.support import Service, names, running
 
 #: What a client may have to wait after the server takes connections again, seconds.
 RECOVERY = 5.0
@@ -91,7 +90,7 @@ def _left(url: str, directory: Path) -> list[str]:
         found += [f"{row.id} is {row.status}" for row in rows if row.status not in ("queued", "active", "deleted")]
         active = {row.id for row in rows if row.status == "active" and not row.deleted}
         found += [f"{name} has {located[name]} locations" for name in active if located[name] != 1]
-        files = set(os.listdir(directory))
+        files = set(names(directory))
         found += [f"the file {name} belongs to no active image" for name in files - active]
         found += [f"the file of {name} is missing" for name in active - files]
         if not found or time.monotonic() > end:

@@ -25,7 +25,12 @@ def defaults(kind: str, **given: Any) -> dict[str, Any]:
 
 
 def file_store(path: Path, name: str = "one", **given: Any) -> FileStore:
-    return FileStore(name, defaults("file", filesystem_store_datadir=str(path / name), **given))
+    """One whose directory is known as its own."""
+    store = FileStore(name, defaults("file", filesystem_store_datadir=str(path / name), **given))
+    store.identity = f"identity-of-{name}"
+    if store.found_identity() is None:
+        store.establish(store.identity)
+    return store
 
 
 STORES: dict[str, Callable[[Path, str], Store]] = {

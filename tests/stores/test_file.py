@@ -3,20 +3,25 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from calotype import errors
 from calotype.context import SERVICE
-from tests.stores.test_contract import ID, content, file_store, write
-from tests.support import tool
+from calotype.stores import file
+from calotype.stores.file import FileStore
+from tests.stores.test_contract import ID, OTHER, content, defaults, file_store, write
+from tests.support import names, tool
 
 
 def test_files_are_named_and_located_as_glance_has_them(tmp_path: Path) -> None:
     url = write(file_store(tmp_path), [b"abc"])
     assert url == f"file://{tmp_path}/one/{ID}"
-    assert os.listdir(tmp_path / "one") == [ID]
+    assert names(tmp_path / "one") == [ID]
     (tmp_path / "one" / "by-glance").write_bytes(b"old")
     assert content(file_store(tmp_path), f"file://{tmp_path}/one/by-glance") == b"old"
     assert content(file_store(tmp_path), f"filesystem://{tmp_path}/one/by-glance") == b"old"
@@ -82,7 +87,7 @@ def test_room_is_left_for_the_rest_of_the_machine(tmp_path: Path) -> None:
         write(store, [b"x"])
     with pytest.raises(errors.StoreFull):
         write(file_store(tmp_path), [b"x"], size=1 << 60)
-    assert os.listdir(tmp_path / "one") == []
+    assert names(tmp_path / "one") == []
 
 
 def test_a_file_that_shrinks_breaks_the_download_instead_of_ending_it(tmp_path: Path) -> None:
@@ -113,7 +118,161 @@ def test_what_is_synced_and_when(tmp_path: Path) -> None:
     )  # fmt: skip
     calls = [line.split(maxsplit=1)[1] for line in trace.read_text().splitlines()]
     calls = [call for call in calls if str(tmp_path / "one") in call]
-    names = [call.partition("(")[0] for call in calls]
-    assert names == ["write", "fsync", "linkat", "unlinkat", "fsync"], calls
-    assert ".part" in calls[1]
-    assert ".part" not in calls[4]
+    done = [call.partition("(")[0] for call in calls]
+    assert done == ["write", "fsync", "fsync", "write", "fsync", "linkat", "unlinkat", "fsync"], calls
+    assert ID in calls[4]  # the file, after the identity of the store
+    assert ".part" not in calls[7]
+
+
+# --- what is removed is what was meant ---------------------------------------------------------------------
+
+
+def replaced_when(monkeypatch: pytest.MonkeyPatch, call: str, replace: Callable[[], None]) -> None:
+    """Let a cleaner stall at a call of the system until somebody else has put another file under the name."""
+    real = getattr(os, call)
+
+    def stalls(*arguments: Any, **more: Any) -> Any:
+        if ID in map(str, arguments[:1]):
+            monkeypatch.undo()
+            replace()
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(os, call, stalls)
+
+
+@pytest.mark.parametrize(
+    ("how", "call", "known"),
+    [
+        ("delete", "stat", True),
+        ("delete", "rename", True),
+        ("delete", "rename", False),
+        ("clean", "stat", True),
+        ("clean", "rename", True),
+    ],
+)
+def test_a_cleaner_that_stalls_removes_nothing_but_what_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, call: str, known: bool
+) -> None:
+    store, notes = file_store(tmp_path), []
+    done = store.write(ID, [b"first"], attempt="aa-1", size=None, note=notes.append, ctx=SERVICE)
+
+    def replace() -> None:
+        store.delete(done.url, object_id=done.object_id, ctx=SERVICE)
+        write(store, [b"later"], attempt="bb-1")
+
+    replaced_when(monkeypatch, call, replace)
+    if how == "clean":
+        store.clean(ID, "aa-1", notes)
+    else:
+        with pytest.raises(errors.Replaced):
+            store.delete(done.url, object_id=done.object_id if known else None, ctx=SERVICE)
+    assert content(store, done.url) == b"later"
+    assert names(tmp_path / "one") == [ID]
+    assert not list((tmp_path / "one").glob("*aside"))
+
+
+def test_who_is_killed_while_removing_leaves_nothing_that_is_lost_or_stays(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    done = store.write(ID, [b"first"], attempt="aa-1", size=None, note=lambda _: None, ctx=SERVICE)
+    aside = tmp_path / "one" / f".{ID}.{done.object_id}.aside"
+    (tmp_path / "one" / ID).rename(aside)  # killed before it was removed
+    store.delete(done.url, object_id=done.object_id, ctx=SERVICE)
+    assert not aside.exists()
+    url = write(store, [b"later"], attempt="bb-1")
+    (tmp_path / "one" / ID).rename(aside)  # killed before it was put back
+    os.utime(aside, ns=(0, moment := os.stat(aside).st_mtime_ns - 120 * 10**9))
+    assert os.stat(aside).st_mtime_ns == moment
+    store.sweep(lambda _: False)
+    assert content(store, url) == b"later"
+    assert not aside.exists()
+
+
+def test_an_object_is_known_after_its_store_was_copied_to_another_disk(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    done = [
+        store.write(one, [b"x"], attempt="aa-1", size=None, note=lambda _: None, ctx=SERVICE) for one in (ID, OTHER)
+    ]
+    for times in ([], ["--no-preserve=timestamps"]):
+        subprocess.run(["cp", "-a", *times, tmp_path / "one", tmp_path / f"copy{len(times)}"], check=True)
+    subprocess.run(["touch", "-d", "@1000000000.5", tmp_path / "copy1" / OTHER], check=True)
+    kept, touched = (
+        FileStore("one", defaults("file", filesystem_store_datadir=str(tmp_path / f"copy{n}"))) for n in (0, 1)
+    )
+    for moved in (kept, touched):
+        moved.identity = store.identity
+        moved.add_former([store.place])
+    kept.delete(done[0].url, object_id=done[0].object_id, ctx=SERVICE)
+    assert names(tmp_path / "copy0") == [OTHER]
+    with pytest.raises(errors.Replaced):
+        touched.delete(done[1].url, object_id=done[1].object_id, ctx=SERVICE)
+
+
+def test_where_times_are_whole_seconds_the_inode_tells(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    os.utime(path, (1000, 1000))
+    found = os.stat(path)
+    assert file._is(f"{found.st_mtime_ns}-1-{found.st_ino}", found)
+    assert not file._is(f"{found.st_mtime_ns}-1-{found.st_ino + 1}", found)
+    assert file._is(f"{found.st_mtime_ns + 7}-1-{found.st_ino + 1}", found)  # copied by who keeps seconds only
+    assert not file._is(f"{found.st_mtime_ns}-2-{found.st_ino}", found)
+
+
+def test_files_of_one_moment_have_times_of_their_own(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    ids = [f"{number:08}-2222-4333-8444-555555555555" for number in range(50)]
+    times = {os.stat(tmp_path / "one" / one).st_mtime_ns for one in ids if write(store, [b"x"], image_id=one)}
+    assert len(times) == 50
+    assert all(time.time() - 3 < moment / 10**9 <= time.time() for moment in times)
+
+
+def test_what_file_systems_and_tools_leave_is_no_stray(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    for name in (".nfs0000000000e1a2b300000001", ".snapshot", ".Trash-0", "lost+found", "stray"):
+        (tmp_path / "one" / name).mkdir()
+    assert [entry.name for entry in store.entries()] == ["stray"]
+
+
+def test_nothing_is_changed_in_a_directory_that_is_not_the_stores(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    url, seen = write(store, [b"kept"]), store.entry(ID)
+    assert seen
+    marker = tmp_path / "one" / ".calotype-store"
+    for identity, words in (
+        (None, "mounted"),
+        ('{"identity": "other"}', "another store"),
+        ("rubbish", "cannot be read"),
+    ):
+        marker.unlink(missing_ok=True)
+        if identity is not None:
+            marker.write_text(identity)
+        for change in (
+            lambda: write(store, [b"x"], image_id=OTHER),
+            lambda: store.delete(url, ctx=SERVICE),
+            lambda: store.clean(ID, "aa-1", []),
+            lambda: store.sweep(lambda _: False),
+            lambda: store.quarantine(seen, {}),
+            lambda: list(store.entries()),
+            store.confirm,
+        ):
+            with pytest.raises(errors.StoreUnavailable):
+                change()
+        health = store.check()
+        assert not health.ok
+        assert words in (health.error or "") or identity == "rubbish"
+        assert content(store, url) == b"kept"
+    assert names(tmp_path / "one") == [ID]
+
+
+def test_a_directory_that_is_replaced_while_data_comes_gets_none_of_it(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        (tmp_path / "one").rename(tmp_path / "away")
+        file_store(tmp_path)
+
+    with pytest.raises(errors.StoreUnavailable, match="replaced"):
+        write(store, pieces())
+    assert names(tmp_path / "one") == names(tmp_path / "away") == []
+    assert write(store, [b"heals by itself"])

@@ -56,7 +56,7 @@ def test_sections_take_unset_options_from_backend_defaults(tmp_path: Path) -> No
         (HEAD.format(backends="a b:file", default="a b"), "no store name"),
         (HEAD.format(backends="a:floppy", default="a"), "of type 'floppy'"),
         (HEAD.format(backends="a:file", default="a"), "set filesystem_store_datadir"),
-        (HEAD.format(backends="a:file", default="a") + "[a]\nfilesystem_store_datadir=/proc/nope\n", "cannot be used"),
+        (HEAD.format(backends="a:file,b:file", default="a") + "[a]\nfilesystem_store_datadir={tmp}/a\n[b]\nfilesystem_store_datadir={tmp}/a/b\n", "within"),
         ("[glance_store]\ndefault_store = rbd\n", "default_store = rbd"),
         ("[glance_store]\ndefault_backend = a\n", "names no store"),
     ],

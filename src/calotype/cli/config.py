@@ -1,12 +1,15 @@
 """`calotype config show|check`: what is in force, and whether it can be served."""
 
 import argparse
+import sys
 
 from oslo_config import cfg
 
-from calotype import app, config
+from calotype import app, config, errors
 from calotype.cli import serve
 from calotype.cli.common import Commands, group, load
+from calotype.db import schema
+from calotype.images import places
 
 
 def register(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -33,8 +36,27 @@ def run_show(options: argparse.Namespace) -> int:
 def run_check(options: argparse.Namespace) -> int:
     conf = load(options)
     serve.check_listening(conf)
+    built = app.App(conf)
     # The database of the state directory is made and upgraded by `calotype serve` itself.
-    app.App(conf) if conf.database.connection is None else app.build(conf, wait=False)
+    own = conf.database.connection is None
+    if own and not config.state_path(conf, "calotype.db").exists():
+        print("The configuration can be served.")
+        return 0
+    if schema.pending(built.db):
+        if own:
+            print("The configuration can be served; calotype serve will upgrade the database.")
+            return 0
+        raise errors.ConfigError("The database schema is not that of this release; run: calotype db sync")
+    wrong = [
+        f"Store {verdict.store} takes no writes: {verdict.words}"
+        for verdict in places.recognise(built.service, change=False)
+        if not verdict.ready
+    ]
+    wrong += map(str, places.unserved(built.service))
+    for line in wrong:
+        print(line, file=sys.stderr)
+    if wrong:
+        return 1
     print("The configuration can be served.")
     return 0
 

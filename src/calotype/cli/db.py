@@ -2,16 +2,18 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 
-from calotype import app, config
+from calotype import app, config, errors
 from calotype.cli import metadefs
 from calotype.cli.common import Commands, group, load
 from calotype.db import images, schema
 from calotype.db.engine import now
 from calotype.durable import make_directory
+from calotype.images import places
 
 #: Rows of each table that one transaction of a purge removes.
 _BATCH = 1000
@@ -59,6 +61,15 @@ def run_sync(options: argparse.Namespace) -> int:
     print(
         f"The schema is at {schema.HEAD}" + (" already." if found == schema.HEAD else f"; it was {found or 'empty'}.")
     )
+    try:
+        verdicts = places.recognise(app.App(conf).service, adopt=True)
+    except errors.ConfigError as exc:
+        print(f"calotype: the stores were not looked at: {exc}", file=sys.stderr)
+        return 0
+    for verdict in verdicts:
+        if verdict.words:
+            says = "takes no writes: " if not verdict.ready else ""
+            print(f"Store {verdict.store}: {says}{verdict.words}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`calotype store verify`: is every copy of every image what its record says?"""
+"""`calotype store list|verify|adopt|relocate`: where stores are, and whether every copy is what its record says."""
 
 import argparse
 import json
@@ -14,9 +14,10 @@ from oslo_log import log
 from calotype import app, errors
 from calotype.cli.common import Commands, group, load
 from calotype.db import audit
-from calotype.images import checking
+from calotype.images import checking, places
 from calotype.images.checking import WRONG, Finding, Problem, Selection, Tally
 from calotype.service import Service
+from calotype.stores.base import Identified
 
 EXIT = "Exit codes: 0 all is sound; 1 something is wrong; 2 wrong arguments; 3 nothing wrong was found, but not \
 everything could be looked at."
@@ -40,6 +41,36 @@ def register(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="the K-th of N parts of the images, so that 1/7 to 7/7 are all of them; or the same P %% each time",
     )
     verify.set_defaults(run=run_verify)
+    lists = verbs.add_parser(
+        "list",
+        parents=[common],
+        help="show each store with its place, its room, and whether it takes writes; changes nothing",
+    )
+    lists.add_argument("--json", action="store_true", help="a JSON object a line, for programs")
+    lists.set_defaults(run=run_list)
+    adopt = verbs.add_parser(
+        "adopt",
+        parents=[common],
+        help="take the place of a store into use as it is, whatever is in it",
+        description="Write the store's identity into its place, so that the store takes writes. For a directory of a "
+        "Glance, or of a database that was lost, and for one that was restored without its identity. Say so of a place "
+        "that is the right one: one whose file system is not mounted would become a store without its images.",
+    )
+    adopt.add_argument("name", metavar="STORE", help="the store's name in the configuration")
+    adopt.set_defaults(run=run_adopt)
+    relocate = verbs.add_parser(
+        "relocate",
+        parents=[common],
+        help="give the images of a store that was moved or renamed their new locations",
+        description="Look for every copy that is on record where the store was before, and write down where it is now. "
+        f"What is not there, in its size, is left as it is. {EXIT}",
+    )
+    relocate.add_argument("name", metavar="STORE", help="the store's name in the configuration")
+    relocate.add_argument(
+        "--from", dest="origin", metavar="DIR", help="where it was; default: where it is known to have been"
+    )
+    relocate.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    relocate.set_defaults(run=run_relocate)
 
 
 def selecting(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +93,51 @@ def run_verify(options: argparse.Namespace) -> int:
         return 3
     summarize(found, tally, options.json)
     return code(found)
+
+
+def run_list(options: argparse.Namespace) -> int:
+    svc = app.App(load(options)).service
+    verdicts = {one.store: one for one in places.recognise(svc, change=False)}
+    for store in svc.stores:
+        health, verdict = store.check(), verdicts.get(store.name)
+        ok = health.ok and (verdict is None or verdict.ready)
+        words = (verdict.words if verdict else "") or health.error or ""
+        facts = {
+            "name": store.name,
+            "type": store.kind,
+            "default": store.name == svc.stores.default,
+            "place": store.place if isinstance(store, Identified) else None,
+            "identity": store.identity if isinstance(store, Identified) else None,
+            "ok": ok,
+            "free": health.free,
+            "total": health.total,
+            "words": words,
+        }
+        if options.json:
+            print(json.dumps(facts))
+            continue
+        room = f"{health.free >> 30} of {health.total >> 30} GiB free" if health.free and health.total else ""
+        state = "ok" if ok else "TAKES NO WRITES"
+        name = f"{store.name} (default)" if facts["default"] else store.name
+        print("  ".join(filter(None, [name, store.kind, str(facts["place"] or ""), room, state, words])))
+    return 0
+
+
+def run_adopt(options: argparse.Namespace) -> int:
+    print(places.adopt(app.build(load(options), wait=False).service, options.name))
+    return 0
+
+
+def run_relocate(options: argparse.Namespace) -> int:
+    svc = app.build(load(options), wait=False).service
+    done, left = 0, 0
+    for one in places.relocate(svc, options.name, options.origin, change=not options.dry_run):
+        done, left = done + one.done, left + (not one.done)
+        if not one.done:
+            print(f"image {one.image_id}: its data is not in store {options.name} as the record says", file=sys.stderr)
+    would = "would have" if options.dry_run else "have"
+    print(f"{done} copies {would} a new location; {left} are not there and stay as they are.")
+    return 1 if left else 0
 
 
 def service(options: argparse.Namespace, what: Selection) -> Service:

@@ -5,7 +5,7 @@ whether they did, so that a caller who lost a race can say so.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from calotype import errors
 from calotype.context import Context
 from calotype.db import documents, tombstones, visibility
-from calotype.db.compare import exactly
+from calotype.db.compare import apart, exactly
 from calotype.db.documents import COLUMNS, document
 from calotype.db.engine import Tx
 from calotype.db.known import Known, stamp, stamp_is
@@ -28,7 +28,7 @@ from calotype.db.tables import (
     images,
     jobs,
 )
-from calotype.model import TRANSITIONS, Image
+from calotype.model import TRANSITIONS, Image, Location
 
 _RECORD = sa.select(images.c.id, stamp, document)
 #: The same without the document where the stamp is one that is known.
@@ -156,48 +156,46 @@ def _soft_delete(table: sa.Table) -> sa.Update:
 _SOFT_DELETE = {table: _soft_delete(table) for table in _CHILDREN}
 
 
-_ATTACHED = sa.select(
-    *(
-        sa.exists().where(table.c.image_id == _WHICH, table.c.deleted == sa.false()).label(table.name)
-        for table in (image_members, image_locations)
-    ),
-    sa.exists().where(jobs.c.image_id == _WHICH).label("jobs"),
-)
+def _named_rows(table: sa.Table) -> Any:
+    rows = sa.select(sa.literal(table.name).label("table"), sa.cast(table.c.id, sa.String(32)).label("row"))
+    rows = rows.where(table.c.image_id == _WHICH)
+    return rows if table is jobs else rows.where(apart(table.c.deleted) == sa.false())
 
 
-def attached(tx: Tx, image_id: str) -> frozenset[str]:
-    """Which of the tables of members, locations and jobs have rows of an image: the others can be left alone."""
-    row = tx.execute(_ATTACHED, {"which": image_id}).one()
-    return frozenset(name for name, there in row._mapping.items() if there)
+_ATTACHED = sa.union_all(*(_named_rows(table) for table in (*_CHILDREN, jobs)))
 
 
-def delete(tx: Tx, image: Image, now: datetime, rows: Collection[str] | None = None) -> bool:
-    """Mark the record and all that hangs on it deleted, and bury its id. False when somebody was quicker.
+def delete(tx: Tx, image: Image, now: datetime) -> dict[str, list[str]] | None:
+    """Mark the record and all that hangs on it deleted, and bury its id. None when somebody was quicker.
 
-    `rows` is what `attached` said in the same transaction.
+    The ids of the rows that hang on it, and of its jobs, which stay, by the names of their tables.
     """
     values = {"which": image.id, "when": now}
     if not tx.execute(_DELETE, values).rowcount:
-        return False
-    there = {*(attached(tx, image.id) if rows is None else rows)}
-    there |= {table.name for table, some in ((image_properties, image.properties), (image_tags, image.tags)) if some}
+        return None
+    rows: dict[str, list[str]] = {}
+    for table, row in tx.execute(_ATTACHED, {"which": image.id}):
+        rows.setdefault(table, []).append(row)
     for table in _CHILDREN:
-        if table.name in there:
+        if table.name in rows:
             tx.execute(_SOFT_DELETE[table], values)
     tombstones.bury(tx, [image.id], now)
-    return True
+    return rows
 
 
-def restore(tx: Tx, image_id: str, status: str, *, without: Iterable[int] = ()) -> None:
-    """Undo `delete`: everything that went with it returns, but for the locations whose data is gone already."""
-    when = tx.execute(sa.select(images.c.deleted_at).where(images.c.id == image_id)).scalar_one()
+def restore(
+    tx: Tx, image_id: str, status: str, rows: Mapping[str, Sequence[str]], *, without: Iterable[int] = ()
+) -> None:
+    """Undo `delete`: the `rows` that it marked return, but for the locations whose data is gone already."""
     tx.execute(sa.update(images).where(images.c.id == image_id).values(status=status, deleted=False, deleted_at=None))
     for table in _CHILDREN:
-        same = (table.c.image_id == image_id) & (table.c.deleted == sa.true()) & (table.c.deleted_at == when)
+        ids = {int(row) for row in rows.get(table.name, ())}
         if table is image_locations:
-            same &= table.c.id.not_in(list(without))
+            ids -= {*without}
         extra = {"status": "active"} if table is image_locations else {}
-        tx.execute(sa.update(table).where(same).values(deleted=False, deleted_at=None, **extra))
+        back = {"deleted": False, "deleted_at": None} | extra
+        for some in _portions(sorted(ids)):
+            tx.execute(sa.update(table).where(table.c.image_id == image_id, table.c.id.in_(some)).values(back))
     tombstones.unbury(tx, image_id)
 
 
@@ -206,18 +204,46 @@ def _renew(tx: Tx, image_id: str) -> None:
     tx.execute(sa.update(images).where(images.c.id == image_id).values(calotype_revision=draw_revision()))
 
 
-def add_location(tx: Tx, image_id: str, url: str, metadata: Mapping[str, Any], now: datetime) -> None:
-    """Add one copy."""
+def add_location(
+    tx: Tx, image_id: str, url: str, metadata: Mapping[str, Any], now: datetime, object_id: str | None = None
+) -> None:
+    """Add one copy; `object_id` tells it from others that had, or will have, the same URL."""
     _renew(tx, image_id)
-    values = {"image_id": image_id, "value": url, "meta_data": json.dumps(dict(metadata)), "status": "active"}
+    values: dict[str, Any] = {"image_id": image_id, "value": url, "status": "active", "calotype_object": object_id}
+    values["meta_data"] = json.dumps(dict(metadata))
     times = {"created_at": now, "updated_at": now, "deleted": False}
     tx.execute(sa.insert(image_locations).values(values | times))
 
 
-def has_location(tx: Tx, image_id: str, url: str) -> bool:
-    """Whether this copy was ever added."""
-    statement = sa.select(image_locations.c.id).where(image_locations.c.image_id == image_id)
-    return tx.execute(statement.where(image_locations.c.value == url)).first() is not None
+def move_location(tx: Tx, image_id: str, before: Location, url: str, metadata: Mapping[str, Any]) -> bool:
+    """Write down that a copy has another URL, or is of another store. False when it was changed meanwhile."""
+    table = image_locations.c
+    same = (table.id == before.id) & exactly(table.value, before.url) & (table.deleted == sa.false())
+    values = {"value": url, "meta_data": json.dumps(dict(metadata))}
+    if not tx.execute(sa.update(image_locations).where(same).values(values)).rowcount:
+        return False
+    _renew(tx, image_id)
+    return True
+
+
+def has_location(tx: Tx, image_id: str, url: str, object_id: str | None) -> bool:
+    """Whether this very copy was added, whatever became of it; without an `object_id`, whether such a copy is there."""
+    table = image_locations.c
+    same = table.deleted == sa.false() if object_id is None else table.calotype_object == object_id
+    statement = sa.select(table.id).where(table.image_id == image_id, table.value == url, same)
+    return tx.execute(statement).first() is not None
+
+
+def is_named(tx: Tx, image_id: str, url: str) -> bool:
+    """Whether the record of an image names a copy at this URL."""
+    return has_location(tx, image_id, url, None)
+
+
+def object_ids(tx: Tx, location_ids: Collection[int]) -> dict[int, str]:
+    """What tells the objects of these copies from others with the same URL, as far as that is known."""
+    table = image_locations.c
+    found = sa.select(table.id, table.calotype_object).where(table.id.in_(location_ids))
+    return {row.id: row.calotype_object for row in tx.execute(found) if row.calotype_object}
 
 
 def is_taken(tx: Tx, url: str, image_id: str) -> bool:
@@ -289,8 +315,14 @@ def purge(tx: Tx, before: datetime, max_rows: int) -> tuple[int, int]:
 
 
 def _delete_rows(tx: Tx, key: sa.Column[Any], ids: list[Any]) -> None:
+    for some in _portions(ids):
+        tx.execute(sa.delete(key.table).where(key.in_(some)))
+
+
+def _portions(ids: list[Any]) -> Iterator[list[Any]]:
+    """So many that one statement takes them."""
     for start in range(0, len(ids), 500):
-        tx.execute(sa.delete(key.table).where(key.in_(ids[start : start + 500])))
+        yield ids[start : start + 500]
 
 
 def _drop(tx: Tx, name: sa.Column[str], image_id: str, gone: list[str]) -> None:

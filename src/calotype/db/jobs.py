@@ -19,6 +19,9 @@ from calotype.db.engine import Tx
 from calotype.db.tables import jobs
 from calotype.model import Job
 
+#: The name of the table, as `images.delete` says it.
+TABLE = jobs.name
+
 
 def submit(
     tx: Tx,

@@ -7,14 +7,17 @@ compares it with the newest revision.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from calotype import errors
 from calotype.db.engine import Database
-from calotype.db.tables import GLANCE_HEAD, alembic_version, images, our_indexes
+from calotype.db.tables import GLANCE_HEAD, alembic_version, image_locations, images, our_indexes
 
-HEAD = "0004"
+HEAD = "0006"
+#: Columns of ours in Glance's tables.
+_COLUMNS = (images.c.calotype_revision, image_locations.c.calotype_object)
 
 
 def current(db: Database) -> str | None:
@@ -59,7 +62,7 @@ def inspect(db: Database) -> Report:
         lost: tuple[str, ...] = ()
         if found == HEAD:
             lost = tuple(sorted(str(index.name) for index in missing(tx)))
-            lost += (images.c.calotype_revision.name,) if _lacks_column(tx) else ()
+            lost += tuple(column.name for column in _lost_columns(tx))
     return Report(found, HEAD, glance, lost)
 
 
@@ -81,8 +84,9 @@ def sync(db: Database) -> str | None:
         if behind:
             _refuse_half_migrated(tx)
             _upgrade(tx)
-        if _lacks_column(tx):
-            tx.execute(sa.text(f"ALTER TABLE images ADD COLUMN {images.c.calotype_revision.name} BIGINT"))
+        for column in _lost_columns(tx):
+            kind = column.type.compile(tx.dialect)
+            tx.execute(sa.text(f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind}"))
         for index in missing(tx):
             index.create(tx)
     return found
@@ -99,9 +103,14 @@ def _upgrade(tx: sa.Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _lacks_column(tx: sa.Connection) -> bool:
-    """Whether our column is gone, as after `images` came back from a dump of Glance's."""
-    return images.c.calotype_revision.name not in {column["name"] for column in sa.inspect(tx).get_columns("images")}
+def _lost_columns(tx: sa.Connection) -> list[sa.Column[Any]]:
+    """Columns of ours that are gone, as after a table came back from a dump of Glance's."""
+    inspector = sa.inspect(tx)
+    return [
+        column
+        for column in _COLUMNS
+        if column.name not in {found["name"] for found in inspector.get_columns(column.table.name)}
+    ]
 
 
 def _refuse_half_migrated(tx: sa.Connection) -> None:

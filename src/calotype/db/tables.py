@@ -191,6 +191,8 @@ image_locations = Table(
     Column("meta_data", Text),
     Column("status", String(30), nullable=False, server_default="active"),
     *_c4(),
+    # Ours: which object it is, of all that ever have its URL (`Stored.object_id`). NULL for what Glance wrote.
+    Column("calotype_object", String(255), system=True),
     Index("ix_image_locations_image_id", "image_id"),
     Index("ix_image_locations_deleted", "deleted"),
 )
@@ -354,6 +356,21 @@ tombstones = Table(
     metadata,
     Column("image_id", String(36), primary_key=True),
     Column("deleted_at", Moment, nullable=False),
+)
+
+#: Places of stores, by the identity that is written there. `former` is a JSON list of places where it was before; a
+#: place is not `established` until it is sure that the identity was written, by a process of `host`.
+stores = Table(
+    "calotype_stores",
+    metadata,
+    Column("identity", String(36), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("place", Text, nullable=False),
+    Column("former", Text, nullable=False),
+    Column("established", Boolean, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    UniqueConstraint("name", name="calotype_stores_name"),
 )
 
 #: Work that must survive its process. `state` is pending or running; a finished job has no row.

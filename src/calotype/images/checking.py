@@ -20,7 +20,7 @@ from calotype.db import images as db_images
 from calotype.db.engine import Tx
 from calotype.model import Image, Location
 from calotype.service import Service
-from calotype.stores.base import Audits, Entry, Feature, Store
+from calotype.stores.base import Audits, Entry, Feature, Identified, Store
 
 _BATCH = 200
 
@@ -175,6 +175,11 @@ def _check(svc: Service, image: Image, location: Location, deep: bool, count: Ta
         if deep and (words := _compare(store, image, location, count, pace)):
             return finding(Problem.HASH, words)
     except errors.Missing:
+        try:
+            if isinstance(store, Identified):
+                store.confirm()  # what is not mounted is not missing
+        except errors.StoreError as exc:
+            return finding(Problem.UNREADABLE, errors.reason(exc))
         return finding(Problem.MISSING, "the store does not have it")
     except (errors.StoreError, OSError) as exc:
         return finding(Problem.UNREADABLE, errors.reason(exc))

@@ -17,7 +17,7 @@ from calotype.limits import Allowance
 from calotype.model import Image, Job, Location
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Feature, Note, Store, Stored
+from calotype.stores.base import Body, Feature, Note, Store, Stored, Sweeps
 
 LOG = logging.getLogger(__name__)
 
@@ -161,11 +161,12 @@ def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Pas
             raise errors.Gone("The image was deleted while its data was arriving.")
         if not jobs.finish(tx, job):
             raise errors.Gone("The upload took too long to report and was given up.")
-        db_images.add_location(tx, job.image_id, stored.url, {**stored.metadata, "store": store.name}, now)
+        metadata = {**stored.metadata, "store": store.name}
+        db_images.add_location(tx, job.image_id, stored.url, metadata, now, stored.object_id)
         svc.events.image(tx, job.image_id, "image.upload", "image.activate", "image.update")
 
-    # The location is ours alone; that it is there is enough, whatever happened to the image since.
-    svc.db.transact(work, lambda tx, _: db_images.has_location(tx, job.image_id, stored.url))
+    # The object is ours alone; that it was added is enough, whatever happened to the image since.
+    svc.db.transact(work, lambda tx, _: db_images.has_location(tx, job.image_id, stored.url, stored.object_id))
 
 
 @contextlib.contextmanager
@@ -201,8 +202,15 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     store = svc.stores.get(job.payload["store"])
     if store is None:
         raise errors.StoreUnavailable("The store is not configured any more.", job.payload["store"])
-    for token in tokens:
-        store.clean(job.image_id, token, notes)
+    try:
+        for token in tokens:
+            # Who lost the job touches its own temporary names only: what is final is for whoever has the job.
+            store.clean(job.image_id, token, notes if held else [])
+    except errors.StoreError as exc:
+        if notes or not isinstance(store, Sweeps):
+            raise
+        # Nothing was about to be final, and what is temporary is found without the job when the store is back.
+        LOG.warning("what an upload of image %s left is swept up later: %s", job.image_id, errors.reason(exc))
     if not held:
         return
 

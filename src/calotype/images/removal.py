@@ -7,7 +7,7 @@ outlives its process is carried out by the runner.
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from calotype import errors
@@ -27,16 +27,16 @@ KIND = "delete"
 def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
     """Delete the record, in the caller's transaction; the job for its data, None when it has none."""
     now = svc.now()
-    rows = db_images.attached(tx, image.id)
-    if not db_images.delete(tx, image, now, rows):
+    rows = db_images.delete(tx, image, now)
+    if rows is None:
         raise errors.NotFound(f"No image found with ID {image.id}")
     svc.events.deleted(tx, image, now)
     # An upload, or the removal of one copy, that is still running has lost its image: its job goes to the runner.
-    if "jobs" in rows:
+    if rows.pop(jobs.TABLE, None):
         if image.status == "importing":
             locations.call_off(svc, tx, image.id)
         jobs.revoke(tx, image.id, now)
-    return _submit(svc, tx, image, image.locations, whole=True)
+    return _submit(svc, tx, image, image.locations, rows=rows)
 
 
 def begin_copy(svc: Service, tx: Tx, image: Image, location: Location) -> Job:
@@ -44,18 +44,25 @@ def begin_copy(svc: Service, tx: Tx, image: Image, location: Location) -> Job:
     if not db_images.remove_location(tx, image.id, location.id, svc.now()):
         raise errors.NotFound("The image has no copy in this store.")
     svc.events.image(tx, image.id, "image.update")
-    job = _submit(svc, tx, image, (location,), whole=False)
+    job = _submit(svc, tx, image, (location,), rows=None)
     assert job is not None
     return job
 
 
-def _submit(svc: Service, tx: Tx, image: Image, locations: tuple[Location, ...], *, whole: bool) -> Job | None:
+def _submit(
+    svc: Service, tx: Tx, image: Image, locations: tuple[Location, ...], *, rows: Mapping[str, list[str]] | None
+) -> Job | None:
+    """`rows` are those that were marked with a whole image, None for one copy."""
     if not locations:
         return None
+    objects = db_images.object_ids(tx, [place.id for place in locations])
     payload: dict[str, Any] = {
         "status": image.status,
-        "whole": whole,
-        "locations": [{"id": place.id, "url": place.url, "metadata": dict(place.metadata)} for place in locations],
+        "rows": rows,
+        "locations": [
+            {"id": place.id, "url": place.url, "metadata": dict(place.metadata), "object": objects.get(place.id)}
+            for place in locations
+        ],
     }
     return jobs.submit(
         tx,
@@ -79,9 +86,9 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
     gone: list[int] = []
     failure: errors.StoreError | None = None
     with svc.leases.holding(job) if asked else contextlib.nullcontext():
-        for location in _locations(job):
+        for location, object_id in _locations(job):
             try:
-                _remove(svc, ctx, location)
+                _remove(svc, ctx, job.image_id, location, object_id)
                 gone.append(location.id)
             except errors.InUse as exc:
                 if asked and _restore(svc, job, gone):
@@ -98,12 +105,20 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
         svc.db.transact(lambda tx: jobs.finish(tx, job))
 
 
-def _remove(svc: Service, ctx: Context, location: Location) -> None:
+def _remove(svc: Service, ctx: Context, image_id: str, location: Location, object_id: str | None) -> None:
     store = svc.stores.of(location)
     if store is None:
         raise errors.StoreUnavailable("The store of this copy is not configured.", location.store or "")
+    if object_id is None and svc.db.look(lambda tx: db_images.is_named(tx, image_id, location.url)):
+        LOG.info("store %s has other data of image %s by now, which stays", store.name, image_id)
+        return
     try:
-        store.delete(location.url, ctx=ctx)
+        store.delete(location.url, object_id=object_id, ctx=ctx)
+    except errors.Replaced:
+        LOG.warning(
+            "store %s has other data than was stored for image %s, which is deleted: it was left alone; "
+            "`calotype repair` puts aside what belongs to nobody", store.name, image_id,
+        )  # fmt: skip
     except errors.Missing:
         LOG.info("store %s has no data to delete", store.name)
 
@@ -115,14 +130,14 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
     def work(tx: Tx) -> None:
         if not jobs.finish(tx, job):
             raise errors.Gone("Somebody else finishes this delete.")
-        if job.payload["whole"]:
-            db_images.restore(tx, job.image_id, job.payload["status"], without=gone)
+        if _is_whole(job):
+            db_images.restore(tx, job.image_id, job.payload["status"], job.payload["rows"], without=gone)
         else:
             db_images.restore_location(tx, job.image_id, copy)
         svc.events.image(tx, job.image_id, "image.update")
 
     def landed(tx: Tx, _: None) -> bool:
-        if job.payload["whole"]:
+        if _is_whole(job):
             return not db_images.is_deleted(tx, job.image_id)
         return db_images.lists_location(tx, copy)
 
@@ -157,5 +172,11 @@ def _the_record_stands(svc: Service, job: Job) -> Iterator[None]:
         svc.leases.leave(job)
 
 
-def _locations(job: Job) -> list[Location]:
-    return [Location(place["id"], place["url"], place["metadata"]) for place in job.payload["locations"]]
+def _is_whole(job: Job) -> bool:
+    return job.payload["rows"] is not None
+
+
+def _locations(job: Job) -> Iterator[tuple[Location, str | None]]:
+    """The copies, each with what tells its object from another one at the same URL."""
+    for place in job.payload["locations"]:
+        yield Location(place["id"], place["url"], place["metadata"]), place.get("object")

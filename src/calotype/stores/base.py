@@ -5,7 +5,7 @@ passes it. Hashing, size caps, format inspection and signatures are never a driv
 the bytes that pass (`images/stream.py`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import IO, Any, Protocol, runtime_checkable
@@ -43,11 +43,15 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One finished object: its location URL, its size in bytes, and metadata for the location row."""
+    """One finished object: its location URL, its size in bytes, and metadata for the location row.
+
+    `object_id` tells it from every other object that ever had, or will have, the same URL; None where a driver cannot.
+    """
 
     url: str
     size: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    object_id: str | None = None
 
 
 class Body(Protocol):
@@ -82,6 +86,9 @@ class Store(Protocol):
     def owns(self, url: str) -> bool:
         """Whether the URL lies in this store's own namespace. Looks at the text only."""
 
+    def prefixes(self) -> Sequence[str]:
+        """Texts of which one begins every URL that this store owns, for looking in the database."""
+
     def write(
         self,
         image_id: str,
@@ -107,14 +114,48 @@ class Store(Protocol):
     def size(self, url: str, *, ctx: Context) -> int:
         """The object's size in bytes. Raises `Missing`."""
 
-    def delete(self, url: str, *, ctx: Context) -> None:
-        """Remove the object, durably. Raises `Missing`, `InUse`."""
+    def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> None:
+        """Remove the object, durably. Raises `Missing`, `InUse`.
+
+        With `object_id`, as `Stored` told it, only that very one: if another has its URL by now, it is `Missing`.
+        """
 
     def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
-        """Remove what a dead attempt left, also a finished object it never reported. Idempotent.
+        """Remove what a dead attempt left under its own temporary names, and the finished objects in `notes`.
 
-        Removes nothing that another attempt, or somebody else, put there.
+        Idempotent. Removes nothing that another attempt, or somebody else, put there, however late it comes.
         """
+
+
+@runtime_checkable
+class Identified(Store, Protocol):
+    """A store whose place carries an identity that is written there: a place that lost it, or has another's, takes
+    no writes and no repair. Which identity is meant, the database knows (`images/places.py`).
+    """
+
+    identity: str | None  #: what must be written there; None until it is known, and then nothing is taken either
+
+    @property
+    def place(self) -> str:
+        """Where the store is, as operators write it."""
+
+    def found_identity(self) -> str | None:
+        """What is written in the place now; None when nothing is, or there is no such place. Raises `StoreError`."""
+
+    def establish(self, identity: str) -> None:
+        """Make the place if it is missing, and write the identity into it, durably. Raises `StoreError`."""
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing in the place, or no place. Raises `StoreError`."""
+
+    def confirm(self) -> None:
+        """Raise `StoreUnavailable` unless the place carries the identity that is meant."""
+
+    def add_former(self, places: Iterable[str]) -> None:
+        """Own the URLs of places that this one was at before, too."""
+
+    def current_url(self, url: str) -> str:
+        """The URL of the same object by the place where the store is now."""
 
 
 @runtime_checkable

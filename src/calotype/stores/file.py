@@ -2,8 +2,15 @@
 
 A write goes to `<id>.<attempt>.part` beside its final name, is synced, and becomes final by a hard link, which
 never overwrites; then the directory is synced. The temporary name carries the attempt: once a cleaner has
-removed it, a writer that slept through its lease has nothing left to link. All names are opened relative to
-the directory's descriptor and symbolic links in it are not followed.
+removed it, a writer that slept through its lease has nothing left to link.
+
+The directory carries the store's identity in a file. Whoever changes something opens the directory anew, compares the
+identity, and works relative to that descriptor; symbolic links in it are not followed. So nothing is changed in a
+directory that is not the store's: one whose file system is not mounted, or that something was mounted over.
+
+A file is known by the time of its last change, of which we draw the nanoseconds at random, its size and its inode. To
+remove one, it is taken aside by a rename, looked at, and put back if it is not the one that was meant: a cleaner that
+slept between looking and removing does no harm to what has the name by then.
 """
 
 import contextlib
@@ -14,7 +21,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -23,7 +30,7 @@ from oslo_config import cfg
 
 from calotype import errors
 from calotype.context import Context
-from calotype.durable import make_directory, sync_directory
+from calotype.durable import make_directory, replace_file, sync_directory
 from calotype.stores.base import Body, Chunk, Entry, Feature, Health, Note, Quarantined, Stored
 
 OPTIONS: list[cfg.Opt] = [
@@ -53,7 +60,10 @@ _SPACE_CHECK = 64 << 20  #: Bytes written between two looks at the free space.
 _PART = re.compile(r"^[0-9a-fA-F-]{36}\.([0-9a-f]+-[0-9]+)\.part$")
 _PLAIN = re.compile(r"[0-9a-zA-Z-]+")  #: Names that mean themselves in a URL; ids are such.
 _QUARANTINE = ".quarantine"  #: A directory in the store: on the same file system, where a rename moves things.
-_NOT_OURS = frozenset({_QUARANTINE, "lost+found"})
+_MARKER = ".calotype-store"  #: The file that holds the identity.
+#: What is taken aside to be removed: its name, and the object that was meant.
+_ASIDE = re.compile(r"^\.(.+)\.([0-9]+-[0-9]+-[0-9]+)\.aside$")
+_NS = 1_000_000_000  #: Nanoseconds of a second.
 _SWEEP_AGE = 60.0  #: Seconds; twice a lease, so that no upload that is just beginning is taken for debris.
 
 
@@ -67,6 +77,8 @@ class FileStore:
         self.description = description
         self.weight = weight
         self.directory = Path(options["filesystem_store_datadir"]).absolute()
+        self.identity: str | None = None
+        self._directories = [str(self.directory)]  # with those where it was before
         self._prefix = f"file://{quote(str(self.directory))}/"
         self._chunk: int = options["filesystem_store_chunk_size"]
         self._thin: bool = options["filesystem_thin_provisioning"]
@@ -74,33 +86,99 @@ class FileStore:
         self._mode: int | None = _mode(options["filesystem_store_file_perm"], name)
         features = {Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.SENDFILE}
         self.features = frozenset(features | ({Feature.SPARSE} if self._thin else set()))
-        try:
-            make_directory(self.directory, 0o750)
-            self._dir = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as exc:
-            raise errors.ConfigError(f"Store {name}: {self.directory} cannot be used: {exc.strerror}") from exc
 
     # --- facts -------------------------------------------------------------------------------------------
 
     def check(self) -> Health:
         try:
-            room = os.fstatvfs(self._dir)
-            if not os.access(self.directory, os.W_OK | os.X_OK):
-                return Health(ok=False, error="the directory cannot be written to")
-        except OSError as exc:
-            return Health(ok=False, error=exc.strerror)
+            with self._opened() as directory, self._translated():
+                room = os.fstatvfs(directory)
+                if not os.access(self.directory, os.W_OK | os.X_OK):
+                    return Health(ok=False, error="The directory cannot be written to.")
+        except errors.StoreError as exc:
+            return Health(ok=False, error=str(exc))
         return Health(ok=True, free=room.f_bavail * room.f_frsize, total=room.f_blocks * room.f_frsize)
 
     def details(self) -> Mapping[str, Any]:
         return {"data_dir": str(self.directory), "chunk_size": self._chunk, "thin_provisioning": self._thin}
 
-    def identity(self) -> object:
-        """What two stores on one directory have in common, whatever they call it."""
-        found = os.fstat(self._dir)
-        return (found.st_dev, found.st_ino)
-
     def owns(self, url: str) -> bool:
         return self._name_in(url) is not None
+
+    def prefixes(self) -> Sequence[str]:
+        return [f"{scheme}://{quote(one)}/" for one in self._directories for scheme in ("file", "filesystem")]
+
+    # --- identity ----------------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> str:
+        return str(self.directory)
+
+    def found_identity(self) -> str | None:
+        with self._translated():
+            try:
+                directory = _open_directory(self.directory)
+            except FileNotFoundError:
+                return None
+            try:
+                return _marked(directory)
+            finally:
+                os.close(directory)
+
+    def establish(self, identity: str) -> None:
+        with self._translated():
+            make_directory(self.directory, 0o750)
+            about = "Which store of Calotype this directory is. Keep this file: without it nothing is stored here."
+            text = json.dumps({"identity": identity, "about": about})
+            # For everybody to read: it is no secret, and the directory says who comes here at all.
+            replace_file(self.directory / _MARKER, f"{text}\n", 0o644, alone=True)
+
+    def is_empty(self) -> bool:
+        with self._translated():
+            try:
+                return all(_nobodys(name) for name in os.listdir(self.directory))
+            except FileNotFoundError:
+                return True
+
+    def confirm(self) -> None:
+        with self._opened():
+            pass
+
+    def add_former(self, places: Iterable[str]) -> None:
+        self._directories += [place for place in places if place not in self._directories]
+
+    def current_url(self, url: str) -> str:
+        return f"{self._prefix}{quote(self._name_in(url) or '')}"
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """A descriptor of the directory that has the path now, if it is the store's own. Raises `StoreUnavailable`."""
+        with self._translated():
+            try:
+                directory = _open_directory(self.directory)
+            except FileNotFoundError as exc:
+                raise errors.StoreUnavailable(self._stranger(None), self.name) from exc
+        try:
+            with self._translated():
+                found = _marked(directory)
+            if found is None or found != self.identity:
+                raise errors.StoreUnavailable(self._stranger(found), self.name)
+            yield directory
+        finally:
+            os.close(directory)
+
+    def _stranger(self, found: str | None) -> str:
+        if self.identity is None:
+            return f"Store {self.name} was not taken into use: the operator decides, by calotype store list."
+        if found is None:
+            return f"The directory of store {self.name} has lost its identity: is its file system mounted?"
+        return f"The directory of store {self.name} carries the identity of another store."
+
+    def _want_same(self, directory: int) -> None:
+        """Raise `StoreUnavailable` if the path leads elsewhere by now: unmounted, or mounted over."""
+        here, there = os.fstat(directory), os.stat(self.directory)
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            raise errors.StoreUnavailable(f"The directory of store {self.name} was replaced meanwhile.", self.name)
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -114,52 +192,65 @@ class FileStore:
         note: Callable[[Note], None],
         ctx: Context,
     ) -> Stored:
-        part = f"{image_id}.{attempt}.part"
+        with self._opened() as directory:
+            return self._write(directory, image_id, chunks, f"{image_id}.{attempt}.part", size, note)
+
+    def _write(
+        self,
+        directory: int,
+        image_id: str,
+        chunks: Iterable[Chunk],
+        part: str,
+        size: int | None,
+        note: Callable[[Note], None],
+    ) -> Stored:
         with self._translated():
-            if _exists(self._dir, image_id):
+            if _exists(directory, image_id):
                 raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
-            self._want_room(size or 0)
+            self._want_room(directory, size or 0)
             file = os.open(
-                part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._dir
+                part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
             )
         try:
             with self._translated():
-                written = self._copy(file, chunks)
+                written = self._copy(directory, file, chunks)
                 if self._mode is not None:
                     os.fchmod(file, self._mode)
+                _make_unique(file)
                 os.fsync(file)
-                # What a cleaner knows the object by once it is final. An inode number alone is not enough: it is used
-                # again as soon as the file is gone.
-                note(_identity(file))
+                object_id = _object_id(os.fstat(file))
+                note({"object": object_id})  # What a cleaner knows the object by once it is final.
+                self._want_same(directory)
                 # The link is what makes the object: atomic, and it fails where the name is taken. Should this
                 # process have slept until a cleaner removed the temporary name, it fails here as well.
                 try:
-                    os.link(part, image_id, src_dir_fd=self._dir, dst_dir_fd=self._dir, follow_symlinks=False)
+                    os.link(part, image_id, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
                 except FileExistsError as exc:
                     raise errors.AlreadyStored("The store already holds an object of this name.", self.name) from exc
                 except FileNotFoundError as exc:
                     raise errors.Gone("The upload was given up while data was arriving.") from exc
                 try:
-                    os.unlink(part, dir_fd=self._dir)
-                    os.fsync(self._dir)
-                except OSError as exc:
-                    self._unlink_if(image_id, _identity(file))
+                    os.unlink(part, dir_fd=directory)
+                    os.fsync(directory)
+                    self._want_same(directory)
+                except BaseException as exc:
+                    _remove(directory, image_id, object_id)
                     if isinstance(exc, FileNotFoundError):  # A cleaner came between the link and here.
                         raise errors.Gone("The upload was given up while data was arriving.") from exc
                     raise
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(part, dir_fd=self._dir)
+                os.unlink(part, dir_fd=directory)
             raise
         finally:
             os.close(file)
-        return Stored(f"file://{quote(str(self.directory / image_id))}", written)
+        return Stored(f"{self._prefix}{quote(image_id)}", written, object_id=object_id)
 
-    def _copy(self, file: int, chunks: Iterable[Chunk]) -> int:
+    def _copy(self, directory: int, file: int, chunks: Iterable[Chunk]) -> int:
         written = looked = 0
         for chunk in chunks:
             if written - looked >= _SPACE_CHECK:
-                self._want_room(0)
+                self._want_room(directory, 0)
                 looked = written
             if self._thin:
                 _write_thin(file, chunk, written)
@@ -170,8 +261,8 @@ class FileStore:
             os.ftruncate(file, written)  # A hole at the end has no byte that made the file so long.
         return written
 
-    def _want_room(self, size: int) -> None:
-        room = os.fstatvfs(self._dir)
+    def _want_room(self, directory: int, size: int) -> None:
+        room = os.fstatvfs(directory)
         if room.f_bavail * room.f_frsize < size + self._reserve:
             raise errors.StoreFull("The store has no room for this image.", self.name)
 
@@ -200,7 +291,8 @@ class FileStore:
             raise errors.StoreError("The location is not in this store.", self.name)
         with self._translated():
             try:
-                number = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._dir)
+                # By its path: the directory may be another one than a moment ago, and a handle to it may be stale.
+                number = os.open(self.directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError as exc:
                 raise errors.Missing("The image's data is not in the store.", self.name) from exc
             except OSError as exc:
@@ -214,50 +306,45 @@ class FileStore:
 
     # --- removing ----------------------------------------------------------------------------------------
 
-    def delete(self, url: str, *, ctx: Context) -> None:
+    def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> None:
         name = self._name_in(url)
         if name is None:
             raise errors.StoreError("The location is not in this store.", self.name)
-        with self._translated():
-            try:
-                os.unlink(name, dir_fd=self._dir)
-            except FileNotFoundError as exc:
-                # Whoever removed it may have been killed before the next line: gone is only what is durably so.
-                os.fsync(self._dir)
-                raise errors.Missing("The image's data is not in the store.", self.name) from exc
-            os.fsync(self._dir)
+        with self._opened() as directory, self._translated():
+            removed = _remove(directory, name, object_id)
+            # Also where it was gone: whoever removed it may have been killed before this.
+            os.fsync(directory)
+            if not removed and _exists(directory, name):
+                raise errors.Replaced("Another object has the name of the image's data.", self.name)
+            if not removed:
+                raise errors.Missing("The image's data is not in the store.", self.name)
 
     def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
-        with self._translated():
+        with self._opened() as directory, self._translated():
             part = f"{image_id}.{attempt}.part"
             # Where nothing may be changed, removing what is not there fails all the same; so look first.
-            if _exists(self._dir, part):
+            if _exists(directory, part):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(part, dir_fd=self._dir)
+                    os.unlink(part, dir_fd=directory)
             for note in notes:
-                self._unlink_if(image_id, note)
-            os.fsync(self._dir)
+                if "object" in note:
+                    _remove(directory, image_id, note["object"])
+            os.fsync(directory)
 
     def sweep(self, lives: Callable[[str], bool]) -> int:
         swept = 0
-        with self._translated():
-            for name in os.listdir(self._dir):
-                part = _PART.match(name)
+        with self._opened() as directory, self._translated():
+            for name in os.listdir(directory):
+                part, aside = _PART.match(name), _ASIDE.match(name)
                 with contextlib.suppress(FileNotFoundError):
-                    if part and self._age(name) > _SWEEP_AGE and not lives(part[1]):
-                        os.unlink(name, dir_fd=self._dir)
+                    if not (part or aside) or _age(directory, name) <= _SWEEP_AGE:
+                        continue
+                    if part and not lives(part[1]):
+                        os.unlink(name, dir_fd=directory)
                         swept += 1
+                    elif aside:
+                        _settle_aside(directory, name, aside[1], aside[2])
         return swept
-
-    def _age(self, name: str) -> float:
-        return time.time() - os.stat(name, dir_fd=self._dir, follow_symlinks=False).st_mtime
-
-    def _unlink_if(self, name: str, identity: Note) -> None:
-        """Remove a name, if it is still the file that was meant."""
-        with contextlib.suppress(FileNotFoundError):
-            found = os.stat(name, dir_fd=self._dir, follow_symlinks=False)
-            if (found.st_ino, found.st_mtime_ns) == (identity["inode"], identity["mtime"]):
-                os.unlink(name, dir_fd=self._dir)
 
     # --- looking, and putting aside ----------------------------------------------------------------------
 
@@ -265,42 +352,45 @@ class FileStore:
         return self._name_in(url)
 
     def entries(self) -> Iterator[Entry]:
-        with self._translated(), os.scandir(self.directory) as found:
+        with self._opened() as directory, self._translated(), os.scandir(directory) as found:
             for one in found:
-                if one.name not in _NOT_OURS and (entry := self.entry(one.name)) is not None:
+                if not _nobodys(one.name) and (entry := self._entry(directory, one.name)) is not None:
                     yield entry
 
     def entry(self, name: str) -> Entry | None:
+        with self._opened() as directory, self._translated():
+            return self._entry(directory, name)
+
+    def _entry(self, directory: int, name: str) -> Entry | None:
         try:
-            with self._translated():
-                found = os.stat(name, dir_fd=self._dir, follow_symlinks=False)
-        except errors.StoreUnavailable as exc:
-            if isinstance(exc.__cause__, FileNotFoundError):
-                return None
-            raise
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
         part = _PART.match(name)
         # The time of the inode as well: a file that was just put there may bring an old time of its data.
         age = time.time() - max(found.st_mtime, found.st_ctime)
-        identity = f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
-        return Entry(name, found.st_size, age, identity, part[1] if part else None)
+        return Entry(name, found.st_size, age, _object_id(found), part[1] if part else None)
 
     def quarantine(self, entry: Entry, facts: Mapping[str, Any]) -> str | None:
-        aside = self.directory / _QUARANTINE
         key = f"{entry.name[:180]}.{secrets.token_hex(4)}"
-        with self._translated():
+        with self._opened() as directory, self._translated():
+            aside = self.directory / _QUARANTINE
             make_directory(aside)
-            record = aside / f"{key}.json"
+            record, data = aside / f"{key}.json", aside / f"{key}.data"
             # The record first: whatever is in quarantine can be told where it came from. One without data says nothing.
             with record.open("x") as file:
                 json.dump({"name": entry.name, "facts": dict(facts)}, file)
                 file.flush()
                 os.fsync(file.fileno())
             sync_directory(aside)
-            now = self.entry(entry.name)
+            now = self._entry(directory, entry.name)
             try:
                 if now is None or now.identity != entry.identity:
                     raise FileNotFoundError
-                os.rename(entry.name, aside / f"{key}.data", src_dir_fd=self._dir)
+                os.rename(entry.name, data, src_dir_fd=directory)
+                if _object_id(data.lstat()) != entry.identity:
+                    _put_back(data, entry.name, directory)  # It was replaced between the look and the rename.
+                    raise FileNotFoundError
             except FileNotFoundError:
                 record.unlink()
                 return None
@@ -308,7 +398,7 @@ class FileStore:
         return key
 
     def quarantined(self) -> Iterator[Quarantined]:
-        with self._translated():
+        with self._opened(), self._translated():
             for data in sorted((self.directory / _QUARANTINE).glob("*.data")):
                 key = data.name.removesuffix(".data")
                 with contextlib.suppress(FileNotFoundError):
@@ -321,16 +411,16 @@ class FileStore:
             raise errors.Missing(f"There is nothing named {key} in quarantine.", self.name)
         aside = self.directory / _QUARANTINE
         data = aside / f"{key}.data"
-        with self._translated():
-            if _exists(self._dir, found.name):
-                there, here = os.stat(found.name, dir_fd=self._dir, follow_symlinks=False), data.lstat()
+        with self._opened() as directory, self._translated():
+            if _exists(directory, found.name):
+                there, here = os.stat(found.name, dir_fd=directory, follow_symlinks=False), data.lstat()
                 if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):  # else: killed after the link
                     raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
             elif stat.S_ISDIR(data.lstat().st_mode):
-                os.rename(data, found.name, dst_dir_fd=self._dir)
+                os.rename(data, found.name, dst_dir_fd=directory)
             else:
-                os.link(data, found.name, dst_dir_fd=self._dir, follow_symlinks=False)
-            os.fsync(self._dir)
+                os.link(data, found.name, dst_dir_fd=directory, follow_symlinks=False)
+            os.fsync(directory)
             data.unlink(missing_ok=True)
             (aside / f"{key}.json").unlink(missing_ok=True)
         return found
@@ -338,14 +428,14 @@ class FileStore:
     # --- the rest ----------------------------------------------------------------------------------------
 
     def _name_in(self, url: str) -> str | None:
-        """The name in our directory that a URL means, None when it lies elsewhere."""
+        """The name in our directory, where it is or was, that a URL means; None when it lies elsewhere."""
         if url.startswith(self._prefix) and _PLAIN.fullmatch(url, len(self._prefix)):
             return url[len(self._prefix) :]
         parts = urlsplit(url)
         if parts.scheme not in ("file", "filesystem") or parts.netloc or parts.query or parts.fragment:
             return None
         directory, name = os.path.split(unquote(parts.path))
-        if not name or name in (".", "..") or "\0" in name or directory != str(self.directory):
+        if not name or name in (".", "..") or "\0" in name or directory not in self._directories:
             return None
         return name
 
@@ -409,10 +499,102 @@ class _FileBody:
         self._part.close()
 
 
-def _identity(file: int) -> Note:
-    """What no other file under the same name has in common with this one, once it is written."""
-    found = os.fstat(file)
-    return {"inode": found.st_ino, "mtime": found.st_mtime_ns}
+# --- the directory ---------------------------------------------------------------------------------------
+
+
+def _open_directory(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _marked(directory: int) -> str | None:
+    """The identity that a directory carries. Raises `OSError` for one that cannot be read."""
+    try:
+        number = os.open(_MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(number, "rb") as file:
+        try:
+            return str(json.loads(file.read(4096))["identity"])
+        except (ValueError, KeyError, TypeError) as exc:
+            raise OSError(errno.EINVAL, f"{_MARKER} cannot be read as what it should be") from exc
+
+
+def _nobodys(name: str) -> bool:
+    """Whether a name is of the file system, or of a tool: `.nfs…`, `.snapshot`, our own. Images begin with no dot."""
+    return (name.startswith(".") and not _ASIDE.match(name)) or name == "lost+found"
+
+
+# --- objects ---------------------------------------------------------------------------------------------
+
+
+def _make_unique(file: int) -> None:
+    """Draw the nanoseconds of the file's time at random. The kernel's are alike for files of one moment."""
+    second = time.time_ns() // _NS - 1
+    moment = second * _NS + secrets.randbelow(_NS)
+    with contextlib.suppress(OSError):  # Then it has the kernel's, and its inode.
+        os.utime(file, ns=(moment, moment))
+
+
+def _object_id(found: os.stat_result) -> str:
+    """What no other file under the same name has in common with this one."""
+    return f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
+
+
+def _is(object_id: str, found: os.stat_result) -> bool:
+    """Whether a file is the object that is meant, or a copy of it: stores move to other disks, where inodes differ."""
+    time_ns, size, inode = map(int, object_id.split("-"))
+    if size != found.st_size:
+        return False
+    second, moment = divmod(time_ns, _NS)
+    found_second, found_moment = divmod(found.st_mtime_ns, _NS)
+    if found_moment:
+        return (second, moment) == (found_second, found_moment)
+    # Here times are whole seconds: of this file system, or of the tool that copied the file to it.
+    return second == found_second and (moment != 0 or inode == found.st_ino)
+
+
+def _remove(directory: int, name: str, object_id: str | None) -> bool:
+    """Remove the very file that is meant, or, without `object_id`, the one that is there now. False: it is not there.
+
+    Looking and then removing would hit whatever got the name in between. Taking it aside first shows what it was.
+    """
+    if object_id is None:
+        try:
+            object_id = _object_id(os.stat(name, dir_fd=directory, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+    aside = f".{name}.{object_id}.aside"
+    removed = _settle_aside(directory, aside, name, object_id)  # of one who was killed in here
+    try:
+        if removed or not _is(object_id, os.stat(name, dir_fd=directory, follow_symlinks=False)):
+            return removed
+        os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=directory)
+    except FileNotFoundError:
+        return removed
+    return _settle_aside(directory, aside, name, object_id)
+
+
+def _settle_aside(directory: int, aside: str, name: str, object_id: str) -> bool:
+    """Remove what was taken aside if it is what was meant; else give it its name back."""
+    try:
+        if _is(object_id, os.stat(aside, dir_fd=directory, follow_symlinks=False)):
+            os.unlink(aside, dir_fd=directory)
+            return True
+        _put_back(aside, name, directory)
+    except FileNotFoundError:
+        pass  # there is nothing, or another one settled it
+    return False
+
+
+def _put_back(taken: str | Path, name: str, directory: int) -> None:
+    """Give a file its name back, unless that is taken again: then it stays where it is."""
+    with contextlib.suppress(FileExistsError):
+        os.link(taken, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        os.unlink(taken, dir_fd=directory)
+
+
+def _age(directory: int, name: str) -> float:
+    return time.time() - os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
 
 
 def _exists(directory: int, name: str) -> bool:

@@ -6,7 +6,7 @@ Nobody here owns the data: `delete` leaves it alone, and what the server serves 
 import base64
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
@@ -65,6 +65,9 @@ class HttpStore:
         except errors.UrlRefused:
             return False
 
+    def prefixes(self) -> Sequence[str]:
+        return ["http://", "https://"]
+
     def write(
         self,
         image_id: str,
@@ -103,7 +106,7 @@ class HttpStore:
                     raise
         raise errors.StoreError("The server does not tell the size of the data.", self.name)
 
-    def delete(self, url: str, *, ctx: Context) -> None:
+    def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> None:
         """Leave the data where it is: it was never ours."""
 
     def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:

@@ -3,7 +3,7 @@
 import io
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from oslo_config import cfg
@@ -37,8 +37,8 @@ class MemoryStore:
     def details(self) -> Mapping[str, Any]:
         return {"size": self._room}
 
-    def identity(self) -> object:
-        return self
+    def prefixes(self) -> Sequence[str]:
+        return [f"memory://{self.name}/"]
 
     def owns(self, url: str) -> bool:
         return re.fullmatch(f"memory://{re.escape(self.name)}/[0-9a-zA-Z-]+", url) is not None
@@ -69,7 +69,7 @@ class MemoryStore:
             if url in self._objects:
                 raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
             self._objects[url] = (attempt, bytes(data))
-        return Stored(url, len(data))
+        return Stored(url, len(data), object_id=attempt)
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
         data = self._get(url)
@@ -81,10 +81,11 @@ class MemoryStore:
     def size(self, url: str, *, ctx: Context) -> int:
         return len(self._get(url))
 
-    def delete(self, url: str, *, ctx: Context) -> None:
+    def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> None:
         with self._lock:
-            if self._objects.pop(url, None) is None:
+            if url not in self._objects or object_id not in (None, self._objects[url][0]):
                 raise errors.Missing("The image's data is not in the store.", self.name)
+            del self._objects[url]
 
     def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
         url = f"memory://{self.name}/{image_id}"

@@ -4,6 +4,7 @@ Multi-store is the only mode. Without `enabled_backends` there is one file store
 the data directory of a single-store Glance.
 """
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from oslo_config import cfg
 from calotype import config, errors
 from calotype.model import Location
 from calotype.stores import file, http, memory
-from calotype.stores.base import Feature, Store
+from calotype.stores.base import Feature, Identified, Store
 
 LOG = logging.getLogger(__name__)
 
@@ -56,12 +57,17 @@ class Stores:
         return self._stores.get(name)
 
     def for_writing(self, name: str | None) -> Store:
-        """The store of this name, or the default. Raises `Invalid`, `StoreReadOnly`."""
+        """The store of this name, or the default. Raises `Invalid`, `StoreReadOnly`.
+
+        Also `StoreUnavailable` for one whose place is not the one that is meant, before anything is changed for it.
+        """
         store = self._stores.get(name or self.default)
         if store is None:
             raise errors.Invalid(f"There is no store named {name!r}; see GET /v2/info/stores.")
         if Feature.WRITE not in store.features:
             raise errors.StoreReadOnly(f"Store {store.name} does not take new data.", store.name)
+        if isinstance(store, Identified):
+            store.confirm()
         return store
 
     def of(self, location: Location) -> Store | None:
@@ -153,13 +159,18 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
 
 
 def _refuse_shared(stores: Iterable[Store]) -> None:
-    """Two stores on one directory would each delete what the other one keeps."""
-    seen: dict[object, Store] = {}
-    for store in stores:
-        identity = getattr(store, "identity", lambda: None)()
-        if identity is not None and identity in seen:
-            raise errors.ConfigError(
-                f"Stores {seen[identity].name} and {store.name} are on the same directory; give each its own."
-            )
-        if identity is not None:
-            seen[identity] = store
+    """Of two stores on one directory, or one in the other's, each would delete what the other one keeps."""
+    places = [(store.name, Path(store.place).resolve()) for store in stores if isinstance(store, Identified)]
+    for (one, here), (other, there) in itertools.combinations(places, 2):
+        if here == there or _is_same(here, there):
+            raise errors.ConfigError(f"Stores {one} and {other} are on the same directory; give each its own.")
+        if here in there.parents or there in here.parents:
+            raise errors.ConfigError(f"Of stores {one} and {other} one is within the other's directory; part them.")
+
+
+def _is_same(here: Path, there: Path) -> bool:
+    """Whether both paths lead to one directory, as a bind mount does."""
+    try:
+        return here.samefile(there)
+    except OSError:
+        return False  # one of them is not there

@@ -1,0 +1,348 @@
+"""Whether each store is where its data is: the identity that is written in a place, compared with what is known of it.
+
+A store whose place is not known yet, and empty, is taken into use. A place with data in it is adopted once, when the
+operator says so: by `calotype store adopt`, or by `calotype db sync` where the data is that of the records; one in the
+state directory also without a word. A place that was moved, or whose store was renamed, is recognised by its identity.
+In all other cases the store takes no writes and no repair until its place is back, or the operator has decided.
+"""
+
+import logging
+import socket
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import PurePath, PurePosixPath
+
+from calotype import errors
+from calotype.context import SERVICE
+from calotype.db import images as db_images
+from calotype.db import stores as db_stores
+from calotype.db.engine import Tx
+from calotype.images.locations import without_secrets
+from calotype.model import Location, Place
+from calotype.service import Service
+from calotype.stores.base import Identified, Store
+
+LOG = logging.getLogger(__name__)
+
+#: Copies that are looked for in a place, to see whether it has the data of the records.
+_SAMPLE = 20
+#: Copies that one transaction gives other URLs.
+_BATCH = 200
+#: How long another process may take to write an identity, seconds.
+_PATIENCE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found out about the place of a store. `words` say what was done, or what is to be done."""
+
+    store: str
+    ready: bool
+    words: str
+
+
+# --- recognising -----------------------------------------------------------------------------------------
+
+
+def recognise(svc: Service, *, adopt: bool = False, change: bool = True) -> list[Verdict]:
+    """Find out for each store whether its place is the one that is meant, and let it take writes if so.
+
+    `adopt` takes places into use that hold the data of the records without an identity. Without `change` nothing is
+    written, neither in a place nor in the database. Raises `ConfigError` where two stores are one.
+    """
+    found = [
+        _recognise(svc, store, adopt=adopt, change=change) for store in svc.stores if isinstance(store, Identified)
+    ]
+    _refuse_copies(svc.stores)
+    for verdict in found:
+        if not verdict.ready:
+            LOG.error("store %s takes no writes: %s", verdict.store, verdict.words)
+        elif verdict.words:
+            LOG.warning("store %s: %s", verdict.store, verdict.words)
+    return found
+
+
+def refresh(svc: Service) -> None:
+    """Take notice of what others wrote down since: places that the operator adopted, or that other hosts name so."""
+    known = {place.name: place for place in _known(svc)}
+    for store in svc.stores:
+        if isinstance(store, Identified) and (place := known.get(store.name)):
+            if store.identity is None and _recognise(svc, store, adopt=False, change=True).ready:
+                LOG.warning("store %s takes writes now", store.name)
+            store.add_former([place.place, *place.former])
+
+
+def adopt(svc: Service, name: str) -> str:
+    """Take the place of a store into use as it is, whatever is in it: the operator says so. What was done, in words.
+
+    Raises `NotFound`, `Conflict` for a place that another store of this deployment is at.
+    """
+    store = _identified(svc, name)
+    known = {place.name: place for place in _known(svc)}
+    by_identity = {place.identity: place for place in known.values()}
+    found = store.found_identity()
+    if found in by_identity and by_identity[found].name != name:
+        raise errors.Conflict(
+            f"{store.place} is the place of store {by_identity[found].name}, whose data is read by that name."
+        )
+    mine = known.get(name)
+    if mine is not None:
+        if found != mine.identity:
+            store.establish(mine.identity)
+        place = _moved_to(mine, store.place)
+    else:
+        # The identity of another deployment is replaced: of two that write here, each takes the other's for strays.
+        place = Place(str(uuid.uuid4()), name, store.place, host=_host(), established=True)
+        _add(svc, replace(place, established=False))
+        store.establish(place.identity)
+    _save(svc, place)
+    _accept(store, place)
+    LOG.warning("store %s: %s was adopted as its place, by the operator", name, store.place)
+    return f"Store {name} is at {store.place} from now on."
+
+
+def _recognise(svc: Service, store: Identified, *, adopt: bool, change: bool) -> Verdict:
+    def no(words: str) -> Verdict:
+        return Verdict(store.name, False, words)
+
+    known = _known(svc)
+    mine = next((place for place in known if place.name == store.name), None)
+    if mine is not None:
+        store.identity = mine.identity  # so that it is ready as soon as its place is back
+        store.add_former([mine.place, *mine.former])
+    try:
+        found = store.found_identity()
+        if found is None and mine is None:
+            return _take_into_use(svc, store, known, adopt=adopt, change=change)
+        if found is None and mine is not None and not mine.established and mine.host == _host() and change:
+            store.establish(mine.identity)  # who added it was killed before it was written there
+            found = mine.identity
+    except errors.StoreError as exc:
+        return no(errors.reason(exc))
+    if found is None:
+        return no(
+            f"nothing in {store.place} says that it is this store's place. Is its file system mounted? If all of its "
+            f"data is there all the same: calotype store adopt {store.name}"
+        )
+    if mine is None:
+        mine = next((place for place in known if place.identity == found), None)
+        if mine is None:
+            return no(
+                f"{store.place} is a store of another deployment, or of a database that is lost. If no other one "
+                f"writes there: calotype store adopt {store.name}"
+            )
+        if mine.name in svc.stores:
+            return no(f"{store.place} is the place of store {mine.name}.")
+    if found != mine.identity:
+        return no(f"{store.place} carries the identity of another store. The one that is meant was at {mine.place}.")
+    words = [] if mine.name == store.name else [f"it was named {mine.name} before"]
+    words += (
+        [] if mine.place == store.place else [f"it was at {mine.place} before: calotype store relocate {store.name}"]
+    )
+    place = _moved_to(replace(mine, name=store.name, established=True), store.place)
+    if place != mine and change:
+        _save(svc, place)
+    _accept(store, place)
+    return Verdict(store.name, True, "; ".join(words))
+
+
+def _take_into_use(svc: Service, store: Identified, known: Sequence[Place], *, adopt: bool, change: bool) -> Verdict:
+    """A store that was not known, at a place without an identity."""
+    if before := next((place for place in known if place.place == store.place), None):
+        return Verdict(
+            store.name,
+            False,
+            f"{store.place} was the place of store {before.name}, and does not say so any more. Is its file system "
+            "mounted?",
+        )
+    copies = svc.db.look(lambda tx: db_stores.copies(tx, _prefixes(store), limit=_SAMPLE))
+    if not store.is_empty() or copies:
+        there = sum(_has(svc, store, image_id, location) for image_id, location in copies)
+        # The state directory is nobody else's: what is there, by the records, is of a release without identities.
+        own = PurePath(svc.conf.state_dir) in PurePath(store.place).parents
+        if not ((adopt or own) and copies and there == len(copies)):
+            return Verdict(store.name, False, _what_to_do(store, len(copies), there))
+        words = f"{store.place} was adopted as its place; of the copies on record {there} were looked at"
+    else:
+        words = ""
+    if change:
+        place = Place(str(uuid.uuid4()), store.name, store.place, host=_host())
+        try:
+            _add(svc, place)
+        except (
+            errors.Conflict
+        ):  # Another process was quicker. One of another host may not see the directory of this one.
+            return _wait_for(svc, store)
+        store.establish(place.identity)
+        place = replace(place, established=True)
+        _save(svc, place)
+        _accept(store, place)
+    return Verdict(store.name, True, words)
+
+
+def _wait_for(svc: Service, store: Identified) -> Verdict:
+    """Another process takes the store into use at this moment: is it done at this place?"""
+    until = time.monotonic() + _PATIENCE
+    while store.found_identity() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    return _recognise(svc, store, adopt=False, change=True)
+
+
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _what_to_do(store: Identified, copies: int, there: int) -> str:
+    how = f"calotype store adopt {store.name}"
+    if not copies:
+        return f"there are files in {store.place}, and no record knows of any. If they may stay there: {how}"
+    if not there:
+        return f"records name data in {store.place}, and it is not there. Is its file system mounted? If so: {how}"
+    return f"{store.place} has {there} of {copies} copies that were looked for, and was not taken into use yet: {how}"
+
+
+def _accept(store: Identified, place: Place) -> None:
+    store.identity = place.identity
+    store.add_former(place.former)
+
+
+def _moved_to(place: Place, where: str) -> Place:
+    """The same at another place, where it is known that it was here."""
+    if place.place == where:
+        return place
+    former = dict.fromkeys((place.place, *place.former))
+    former.pop(where, None)
+    return replace(place, place=where, former=tuple(former))
+
+
+def _refuse_copies(stores: Iterable[Store]) -> None:
+    """One directory that was copied, and both are configured: each would take writes that the other one lacks."""
+    seen: dict[str, str] = {}
+    for store in stores:
+        identity = store.identity if isinstance(store, Identified) else None
+        if identity in seen:
+            raise errors.ConfigError(
+                f"The places of stores {seen[identity]} and {store.name} are copies of each other."
+            )
+        if identity is not None:
+            seen[identity] = store.name
+
+
+def _has(svc: Service, store: Store, image_id: str, location: Location) -> bool:
+    """Whether the copy is in the store, of the size that the record says."""
+    image = svc.db.look(lambda tx: db_images.get(tx, SERVICE, image_id))
+    try:
+        size = store.size(location.url, ctx=SERVICE)
+    except errors.StoreError:
+        return False
+    return image is None or image.size in (None, size)
+
+
+def _identified(svc: Service, name: str) -> Identified:
+    store = svc.stores.get(name)
+    if store is None:
+        raise errors.NotFound(f"There is no store named {name!r}.")
+    if not isinstance(store, Identified):
+        raise errors.NotFound(f"Store {name} has no place that could be taken for another one.")
+    return store
+
+
+def _known(svc: Service) -> list[Place]:
+    return svc.db.look(db_stores.all_)
+
+
+def _add(svc: Service, place: Place) -> None:
+    svc.db.transact(lambda tx: db_stores.add(tx, place, svc.now()), lambda tx, _: place in db_stores.all_(tx))
+
+
+def _save(svc: Service, place: Place) -> None:
+    svc.db.transact(lambda tx: db_stores.save(tx, place))
+
+
+# --- copies that no store serves, or by an old URL --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """Copies that no configured store has: how many, of which store by their records, and below which URL."""
+
+    copies: int
+    store: str
+    below: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.copies} copies of images cannot be read: no configured store is at {self.below} (on record they "
+            f"are of store {self.store or '-'}). Configure one there; or, if its files are in another store by now: "
+            "calotype store relocate STORE --from DIRECTORY"
+        )
+
+
+def unserved(svc: Service) -> list[Unserved]:
+    """What no configured store serves, most of it first. Looks at all copies on record."""
+    flat = [prefix for store in svc.stores if isinstance(store, Identified) for prefix in _prefixes(store)]
+    prefixes = [prefix for store in svc.stores for prefix in store.prefixes()]
+
+    def count(tx: Tx) -> Counter[tuple[str, str]]:
+        others = (location for _, location in db_stores.other_copies(tx, prefixes, flat))
+        return Counter((one.store or "", _below(one.url)) for one in others if svc.stores.of(one) is None)
+
+    counted = svc.db.look(count)
+    return [Unserved(count, store, below) for (store, below), count in counted.most_common()]
+
+
+def _below(url: str) -> str:
+    """The URL without its last part, and without what may be a secret."""
+    head = without_secrets(url).partition("?")[0]
+    scheme, mark, rest = head.partition("://")
+    return scheme + mark + str(PurePosixPath(rest).parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Relocation:
+    """What became of a copy: it has a new URL (`done`), or the store does not have it as the record says."""
+
+    image_id: str
+    done: bool
+
+
+def relocate(svc: Service, name: str, origin: str | None = None, *, change: bool = True) -> Iterator[Relocation]:
+    """Give copies the URLs and the name of the store that they are in by now; `origin` is where it was before.
+
+    Without `origin` that is where the store is known to have been. A copy that is not there, in its size, is left as it
+    is. Raises `NotFound`, `StoreUnavailable`.
+    """
+    store = _identified(svc, name)
+    store.confirm()
+    if origin is not None:
+        store.add_former([origin])
+        mine = next(place for place in _known(svc) if place.name == name)
+        former = tuple(dict.fromkeys((*mine.former, origin)))
+        if change and origin != mine.place:
+            _save(svc, replace(mine, former=former))
+    after = 0
+    while rows := svc.db.look(partial(db_stores.copies, prefixes=_prefixes(store), after=after, limit=_BATCH)):
+        after = rows[-1][1].id
+        for image_id, location in rows:
+            named = svc.stores.get(location.store or "")
+            if (named is not None and named is not store) or not store.owns(location.url):
+                continue
+            url = store.current_url(location.url)
+            if (url, name) == (location.url, location.store):
+                continue
+            if not _has(svc, store, image_id, location):
+                yield Relocation(image_id, done=False)
+                continue
+            metadata = {key: value for key, value in location.metadata.items() if key != "backend"} | {"store": name}
+            if change:
+                move = partial(db_images.move_location, image_id=image_id, before=location, url=url, metadata=metadata)
+                svc.db.transact(move)
+            yield Relocation(image_id, done=True)
+
+
+def _prefixes(store: Store) -> list[str]:
+    return list(store.prefixes())

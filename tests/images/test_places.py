@@ -1,0 +1,352 @@
+"""Whether a store is where its data is: identities of places, what becomes of copies when stores move."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from calotype import app as assembly
+from calotype import config, errors
+from calotype.app import App
+from calotype.cli import main
+from calotype.db import images as db_images
+from calotype.db import stores as db_stores
+from calotype.db import tables
+from calotype.db.engine import now
+from calotype.images import data, lifecycle, places, removal, stores
+from calotype.images.lifecycle import NewImage
+from calotype.jobs.worker import Runner
+from calotype.model import Place
+from tests.inprocess import ADMIN, ALICE, CONF, Pieces, backlog, make_active, parts
+from tests.support import names
+
+
+@pytest.fixture
+def app(tmp_path: Path, database_url: str) -> Iterator[App]:
+    with parts(tmp_path, database_url) as made:
+        yield made
+
+
+@contextmanager
+def again(app: App, path: Path, conf: str = CONF) -> Iterator[App]:
+    """Another start on the same database."""
+    (path / "again.conf").write_text(
+        conf.format(path=path) + f"[database]\nconnection = {app.conf.database.connection}\n"
+    )
+    made = assembly.build(config.load([str(path / "again.conf")], state_dir=str(path / "state")))
+    try:
+        yield made
+    finally:
+        made.service.leases.close()
+        made.db.close()
+
+
+def command(path: Path, *arguments: str, conf: str = "again.conf") -> int:
+    return main.main([*arguments, "--config-file", str(path / conf), "--state-dir", str(path / "state")])
+
+
+def known(app: App) -> dict[str, Place]:
+    return {place.name: place for place in app.db.look(db_stores.all_)}
+
+
+def forget(app: App) -> None:
+    """As a release without identities, or a Glance, left database and stores."""
+    with app.db.begin() as tx:
+        tx.execute(sa.delete(tables.stores))
+        tx.execute(sa.update(tables.image_locations).values(calotype_object=None))
+    for store in app.service.stores:
+        (Path(store.place) / ".calotype-store").unlink(missing_ok=True)  # type: ignore[attr-defined]
+
+
+def refused(app: App, store: str = "one") -> bool:
+    try:
+        image = lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare"))
+        data.upload(app.service, ALICE, image.id, Pieces([b"x"]), store_name=store, size=None)
+    except errors.StoreUnavailable:
+        return True
+    return False
+
+
+def readable(app: App, image_id: str) -> bool:
+    try:
+        body = data.open_(app.service, ADMIN, data.prepare(app.service, ADMIN, image_id))
+    except errors.StoreError:
+        return False
+    body.close()
+    return True
+
+
+def test_a_new_store_is_taken_into_use_and_known_from_then_on(app: App, tmp_path: Path) -> None:
+    before = known(app)
+    assert {place.name: (place.place, place.established) for place in before.values()} == {
+        name: (str(tmp_path / name), True) for name in ("one", "two")
+    }
+    assert before["one"].identity in (tmp_path / "one" / ".calotype-store").read_text()
+    with again(app, tmp_path) as second:
+        assert known(second) == before
+        assert not refused(second)
+
+
+def test_a_store_that_was_being_taken_into_use_when_the_service_died_is_ready_after_the_next_start(
+    app: App, tmp_path: Path
+) -> None:
+    with app.db.begin() as tx:
+        tx.execute(sa.update(tables.stores).values(established=False))
+    (tmp_path / "one" / ".calotype-store").unlink()
+    with again(app, tmp_path) as second:
+        assert known(second)["one"].established
+        assert not refused(second)
+
+
+def test_a_place_that_lost_its_identity_takes_nothing_and_is_not_made_anew(app: App, tmp_path: Path) -> None:
+    image_id = make_active(app)
+    (tmp_path / "one").rename(tmp_path / "unmounted")
+    assert refused(app)
+    for there in (False, True):
+        if there:
+            (tmp_path / "one").mkdir()  # the mount point without its file system
+        with again(app, tmp_path) as second:
+            assert (tmp_path / "one").exists() == there
+            assert refused(second)
+            assert not refused(second, "two")
+            assert not readable(second, image_id)
+            health = {one.name: one.health for one in stores.details(second.service, ADMIN)}["one"]
+            assert health is not None
+            assert not health.ok
+            assert "mounted" in (health.error or "")
+            assert command(tmp_path, "config", "check") == 1
+            assert backlog(second) == 0
+    assert names(tmp_path / "one") == []
+    with again(app, tmp_path) as second:
+        (tmp_path / "one").rmdir()
+        (tmp_path / "unmounted").rename(tmp_path / "one")
+        assert readable(second, image_id)  # without a restart
+        assert not refused(second)
+
+
+def test_a_delete_waits_for_a_place_that_is_away(app: App, tmp_path: Path) -> None:
+    image_id = make_active(app)
+    (tmp_path / "one").rename(tmp_path / "unmounted")
+    (tmp_path / "one").mkdir()
+    lifecycle.delete(app.service, ALICE, image_id)
+    assert backlog(app) == 1
+    (tmp_path / "one").rmdir()
+    (tmp_path / "unmounted").rename(tmp_path / "one")
+    assert names(tmp_path / "one") == [image_id]
+
+
+def test_the_place_of_another_deployment_is_left_alone(app: App, tmp_path: Path) -> None:
+    (tmp_path / "one" / ".calotype-store").write_text('{"identity": "of another deployment"}')
+    (tmp_path / "one" / "11111111-2222-4333-8444-555555555555").write_bytes(b"theirs")
+    with again(app, tmp_path) as second:
+        assert refused(second)
+    forget(app)
+    (tmp_path / "one" / ".calotype-store").write_text('{"identity": "of another deployment"}')
+    with again(app, tmp_path) as second:
+        assert refused(second)
+        assert command(tmp_path, "repair", "--yes", "--older-than", "0") == 3
+    assert names(tmp_path / "one") == ["11111111-2222-4333-8444-555555555555"]
+
+
+def test_a_directory_with_data_is_adopted_once_and_only_when_the_operator_says_so(
+    app: App, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_id = make_active(app)
+    forget(app)
+    with again(app, tmp_path) as second:
+        assert refused(second)
+        assert readable(second, image_id)
+        assert command(tmp_path, "config", "check") == 1
+        assert "calotype store adopt one" in capsys.readouterr().err
+        assert command(tmp_path, "store", "adopt", "one") == 0
+        assert refused(second)
+        places.refresh(second.service)  # as the runner does from time to time
+        assert not refused(second)
+        assert command(tmp_path, "config", "check") == 0
+        lifecycle.delete(second.service, ALICE, image_id)
+    assert image_id not in names(tmp_path / "one")
+
+
+def test_sync_adopts_what_holds_the_data_of_the_records_and_nothing_else(
+    app: App, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_id = make_active(app)
+    forget(app)
+    (tmp_path / "two" / "strange").write_bytes(b"of somebody")
+    (tmp_path / "again.conf").write_text((tmp_path / "c.conf").read_text())
+    (tmp_path / "one" / image_id).rename(tmp_path / "elsewhere")
+    assert command(tmp_path, "db", "sync") == 0
+    assert "Store one: takes no writes" in capsys.readouterr().out
+    assert known(app) == {}
+    (tmp_path / "elsewhere").rename(tmp_path / "one" / image_id)
+    assert command(tmp_path, "db", "sync") == 0
+    said = capsys.readouterr().out
+    assert "Store one: " in said
+    assert "adopted" in said
+    assert "Store two: takes no writes" in said
+    with again(app, tmp_path) as second:
+        assert (refused(second), refused(second, "two")) == (False, True)
+
+
+def test_a_bare_directory_is_not_taken_for_the_store_whose_images_are_on_record(app: App, tmp_path: Path) -> None:
+    make_active(app)
+    forget(app)
+    shutil.rmtree(tmp_path / "one")
+    with again(app, tmp_path) as second:
+        assert refused(second)
+        assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize("named", ["one", "fast"])
+def test_a_store_that_moved_or_was_renamed_is_recognised(app: App, tmp_path: Path, named: str) -> None:
+    image_id, gone = make_active(app), make_active(app)
+    (tmp_path / "one").rename(tmp_path / "moved")
+    conf = CONF.replace("{path}/one", "{path}/moved").replace("one:file", f"{named}:file")
+    conf = conf.replace("[one]", f"[{named}]").replace("default_backend = one", f"default_backend = {named}")
+    with again(app, tmp_path, conf) as second:
+        assert readable(second, image_id)
+        assert not refused(second, named)
+        lifecycle.delete(second.service, ALICE, gone)
+        assert gone not in names(tmp_path / "moved")
+        assert places.unserved(second.service) == []
+        assert command(tmp_path, "store", "relocate", named, "--dry-run") == 0
+        (before,) = lifecycle.show(second.service, ALICE, image_id).locations
+        assert before.url == f"file://{tmp_path}/one/{image_id}"
+        assert command(tmp_path, "store", "relocate", named) == 0
+        (after,) = lifecycle.show(second.service, ALICE, image_id).locations
+        assert (after.url, after.store) == (f"file://{tmp_path}/moved/{image_id}", named)
+        assert readable(second, image_id)
+        lifecycle.delete(second.service, ALICE, image_id)
+        assert image_id not in names(tmp_path / "moved")
+
+
+def test_copies_that_no_store_serves_are_counted_and_brought_back(
+    app: App, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_ids = [make_active(app) for _ in range(3)]
+    with app.db.begin() as tx:
+        db_images.add_location(tx, image_ids[0], "rbd://fsid/pool/image/snap", {"store": "ceph"}, now())
+        db_images.add_location(tx, image_ids[0], f"file://{tmp_path}/two/below/x", {"store": "two"}, now())
+    forget(app)
+    (tmp_path / "one").rename(tmp_path / "restored")
+    (tmp_path / "restored" / image_ids[2]).unlink()
+    conf = CONF.replace("{path}/one", "{path}/restored")
+    (tmp_path / "again.conf").write_text(
+        conf.format(path=tmp_path) + f"[database]\nconnection = {app.conf.database.connection}\n"
+    )
+    assert command(tmp_path, "config", "check") == 1
+    said = capsys.readouterr().err
+    for line in (f"3 copies of images cannot be read: no configured store is at file://{tmp_path}/one",
+                 "1 copies of images cannot be read: no configured store is at rbd://fsid/pool/image",
+                 f"at file://{tmp_path}/two/below"):  # fmt: skip
+        assert line in said
+    assert command(tmp_path, "store", "adopt", "one") == 0
+    assert command(tmp_path, "store", "relocate", "one", "--from", str(tmp_path / "one")) == 1  # one is not there
+    with again(app, tmp_path, conf) as second:
+        assert [readable(second, image_id) for image_id in image_ids] == [True, True, False]
+        assert {one.below for one in places.unserved(second.service)} == {
+            "rbd://fsid/pool/image", f"file://{tmp_path}/two/below",
+        }  # fmt: skip
+
+
+def test_two_copies_of_a_place_are_not_both_served(app: App, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "one", tmp_path / "three")
+    conf = CONF.replace("two:file", "two:file, three:file") + "[three]\nfilesystem_store_datadir = {path}/three\n"
+    with again(app, tmp_path, conf) as second:
+        assert refused(second, "three")
+        assert not refused(second, "one")
+    swapped = (
+        CONF.replace("{path}/one", "{path}/x").replace("{path}/two", "{path}/one").replace("{path}/x", "{path}/two")
+    )
+    with again(app, tmp_path, swapped) as second:
+        assert refused(second, "one")
+        assert refused(second, "two")
+
+
+# --- objects -----------------------------------------------------------------------------------------------
+
+
+def test_a_delete_that_waits_leaves_what_has_the_url_since(app: App, tmp_path: Path) -> None:
+    for object_known in (True, False):
+        image_id = make_active(app)
+        with app.db.begin() as tx:
+            image = db_images.get(tx, ADMIN, image_id)
+            assert image
+            second = f"file://{tmp_path}/two/{image_id}"
+            (tmp_path / "two" / image_id).write_bytes(b"data")
+            db_images.add_location(tx, image_id, second, {"store": "two"}, now(), "1-4-1" if object_known else None)
+            image = db_images.get(tx, ADMIN, image_id)
+            assert image
+            job = removal.begin_copy(app.service, tx, image, image.locations[1])
+        (tmp_path / "two" / image_id).unlink()
+        with app.db.begin() as tx:  # as an import to this store does, while the job waits
+            (tmp_path / "two" / image_id).write_bytes(b"data")
+            db_images.add_location(tx, image_id, second, {"store": "two"}, now())
+        removal.carry_out(app.service, ADMIN, job, asked=False)
+        assert backlog(app) == 0
+        assert (tmp_path / "two" / image_id).read_bytes() == b"data"
+
+
+def test_a_copy_that_was_removed_is_not_taken_for_the_one_that_is_being_added(app: App) -> None:
+    image_id = make_active(app)
+    with app.db.begin() as tx:
+        image = db_images.get(tx, ADMIN, image_id)
+        assert image
+        (place,) = image.locations
+        (object_id,) = db_images.object_ids(tx, [place.id]).values()
+        assert db_images.has_location(tx, image_id, place.url, object_id)
+        assert not db_images.has_location(tx, image_id, place.url, "another")
+        assert db_images.remove_location(tx, image_id, place.id, now())
+        assert db_images.has_location(tx, image_id, place.url, object_id)  # it was added, whatever became of it
+        assert not db_images.is_named(tx, image_id, place.url)
+
+
+def test_who_lost_its_job_leaves_what_is_final_to_who_has_it(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = app.service.stores.for_writing("one")
+    cleaned: list[tuple[str, int]] = []
+    real = store.clean
+
+    def clean(image_id: str, attempt: str, notes: object) -> None:
+        cleaned.append((attempt, len(list(notes))))  # type: ignore[call-overload]
+        real(image_id, attempt, notes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "clean", clean)
+    image = lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare"))
+    write = store.write
+
+    def lost(*arguments: object, **more: object) -> object:
+        done = write(*arguments, **more)  # type: ignore[arg-type]
+        lifecycle.delete(app.service, ALICE, image.id)
+        return done
+
+    monkeypatch.setattr(store, "write", lost)
+    with pytest.raises(errors.Gone):
+        data.upload(app.service, ALICE, image.id, Pieces([b"x" * 9]), store_name=None, size=None)
+    assert [notes for _, notes in cleaned] == [0]
+    assert names(tmp_path / "one") == [image.id]
+    assert Runner(app.service, 1).work_off() == 1
+    assert {notes for _, notes in cleaned[1:]} == {1}
+    assert names(tmp_path / "one") == []
+
+
+def test_data_in_the_state_directory_is_ours_without_a_word(app: App, tmp_path: Path) -> None:
+    """What an upgrade from a release without identities finds, whatever the database."""
+    image_id = make_active(app)
+    forget(app)
+    (tmp_path / "again.conf").write_text(
+        CONF.format(path=tmp_path) + f"[database]\nconnection = {app.conf.database.connection}\n"
+    )
+    for there in (False, True):
+        if not there:
+            (tmp_path / "one" / image_id).rename(tmp_path / "elsewhere")
+        else:
+            (tmp_path / "elsewhere").rename(tmp_path / "one" / image_id)
+        made = assembly.build(config.load([str(tmp_path / "again.conf")], state_dir=str(tmp_path)))
+        assert refused(made) != there
+        made.service.leases.close()
+        made.db.close()
