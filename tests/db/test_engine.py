@@ -244,7 +244,7 @@ def test_tombstones_and_jobs_outlive_the_note_of_which_migrations_were_run(db: D
         assert gone
         images.delete(tx, gone, now())
         tombstones.bury(tx, [an_image(2).id], now())  # which has no other row left
-        job = jobs.submit(tx, "delete", an_image(1).id, {"x": "y"}, now=now(), due=now())
+        job = jobs.submit(tx, "delete", an_image(1).id, {"x": "y"})
         before = [tx.execute(sa.select(table)).all() for table in (tables.tombstones, tables.jobs)]
         index = next(index for index in tables.jobs.indexes if index.name == "calotype_jobs_owner")
         index.drop(tx)
@@ -455,7 +455,7 @@ def test_purging_leaves_images_that_a_job_may_bring_back(db: Database) -> None:
         for image in before:
             assert image
             assert images.delete(tx, image, now())
-        work = [jobs.submit(tx, "delete", an_image(number).id, {}, now=now(), due=now()) for number in (1, 2)]
+        work = [jobs.submit(tx, "delete", an_image(number).id, {}) for number in (1, 2)]
     with db.begin() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 100) == (1, 1)
         for image, job in zip(before, work, strict=False):

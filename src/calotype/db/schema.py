@@ -14,7 +14,7 @@ from calotype import errors
 from calotype.db.engine import Database
 from calotype.db.tables import GLANCE_HEAD, alembic_version, images, our_indexes
 
-HEAD = "0004"
+HEAD = "0005"
 
 
 def current(db: Database) -> str | None:

@@ -112,8 +112,6 @@ def _intend(
             KIND,
             image.id,
             {"store": store.name},
-            now=now,
-            due=svc.leases.until(),
             owner=owner,
             project=allowed.project if allowed else image.owner,
             reserved=quota.room(tx, allowed, size),
@@ -129,11 +127,8 @@ def _intend(
 
 
 def _noting(svc: Service, job: Job) -> Callable[[Note], None]:
-    notes: list[Note] = []
-
     def note(what: Note) -> None:
-        notes.append(what)
-        if not svc.db.transact(lambda tx: jobs.note(tx, job, notes)):
+        if not svc.db.transact(lambda tx: jobs.note(tx, job, what)):
             raise errors.Gone("The upload was given up.")
 
     return note
@@ -194,7 +189,7 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     Does nothing when the job is done: the image is active after all, or somebody else has cleaned up. Where the
     job was only taken away, what is ours goes at once and the rest is left to whoever has it now.
     """
-    found = svc.db.transact(lambda tx: jobs.settle(tx, job, svc.leases.until()))
+    found = svc.db.transact(lambda tx: jobs.settle(tx, job))
     if found is None:
         return
     held, notes = found
