@@ -261,7 +261,7 @@ class Leases:
 
     def _run(self) -> None:
         while not self._wake.wait(_BEAT_SECONDS):
-            if self._runs_jobs:
+            if self._runs_jobs and self._held:
                 self.pulse()
             with self._lock:
                 if not (self._held or self._left or self._runs_jobs):
