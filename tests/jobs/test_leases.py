@@ -311,9 +311,13 @@ def test_old_files_of_hosts_that_are_gone_go_unless_they_are_known(app: App) -> 
             os.utime(ours._directory / name, (old, old))
     app.db.transact(lambda tx: jobs.submit(tx, "delete", "image", {}, owner="busy:7:b"))
     app.db.transact(lambda tx: processes.beat(tx, "beats:7:c", "beats"))
-    os.utime(ours._directory / ours.owner, (old, old))
+    neighbour = Leases(app.db, ours._directory)
+    for alive in (ours.owner, neighbour.owner):
+        os.utime(ours._directory / alive, (old, old))
     ours.tidy()
-    assert sorted(os.listdir(ours._directory)) == sorted(["busy:7:b", "beats:7:c", "young:7:d", ours.owner])
+    left = ["busy:7:b", "beats:7:c", "young:7:d", ours.owner, neighbour.owner]
+    assert sorted(os.listdir(ours._directory)) == sorted(left)
+    neighbour.close()
 
 
 def test_the_dead_are_remembered_while_a_long_job_of_theirs_may_be_left(
