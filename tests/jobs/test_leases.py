@@ -19,6 +19,8 @@ import sqlalchemy as sa
 from calotype import errors
 from calotype.app import App
 from calotype.db import engine, jobs, leases, locks, processes, tables
+from calotype.db.drivers import Settings
+from calotype.db.engine import Database
 from calotype.db.leases import LEASE, Leases
 from calotype.db.watch import LONGEST_STEP, Watch
 from calotype.images import data, lifecycle
@@ -137,6 +139,14 @@ def test_after_an_outage_others_beat_before_anything_is_claimed(
         assert claimed(other) == []
 
 
+def test_a_beat_that_waits_for_an_answer_in_vain_comes_again_within_the_lease() -> None:
+    for given in (None, 5.0, 30.0):
+        database = Database("postgresql://nobody@127.0.0.1:1/none", Settings(response_timeout=given))
+        waits = database.reserve()._settings.response_timeout
+        assert waits is None if given is None else waits == min(given, engine.RESERVE_SECONDS)
+    assert LEASE.total_seconds() > 2 * engine.RESERVE_SECONDS + leases._BEAT_SECONDS
+
+
 def fails(*_: object) -> None:
     raise errors.Busy("The database is away.")
 
@@ -246,10 +256,13 @@ def test_a_host_that_takes_over_an_upload_and_its_uploader_agree_on_who_won(
                 data.upload(app.service, ALICE, image_id, source, store_name=None, size=None)
         else:
             data.upload(app.service, ALICE, image_id, source, store_name=None, size=None)
-        there = (tmp_path / "one" / image_id).exists()
-        assert (lifecycle.show(app.service, ALICE, image_id).status, there) == (
-            ("queued", False) if taken else ("active", True)
-        )
+        stored = tmp_path / "one" / image_id
+        image = lifecycle.show(app.service, ALICE, image_id)
+        if taken:
+            assert (image.status, image.size, os.listdir(stored.parent)) == ("queued", None, [])
+        else:
+            assert (image.status, stored.read_bytes()) == ("active", b"x" * ((1 << 20) + 1))
+            lifecycle.delete(app.service, ALICE, image_id)
     assert backlog(app) == 0
 
 
@@ -284,8 +297,12 @@ def test_a_process_is_alive_until_it_dies(app: App, tmp_path: Path) -> None:
         assert tx.execute(sa.select(tables.processes)).all() == []
 
 
-def test_a_lock_file_tells_of_its_own_kernel_and_host_alone(app: App) -> None:
-    ours = app.service.leases
+def without_database(path: Path) -> Leases:
+    return Leases(None, path / "owners")  # type: ignore[arg-type]
+
+
+def test_a_lock_file_tells_of_its_own_kernel_and_host_alone(tmp_path: Path) -> None:
+    ours = without_database(tmp_path)
     directory = ours._directory
     assert ours.owner
     here, boot = socket.gethostname(), leases._boot()
@@ -334,8 +351,11 @@ def test_the_dead_are_remembered_while_a_long_job_of_theirs_may_be_left(
     assert len(forgotten) == 1
 
 
-def test_the_pulse_of_a_runner_is_as_old_as_the_monotonic_clock_says(app: App) -> None:
-    ours = app.service.leases
+def test_the_pulse_of_a_runner_is_as_old_as_the_monotonic_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Leases, "_run", lambda _: None)
+    ours = without_database(tmp_path)
     assert ours.pulse_age() is None
     ours.pulse()
     age = ours.pulse_age()
