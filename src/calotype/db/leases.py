@@ -91,7 +91,7 @@ class Leases:
                 self._held.pop(job.token, None)
 
     def leave(self, job: Job | None) -> None:
-        """Nobody works on this job, if it is ours, and the table cannot be told: the database is away."""
+        """Nobody works on this job any more, if it is ours, and the table was not told, or perhaps not."""
         if job is not None:
             owner = self.owner
             with self._lock:

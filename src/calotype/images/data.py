@@ -173,12 +173,11 @@ def _giving_back(svc: Service, job: Job) -> Iterator[None]:
             why = str(failure) if isinstance(failure, errors.CalotypeError) else "The service failed."
             give_up(svc, job, [job.token], why)
         except errors.CalotypeError as exc:
-            # The runner does the same with more patience.
+            # The runner does the same with more patience, and soon: that nobody here works on it is not in the table.
             LOG.error(
                 "a failed upload of image %s is left to be cleaned up later: %s", job.image_id, errors.reason(exc)
             )
-            if isinstance(exc, errors.Busy):
-                svc.leases.leave(job)
+            svc.leases.leave(job)
         raise
 
 
