@@ -7,7 +7,7 @@ STATE  ?= .state
 ARGS   ?=
 DATABASES ?= mariadb none1 none2 postgresql sqlite
 
-.PHONY: help serve client test lint crash model schema fuzz bench peer differential tempest samples plans clean
+.PHONY: help serve client test lint crash clocks model schema fuzz bench peer differential tempest samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -62,6 +62,10 @@ lint: $(VENV)/.test ## ruff, mypy (strict on src) and the import rules
 crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --database mariadb", or "--power N" to lose power
 	@tests/needs
 	$(BIN)/python -m tests.crash $(ARGS)
+
+clocks: $(VENV)/.test ## two hosts whose clocks lie, whose database hangs and of which one is stopped; ARGS="--database postgresql --seconds 120"
+	@tests/needs
+	$(BIN)/python -m tests.clocks $(ARGS)
 
 model: $(VENV)/.test ## 200,000 random calls beside a reference model; ARGS="--steps N --seed N --database mariadb"
 	@tests/needs

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from calotype import config
 from calotype.app import App
 from calotype.context import Context
 from calotype.db import schema, tables
+from calotype.db.engine import now
+from calotype.db.leases import LEASE, Leases
 from calotype.images import data, lifecycle, places
 from calotype.images.lifecycle import NewImage
+from calotype.service import Service
 
 ALICE = Context("req-1", "alice", "red", frozenset({"member", "reader"}))
 BOB = Context("req-2", "bob", "blue", frozenset({"member", "reader"}))
@@ -66,6 +70,41 @@ def make_active(app: App, ctx: Context = ALICE, content: bytes = b"data", **valu
     image = lifecycle.create(app.service, ctx, new)
     data.upload(app.service, ctx, image.id, Pieces([content]), store_name=None, size=None)
     return image.id
+
+
+class Clock:
+    """A monotonic clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@contextmanager
+def another_host(app: App, path: Path) -> Iterator[tuple[Service, Clock]]:
+    """The same service as a process of another host sees it: it has lock files of its own."""
+    clock = Clock()
+    leases = Leases(app.db, path / "elsewhere", clock)
+    try:
+        yield replace(app.service, leases=leases), clock
+    finally:
+        leases.close()
+
+
+def wait_out(svc: Service, clock: Clock, seconds: float = LEASE.total_seconds()) -> None:
+    """Let this process watch others for so long. Who does not beat meanwhile is silent then."""
+    svc.leases.beat()
+    for _ in range(int(seconds / 5)):
+        clock.seconds += 5
+        svc.leases.beat()
+
+
+def hurry(app: App) -> None:
+    """Nothing waits any longer for its next try."""
+    with app.db.begin() as tx:
+        tx.execute(sa.update(tables.jobs).values(due_at=now()))
 
 
 def backlog(app: App) -> int:

@@ -12,7 +12,6 @@ from falcon import testing
 from oslo_context import context
 
 from calotype.db import jobs
-from calotype.db.engine import now
 from calotype.jobs.worker import Runner
 from tests import VIOLATIONS
 from tests.api.test_browsers import auth, client
@@ -149,7 +148,7 @@ def test_the_lines_of_a_job_tell_its_image_and_end_with_it(tmp_path: Path, heard
         image_id = "11111111-2222-4333-8444-555555555555"
         logging.getLogger("calotype").setLevel(logging.INFO)
         with app.db.begin() as tx:
-            job = jobs.submit(tx, "upload", image_id, {"store": "one"}, now=now(), due=now())
+            job = jobs.submit(tx, "upload", image_id, {"store": "one"})
         Runner(app.service, 1.0).work_off()
         assert heard.contexts
         for found in heard.contexts:

@@ -66,7 +66,7 @@ class App:
             protections=Protections(conf, policy.passes),
             limits=limits.build(conf),
             stores=registry.build(conf),
-            leases=Leases(self.db.reserve(), config.state_path(conf, "owners"), now),
+            leases=Leases(self.db.reserve(), config.state_path(conf, "owners")),
             events=Events(
                 conf,
                 put=outbox.add,

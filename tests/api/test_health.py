@@ -1,6 +1,5 @@
 """What load balancers hear: of files, the database, the store, the runner; how soon; who may ask."""
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from falcon import testing
 
-from calotype import errors
+from calotype import config, errors
 from calotype.app import App
 from calotype.db.leases import LEASE
 from calotype.images import health
@@ -98,8 +97,9 @@ def test_a_runner_is_missed_when_none_beats(tmp_path: Path) -> None:
         finally:
             assert app.runner
             app.runner.stop()
-        long_ago = time.time() - LEASE.total_seconds() - 1
-        os.utime(app.service.leases._pulse_file, (long_ago, long_ago))
+        file = config.state_path(app.conf, "owners") / "runner"
+        moment, _, boot = file.read_text().partition(" ")
+        file.write_text(f"{float(moment) - LEASE.total_seconds() - 1} {boot}")
         until(lambda: ask(of)[0] == 503)
 
 

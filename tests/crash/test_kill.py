@@ -157,8 +157,8 @@ def _forget(one: Specimen) -> None:
 
 
 _JOB = (
-    "INSERT INTO calotype_jobs (id, kind, image_id, state, attempt, due_at, payload, notes, created_at) "
-    "VALUES ('1', 'upload', :id, 'pending', 0, '2099-01-01 00:00:00.000000', '{}', '[]', '2024-01-01 00:00:00.000000')"
+    "INSERT INTO calotype_jobs (id, kind, image_id, state, attempt, due_at, payload, created_at) "
+    "VALUES ('1', 'upload', :id, 'pending', 0, '2099-01-01 00:00:00.000000', '{}', '2024-01-01 00:00:00.000000')"
 )
 
 #: What goes wrong, how, and words of the report. Of each the oracle must speak.

@@ -208,7 +208,7 @@ def test_what_is_put_aside_is_there_or_in_quarantine_with_its_record(tmp_path: P
 
 
 def test_who_lived_is_known_after_lost_power(tmp_path: Path) -> None:
-    announce = "from calotype.db.leases import Leases; Leases(None, Path('lib/owners'), None).owner; os._exit(0)"
+    announce = "from calotype.db.leases import Leases; Leases(None, Path('lib/owners')).owner; os._exit(0)"
     mounted = Mounted(Disk.empty(), tmp_path / "disk")
     try:
         command = [sys.executable, "-c", f"import os; from pathlib import Path; {announce}"]

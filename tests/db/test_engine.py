@@ -1,5 +1,7 @@
 """The database: how SQLite is opened, what the schema is, what purging keeps, how many statements reading costs."""
 
+import contextlib
+import json
 import threading
 import time
 from dataclasses import replace
@@ -17,7 +19,7 @@ from calotype.db import engine, images, jobs, outbox, pages, schema, tables, tom
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, Tx, now
 from calotype.db.known import Known
-from calotype.model import Event, Image, Query
+from calotype.model import Event, Image, Job, Query
 from tests import databases
 
 
@@ -245,7 +247,7 @@ def test_tombstones_and_jobs_outlive_the_note_of_which_migrations_were_run(db: D
         assert gone
         images.delete(tx, gone, now())
         tombstones.bury(tx, [an_image(2).id], now())  # which has no other row left
-        job = jobs.submit(tx, "delete", an_image(1).id, {"x": "y"}, now=now(), due=now())
+        job = jobs.submit(tx, "delete", an_image(1).id, {"x": "y"})
         before = [tx.execute(sa.select(table)).all() for table in (tables.tombstones, tables.jobs)]
         index = next(index for index in tables.jobs.indexes if index.name == "calotype_jobs_owner")
         index.drop(tx)
@@ -274,6 +276,7 @@ def test_our_ids_compare_with_glances_when_the_collation_of_the_database_is_anot
     schema.sync(database)
     if release == "first":  # it let the database choose
         with database.begin() as tx:
+            tables.notes.drop(tx)  # which that release had not
             for table in ("calotype_jobs", "calotype_tombstones"):
                 tx.exec_driver_sql(f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb3 COLLATE utf8mb3_unicode_ci")
             tx.exec_driver_sql("UPDATE calotype_version SET version_num = '0002'")
@@ -317,6 +320,44 @@ def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_on
     assert schema.inspect(database).ready
     with database.read() as tx:
         assert len(pages.page(tx, Known(), SERVICE, Query(limit=50, sort=(("name", "asc"),)))) == 30
+    database.close()
+
+
+def test_notes_of_jobs_become_rows_also_when_that_broke_off_again_and_again(database_url: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    database = Database(database_url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    with database.begin() as tx:
+        config.attributes["connection"] = tx
+        command.upgrade(config, "0004")
+    notes = [{"part": number} for number in range(3)]
+    old = sa.table("calotype_jobs", *(sa.column(name) for name in (*tables.jobs.c.keys(), "notes")))
+    row = {"kind": "upload", "image_id": "i", "state": "running", "attempt": 1, "owner": "o", "payload": "{}"}
+    row |= {"due_at": now(), "created_at": now()}
+    with database.begin() as tx:
+        tx.execute(sa.insert(old), [row | {"id": "1", "notes": json.dumps(notes)}, row | {"id": "2", "notes": "[]"}])
+    allowed = done = 0
+
+    def break_off(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        nonlocal done
+        done += statement.lstrip().startswith(("CREATE", "INSERT", "ALTER", "UPDATE", "DELETE"))
+        if done > allowed:
+            raise KeyboardInterrupt
+
+    event.listen(database.writes, "before_cursor_execute", break_off)
+    while not schema.inspect(database).ready:
+        allowed, done = allowed + 1, 0
+        with contextlib.suppress(KeyboardInterrupt):
+            schema.sync(database)
+    event.remove(database.writes, "before_cursor_execute", break_off)
+    assert allowed > 5
+    with database.begin() as tx:
+        assert jobs.settle(tx, Job("1", "upload", "i", 1, "o", {})) == (True, notes)
+        assert jobs.settle(tx, Job("2", "upload", "i", 1, "o", {})) == (True, [])
+        assert tx.execute(sa.select(tables.locks.c.name)).scalars().all() == ["events", "sweep"]
     database.close()
 
 
@@ -455,7 +496,7 @@ def test_purging_leaves_images_that_a_job_may_bring_back(db: Database) -> None:
         images.add(tx, an_image(3, properties={}, tags=()))
         before = [images.get(tx, SERVICE, an_image(number).id) for number in (1, 2, 3)]
         rows = [images.delete(tx, image, now()) for image in before if image]
-        work = [jobs.submit(tx, "delete", an_image(number).id, {}, now=now(), due=now()) for number in (1, 2)]
+        work = [jobs.submit(tx, "delete", an_image(number).id, {}) for number in (1, 2)]
     with db.begin() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 100) == (1, 1)
         for image, job, marked in zip(before, work, rows, strict=False):

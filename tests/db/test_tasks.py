@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from calotype.context import Context
 from calotype.db import schema, tasks
 from calotype.db import tables as t
-from calotype.db.engine import Database
+from calotype.db.engine import Database, now
 from calotype.model import Task
 from tests.inprocess import ADMIN, ALICE, BOB
 
@@ -162,7 +162,10 @@ def test_an_expired_task_is_found_by_nobody_and_marked_by_the_sweep(database: Da
         assert tasks.get(tx, ADMIN, ended.id, later) is None
         assert [one.id for one in tasks.of_image(tx, ADMIN, "i", later)] == [lasting.id]
         assert [one.id for one in tasks.page(tx, ADMIN, limit=9, now=later)] == [lasting.id]
-        assert tasks.expire(tx, NOON) == 0
-        assert tasks.expire(tx, later) == 1
-        assert tasks.expire(tx, later) == 0
+        due = sa.update(t.tasks).where(t.tasks.c.id == ended.id)
+        tx.execute(due.values(expires_at=now() + hour))
+        assert tasks.expire(tx) == 0
+        tx.execute(due.values(expires_at=now() - hour))
+        assert tasks.expire(tx) == 1
+        assert tasks.expire(tx) == 0
         assert not tasks.move(tx, ended.id, "failure", now=later)

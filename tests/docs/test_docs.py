@@ -13,7 +13,7 @@ from calotype import config, policy
 from calotype.api.errors import STATUS
 from calotype.api.routes import ROUTES
 from calotype.auth.basic import ROLES
-from calotype.db import jobs, leases, tables
+from calotype.db import jobs, leases, tables, watch
 from calotype.jobs import worker
 from calotype.model import Job
 from calotype.stores.registry import COMMON
@@ -148,7 +148,8 @@ def test_the_times_of_jobs_are_documented_as_they_are() -> None:
     documented = [float(row[1]) for row in rows(section(read("docs/operate/jobs.md"), "Times"))]
     poll = next(option.default for option in config.JOBS if option.dest == "poll")
     tries = [jobs.pause(Job("id", "delete", "image", attempt, None, {})) for attempt in (1, 2, 99)]
-    moments = [leases.LEASE, leases._BEAT_SECONDS, poll, *tries, worker._SWEEP_SECONDS]
+    beat = leases._BEAT_SECONDS
+    moments = [leases.LEASE, beat, watch.LONGEST_STEP, poll, *tries, worker._SWEEP_SECONDS]
     assert documented == [one.total_seconds() if isinstance(one, timedelta) else one for one in moments]
 
 

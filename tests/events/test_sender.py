@@ -1,13 +1,9 @@
 """Who sends, when, in what order, and what stays when it fails."""
 
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +14,10 @@ from calotype import config, errors, notifiers
 from calotype.app import App
 from calotype.db import locks, outbox
 from calotype.db.engine import Tx
-from calotype.db.leases import Leases
 from calotype.jobs import sender
 from calotype.jobs.sender import Sender
-from calotype.service import Service
 from tests.events.test_told import queued
+from tests.inprocess import another_host
 from tests.support import until
 
 
@@ -104,42 +99,33 @@ def test_one_process_sends_at_a_time_and_one_that_slept_too_long_forgets_nothing
     thread = threading.Thread(target=Sender(svc, [slow], 60).send_waiting, daemon=True)
     thread.start()
     assert asleep.wait(20)
-    with _another_process(app, tmp_path) as other:
+    with another_host(app, tmp_path) as (other, clock):
         assert Sender(other, [quick], 60).send_waiting() == 0
         assert quick.taken == []
-        # Its lease ran out, another one sends, and something new happens.
-        late = svc.now() + 2 * sender.LEASE
-        assert app.db.transact(lambda tx: locks.take(tx, sender.LOCK, "other", now=late, until=late))
+        # It is silent for too long, another one begins to send, and something new happens.
+        lock = locks.Lock(sender.LOCK, sender.LEASE, other.leases)
+        for _ in range(3):
+            assert not app.db.transact(lock.take)
+            clock.seconds += 5
+        assert app.db.transact(lock.take)
         wake.set()
         thread.join(20)
         assert slow.names == names
         assert waiting(app) == 3
-        app.db.transact(lambda tx: locks.release(tx, sender.LOCK, "other"))
+        app.db.transact(lock.release)
         assert Sender(other, [quick], 60).send_waiting() == 3
     assert quick.names == names
 
 
-@contextmanager
-def _another_process(app: App, path: Path) -> Iterator[Service]:
-    """The same service as one with another name in the table sees it."""
-    leases = Leases(app.db, path / "elsewhere", app.service.now)
-    yield replace(app.service, leases=leases)
-    leases.close()
-
-
-def test_the_lock_of_who_died_is_free_at_once(app: App) -> None:
+def test_the_lock_of_who_died_is_free_at_once(app: App, tmp_path: Path) -> None:
     create(app, 1)
-    svc, listener = app.service, Listener()
-    until_then = svc.now() + timedelta(hours=1)
-    assert app.db.transact(lambda tx: locks.take(tx, sender.LOCK, "somebody", now=svc.now(), until=until_then))
-    one = Sender(svc, [listener], 60)
-    assert one.send_waiting() == 0
-    dead = f"{socket.gethostname()}:1:dead"
-    config.state_path(app.conf, "owners").mkdir(exist_ok=True)
-    (config.state_path(app.conf, "owners") / dead).touch()
-    app.db.transact(lambda tx: locks.release(tx, sender.LOCK, "somebody"))
-    assert app.db.transact(lambda tx: locks.take(tx, sender.LOCK, dead, now=svc.now(), until=until_then))
-    assert one.send_waiting() == 1
+    with another_host(app, tmp_path) as (other, _):
+        assert app.db.transact(locks.Lock(sender.LOCK, sender.LEASE, other.leases).take)
+        one = Sender(app.service, [Listener()], 60)
+        assert one.send_waiting() == 0
+        owners = config.state_path(app.conf, "owners")
+        (owners / other.leases.owner).touch()  # nobody has it locked
+        assert one.send_waiting() == 1
 
 
 def test_an_announced_event_is_sent_soon_and_a_failing_driver_is_left_alone_for_a_while(

@@ -191,7 +191,7 @@ def test_what_is_not_committed_is_not_told_and_what_is_run_again_is_told_once(ap
     def work(tx: Tx) -> None:
         image = lifecycle.fetch(tx, ALICE, image_id)
         app.service.events.image(tx, image, "image.update")
-        runs.append(jobs.submit(tx, "upload", image_id, {}, now=app.service.now(), due=app.service.now()))
+        runs.append(jobs.submit(tx, "upload", image_id, {}))
         if len(runs) == 1:
             _given_up(tx)
 

@@ -295,9 +295,8 @@ def test_a_long_job_keeps_to_its_rate_and_nobody_else_from_working(tmp_path: Pat
         runner = Runner(app.service, 1)
         assert runner.work_off() == 1
         with app.db.begin() as tx:
-            now = app.service.now()
-            db_images.move(tx, orphan, "queued", "saving", now=now)
-            jobs.submit(tx, "upload", orphan, {"store": "one"}, now=now, due=now)
+            db_images.move(tx, orphan, "queued", "saving", now=now())
+            jobs.submit(tx, "upload", orphan, {"store": "one"})
         assert runner.work_off() == 1
         assert show(app, orphan).status == "queued"
         assert runner._busy()
@@ -338,8 +337,7 @@ def test_a_runner_that_ends_leaves_its_long_job_to_the_next(tmp_path: Path) -> N
         assert not runner._busy()
         assert backlog(app) == 1
         with app.db.begin() as tx:
-            now = app.service.now()
-            assert jobs.claim(tx, "next", now=now, lease_until=now)
+            assert jobs.claim(tx, "next")
 
 
 def test_the_floor_lets_services_add_and_nobody_else(tmp_path: Path, app: App) -> None:

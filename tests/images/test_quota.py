@@ -263,13 +263,11 @@ def test_of_two_who_would_both_fit_alone_the_second_waits_for_the_first_and_is_r
     """The first has looked and not yet committed; who does not wait for it does not see what it reserves."""
     image_id = queued(app)
     allowed = quota.allowance(app.service, ALICE, "red")
-    until, owner = app.service.leases.until(), app.service.leases.owner
+    owner = app.service.leases.owner
 
     def first(tx: Tx) -> None:
         room = quota.room(tx, allowed, 30 * UNIT)
-        jobs.submit(
-            tx, "upload", "x", {"store": "one"}, now=now(), due=until, owner=owner, project="red", reserved=room
-        )
+        jobs.submit(tx, "upload", "x", {"store": "one"}, owner=owner, project="red", reserved=room)
 
     second_is_refused(app, first, lambda: put(app, 30 * UNIT, image_id=image_id))
     assert uses(app) == 30 * UNIT

@@ -14,7 +14,7 @@ from calotype.db.engine import now
 from calotype.images import lifecycle, removal, sharing, stores
 from calotype.jobs.worker import Runner
 from calotype.stores.base import Store
-from tests.inprocess import ADMIN, ALICE, BOB, backlog, make_active, parts
+from tests.inprocess import ADMIN, ALICE, BOB, backlog, hurry, make_active, parts
 
 
 @pytest.fixture
@@ -92,8 +92,7 @@ def test_a_store_that_fails_does_not_undo_a_delete_and_is_asked_again(
     runner = Runner(app.service, 1)
     assert runner.work_off() == 0  # it is not due yet
     monkeypatch.undo()
-    later = now() + timedelta(minutes=5)
-    object.__setattr__(app.service, "now", lambda: later)
+    hurry(app)
     assert runner.work_off() == 1
     assert backlog(app) == 0
     assert not (tmp_path / "one" / image_id).exists()
@@ -153,8 +152,7 @@ def test_a_copy_whose_removal_proves_in_use_while_the_image_is_deleted_goes_in_t
 
         two.delete = in_use  # type: ignore[method-assign]
         stores.remove_copy(app.service, ADMIN, "two", image_id)
-        later = now() + timedelta(days=1)
-        object.__setattr__(app.service, "now", lambda: later)
+        hurry(app)
         assert Runner(app.service, 1).work_off() > 0
         assert (copy.exists(), backlog(app)) == (False, 0)
 

@@ -1,127 +1,129 @@
 """The queue: leases, fencing, and the runner that cleans up after the dead."""
 
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from calotype import errors
 from calotype.app import App
 from calotype.db import images as db_images
-from calotype.db import jobs
-from calotype.db.engine import now
-from calotype.db.leases import Leases
+from calotype.db import jobs, leases, processes, tables
+from calotype.db.jobs import Running
 from calotype.images import data, lifecycle
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.worker import Runner
-from tests.inprocess import ADMIN, ALICE, Pieces, backlog, make_active, parts
+from tests.inprocess import ADMIN, ALICE, Pieces, another_host, backlog, hurry, make_active, wait_out
 from tests.support import names
 
-START = datetime(2026, 1, 1)
 MINUTE = timedelta(minutes=1)
 
 
-@pytest.fixture
-def app(tmp_path: Path, database_url: str) -> Iterator[App]:
-    with parts(tmp_path, database_url) as made:
-        yield made
-
-
-def submit(app: App, due: datetime = START, owner: str | None = None) -> object:
+def submit(app: App, delay: timedelta = timedelta(0), owner: str | None = None) -> jobs.Job:
     with app.db.begin() as tx:
-        return jobs.submit(tx, "delete", "image", {"a": 1}, now=START, due=due, owner=owner)
+        return jobs.submit(tx, "delete", "image", {"a": 1}, delay=delay, owner=owner)
 
 
-def claim(app: App, owner: str, when: datetime, dead: tuple[str, ...] = ()) -> jobs.Job | None:
+def claim(app: App, owner: str, **more: Any) -> jobs.Job | None:
     with app.db.begin() as tx:
-        return jobs.claim(tx, owner, now=when, lease_until=when + MINUTE, dead=dead)
+        return jobs.claim(tx, owner, **more)
+
+
+def running(app: App) -> list[Running]:
+    with app.db.begin() as tx:
+        return jobs.running(tx)
 
 
 def test_a_job_is_claimed_once_and_only_when_it_is_due(app: App) -> None:
-    submit(app, START + MINUTE)
-    assert claim(app, "a", START) is None
-    job = claim(app, "a", START + MINUTE)
+    submit(app, timedelta(seconds=0.5))
+    assert claim(app, "a") is None
+    time.sleep(0.6)
+    job = claim(app, "a")
     assert job
     assert (job.attempt, job.owner, job.payload) == (1, "a", {"a": 1})
-    assert claim(app, "b", START + MINUTE) is None
+    assert claim(app, "b") is None
 
 
-def test_a_lease_that_ran_out_passes_the_job_on_and_fences_the_sleeper_off(app: App) -> None:
+def test_a_job_that_a_clock_put_far_ahead_is_due(app: App) -> None:
+    submit(app, timedelta(minutes=61))
+    assert claim(app, "a") is None  # as after a failure
+    submit(app, timedelta(days=1))
+    assert claim(app, "a")
+    assert claim(app, "a") is None
+
+
+def test_an_orphan_passes_on_and_the_sleeper_is_fenced_off(app: App) -> None:
     submit(app)
-    first = claim(app, "a", START)
-    second = claim(app, "b", START + 2 * MINUTE)
+    first = claim(app, "a")
+    assert claim(app, "b") is None
+    second = claim(app, "b", orphans=running(app))
     assert first
     assert second
     assert second.attempt == 2
     assert first.token != second.token
     with app.db.begin() as tx:
-        assert not jobs.note(tx, first, [{"x": 1}])
-        assert not jobs.fail(tx, first, "late", due=START)
+        assert not jobs.note(tx, first, {"x": 1})
+        assert not jobs.fail(tx, first, "late", delay=MINUTE)
         assert not jobs.finish(tx, first)
+        assert jobs.settle(tx, first) == (False, [])
         assert jobs.finish(tx, second)
     assert backlog(app) == 0
 
 
-def test_a_beat_extends_what_is_held_and_tells_what_is_lost(app: App) -> None:
+def test_who_was_heard_since_it_seemed_silent_keeps_its_job(app: App) -> None:
     submit(app)
-    job = claim(app, "a", START)
-    assert job
-    with app.db.begin() as tx:
-        assert jobs.beat(tx, "a", [job.id], START + 5 * MINUTE) == {job.token}
-        assert jobs.beat(tx, "b", [job.id], START + 9 * MINUTE) == frozenset()
-    assert claim(app, "b", START + 4 * MINUTE) is None
-    with app.db.begin() as tx:
-        jobs.revoke(tx, "image", START)
-        assert jobs.beat(tx, "a", [job.id], START + 5 * MINUTE) == frozenset()
+    assert claim(app, "a")
+    for _ in range(2):  # the first beat of all, and another one
+        orphans = running(app)
+        with app.db.begin() as tx:
+            processes.beat(tx, "a", "host")
+        assert claim(app, "b", orphans=orphans) is None
+    assert claim(app, "b", orphans=running(app))
 
 
 def test_the_jobs_of_a_dead_owner_wait_for_no_lease(app: App) -> None:
-    submit(app, START + MINUTE, owner="dead")
-    assert claim(app, "b", START) is None
-    assert claim(app, "b", START, dead=("dead",))
+    submit(app, owner="dead")
+    assert claim(app, "b") is None
+    assert claim(app, "b", dead=("dead",))
 
 
 def test_a_failed_job_is_tried_again_later(app: App) -> None:
     submit(app)
-    job = claim(app, "a", START)
+    job = claim(app, "a")
     assert job
     with app.db.begin() as tx:
-        assert jobs.fail(tx, job, "why", due=START + MINUTE)
-    assert claim(app, "a", START) is None
-    again = claim(app, "a", START + MINUTE)
+        assert jobs.fail(tx, job, "why", delay=MINUTE)
+    assert claim(app, "a") is None
+    hurry(app)
+    again = claim(app, "a")
     assert again
     assert again.attempt == 2
 
 
-def test_a_process_is_alive_until_it_dies(app: App, tmp_path: Path) -> None:
-    ours = Leases(app.db, tmp_path / "owners", now)
-    script = (
-        "import sys, time; from pathlib import Path; from calotype.db.leases import Leases\n"
-        "leases = Leases(None, Path(sys.argv[1]), None); print(leases.owner, flush=True); time.sleep(60)"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "owners")], stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout
-    name = other.stdout.readline().strip()
-    try:
-        assert ours.owner != name
-        assert ours.dead() == []
-    finally:
-        other.send_signal(signal.SIGKILL)
-        other.wait()
-    assert ours.dead() == [name]
-    ours.forget([name])
-    assert ours.dead() == []
-    ours.close()
-    assert os.listdir(tmp_path / "owners") == []
+def test_notes_and_payloads_may_be_many_and_long(app: App) -> None:
+    payload = {"locations": [{"url": f"rbd://{'x' * 500}/{number}"} for number in range(300)]}
+    with app.db.begin() as tx:
+        job = jobs.submit(tx, "upload", "image", payload, owner="a")
+        other = jobs.submit(tx, "upload", "another", {}, owner="c")
+        assert jobs.note(tx, other, {"volume": 1})
+    notes = [{"part": number, "etag": "e" * 200} for number in range(600)] + [{"large": "x" * 100_000}]
+    with app.db.begin() as tx:
+        for note in notes:
+            assert jobs.note(tx, job, note)
+    with app.db.begin() as tx:
+        assert jobs.settle(tx, job) == (True, notes)
+        again = jobs.claim(tx, "b", dead=("a",))
+        assert again
+        assert again.payload == payload
+        assert jobs.finish(tx, again)
+    with app.db.read() as tx:
+        assert tx.execute(sa.select(tables.notes.c.note)).scalars().all() == ['{"volume": 1}']
 
 
 def test_the_runner_goes_on_after_a_job_that_fails(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +170,7 @@ def test_what_a_dead_uploader_left_is_removed_and_the_image_queued_again(app: Ap
 
     def dying() -> Iterator[bytes]:
         yield b"x" * (3 << 20)
-        # From here on this process does nothing any more, not even clean up.
-        app.service.leases.forget([app.service.leases.owner])
-        raise Killed
+        raise Killed  # from here on this process does nothing any more, not even clean up
 
     give_up, data.give_up = data.give_up, lambda *_: None
     try:
@@ -180,9 +180,10 @@ def test_what_a_dead_uploader_left_is_removed_and_the_image_queued_again(app: Ap
         data.give_up = give_up
     assert lifecycle.show(app.service, ALICE, image_id).status == "saving"
     (tmp_path / "one" / f"{image_id}.x").write_bytes(b"")
-    later = now() + 2 * MINUTE
-    object.__setattr__(app.service, "now", lambda: later)
-    assert Runner(app.service, 1).work_off() == 1
+    with another_host(app, tmp_path) as (other, clock):
+        assert Runner(other, 1).work_off() == 0
+        wait_out(other, clock)
+        assert Runner(other, 1).work_off() == 1
     (tmp_path / "one" / f"{image_id}.x").unlink()
     assert lifecycle.show(app.service, ALICE, image_id).status == "queued"
     assert names(tmp_path / "one") == []
@@ -195,11 +196,9 @@ def test_an_uploader_that_slept_through_its_lease_cannot_finish(app: App, tmp_pa
 
     def slow() -> Iterator[bytes]:
         yield b"old" * (1 << 20)
-        late = now() + 2 * MINUTE
-        real = app.service.now
-        object.__setattr__(app.service, "now", lambda: late)
-        assert Runner(app.service, 1).work_off() == 1
-        object.__setattr__(app.service, "now", real)
+        with another_host(app, tmp_path) as (other, clock):
+            wait_out(other, clock)
+            assert Runner(other, 1).work_off() == 1
         assert lifecycle.show(app.service, ALICE, image_id).status == "queued"
         upload(app, image_id, [b"new"])
         yield b"old"
@@ -235,7 +234,7 @@ def test_a_report_that_comes_late_does_not_activate_somebody_elses_upload(
         stored = write(*arguments, **named)  # type: ignore[arg-type]
         monkeypatch.undo()
         with app.db.begin() as tx:
-            jobs.revoke(tx, image_id, now())
+            jobs.revoke(tx, image_id)
         assert Runner(app.service, 1).work_off() == 1
         thread.start()
         assert begun.wait(10)
@@ -272,8 +271,6 @@ def test_deleting_an_image_stops_its_upload(app: App, tmp_path: Path) -> None:
 def test_an_upload_whose_image_is_deleted_ends_before_its_data_does(
     app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from calotype.db import leases
-
     monkeypatch.setattr(leases, "_BEAT_SECONDS", 0.05)
     image_id, end = queued(app), time.monotonic() + 15
 
@@ -292,18 +289,12 @@ def test_an_upload_whose_image_is_deleted_ends_before_its_data_does(
 
 
 def test_a_lost_lease_is_noticed_within_seconds(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    from calotype.db import leases
-
     monkeypatch.setattr(leases, "_BEAT_SECONDS", 0.05)
-    owner = app.service.leases.owner
-    submit(app, START, owner=owner)
-    with app.db.begin() as tx:
-        job = jobs.claim(tx, owner, now=START, lease_until=START)
-    assert job
+    job = submit(app, owner=app.service.leases.owner)
     with app.service.leases.holding(job) as alive:
         alive()
         with app.db.begin() as tx:
-            jobs.revoke(tx, "image", START)
+            jobs.revoke(tx, "image")
         end = time.monotonic() + 5
         with pytest.raises(errors.Gone):
             while time.monotonic() < end:
@@ -312,8 +303,6 @@ def test_a_lost_lease_is_noticed_within_seconds(app: App, monkeypatch: pytest.Mo
 
 
 def test_the_beat_ends_with_the_last_job(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    from calotype.db import leases
-
     def beating() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name == "leases"}
 
@@ -351,17 +340,3 @@ def test_temporary_files_without_a_job_are_swept_once_they_are_old(app: App, tmp
 
     upload(app, image_id, pieces())
     assert lifecycle.show(app.service, ALICE, image_id).status == "active"
-
-
-def test_the_dead_are_remembered_while_a_long_job_of_theirs_may_be_left(
-    app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner = Runner(app.service, 1)
-    busy = iter([True, False])  # the long job at hand ends just after the queue was looked at
-    forgotten: list[list[str]] = []
-    monkeypatch.setattr(runner, "_busy", lambda: next(busy))
-    monkeypatch.setattr(app.service.leases, "forget", forgotten.append)
-    runner.work_off()
-    assert forgotten == []
-    runner.work_off()
-    assert len(forgotten) == 1

@@ -487,7 +487,7 @@ def test_a_job_is_claimed_once_and_done(bench: Bench, how: str) -> None:
 
     def orphan(tx: Any) -> db_jobs.Job:
         db_images.move(tx, image_id, "queued", "saving", now=when)
-        return db_jobs.submit(tx, data.KIND, image_id, {"store": "one"}, now=when, due=when, owner="dead")
+        return db_jobs.submit(tx, data.KIND, image_id, {"store": "one"})
 
     bench.app.db.transact(orphan)
     bench.proxy.arm(how)

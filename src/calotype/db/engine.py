@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 #: A transaction that is this old is not begun again, seconds; it ends before the lease of a job does.
 PATIENCE = 15.0
+#: How long the database may take for an answer on a connection of `reserve`, seconds: a third of a lease.
+RESERVE_SECONDS = 10.0
 #: How long a transaction waits for a connection that is kept open, seconds, before it opens one more for itself. Most
 #: are over sooner, and opening one costs more than they do.
 _MOMENT = 0.1
@@ -192,7 +194,11 @@ class Database:
         if self.is_sqlite:
             return self  # a writer has to wait for the others anyhow, and pools are not what it waits for
         if self._reserve is None:
-            self._reserve = Database(self.url, replace(self._settings, max_pool_size=2, max_overflow=0))
+            seconds = self._settings.response_timeout
+            # Whoever waits for an answer in vain must be able to beat again before others take it for dead.
+            seconds = seconds and min(seconds, RESERVE_SECONDS)
+            settings = replace(self._settings, max_pool_size=2, max_overflow=0, response_timeout=seconds)
+            self._reserve = Database(self.url, settings)
         return self._reserve
 
     def wait(self, tries: int, pause: float) -> None:

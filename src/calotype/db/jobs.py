@@ -1,26 +1,47 @@
 """The work queue: rows for everything that must survive the process that began it.
 
-A job is *pending* until somebody claims it and *running* under a lease while they work; `due_at` is when a
-pending job may start, and when a running one's lease ends. Claiming counts `attempt` up, and whoever finishes
-must still hold the attempt they were given: a process that slept past its lease finds that it is no longer
-asked for. A finished job has no row. The intent of an upload is a job that its uploader holds from the start;
-what the sweeper finds lapsed is what a dead process left.
+A job is *pending* until somebody claims it and *running* while they work; `due_at` says when a pending one may start,
+by the database's clock. Who holds a running job, and may lose it, is decided in `leases.py`. Claiming counts `attempt`
+up, and whoever finishes must still hold the attempt they were given: a process that slept for too long finds that it is
+no longer asked for. A finished job has no row. The intent of an upload is a job that its uploader holds from the start;
+what the runner takes over is what a dead process left.
 """
 
 import json
 import secrets
 from collections.abc import Collection, Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
 
 import sqlalchemy as sa
 
+from calotype.db.clock import moment
 from calotype.db.engine import Tx
-from calotype.db.tables import jobs
+from calotype.db.tables import jobs, notes, processes
 from calotype.model import Job
 
 #: The name of the table, as `images.delete` says it.
 TABLE = jobs.name
+_LONGEST_PAUSE: Final = timedelta(hours=1)
+#: Nothing waits for so long: who wrote a moment that lies further ahead had a clock that was set back since.
+_FAR_AHEAD: Final = 2 * _LONGEST_PAUSE
+#: As many orphans are looked for at once.
+_MANY: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An attempt at a job, who makes it, and that process's last beat, None where there was none."""
+
+    job_id: str
+    attempt: int
+    owner: str
+    beat: int | None = None
+
+    @property
+    def token(self) -> str:
+        return f"{self.job_id}-{self.attempt}"
 
 
 def submit(
@@ -29,13 +50,12 @@ def submit(
     image_id: str,
     payload: Mapping[str, Any],
     *,
-    now: datetime,
-    due: datetime,
+    delay: timedelta = timedelta(0),
     owner: str | None = None,
     project: str | None = None,
     reserved: int = 0,
 ) -> Job:
-    """Add a job: pending until `due`, or, with an owner, already running under a lease until `due`.
+    """Add a job: pending, for anybody after a delay, or, with an owner, already running.
 
     As long as there is one, `reserved` bytes count for what `project` uses.
     """
@@ -48,10 +68,9 @@ def submit(
             state="running" if owner else "pending",
             attempt=job.attempt,
             owner=owner,
-            due_at=due,
+            due_at=moment(delay),
             payload=json.dumps(dict(payload)),
-            notes="[]",
-            created_at=now,
+            created_at=moment(),
             project=project,
             reserved=reserved,
         )
@@ -60,20 +79,13 @@ def submit(
 
 
 def claim(
-    tx: Tx,
-    owner: str,
-    *,
-    now: datetime,
-    lease_until: datetime,
-    dead: Collection[str] = (),
-    left: Collection[str] = (),
-    but: Collection[str] = (),
+    tx: Tx, owner: str, *, dead: Collection[str] = (), orphans: Collection[Running] = (), but: Collection[str] = ()
 ) -> Job | None:
-    """Take the oldest job that is due, whose lease ran out, whose owner is known to be dead, or that this one left.
+    """Take the oldest job that is due, or whose owner is dead, or whose attempt is one of the orphans.
 
-    No job of the kinds in `but`.
+    No job of the kinds in `but`, and none whose owner was heard since it was taken for silent.
     """
-    statement = sa.select(jobs).where(_ready(owner, now, dead, left, but)).order_by(jobs.c.due_at).limit(1)
+    statement = sa.select(jobs).where(_ready(owner, dead, orphans, but)).order_by(jobs.c.due_at).limit(1)
     if tx.dialect.name != "sqlite":
         statement = statement.with_for_update(skip_locked=True)
     row = tx.execute(statement).first()
@@ -82,22 +94,30 @@ def claim(
     claimed = tx.execute(
         sa.update(jobs)
         .where(jobs.c.id == row.id, jobs.c.attempt == row.attempt)
-        .values(state="running", owner=owner, attempt=row.attempt + 1, due_at=lease_until)
+        .values(state="running", owner=owner, attempt=row.attempt + 1, due_at=moment())
     )
     return _job(row, owner=owner, attempt=row.attempt + 1) if claimed.rowcount else None
 
 
-def beat(tx: Tx, owner: str, job_ids: Collection[str], lease_until: datetime) -> frozenset[str]:
-    """Extend the leases of these jobs as far as the owner still has them; the tokens that it has."""
-    held = (jobs.c.owner == owner) & (jobs.c.state == "running") & jobs.c.id.in_(job_ids)
-    tx.execute(sa.update(jobs).where(held).values(due_at=lease_until))
-    return frozenset(f"{row.id}-{row.attempt}" for row in tx.execute(sa.select(jobs.c.id, jobs.c.attempt).where(held)))
+def running(tx: Tx, but: Collection[str] = ()) -> list[Running]:
+    """All attempts that are being made, but for those of some owners."""
+    joined = jobs.outerjoin(processes, processes.c.owner == jobs.c.owner)
+    statement = sa.select(jobs.c.id, jobs.c.attempt, jobs.c.owner, processes.c.beat).select_from(joined)
+    return [Running(*row) for row in tx.execute(statement.where(_running(but)))]
 
 
-def note(tx: Tx, job: Job, what: Collection[Mapping[str, Any]]) -> bool:
-    """Replace what a cleaner would need to know. False when the job was taken away."""
-    statement = sa.update(jobs).where(_holds(job)).values(notes=json.dumps([dict(item) for item in what]))
-    return bool(tx.execute(statement).rowcount)
+def any_running(tx: Tx, but: Collection[str] = ()) -> bool:
+    """Whether there are such attempts."""
+    return tx.execute(sa.select(jobs.c.id).where(_running(but)).limit(1)).first() is not None
+
+
+def note(tx: Tx, job: Job, what: Mapping[str, Any]) -> bool:
+    """Add to what a cleaner would need to know. False when the job was taken away."""
+    # The job is written as well: of two nodes of a Galera cluster one could note and the other take the job away.
+    if not tx.execute(sa.update(jobs).where(_holds(job)).values(due_at=moment())).rowcount:
+        return False
+    tx.execute(sa.insert(notes).values(job_id=job.id, note=json.dumps(dict(what))))
+    return True
 
 
 def reserve(tx: Tx, job: Job, reserved: int) -> bool:
@@ -110,21 +130,27 @@ def finish(tx: Tx, job: Job) -> bool:
     return bool(tx.execute(sa.delete(jobs).where(_holds(job))).rowcount)
 
 
-def fail(tx: Tx, job: Job, error: str, *, due: datetime) -> bool:
-    """Put a job back, to be tried again from `due`, with the reason for whoever looks."""
-    statement = sa.update(jobs).where(_holds(job)).values(state="pending", owner=None, due_at=due, error=error[:2000])
-    return bool(tx.execute(statement).rowcount)
+def fail(tx: Tx, job: Job, error: str, *, delay: timedelta) -> bool:
+    """Put a job back, to be tried again after a delay, with the reason for whoever looks."""
+    values = {"state": "pending", "owner": None, "due_at": moment(delay), "error": error[:2000]}
+    return bool(tx.execute(sa.update(jobs).where(_holds(job)).values(values)).rowcount)
 
 
 def pause(job: Job) -> timedelta:
     """How long to wait before the next attempt: a minute, then twice as long each time, up to an hour."""
-    return timedelta(minutes=min(60, 2 ** min(job.attempt - 1, 6)))
+    return min(_LONGEST_PAUSE, timedelta(minutes=2 ** min(job.attempt - 1, 6)))
 
 
-def revoke(tx: Tx, image_id: str, now: datetime) -> None:
+def give_back(tx: Tx, attempts: Collection[Running]) -> None:
+    """Nobody makes these attempts, whatever their owner's beat says: the jobs are due, for anybody."""
+    for one in attempts:
+        tx.execute(sa.update(jobs).where(_is(one)).values(state="pending", owner=None, due_at=moment()))
+
+
+def revoke(tx: Tx, image_id: str) -> None:
     """Take the image's running jobs from whoever has them: they are due, for anybody to clean up after."""
     statement = sa.update(jobs).where(jobs.c.image_id == image_id, jobs.c.state == "running")
-    tx.execute(statement.values(state="pending", owner=None, attempt=jobs.c.attempt + 1, due_at=now))
+    tx.execute(statement.values(state="pending", owner=None, attempt=jobs.c.attempt + 1, due_at=moment()))
 
 
 def call_off(tx: Tx, kind: str, image_id: str) -> list[Job]:
@@ -135,15 +161,18 @@ def call_off(tx: Tx, kind: str, image_id: str) -> list[Job]:
     return found
 
 
-def settle(tx: Tx, job: Job, lease_until: datetime) -> tuple[bool, list[dict[str, Any]]] | None:
+def settle(tx: Tx, job: Job) -> tuple[bool, list[dict[str, Any]]] | None:
     """Whether this attempt is still the one that counts, and the notes; None when the job is done.
 
     Writes to the job, and so waits for a transaction that is about to finish it: one whose COMMIT was sent over a
     connection that broke has either happened before this returns, or never will.
     """
-    tx.execute(sa.update(jobs).where(_holds(job)).values(due_at=lease_until))
-    row = tx.execute(sa.select(jobs.c.attempt, jobs.c.notes).where(jobs.c.id == job.id)).first()
-    return None if row is None else (row.attempt == job.attempt, json.loads(row.notes))
+    tx.execute(sa.update(jobs).where(_holds(job)).values(due_at=moment()))
+    attempt = tx.execute(sa.select(jobs.c.attempt).where(jobs.c.id == job.id)).scalar()
+    if attempt is None:
+        return None
+    found = tx.execute(sa.select(notes.c.note).where(notes.c.job_id == job.id).order_by(notes.c.id)).scalars()
+    return attempt == job.attempt, [json.loads(one) for one in found]
 
 
 def held(tx: Tx, job: Job) -> bool:
@@ -159,24 +188,39 @@ def lives(tx: Tx, token: str) -> bool:
 def ready(
     tx: Tx,
     owner: str,
-    now: datetime,
+    *,
     dead: Collection[str] = (),
-    left: Collection[str] = (),
+    orphans: Collection[Running] = (),
     but: Collection[str] = (),
 ) -> bool:
     """Whether `claim` would find a job."""
-    return tx.execute(sa.select(jobs.c.id).where(_ready(owner, now, dead, left, but)).limit(1)).first() is not None
+    return tx.execute(sa.select(jobs.c.id).where(_ready(owner, dead, orphans, but)).limit(1)).first() is not None
 
 
 def _ready(
-    owner: str, now: datetime, dead: Collection[str], left: Collection[str], but: Collection[str]
+    owner: str, dead: Collection[str], orphans: Collection[Running], but: Collection[str]
 ) -> sa.ColumnElement[bool]:
-    ready: sa.ColumnElement[bool] = jobs.c.due_at <= now
+    due = (jobs.c.due_at <= moment()) | (jobs.c.due_at > moment(_FAR_AHEAD))
+    ready: sa.ColumnElement[bool] = (jobs.c.state == "pending") & due
     if dead:
         ready |= jobs.c.owner.in_(dead)
-    if left:
-        ready |= (jobs.c.owner == owner) & jobs.c.id.in_(left)
+    for one in list(orphans)[:_MANY]:
+        orphan = _is(one)
+        if one.owner != owner:
+            # Its process may have come back since it was taken for silent.
+            heard = processes.c.beat != one.beat if one.beat is not None else sa.true()
+            orphan &= ~sa.exists().where(processes.c.owner == one.owner, heard)
+        ready |= orphan
     return ready & jobs.c.kind.not_in(but) if but else ready
+
+
+def _is(one: Running) -> sa.ColumnElement[bool]:
+    return (jobs.c.id == one.job_id) & (jobs.c.attempt == one.attempt) & (jobs.c.owner == one.owner)
+
+
+def _running(but: Collection[str]) -> sa.ColumnElement[bool]:
+    running = jobs.c.state == "running"
+    return running & jobs.c.owner.not_in(but) if but else running
 
 
 def _holds(job: Job) -> sa.ColumnElement[bool]:

@@ -33,6 +33,8 @@ metadata = MetaData()
 GLANCE_HEAD = "2024_1_contract01"
 
 BigInt = BigInteger().with_variant(Integer(), "sqlite")
+#: MariaDB's TEXT ends at 64 KiB, which the locations or properties of one image may exceed.
+LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 #: Our own rows keep microseconds everywhere; Glance's columns have whole seconds on MariaDB.
 Moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
@@ -373,7 +375,8 @@ stores = Table(
     UniqueConstraint("name", name="calotype_stores_name"),
 )
 
-#: Work that must survive its process. `state` is pending or running; a finished job has no row.
+#: Work that must survive its process. `state` is pending or running; a finished job has no row. `due_at` is when a
+#: pending job may start, by the database's clock; of a running one, when somebody last began or settled something.
 jobs = Table(
     "calotype_jobs",
     metadata,
@@ -384,8 +387,7 @@ jobs = Table(
     Column("attempt", Integer, nullable=False),
     Column("owner", String(255)),
     Column("due_at", Moment, nullable=False),
-    Column("payload", Text, nullable=False),
-    Column("notes", Text, nullable=False),
+    Column("payload", LongText, nullable=False),
     Column("error", Text),
     Column("created_at", Moment, nullable=False),
     # What the work will add to a project's usage when it is done; gone with the row, whichever way that goes.
@@ -395,6 +397,26 @@ jobs = Table(
     Index("calotype_jobs_image", "image_id"),
     Index("calotype_jobs_owner", "owner"),
     Index("calotype_jobs_project", "project"),
+)
+
+#: What the store said of an upload while it wrote, for whoever cleans up; gone with the job.
+notes = Table(
+    "calotype_notes",
+    metadata,
+    Column("id", BigInt, primary_key=True),
+    Column("job_id", String(32), ForeignKey("calotype_jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("note", LongText, nullable=False),
+    Index("calotype_notes_job", "job_id"),
+)
+
+#: Processes that hold jobs, or did. `beat` is another number each time that one says that it lives.
+processes = Table(
+    "calotype_processes",
+    metadata,
+    Column("owner", String(255), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("seen_at", Moment, nullable=False),
 )
 
 #: A row is written before a project's usage is compared with its limits: of two who would both fit alone, one does.
@@ -413,18 +435,17 @@ outbox = Table(
     Column("event_type", String(64), nullable=False),
     Column("priority", String(10), nullable=False),
     Column("message_id", String(36), nullable=False),
-    # The properties of an image may be longer than MariaDB's TEXT.
-    Column("payload", Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"), nullable=False),
+    Column("payload", LongText, nullable=False),
     Column("created_at", Moment, nullable=False),
 )
 
-#: What one process does at a time, and who that is.
+#: What one process does at a time, who that is, and a number that they change as long as they do it.
 locks = Table(
     "calotype_locks",
     metadata,
     Column("name", String(30), primary_key=True),
     Column("owner", String(255)),
-    Column("until", Moment, nullable=False),
+    Column("beat", BigInteger),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from calotype.context import Context
+from calotype.db.clock import moment
 from calotype.db.compare import exactly, paged
 from calotype.db.engine import Tx
 from calotype.db.tables import task_info, tasks
@@ -104,10 +105,10 @@ def progress(tx: Tx, task_id: str, message: str, now: datetime) -> bool:
     return True
 
 
-def expire(tx: Tx, now: datetime) -> int:
+def expire(tx: Tx) -> int:
     """Mark what has expired as deleted; how much that was."""
-    statement = sa.update(tasks).where(tasks.c.expires_at <= now, tasks.c.deleted == sa.false())
-    return int(tx.execute(statement.values(deleted=True, deleted_at=now)).rowcount)
+    statement = sa.update(tasks).where(tasks.c.expires_at <= moment(), tasks.c.deleted == sa.false())
+    return int(tx.execute(statement.values(deleted=True, deleted_at=moment())).rowcount)
 
 
 def _tell(tx: Tx, task_id: str, message: str | None, result: Any) -> None:

@@ -112,8 +112,6 @@ def _intend(
             KIND,
             image.id,
             {"store": store.name},
-            now=now,
-            due=svc.leases.until(),
             owner=owner,
             project=allowed.project if allowed else image.owner,
             reserved=quota.room(tx, allowed, size),
@@ -129,11 +127,8 @@ def _intend(
 
 
 def _noting(svc: Service, job: Job) -> Callable[[Note], None]:
-    notes: list[Note] = []
-
     def note(what: Note) -> None:
-        notes.append(what)
-        if not svc.db.transact(lambda tx: jobs.note(tx, job, notes)):
+        if not svc.db.transact(lambda tx: jobs.note(tx, job, what)):
             raise errors.Gone("The upload was given up.")
 
     return note
@@ -179,12 +174,11 @@ def _giving_back(svc: Service, job: Job) -> Iterator[None]:
             why = str(failure) if isinstance(failure, errors.CalotypeError) else "The service failed."
             give_up(svc, job, [job.token], why)
         except errors.CalotypeError as exc:
-            # The runner does the same with more patience.
+            # The runner does the same with more patience, and soon: that nobody here works on it is not in the table.
             LOG.error(
                 "a failed upload of image %s is left to be cleaned up later: %s", job.image_id, errors.reason(exc)
             )
-            if isinstance(exc, errors.Busy):
-                svc.leases.leave(job)
+            svc.leases.leave(job)
         raise
 
 
@@ -195,7 +189,7 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     Does nothing when the job is done: the image is active after all, or somebody else has cleaned up. Where the
     job was only taken away, what is ours goes at once and the rest is left to whoever has it now.
     """
-    found = svc.db.transact(lambda tx: jobs.settle(tx, job, svc.leases.until()))
+    found = svc.db.transact(lambda tx: jobs.settle(tx, job))
     if found is None:
         return
     held, notes = found

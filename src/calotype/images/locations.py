@@ -114,7 +114,7 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         else:
             project = allowed.project if allowed else found.owner
             work_facts = {**payload, "task": task.id}
-            jobs.submit(tx, KIND, image.id, work_facts, now=now, due=now, project=project, reserved=reserved)
+            jobs.submit(tx, KIND, image.id, work_facts, project=project, reserved=reserved)
         return task
 
     svc.db.transact(work, lambda tx, task: tasks.there(svc, tx, task))

@@ -35,7 +35,7 @@ def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
     if rows.pop(jobs.TABLE, None):
         if image.status == "importing":
             locations.call_off(svc, tx, image.id)
-        jobs.revoke(tx, image.id, now)
+        jobs.revoke(tx, image.id)
     return _submit(svc, tx, image, image.locations, rows=rows)
 
 
@@ -69,8 +69,6 @@ def _submit(
         KIND,
         image.id,
         payload,
-        now=svc.now(),
-        due=svc.leases.until(),
         owner=svc.leases.owner,
         project=image.owner,
         reserved=(image.size or 0) * len(locations),  # as long as the data may come back
@@ -154,12 +152,12 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
 def _again(svc: Service, job: Job, exc: errors.StoreError) -> None:
     LOG.error("data of deleted image %s stays in store %s for now: %s", job.image_id, exc.store, errors.reason(exc))
     with _the_record_stands(svc, job):
-        svc.db.transact(lambda tx: _put_off(svc, tx, job, exc))
+        svc.db.transact(lambda tx: _put_off(tx, job, exc))
 
 
-def _put_off(svc: Service, tx: Tx, job: Job, exc: errors.StoreError) -> None:
+def _put_off(tx: Tx, job: Job, exc: errors.StoreError) -> None:
     jobs.reserve(tx, job, 0)  # from now on nobody brings the image back
-    jobs.fail(tx, job, str(exc), due=svc.now() + jobs.pause(job))
+    jobs.fail(tx, job, str(exc), delay=jobs.pause(job))
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from calotype.context import SERVICE
-from calotype.db import jobs, tasks
+from calotype.db import jobs, processes, tasks
 from calotype.images import data, locations, removal
 from calotype.model import Job
 from calotype.service import Service
@@ -25,11 +25,13 @@ def finish_delete(svc: Service, job: Job) -> None:
 
 
 def sweep(svc: Service) -> None:
-    """Let tasks go that have expired, and remove temporary names that no job knows.
+    """Let tasks and processes go that are over, and remove temporary names that no job knows.
 
-    Such a name is left by an upload that lost its job, or from before a restored backup.
+    Such a name is left by an upload that lost its job, or from before a restored backup. Lists whole stores: one
+    process of all hosts does it.
     """
-    svc.db.transact(lambda tx: tasks.expire(tx, svc.now()))
+    svc.db.transact(tasks.expire)
+    svc.db.transact(processes.sweep)
 
     def lives(token: str) -> bool:
         return svc.db.look(lambda tx: jobs.lives(tx, token))

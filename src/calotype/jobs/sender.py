@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 
 #: The row of `calotype_locks` that the sender of all processes has.
 LOCK: Final = "events"
-#: How long it has it without a word.
+#: How long it has it without a word, as others see it.
 LEASE: Final = timedelta(seconds=10)
 #: How long it sends before it says one, seconds.
 _SPELL = 2.0
@@ -42,7 +42,7 @@ class Sender:
         self._svc = svc
         self._notifiers = notifiers
         self._poll = poll
-        self._dead = set(svc.leases.dead())  # asked early: the runner forgets them
+        self._lock = locks.Lock(LOCK, LEASE, svc.leases)
         self._announced = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
@@ -77,16 +77,11 @@ class Sender:
         return sent
 
     def _take(self, tx: Tx) -> list[Event]:
-        svc = self._svc
-        self._dead.update(svc.leases.dead())
-        until = svc.now() + LEASE
-        if not locks.take(tx, LOCK, svc.leases.owner, now=svc.now(), until=until, dead=self._dead):
-            return []
-        return self._next(tx)
+        return self._next(tx) if self._lock.take(tx) else []
 
     def _go_on(self, tx: Tx, taken: Sequence[Event], last: bool) -> list[Event]:
         # Who was silent for too long removes nothing: another one is about to send the same events, and will.
-        if not locks.keep(tx, LOCK, self._svc.leases.owner, until=self._svc.now() + LEASE):
+        if not self._lock.keep(tx):
             return []
         outbox.remove(tx, taken)
         return self._next(tx, last)
@@ -94,7 +89,7 @@ class Sender:
     def _next(self, tx: Tx, last: bool = False) -> list[Event]:
         batch = [] if last else outbox.first(tx, _BATCH)
         if not batch:
-            locks.release(tx, LOCK, self._svc.leases.owner)
+            self._lock.release(tx)
         return batch
 
     def _hand_over(self, batch: Sequence[Event]) -> tuple[list[Event], Exception | None]:

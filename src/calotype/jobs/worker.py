@@ -1,16 +1,20 @@
-"""The runner: claims jobs that are due, lapsed or orphaned, and does them, one at a time; one long one beside them.
+"""The runner: claims jobs that are due or orphaned, and does them, one at a time; one long one beside them.
 
 A runner lives in every worker of `calotype serve`; each claim goes to one of them.
 """
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
 
 from calotype import errors, logs
-from calotype.db import jobs
+from calotype.db import jobs, locks
 from calotype.db.engine import Tx
+from calotype.images import places
 from calotype.jobs.chores import CHORES, LONG, sweep
 from calotype.model import Job
 from calotype.service import Service
@@ -18,6 +22,11 @@ from calotype.service import Service
 LOG = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 600.0
+#: The row of `calotype_locks` that the runner has that sweeps, for all processes of all hosts.
+_LOCK: Final = "sweep"
+#: How often another one asks whether that is silent, seconds, and how long it must be.
+_ASK_SECONDS = 30.0
+_SILENCE: Final = timedelta(seconds=1.5 * _SWEEP_SECONDS)
 
 
 class _Ending(Exception):
@@ -34,6 +43,9 @@ class Runner:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._long: threading.Thread | None = None
+        self._lock = locks.Lock(_LOCK, _SILENCE, svc.leases, step=2 * _ASK_SECONDS)
+        self._sweeps = False
+        self._next_ask = self._next_sweep = self._next_notice = 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -49,14 +61,17 @@ class Runner:
         self._thread.join(timeout=10)
         if self._long is not None:
             self._long.join(timeout=10)
+        if self._sweeps:
+            with contextlib.suppress(errors.CalotypeError), self._svc.db.begin() as tx:  # one try: it is noticed anyway
+                self._lock.release(tx)
 
     def work_off(self) -> int:
         """Do everything that is due now, or begin it if it takes long; how much that was."""
         done = 0
-        dead, left = self._svc.leases.dead(), self._svc.leases.left()
+        dead = self._svc.leases.dead()
         while not self._stopping:
             busy = self._busy()
-            job = self._claim(dead, left, tuple(LONG) if busy else ())
+            job = self._claim(dead, tuple(LONG) if busy else ())
             if job is None:
                 if not busy:  # Else jobs of the dead may be left, which nobody would know to be orphans any more.
                     self._svc.leases.forget(dead)
@@ -70,14 +85,12 @@ class Runner:
         return done
 
     def _run(self) -> None:
-        next_sweep = 0.0
         while not self._stopping:
             self._svc.leases.pulse()
             try:
                 self.work_off()
-                if time.monotonic() >= next_sweep:
-                    next_sweep = time.monotonic() + _SWEEP_SECONDS
-                    sweep(self._svc)
+                self._sweep()
+                self._notice()
             except errors.CalotypeError as exc:
                 LOG.warning("the queue cannot be read: %s", errors.reason(exc))
             except Exception:
@@ -85,17 +98,36 @@ class Runner:
             self._wake.wait(self._poll)
             self._wake.clear()
 
-    def _claim(self, dead: list[str], left: frozenset[str], but: tuple[str, ...]) -> Job | None:
-        db, leases, now = self._svc.db, self._svc.leases, self._svc.now
-        owner = leases.owner
+    def _sweep(self) -> None:
+        """Sweep when it is time, if this is the process that does."""
+        now = time.monotonic()
+        if now < (self._next_sweep if self._sweeps else self._next_ask):
+            return
+        elected = self._sweeps
+        self._sweeps = self._svc.db.transact(self._lock.keep if elected else self._lock.take)
+        self._next_ask = now + _ASK_SECONDS
+        self._svc.leases.tidy()
+        if self._sweeps:
+            self._next_sweep = now + _SWEEP_SECONDS
+            sweep(self._svc)
+
+    def _notice(self) -> None:
+        """Take notice now and then of what operators and other hosts wrote down of the places of stores."""
+        if time.monotonic() >= self._next_notice:
+            self._next_notice = time.monotonic() + _ASK_SECONDS
+            places.refresh(self._svc)
+
+    def _claim(self, dead: list[str], but: tuple[str, ...]) -> Job | None:
+        db, leases = self._svc.db, self._svc.leases
+        owner, orphans = leases.owner, leases.orphans()
 
         def work(tx: Tx) -> Job | None:
-            return jobs.claim(tx, owner, now=now(), lease_until=leases.until(), dead=dead, left=left, but=but)
+            return jobs.claim(tx, owner, dead=dead, orphans=orphans, but=but)
 
         def landed(tx: Tx, job: Job | None) -> bool:
             return job is not None and jobs.held(tx, job)
 
-        if not db.look(lambda tx: jobs.ready(tx, owner, now(), dead, left, but)):
+        if not db.look(lambda tx: jobs.ready(tx, owner, dead=dead, orphans=orphans, but=but)):
             return None  # Most looks find nothing; they should not queue for the write lock.
         return db.transact(work, landed, leases.leave)
 
@@ -124,7 +156,7 @@ class Runner:
                     CHORES[job.kind](self._svc, job)
             LOG.info("job %s of image %s done", job.kind, job.image_id)
         except _Ending:
-            self._svc.db.transact(lambda tx: jobs.fail(tx, job, "the service ended", due=self._svc.now()))
+            self._svc.db.transact(lambda tx: jobs.fail(tx, job, "the service ended", delay=timedelta(0)))
         except errors.Busy as exc:
             LOG.warning("job %s of image %s waits for the database: %s", job.kind, job.image_id, errors.reason(exc))
             self._svc.leases.leave(job)
@@ -132,6 +164,6 @@ class Runner:
             # Whatever it was, the job stays and is tried again; a later release may even know its kind.
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
             why = repr(exc)
-            self._svc.db.transact(lambda tx: jobs.fail(tx, job, why, due=self._svc.now() + jobs.pause(job)))
+            self._svc.db.transact(lambda tx: jobs.fail(tx, job, why, delay=jobs.pause(job)))
         finally:
             logs.end()
