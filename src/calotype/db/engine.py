@@ -70,7 +70,7 @@ class Database:
         self._settings = settings
         self._reserve: Database | None = None
         # Who waited for an answer in vain for so long does not wait again.
-        self._patience = min(PATIENCE, settings.response_timeout or PATIENCE)
+        self._patience = min(PATIENCE, settings.response_timeout or PATIENCE, settings.transaction_timeout)
         readers, writers = drivers.pools(settings)
         # SQLite has one writer. Threads of this process wait for it here, in order; other processes are waited for by
         # whoever has the turn.
