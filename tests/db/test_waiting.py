@@ -107,7 +107,7 @@ def test_all_who_wait_for_a_writer_are_answered_when_their_time_is_over_and_go_o
             answers = [one.result() for one in waiting]
         assert {type(failure) for _, failure in answers} == {errors.Busy}
         assert min(seconds for seconds, _ in answers) > 0.9
-        assert max(seconds for seconds, _ in answers) < 2
+        assert max(seconds for seconds, _ in answers) < 2.5
         # What holds the row on a server for those who gave up is over with their connections.
         assert [
             one.result()[1] for one in [threads.submit(took, lambda: db.transact(change)) for _ in range(crowd)]
