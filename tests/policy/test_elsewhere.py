@@ -64,13 +64,15 @@ def test_no_route_asks_elsewhere_with_a_connection_in_its_hands_and_all_answer_t
         monkeypatch.setattr(Far, "asked", lambda target: held.append(connections(app)))
         send = in_process(app)
         asking = set[tuple[str, str]]()
-        for cell in list(cells := [*matrix.cells(world.images[2:6], personas)]):
+        some = (None, *matrix.NAMESPACES[:1])
+        cells = [one for one in matrix.cells(world.images[2:5], personas) if one.namespace in some]
+        for cell in cells:
             held.clear()
             assert world.ask(cell, send) == ""
             assert not any(held), cell
             if held:
                 asking.add((cell.method, cell.path))
-    assert len(cells) > 400
+    assert len(cells) > 300
     open_ = {(route.method, route.path) for route in ROUTES if (route.method, route.path) in matrix.OPEN}
     assert asking == {(route.method, route.path) for route in ROUTES} - open_
 
