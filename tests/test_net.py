@@ -5,18 +5,23 @@ Refusals are asserted by traps that listen where a careless client would end up:
 
 import contextlib
 import shutil
+import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from calotype import errors, net
-from calotype.net import Filters, Net
+from calotype.net import Crowd, Filters, Names, Net
+from tests.support import until
 from tests.webserver import Trap, WebServer, serving, trap
 
 SCHEMES = frozenset({"http", "https"})
@@ -399,3 +404,199 @@ def test_ipv6_and_another_address_where_the_first_is_silent() -> None:
         assert fetch(way, f"http://[::1]:{server.port}/x") == b"six"
         assert server.seen[0].headers["Host"] == f"[::1]:{server.port}"
         assert fetch(way, f"http://six.example:{server.port}/x") == b"six"
+
+
+# --- nobody waits without a limit ------------------------------------------------------------------------
+
+
+def _drips(what: bytes, then: bytes = b"x") -> Callable[[Any], None]:
+    """An answer that begins so and goes on byte by byte, for as long as somebody listens."""
+
+    def answer(handler: Any) -> None:
+        with contextlib.suppress(OSError):
+            handler.wfile.write(what)
+            while True:
+                handler.wfile.write(then)
+                time.sleep(0.02)
+
+    return answer
+
+
+@contextlib.contextmanager
+def _speechless(host: str) -> Iterator[tuple[int, int]]:
+    """Two ports of a server: one that takes no connection any more, and one that takes them and says nothing."""
+    with socket.socket() as full, socket.socket() as silent, contextlib.ExitStack() as queue:
+        for one, backlog in ((full, 0), (silent, 8)):
+            one.bind((host, 0))
+            one.listen(backlog)
+        for _ in range(4):
+            filling = queue.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(full.getsockname())
+        yield full.getsockname()[1], silent.getsockname()[1]
+
+
+def test_in_whatever_an_origin_is_slow_the_fetch_ends_in_time_and_others_go_on(web: WebServer) -> None:
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+    web.files |= {
+        "/head": _drips(b"HTTP/1.1 200 OK\r\nX: "),
+        "/headers": _drips(head, b"X: y\r\n"),
+        "/line": _drips(head + b"Transfer-Encoding: chunked\r\n\r\n1;"),
+        "/trailers": _drips(head + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: "),
+        "/chunks": _drips(head + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        "/body": _drips(head + b"Content-Length: 1000000\r\n\r\n"),
+    }
+
+    def slow_hop(number: int) -> Callable[[Any], None]:
+        def answer(handler: Any) -> None:
+            time.sleep(0.2)
+            web.leads(f"/hop{number + 1}")(handler)
+
+        return answer
+
+    web.files |= {f"/hop{number}": slow_hop(number) for number in range(6)}
+    resolving = threading.Event()
+
+    def resolver(name: str, port: int) -> list[str]:
+        if name == "slow.example":
+            resolving.wait(20)
+        return ["127.0.0.3"]
+
+    private = friends("127.0.0.3", "127.0.0.5", "slow.example")
+    way = Net(private, resolve=resolver, connect_timeout=0.5, head_timeout=0.5, read_timeout=0.5, fetch_timeout=0.7)
+    insecure = replace(way, insecure=True, _tls=[])
+    took: dict[str, float] = {}
+
+    def ask(url: str) -> str:
+        begun = time.monotonic()
+        try:
+            # As where a location is added: the first bytes are a part of it.
+            with way.visit() as visit, closing((insecure if "https" in url else way).open(url, visit=visit)) as answer:
+                for _ in answer:
+                    pass
+        except errors.FetchFailed as exc:
+            return str(exc)
+        finally:
+            took[url] = time.monotonic() - begun
+        return "it came"
+
+    with _speechless("127.0.0.5") as (full, silent), serving(host="127.0.0.4") as other:
+        urls = [web.url + path for path in web.files if path.lstrip("/").rstrip("0") in
+                ("head", "headers", "line", "trailers", "chunks", "body", "hop")]  # fmt: skip
+        urls += [f"http://127.0.0.5:{full}/", f"https://127.0.0.5:{full}/", f"http://127.0.0.5:{silent}/"]
+        urls += [f"https://127.0.0.5:{silent}/", f"http://slow.example:{web.port}/"]
+        assert len(urls) == 12
+        with ThreadPoolExecutor(len(urls)) as threads:
+            asked = [threads.submit(ask, url) for url in urls]
+            other.files["/x"] = bytes(1 << 20)
+            begun = time.monotonic()
+            assert len(fetch(Net(friends("127.0.0.4")), other.url + "/x")) == 1 << 20
+            assert time.monotonic() - begun < 0.6
+            answers = [one.result() for one in asked]
+        resolving.set()
+    assert "it came" not in answers
+    assert max(took.values()) < 1.5, took
+
+
+def test_a_tls_record_that_drips_in_is_not_waited_for_to_its_end() -> None:
+    """Nor a handshake: what comes looks like one, and is never done."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.3", 0))
+        listening.listen()
+        over = threading.Event()
+
+        def serve() -> None:
+            taken, _ = listening.accept()
+            with taken, contextlib.suppress(OSError):
+                taken.sendall(b"\x16\x03\x03\x40\x00")  # a record of 16 KiB
+                while not over.wait(0.02):
+                    taken.sendall(b"\x02")
+
+        server = threading.Thread(target=serve)
+        server.start()
+        begun = time.monotonic()
+        with pytest.raises(errors.FetchFailed):
+            Net(friends("127.0.0.3"), connect_timeout=0.3).open(f"https://127.0.0.3:{listening.getsockname()[1]}/")
+        assert time.monotonic() - begun < 1
+        over.set()
+        server.join()
+
+
+def test_many_small_chunks_are_read_without_a_thread(web: WebServer, way: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = b"400\r\n" + bytes(1024) + b"\r\n"
+    web.files["/small"] = web.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + one * 4096 + b"0\r\n\r\n")
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (started.append(self), start(self))[1])
+    assert len(fetch(way, web.url + "/small")) == 4 << 20
+    assert [thread for thread in started if "process_request" not in thread.name] == []  # the server's own has this
+
+
+def test_a_host_has_no_more_than_its_share_of_those_who_wait_whatever_it_is_called(web: WebServer) -> None:
+    over = threading.Event()
+    web.files |= {"/slow": lambda _: over.wait(20), "/x": b"data", "/away": web.leads("http://there.example/")}
+    names = ("one.example", "two.example", "127.0.0.3")
+    way = Net(friends(*names, "127.0.0.4"), resolve=lambda *_: ["127.0.0.3"], crowd=Crowd(4, 2))
+    with serving(host="127.0.0.4") as other, ThreadPoolExecutor(4) as threads:
+        other.files |= {"/x": b"more", "/slow": web.files["/slow"]}
+
+        def wait(server: WebServer, host: str) -> Any:
+            return threads.submit(lambda: pytest.raises(errors.FetchFailed, way.open, url(server, host, "/slow")))
+
+        def url(server: WebServer, host: str, path: str) -> str:
+            return f"http://{host}:{server.port}{path}"
+
+        web.seen.clear()
+        waiting = [wait(web, host) for host in names[:2]]
+        until(lambda: len(web.seen) == 2)
+        with pytest.raises(errors.Busy, match="this server"):
+            way.open(url(web, names[2], "/x"))
+        assert fetch(way, other.url + "/x") == b"more"
+        waiting += [wait(other, "127.0.0.4") for _ in range(2)]
+        until(lambda: len(other.seen) == 3)
+        with pytest.raises(errors.Busy, match="servers elsewhere"):
+            way.open(other.url + "/x")
+        over.set()
+        for one in waiting:
+            one.result()
+        assert fetch(way, url(web, names[2], "/x")) == b"data"
+        assert (way.crowd._count, +way.crowd._at) == (0, {})
+
+
+def test_who_was_led_on_waits_no_more_where_he_came_from(web: WebServer) -> None:
+    over = threading.Event()
+    with serving(host="127.0.0.4") as slow, ThreadPoolExecutor(1) as threads:
+        slow.files["/slow"] = lambda _: over.wait(20)
+        web.files |= {"/away": web.leads(slow.url + "/slow"), "/x": b"data"}
+        way = Net(friends("127.0.0.3", "127.0.0.4"), crowd=Crowd(4, 1))
+        led = threads.submit(lambda: pytest.raises(errors.FetchFailed, way.open, web.url + "/away"))
+        until(lambda: slow.seen)
+        assert fetch(way, web.url + "/x") == b"data"
+        over.set()
+        led.result()
+
+
+def test_look_ups_that_hang_are_given_up_and_do_not_pile_up() -> None:
+    over, asked = threading.Event(), []
+
+    def resolver(name: str, port: int) -> list[str]:
+        asked.append(name)
+        if name.startswith("slow"):
+            over.wait(20)
+        return ["8.8.8.8"]
+
+    way = Net(ANY_PORT, resolve=resolver, fetch_timeout=0.1, names=Names(3))
+    before = threading.active_count()
+    for name in ("slow1", "slow1", "slow2", "slow1"):
+        with pytest.raises(errors.FetchFailed, match="in time"):
+            way.check(f"http://{name}.example/")
+    assert asked == ["slow1.example", "slow2.example"]
+    way.check("http://quick.example/")
+    with pytest.raises(errors.FetchFailed):
+        way.check("http://slow3.example/")
+    with pytest.raises(errors.Busy):
+        way.check("http://slow4.example/")
+    assert threading.active_count() <= before + 3
+    over.set()
+    until(lambda: threading.active_count() == before)
+    way.check("http://slow4.example/")

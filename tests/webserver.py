@@ -137,6 +137,10 @@ def serving(**more: Any) -> Iterator[WebServer]:
 
         do_HEAD = do_GET  # noqa: N815
 
+        def do_POST(self) -> None:
+            self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.do_GET()
+
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         address_family = socket.AF_INET6 if ":" in server.host else socket.AF_INET

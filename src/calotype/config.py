@@ -206,6 +206,13 @@ DATABASE: list[cfg.Opt] = [
         min=2,
         help="Seconds that the database may take for one answer; then the connection is given up. Not for commands.",
     ),
+    cfg.FloatOpt(
+        "transaction_timeout",
+        default=30,
+        min=2,
+        help="Seconds that a transaction may wait in all, for a connection, for others that write, for answers and for "
+        "tries that were in vain; then it is answered 503.",
+    ),
     cfg.IntOpt(
         "max_retries",
         default=10,

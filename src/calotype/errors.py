@@ -133,6 +133,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached or written to just now."""
 
 
+class StoreBusy(StoreUnavailable):
+    """Too many wait for the store, or for the server that the data is on; asking again later will work."""
+
+
 # --- operators -------------------------------------------------------------------------------------------
 
 

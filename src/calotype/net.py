@@ -3,23 +3,28 @@
 One strict parser reads a URL, and what it found is what is used: no second parser can see another host in it. A name
 is resolved once, each of its addresses is checked, and a checked address is connected to; TLS is verified for the
 name. Each redirect goes through the same. Nothing here knows images or stores; `stores/http.py` reads through it.
+
+Nobody waits without a limit: a fetch has one time limit for all that comes before the body, and so many may wait at
+once, of them so many for one host. No thread watches over that: a socket is told before each wait how long it may be.
 """
 
 import contextlib
 import ipaddress
+import math
 import re
 import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urljoin
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPConnection
 
 from calotype import __version__, errors
 
@@ -32,6 +37,9 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS: Final = 5
 _MOST_ADDRESSES: Final = 4  #: How many of a name's addresses are tried.
 _PIECE: Final = 1 << 20
+#: How many may wait for fetches in one process, and of those for one host, unless somebody says otherwise.
+FETCHES: Final = 256
+FETCHES_OF_HOST: Final = 64
 #: What urllib3, and what is beneath it, raise for what a server or the way to it does.
 _FAILURES: Final = (OSError, ValueError, HTTPException, urllib3.exceptions.HTTPError)
 
@@ -191,12 +199,177 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
+class Visit:
+    """Somebody who waits for a fetch: until when (`time.monotonic`), and at whose servers."""
+
+    def __init__(self, crowd: "Crowd", until: float) -> None:
+        self._crowd = crowd
+        self.until = until
+        self._places: tuple[str, ...] = ()
+
+    def left(self, most: float) -> float:
+        """Seconds that may be waited now, at most so many. Raises `FetchFailed` when the time is over."""
+        left = min(most, self.until - time.monotonic())
+        if left <= 0:
+            raise errors.FetchFailed("The URL's server is too slow.")
+        return left
+
+    def go(self, *places: str) -> None:
+        """Wait at these places, a host and its address, and no more at those before. Raises `Busy`."""
+        self._places = self._crowd.move(self._places, places)
+
+
+class Crowd:
+    """How many may wait for fetches at once, in all and at one place. Shared by threads.
+
+    So a server that does not answer costs no more than its share, and all of them together no more than theirs.
+    """
+
+    def __init__(self, most: int, each: int) -> None:
+        self._most, self._each = most, each
+        self._lock = threading.Lock()
+        self._count = 0
+        self._at: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def visit(self, seconds: float) -> Iterator[Visit]:
+        """A place for the length of the block, and a time limit. Raises `Busy` when there is no place."""
+        with self._lock:
+            if self._count >= self._most:
+                raise errors.Busy("Too many wait for servers elsewhere; try again later.")
+            self._count += 1
+        visit = Visit(self, time.monotonic() + seconds)
+        try:
+            yield visit
+        finally:
+            visit.go()
+            with self._lock:
+                self._count -= 1
+
+    def move(self, before: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ...]:
+        with self._lock:
+            self._at.subtract(before)
+            if full := any(self._at[place] >= self._each for place in after):
+                after = ()
+            self._at.update(after)
+            for place in before:
+                if not self._at[place]:
+                    del self._at[place]
+        if full:
+            raise errors.Busy("Too many wait for this server; try again later.")
+        return after
+
+
+class Names:
+    """Looks names up in threads beside, since nothing ends a look-up early. Shared by threads.
+
+    Who waits for one goes on when his time is over; the look-up ends by itself, and until then others who ask for the
+    same name wait for it. There are never more of them than `most`.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._running: dict[tuple[str, int], _Lookup] = {}
+
+    def find(self, resolve: Resolver, host: str, port: int, seconds: float) -> list[str]:
+        """The addresses of a name. Raises what `resolve` raises, `Busy`, and `FetchFailed` when it takes too long."""
+        with self._lock:
+            lookup = self._running.get((host, port))
+            if lookup is None:
+                if len(self._running) >= self._most:
+                    raise errors.Busy("Too many names are being looked up; try again later.")
+                lookup = self._running[host, port] = _Lookup()
+                try:
+                    threading.Thread(target=self._run, args=(lookup, resolve, host, port), daemon=True).start()
+                except RuntimeError as exc:
+                    del self._running[host, port]
+                    raise errors.Busy("There is no thread to look a name up with; try again later.") from exc
+        if not lookup.done.wait(seconds):
+            raise errors.FetchFailed("The URL's host was not found in time.")
+        if lookup.failure is not None:
+            raise lookup.failure
+        return lookup.found
+
+    def _run(self, lookup: "_Lookup", resolve: Resolver, host: str, port: int) -> None:
+        try:
+            lookup.found = list(resolve(host, port))
+        except Exception as exc:  # noqa: BLE001  # for those who wait
+            lookup.failure = exc
+        finally:
+            with self._lock:
+                del self._running[host, port]
+            lookup.done.set()
+
+
+class _Lookup:
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.found: list[str] = []
+        self.failure: Exception | None = None
+
+
+class _Limited:
+    """A socket that waits for nothing beyond a moment, which is moved on, nor for any one thing too long."""
+
+    until = 0.0  #: `time.monotonic`
+
+    def _limit(self: Any) -> None:
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the time is over")
+        self.settimeout(left)
+
+    def recv_into(self: Any, *arguments: Any) -> Any:
+        self._limit()
+        return super().recv_into(*arguments)  # type: ignore[misc]
+
+    def sendall(self: Any, *arguments: Any) -> Any:
+        self._limit()
+        return super().sendall(*arguments)  # type: ignore[misc]
+
+
+class _Socket(_Limited, socket.socket):
+    pass
+
+
+class _TlsSocket(_Limited, ssl.SSLSocket):
+    pass
+
+
+class _Wire(HTTPConnection):
+    """A connection to an address, of sockets that end what they wait for."""
+
+    def __init__(self, address: Address, port: int, until: float) -> None:
+        super().__init__(str(address), port)
+        self._until = until
+        self._family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+
+    def connect(self) -> None:
+        sock = _Socket(self._family, socket.SOCK_STREAM)
+        self.sock = sock
+        sock.until = self._until
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock._limit()
+        sock.connect((self.host, self.port))
+
+    def secure(self, context: ssl.SSLContext, name: str) -> None:
+        """Speak TLS from here on, to a server with a certificate for that name."""
+        assert isinstance(self.sock, _Socket)
+        self.sock._limit()
+        self.sock = wrapped = context.wrap_socket(self.sock, server_hostname=name)
+        assert isinstance(wrapped, _TlsSocket)
+        wrapped.until = self._until
+
+
 @dataclass(frozen=True, slots=True)
 class Net:
     """A way out with its rules. Shared by threads; knows no proxies and keeps no cookies. Times are in seconds.
 
-    A server gets `connect_timeout` to take the connection, `head_timeout` for the whole head of its answer,
-    `read_timeout` for each next byte, and must send `min_rate` bytes a second while it is waited for.
+    A fetch gets `fetch_timeout` for all that comes before the body, redirects and look-ups of names included. In it a
+    server gets `connect_timeout` to take the connection, TLS included, and `head_timeout` for the whole head of its
+    answer. Then it has `read_timeout` for each next piece, and must send `min_rate` bytes a second while it is waited
+    for.
     """
 
     filters: Filters
@@ -206,16 +379,27 @@ class Net:
     connect_timeout: float = 10.0
     head_timeout: float = 30.0
     read_timeout: float = 30.0
+    fetch_timeout: float = 60.0
     min_rate: int = 1024
+    crowd: Crowd = field(default_factory=lambda: Crowd(FETCHES, FETCHES_OF_HOST), compare=False)
+    names: Names = field(default_factory=lambda: Names(FETCHES), compare=False)
     _tls: list[ssl.SSLContext] = field(default_factory=list, repr=False, compare=False)
 
     def prepare(self) -> None:
         """Read the certificates. Raises `OSError`."""
         self._context()
 
+    def visit(self) -> contextlib.AbstractContextManager[Visit]:
+        """One wait for several fetches, within the time of one. Raises `Busy` when too many wait already."""
+        return self.crowd.visit(self.fetch_timeout)
+
     def check(self, url: str) -> None:
-        """Raise `UrlRefused` for a URL that `open` would not connect to, `FetchFailed` when its name has no address."""
-        self._addresses(self._target(url))
+        """Raise `UrlRefused` for a URL that `open` would not connect to, `FetchFailed` when its name has no address.
+
+        `Busy` when too many wait already.
+        """
+        with self.visit() as visit:
+            self._addresses(self._target(url), visit)
 
     def open(
         self,
@@ -225,16 +409,33 @@ class Net:
         headers: Mapping[str, str] | None = None,
         secrets: Mapping[str, str] | None = None,
         budget: int | None = None,
+        visit: Visit | None = None,
     ) -> "Answer":
         """The answer to a request, whatever its status; its body is still to be read, at most `budget` bytes of it.
 
-        `secrets` are headers that go to the origin of `url` alone. Raises `UrlRefused` for this URL or one that it
-        leads to, `FetchFailed` for everything that keeps the answer from coming.
+        `secrets` are headers that go to the origin of `url` alone. With a `visit` the caller goes on waiting for the
+        body, until the end of that. Raises `UrlRefused` for this URL or one that it leads to, `FetchFailed` for
+        everything that keeps the answer from coming, `Busy` when too many wait already.
         """
         target = self._target(url)
-        sent = dict(secrets or {})
+        if visit is not None:
+            return self._follow(visit, method, target, headers or {}, secrets or {}, budget, visit.until)
+        with self.visit() as mine:
+            return self._follow(mine, method, target, headers or {}, secrets or {}, budget, None)
+
+    def _follow(
+        self,
+        visit: Visit,
+        method: str,
+        target: Target,
+        headers: Mapping[str, str],
+        secrets: Mapping[str, str],
+        budget: int | None,
+        until: float | None,
+    ) -> "Answer":
+        sent = dict(secrets)
         for _ in range(_MOST_REDIRECTS + 1):
-            answer = self._ask(method, target, {**(headers or {}), **sent}, budget)
+            answer = self._ask(visit, method, target, {**headers, **sent}, budget, until)
             leads = answer.headers.get("Location") if answer.status in _REDIRECTS else None
             if leads is None:
                 return answer
@@ -255,13 +456,16 @@ class Net:
         self.filters.check(target)
         return target
 
-    def _addresses(self, target: Target) -> list[Address]:
+    def _addresses(self, target: Target, visit: Visit) -> list[Address]:
         """Where to connect to; all of them are allowed."""
         try:
             found = [ipaddress.ip_address(target.host)]
         except ValueError:
+            visit.go(target.host)
+            seconds = visit.left(self.fetch_timeout)
             try:
-                found = [ipaddress.ip_address(text) for text in self.resolve(target.host, target.port)]
+                texts = self.names.find(self.resolve, target.host, target.port, seconds)
+                found = [ipaddress.ip_address(text) for text in texts]
             except (OSError, ValueError) as exc:  # UnicodeError is a ValueError
                 raise errors.FetchFailed("The URL's host has no address.") from exc
         for address in found:
@@ -270,90 +474,77 @@ class Net:
             raise errors.FetchFailed("The URL's host has no address.")
         return found[:_MOST_ADDRESSES]
 
-    def _ask(self, method: str, target: Target, headers: Mapping[str, str], budget: int | None) -> "Answer":
+    def _ask(
+        self,
+        visit: Visit,
+        method: str,
+        target: Target,
+        headers: Mapping[str, str],
+        budget: int | None,
+        until: float | None,
+    ) -> "Answer":
         failure: Exception | None = None
-        for address in self._addresses(target):
-            connection = self._connection(target, address)
-            with _watched(connection, self.connect_timeout + self.head_timeout):
-                try:
-                    connection.connect()
-                except _FAILURES as exc:
-                    connection.close()
-                    failure = exc
-                    continue
-                return self._exchange(connection, method, target, headers, budget)
+        for address in self._addresses(target, visit):
+            # A server at its address has no larger share under many names.
+            visit.go(*{target.host, str(address)})
+            wire = _Wire(address, target.port, time.monotonic() + visit.left(self.connect_timeout))
+            try:
+                wire.connect()
+                if target.scheme == "https":
+                    wire.secure(self._context(), target.host)
+            except _FAILURES as exc:
+                wire.close()
+                failure = exc
+                continue
+            except BaseException:
+                wire.close()
+                raise
+            return self._exchange(visit, wire, method, target, headers, budget, until)
         raise errors.FetchFailed("The URL's host cannot be connected to.") from failure
 
     def _exchange(
-        self, connection: HTTPConnection, method: str, target: Target, headers: Mapping[str, str], budget: int | None
+        self,
+        visit: Visit,
+        wire: _Wire,
+        method: str,
+        target: Target,
+        headers: Mapping[str, str],
+        budget: int | None,
+        until: float | None,
     ) -> "Answer":
         usual = {"Host": target.netloc, "User-Agent": f"calotype/{__version__}", "Accept": "*/*"}
         try:
-            sock = connection.sock
-            assert sock is not None
-            sock.settimeout(self.read_timeout)
-            connection.request(
+            sock = wire.sock
+            assert isinstance(sock, _Limited)
+            sock.until = time.monotonic() + visit.left(self.head_timeout)
+            wire.request(
                 method,
                 target.path,
                 headers={**usual, **headers, "Accept-Encoding": "identity", "Connection": "close"},
                 preload_content=False,
                 decode_content=False,
             )
-            response = connection.getresponse()
-            return Answer(connection, sock, response, method, budget, self.min_rate, self.read_timeout)
+            response = wire.getresponse()
+            return Answer(wire, sock, response, method, budget, self.min_rate, self.read_timeout, until)
+        except TimeoutError as exc:
+            wire.close()
+            raise errors.FetchFailed("The URL's server is too slow.") from exc
         except _FAILURES as exc:
-            connection.close()
+            wire.close()
             raise errors.FetchFailed("The URL's server did not answer as HTTP servers do.") from exc
         except BaseException:
-            connection.close()
+            wire.close()
             raise
-
-    def _connection(self, target: Target, address: Address) -> HTTPConnection:
-        if target.scheme == "http":
-            return HTTPConnection(str(address), target.port, timeout=self.connect_timeout)
-        return HTTPSConnection(
-            str(address),
-            target.port,
-            timeout=self.connect_timeout,
-            ssl_context=self._context(),
-            server_hostname=target.host,
-        )
 
     def _context(self) -> ssl.SSLContext:
         if not self._tls:
             context = ssl.create_default_context(cafile=self.ca_file)
+            context.sslsocket_class = _TlsSocket
             if self.insecure:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
             self._tls.append(context)
         return self._tls[0]
-
-
-@contextlib.contextmanager
-def _watched(connection: HTTPConnection, seconds: float, sock: socket.socket | None = None) -> Iterator[None]:
-    """End whatever the connection waits for after this time; `FetchFailed` then, even if that looked like an end.
-
-    Once the head of an answer is there a connection may know its socket no longer; then it is given.
-    """
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        found = sock or connection.sock
-        if found is not None:
-            with contextlib.suppress(OSError):
-                found.shutdown(socket.SHUT_RDWR)
-
-    watch = threading.Timer(seconds, end)
-    watch.daemon = True
-    watch.start()
-    try:
-        yield
-    finally:
-        watch.cancel()
-        if late.is_set():
-            connection.close()
-            raise errors.FetchFailed("The URL's server is too slow.")
 
 
 class Answer:
@@ -365,27 +556,28 @@ class Answer:
 
     def __init__(
         self,
-        connection: HTTPConnection,
-        sock: socket.socket,
+        wire: _Wire,
+        sock: _Limited,
         response: urllib3.HTTPResponse,
         method: str,
         budget: int | None,
         min_rate: int,
         patience: float,
+        until: float | None,
     ) -> None:
         self.status = response.status
         self.headers = response.headers
         length = self.headers.get("Content-Length", "")
         chunked = "Transfer-Encoding" in self.headers
         self.size = int(length) if re.fullmatch("[0-9]{1,18}", length) and not chunked else None
-        self._connection = connection
+        self._wire = wire
         self._sock = sock
         self._response = response
-        self._chunked = chunked
         self._empty = method == "HEAD"
         self._budget = budget
         self._min_rate = min_rate
         self._patience = patience
+        self._until = math.inf if until is None else until
         if self.headers.get("Content-Encoding", "identity") != "identity":
             self.close()
             raise errors.FetchFailed("The URL's server sends what nobody asked for: compressed data.")
@@ -395,10 +587,12 @@ class Answer:
         seen, waited = 0, 0.0
         while not self._empty:
             begun = time.monotonic()
+            # For the whole of it: sizes and trailers of chunks come byte by byte, if a server wants, and without end.
+            self._sock.until = min(begun + self._patience, self._until)
             try:
-                piece = self._read()
+                piece = self._response.read1(_PIECE)
             except _FAILURES as exc:
-                raise errors.FetchFailed("The URL's server broke off.") from exc
+                raise errors.FetchFailed("The URL's server broke off, or is too slow.") from exc
             waited += time.monotonic() - begun
             if not piece:
                 break
@@ -411,13 +605,6 @@ class Answer:
         if not self._empty and self.size not in (None, seen):
             raise errors.FetchFailed(f"The URL's server sent {seen} of {self.size} bytes.")
 
-    def _read(self) -> bytes:
-        if not self._chunked:
-            return self._response.read1(_PIECE)  # one wait, which the socket ends
-        # Sizes and trailers of chunks come byte by byte, if a server wants, and without end.
-        with _watched(self._connection, self._patience, self._sock):
-            return self._response.read1(_PIECE)
-
     def close(self) -> None:
         self._response.close()
-        self._connection.close()
+        self._wire.close()

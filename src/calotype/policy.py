@@ -21,7 +21,7 @@ from typing import Any, Final
 from oslo_config import cfg
 from oslo_policy import policy as oslo_policy
 
-from calotype import errors
+from calotype import errors, questions
 from calotype.context import Context
 from calotype.model import Image, Member, Namespace
 
@@ -151,8 +151,8 @@ _FLOOR_FOR_SERVICES: Final = frozenset({"add_image_location"})
 Target = Mapping[str, Any]
 _LOOK_SECONDS = 1.0  #: How often policy files are looked at.
 _KNOWN = 50_000  #: Answers remembered, some 15 MiB at most.
-#: Checks whose answer depends on more than the caller and the target, or on a field that `_FIELD` does not find.
-_ELSEWHERE = re.compile(r"\b(https?|field|opts?):|%\([^)]*\(")
+#: A field that `_FIELD` does not find.
+_ODD_FIELD = re.compile(r"%\([^)]*\(")
 _FIELD = re.compile(r"%\(([^)]*)\)")
 #: A rule's name may hold anything but white space; what closes a group after it is not its own.
 _RULE = re.compile(r"\brule:(\S+?)\)*(?!\S)")
@@ -269,11 +269,13 @@ class Policy:
     def _ask(self, rule: str, target: Target, ctx: Context) -> bool:
         """The rule's answer; remembered for the same caller and the same values of the fields that the rule reads.
 
-        One evaluation costs 0.3 ms, a list may need a thousand. Rules that ask another service are always asked.
+        One evaluation costs 0.3 ms, a list may need a thousand. Rules that ask another service are always asked, but
+        never in a transaction (`questions.py`): they may look at all of the target, so the answer is for all of it.
         """
         fields, answers = self._remembered(rule)
         if fields is None:
-            return self._evaluate(rule, target, ctx)
+            what = (rule, ctx, repr(sorted(target.items())))
+            return questions.ask(rule, what, lambda: self._evaluate(rule, target, ctx))
         # Rules see target values as text, whatever they are, so their text is what tells them apart.
         key = (rule, ctx, *[str(target.get(name)) for name in fields])
         answer = answers.get(key)  # once: a caller is dear to compare
@@ -321,14 +323,26 @@ class Policy:
                 continue
             seen.add(name)
             try:
-                text = str(rules[name])  # or that of the rule which stands in for those that are not there
+                check = rules[name]  # or the rule which stands in for those that are not there
             except KeyError:
                 continue
-            if _ELSEWHERE.search(text):
+            text = str(check)
+            if _looks_elsewhere(check) or _ODD_FIELD.search(text):
                 return None
             fields.update(_FIELD.findall(text))
             todo += _RULE.findall(text)
         return tuple(sorted(fields))
+
+
+def _looks_elsewhere(check: Any) -> bool:
+    """Whether a check may depend on more than the caller and the target: not one of oslo.policy's own, or by HTTP.
+
+    Packages add kinds of checks by the entry point `oslo.policy.rule_checks`.
+    """
+    parts = getattr(check, "rules", None) or [getattr(check, "rule", None)]
+    if any(_looks_elsewhere(part) for part in parts if part is not None):
+        return True
+    return type(check).__module__ != oslo_policy.AndCheck.__module__
 
 
 def _service_roles(conf: cfg.ConfigOpts) -> frozenset[str]:

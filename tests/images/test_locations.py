@@ -46,13 +46,13 @@ filesystem_store_datadir = {path}/one
 hash_rate = {rate}
 [import_filtering_opts]
 allowed_ports =
-private_hosts = 127.0.0.3
+private_hosts = 127.0.0.3, 127.0.0.4
 """
 
 
 @contextlib.contextmanager
-def service(path: Path, *, more: str = "", rate: int = 0) -> Iterator[App]:
-    conf = CONF.replace("{more}", more).replace("{rate}", str(rate))
+def service(path: Path, *, more: str = "", rate: int = 0, stores: str = "") -> Iterator[App]:
+    conf = CONF.replace("{more}", more).replace("{rate}", str(rate)) + stores
     with parts(path, f"sqlite:///{path / 'c.db'}", conf) as app:
         yield app
 
@@ -198,18 +198,38 @@ def test_what_shows_another_face_later_is_taken_out_of_service(app: App, web: We
     assert (image.status, image.os_hash_algo, image.os_hash_value) == ("deactivated", None, None)
 
 
-def test_a_request_waits_for_first_bytes_no_longer_than_it_should(
-    app: App, web: WebServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(locations, "_PATIENCE", 0.3)
-    web.files["/x"] = bytes(3 << 20)
+def test_a_request_waits_for_first_bytes_no_longer_than_it_should(tmp_path: Path, web: WebServer) -> None:
+    web.files["/x"] = bytes(30 << 20)
     web.rate = 1 << 20
-    image_id = queued(app)
-    begun = time.monotonic()
-    with pytest.raises(errors.Invalid, match="longer than"):
-        locations.add(app.service, ALICE, image_id, web.url + "/x", None)
-    assert time.monotonic() - begun < 2
-    assert show(app, image_id).status == "queued"
+    with service(tmp_path, stores="[web]\nhttp_fetch_timeout = 1\n") as app:
+        image_id = queued(app)
+        begun = time.monotonic()
+        with pytest.raises(errors.Invalid, match="too slow"):
+            locations.add(app.service, ALICE, image_id, web.url + "/x", None)
+        assert time.monotonic() - begun < 3
+        assert show(app, image_id).status == "queued"
+
+
+def test_who_finds_too_many_waiting_for_a_server_is_told_to_come_again(tmp_path: Path, web: WebServer) -> None:
+    """And nobody else: neither who wants something of another server, nor who downloads what lies elsewhere too."""
+    over = threading.Event()
+    web.files |= {"/slow": lambda _: over.wait(20), "/x": b"data"}
+    with (
+        serving(host="127.0.0.4") as other,
+        service(tmp_path, stores="[web]\nhttp_fetches_per_host = 2\n") as app,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        other.files["/x"] = b"more"
+        ids = [queued(app) for _ in range(4)]
+        waiting = [threads.submit(locations.add, app.service, ALICE, one, web.url + "/slow", None) for one in ids[:2]]
+        until(lambda: len(web.seen) == 2)
+        with pytest.raises(errors.StoreBusy):
+            locations.add(app.service, ALICE, ids[2], web.url + "/x", None)
+        locations.add(app.service, ALICE, ids[3], other.url + "/x", None)
+        assert [show(app, one).status for one in ids] == ["queued"] * 3 + ["active"]
+        over.set()
+        assert all(isinstance(one.exception(), errors.Invalid) for one in waiting)
+        locations.add(app.service, ALICE, ids[2], web.url + "/x", None)
 
 
 def test_of_two_images_that_get_the_same_data_at_once_one_gets_it(

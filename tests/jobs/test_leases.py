@@ -30,7 +30,7 @@ from calotype.jobs.worker import Runner
 from calotype.model import Job
 from calotype.service import Service
 from tests.inprocess import ALICE, Clock, Pieces, another_host, backlog, wait_out
-from tests.support import until
+from tests.support import names, until
 
 # --- watching --------------------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ def test_a_host_that_takes_over_an_upload_and_its_uploader_agree_on_who_won(
         stored = tmp_path / "one" / image_id
         image = lifecycle.show(app.service, ALICE, image_id)
         if taken:
-            assert (image.status, image.size, os.listdir(stored.parent)) == ("queued", None, [])
+            assert (image.status, image.size, names(stored.parent)) == ("queued", None, [])
         else:
             assert (image.status, stored.read_bytes()) == ("active", b"x" * ((1 << 20) + 1))
             lifecycle.delete(app.service, ALICE, image_id)

@@ -20,13 +20,13 @@ def build(tmp_path: Path, text: str) -> registry.Stores:
 def test_nothing_configured_is_one_file_store(tmp_path: Path) -> None:
     stores = build(tmp_path, "")
     assert [store.name for store in stores] == [stores.default] == ["local"]
-    assert stores.for_writing(None).details()["data_dir"] == str(tmp_path / "state" / "images")
+    assert stores.get(stores.default).details()["data_dir"] == str(tmp_path / "state" / "images")
 
 
 def test_the_directory_of_a_single_store_glance_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         stores = build(tmp_path, "[glance_store]\nfilesystem_store_datadir = {tmp}/old\n")
-    assert stores.for_writing("local").details()["data_dir"] == str(tmp_path / "old")
+    assert stores.get("local").details()["data_dir"] == str(tmp_path / "old")
     assert "single-store" in caplog.text
 
 

@@ -5,9 +5,10 @@ that is over, or when a connection breaks, stands in `engine.py`.
 """
 
 import functools
+import math
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -20,8 +21,6 @@ from sqlalchemy.pool import QueuePool
 from calotype import errors
 from calotype.db import failures
 
-#: How long SQLite waits for another process's write transaction, milliseconds.
-SQLITE_BUSY_MS = 30_000
 #: A server that does not take a connection in this time, seconds, is not there.
 CONNECT_SECONDS = 10
 #: The longest wait for a row that another transaction has locked, seconds. Our own last milliseconds.
@@ -49,6 +48,7 @@ class Settings:
     mysql_wsrep_sync_wait: int | None = None
     pool_timeout: float = 30
     response_timeout: float | None = 30  #: None: as long as it takes, for migrations and the like
+    transaction_timeout: float = 30  #: for all that a transaction waits for before its COMMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +132,11 @@ def engine(url: sa.URL, settings: Settings, pool: Pool, *, writes: bool) -> Engi
             f"[database] connection: the driver is not installed: pip install 'calotype[{extra}]' ({exc})"
         ) from exc
     if kind == "sqlite":
-        event.listen(made, "connect", _sqlite_connect)
-        if writes:
-            event.listen(made, "begin", _sqlite_begin_writing)
+        event.listen(made, "connect", functools.partial(_sqlite_connect, settings))
     elif kind != "postgresql" and not writes:
         event.listen(made, "connect", _mysql_isolate)
-    if kind == "postgresql" and settings.response_timeout is not None:
-        _limit_postgresql(made, settings.response_timeout)
+    if kind != "sqlite" and settings.response_timeout is not None:
+        _limit_answers(made, _limited_postgresql().connect if kind == "postgresql" else _limited_mysql(), settings)
     failures.watch(made)
     return made
 
@@ -158,6 +156,24 @@ def _lock_seconds(settings: Settings) -> int | None:
     if settings.response_timeout is None:
         return None
     return max(1, min(LOCK_SECONDS, int(settings.response_timeout / 2)))
+
+
+def _limit_answers(made: Engine, make: Callable[..., Any], settings: Settings) -> None:
+    """Make connections that break when an answer takes longer, or when the time is over that `limit` gave them."""
+
+    def connect(_dialect: object, _record: object, arguments: Any, named: dict[str, Any]) -> Any:
+        connection = make(*arguments, **named)
+        connection.limit = settings.response_timeout
+        return connection
+
+    event.listen(made, "do_connect", connect)
+
+
+def limit(connection: Connection, until: float) -> None:
+    """Let no answer be waited for beyond that moment (`time.monotonic`). SQLite has none that is."""
+    if connection.dialect.name != "sqlite" and not connection.invalidated:
+        driver: Any = connection.connection.driver_connection
+        driver.until = until
 
 
 # --- MariaDB ---------------------------------------------------------------------------------------------
@@ -192,6 +208,21 @@ def _mysql_isolate(connection: Any, _record: object) -> None:
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
 
+@functools.cache
+def _limited_mysql() -> Any:
+    from pymysql import connections  # type: ignore[import-untyped]
+
+    class LimitedConnection(connections.Connection):  # type: ignore[misc]
+        limit = 0.0
+        until = math.inf
+
+        def _execute_command(self, command: int, sql: str | bytes) -> None:
+            self._read_timeout = max(0.01, min(self.limit, self.until - time.monotonic()))
+            super()._execute_command(command, sql)
+
+    return LimitedConnection
+
+
 # --- PostgreSQL ------------------------------------------------------------------------------------------
 
 
@@ -202,37 +233,29 @@ def _postgresql_arguments(settings: Settings) -> dict[str, Any]:
     return arguments
 
 
-def _limit_postgresql(made: Engine, seconds: float) -> None:
-    """Make connections that break when an answer takes longer; libpq itself would wait for ever."""
-
-    def connect(_dialect: object, _record: object, arguments: Any, named: dict[str, Any]) -> Any:
-        connection = _limited_connection().connect(*arguments, **named)
-        connection.limit = seconds
-        return connection
-
-    event.listen(made, "do_connect", connect)
-
-
 @functools.cache
-def _limited_connection() -> Any:
+def _limited_postgresql() -> Any:
     import psycopg
 
     class LimitedConnection(psycopg.Connection[Any]):
+        """libpq itself would wait for ever."""
+
         limit = 0.0
+        until = math.inf
 
         def wait(self, gen: Any, *args: Any, **named: Any) -> Any:
             return super().wait(self._limited(gen), *args, **named)
 
         def _limited(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
             """The same dialogue. psycopg comes by about ten times a second, also when nothing happened."""
-            until = time.monotonic() + self.limit
+            until = min(time.monotonic() + self.limit, self.until)
             try:
                 wanted = next(gen)
                 while True:
                     ready = yield wanted
                     if not ready and time.monotonic() > until:
                         self.close()
-                        raise psycopg.OperationalError(f"the database did not answer within {self.limit} s")
+                        raise psycopg.OperationalError("the database did not answer in time")
                     wanted = gen.send(ready)
             except StopIteration as end:
                 return end.value
@@ -243,15 +266,36 @@ def _limited_connection() -> Any:
 # --- SQLite ----------------------------------------------------------------------------------------------
 
 
-def _sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # Transactions are begun below, never behind our back.
-    connection.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_MS}")
+def _busy_timeout(settings: Settings) -> str:
+    return f"PRAGMA busy_timeout = {int(settings.transaction_timeout * 1000)}"
+
+
+def _sqlite_connect(settings: Settings, connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # Transactions are begun by us, never behind our back.
+    connection.execute(_busy_timeout(settings))
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _sqlite_begin_writing(connection: Connection) -> None:
-    # A deferred transaction that reads and then writes fails at once with "database is locked" when another
-    # one wrote in between; IMMEDIATE waits for its turn instead.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def begin_writing(connection: Connection, settings: Settings, until: float, pause: float) -> None:
+    """Begin a transaction of SQLite's that writes, when no other process has one; look again after each pause.
+
+    A deferred transaction that reads and then writes fails at once with "database is locked" when another one wrote in
+    between; IMMEDIATE waits for its turn instead. SQLite's own waiting looks more and more seldom, and comes last where
+    many wait for one another.
+    """
+    raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    raw.execute("PRAGMA busy_timeout = 0")
+    try:
+        while time.monotonic() < until:
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    break
+            time.sleep(pause)
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # which raises what others expect
+    finally:
+        raw.execute(_busy_timeout(settings))

@@ -4,23 +4,26 @@ Functions of this package take the `Tx` that `Database.transact`, `.look` or `.a
 several of them commit together. Nothing else in Calotype opens a connection.
 """
 
+import copy
 import logging
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from calotype import errors
+from calotype import errors, questions
 from calotype.db import drivers, failures
 from calotype.db.drivers import Pool, Settings
 from calotype.db.known import Known
+from calotype.db.turns import Turns
 
 LOG = logging.getLogger(__name__)
 
@@ -30,7 +33,8 @@ UNLIMITED = 1 << 20
 Tx = Connection
 T = TypeVar("T")
 
-#: A transaction that is this old is not begun again, seconds; it ends before the lease of a job does.
+#: A transaction that is this old is not begun again, seconds; it ends before the lease of a job does. What it may wait
+#: for in all is `[database] transaction_timeout`.
 PATIENCE = 15.0
 #: How long the database may take for an answer on a connection of `reserve`, seconds: a third of a lease.
 RESERVE_SECONDS = 10.0
@@ -39,6 +43,8 @@ RESERVE_SECONDS = 10.0
 _MOMENT = 0.1
 #: Pauses between two tries, seconds: the first, and what they double up to.
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
+#: How often another process that writes to SQLite is looked after, seconds; and by those who are in a hurry.
+_LOOK, _SOON = 0.005, 0.001
 
 
 def now() -> datetime:
@@ -66,15 +72,17 @@ class Database:
         self._settings = settings
         self._reserve: Database | None = None
         # Who waited for an answer in vain for so long does not wait again.
-        self._patience = min(PATIENCE, settings.response_timeout or PATIENCE)
+        self._patience = min(PATIENCE, settings.response_timeout or PATIENCE, settings.transaction_timeout)
         readers, writers = drivers.pools(settings)
-        # SQLite has one writer. Threads of this process wait for it here, without polling; other processes are waited
-        # for by SQLite's busy handler.
-        self._writer: Any = threading.Lock() if self.is_sqlite else nullcontext()
+        # SQLite has one writer. Threads of this process wait for it here, in order; other processes are waited for by
+        # whoever has the turn.
+        self._turns = Turns() if self.is_sqlite else None
+        self._hurry = False
         writers = Pool(1, 0) if self.is_sqlite else writers
         self.reads: Engine = drivers.engine(self.url, settings, readers, writes=False)
         self.writes: Engine = drivers.engine(self.url, settings, writers, writes=True)
-        self._kept = {self.reads: readers.kept or UNLIMITED, self.writes: writers.kept or UNLIMITED}
+        self._pools = {self.reads: readers, self.writes: writers}
+        self._seats: dict[Engine, tuple[threading.Semaphore, threading.Semaphore]] = {}
         self._snapshot = drivers.snapshot(self.url)
         self.known = Known()
         self._take_seats()
@@ -100,8 +108,18 @@ class Database:
         nobody knows whether that was committed. Raises what `work` raises, and `Busy`.
         """
         unheard: list[T] = []  # what the work returned before each COMMIT that nobody answered
+
+        def in_force(tx: Tx) -> list[T]:
+            return [one for one in unheard if landed is not None and landed(tx, one)]
+
         try:
-            result = self._persist(work, landed, unheard)
+            try:
+                result = self._persist(work, in_force, unheard)
+            except (errors.CalotypeError, sa.exc.SQLAlchemyError):
+                # A commit may come into force after we looked for it; then it is what the work stumbled over now.
+                if not unheard or not (found := self.look(in_force)):
+                    raise
+                result = found[0]
             unheard = [other for other in unheard if other is not result]
             return result
         finally:
@@ -109,35 +127,27 @@ class Database:
                 for one in unheard:
                     adrift(one)
 
-    def _persist(self, work: Callable[[Tx], T], landed: Callable[[Tx, T], bool] | None, unheard: list[T]) -> T:
-        def in_force(tx: Tx) -> list[T]:
-            return [one for one in unheard if landed is not None and landed(tx, one)]
-
-        begun = time.monotonic()
-        tries = 0
-        while True:
-            committing = False
-            try:
-                with self._writer, self._transaction(self.writes) as tx:
-                    if unheard and (found := in_force(tx)):
-                        return found[0]
-                    result = work(tx)
-                    committing = True
-                return result
-            except sa.exc.SQLAlchemyError as exc:
-                doubtful = committing and failures.doubtful(exc)
-                if doubtful:
-                    unheard.append(result)
-                if not ((doubtful or failures.repeatable(exc)) and self._again(tries, begun, exc)):
-                    if unheard and (found := self.look(in_force)):
-                        return found[0]
-                    raise failures.translated(exc)  # noqa: B904  # it has its cause
-                tries += 1
-            except errors.CalotypeError:
-                # A commit may come into force after we looked for it; then it is what the work stumbled over now.
-                if unheard and (found := self.look(in_force)):
-                    return found[0]
-                raise
+    def _persist(self, work: Callable[[Tx], T], in_force: Callable[[Tx], list[T]], unheard: list[T]) -> T:
+        begun, tries = time.monotonic(), 0
+        with questions.Answers() as answers:
+            while True:
+                committing = False
+                try:
+                    with self._writing(begun) as tx:
+                        if unheard and (found := in_force(tx)):
+                            return found[0]
+                        result = work(tx)
+                        committing = True
+                    return result
+                except questions.Later as later:
+                    begun += _took(lambda later=later: answers.find(later))  # type: ignore[misc]
+                except sa.exc.SQLAlchemyError as exc:
+                    doubtful = committing and failures.doubtful(exc)
+                    if doubtful:
+                        unheard.append(result)
+                    if not ((doubtful or failures.repeatable(exc)) and self._again(tries, begun, exc)):
+                        raise failures.translated(exc)  # noqa: B904  # it has its cause
+                    tries += 1
 
     def look(self, work: Callable[[Tx], T]) -> T:
         """Run `work` in a transaction that only reads, and sees one moment throughout; again, as `transact` does."""
@@ -155,27 +165,29 @@ class Database:
         self.ask(lambda tx: tx.execute(sa.select(sa.literal(1))).scalar_one())
 
     def _answered(self, work: Callable[[Tx], T], begin: str) -> T:
-        begun = time.monotonic()
-        tries = 0
-        while True:
-            try:
-                with self._reading(begin) as tx:
-                    return work(tx)
-            except sa.exc.SQLAlchemyError as exc:
-                if not (failures.repeatable(exc) and self._again(tries, begun, exc)):
-                    raise failures.translated(exc)  # noqa: B904  # it has its cause
-                tries += 1
+        begun, tries = time.monotonic(), 0
+        with questions.Answers() as answers:
+            while True:
+                try:
+                    with self._reading(begin, begun) as tx:
+                        return work(tx)
+                except questions.Later as later:
+                    begun += _took(lambda later=later: answers.find(later))  # type: ignore[misc]
+                except sa.exc.SQLAlchemyError as exc:
+                    if not (failures.repeatable(exc) and self._again(tries, begun, exc)):
+                        raise failures.translated(exc)  # noqa: B904  # it has its cause
+                    tries += 1
 
     @contextmanager
     def begin(self) -> Iterator[Tx]:
         """One try of a transaction that writes; durable when the block ends, undone when it raises."""
-        with _translated(), self._writer, self._transaction(self.writes) as tx:
+        with _translated(), self._writing(time.monotonic()) as tx:
             yield tx
 
     @contextmanager
     def read(self) -> Iterator[Tx]:
         """One try of a transaction that only reads, and sees one moment throughout."""
-        with _translated(), self._reading(self._snapshot) as tx:
+        with _translated(), self._reading(self._snapshot, time.monotonic()) as tx:
             yield tx
 
     def _again(self, tries: int, begun: float, exc: Exception) -> bool:
@@ -190,10 +202,14 @@ class Database:
     # --- connections -------------------------------------------------------------------------------------
 
     def reserve(self) -> "Database":
-        """The same database with two connections of its own, for threads that must not wait behind requests."""
-        if self.is_sqlite:
-            return self  # a writer has to wait for the others anyhow, and pools are not what it waits for
-        if self._reserve is None:
+        """The same database with two connections of its own, for threads that must not wait behind requests.
+
+        On SQLite they write with the same connection as the others, and before them.
+        """
+        if self._reserve is None and self.is_sqlite:
+            self._reserve = copy.copy(self)
+            self._reserve._hurry = True
+        elif self._reserve is None:
             seconds = self._settings.response_timeout
             # Whoever waits for an answer in vain must be able to beat again before others take it for dead.
             seconds = seconds and min(seconds, RESERVE_SECONDS)
@@ -215,30 +231,52 @@ class Database:
             time.sleep(pause)
 
     def _take_seats(self) -> None:
-        self._seats = {engine: threading.Semaphore(kept) for engine, kept in self._kept.items()}
+        for engine, pool in self._pools.items():
+            most = UNLIMITED if pool.kept == 0 or pool.more < 0 else pool.kept + pool.more
+            self._seats[engine] = threading.Semaphore(pool.kept or UNLIMITED), threading.Semaphore(most)
+
+    def _until(self, begun: float) -> float:
+        """When a transaction that was begun then has waited enough."""
+        if self._settings.response_timeout is None and not self.is_sqlite:
+            return math.inf
+        return begun + self._settings.transaction_timeout
 
     @contextmanager
-    def _connection(self, engine: Engine) -> Iterator[Tx]:
+    def _connection(self, engine: Engine, until: float) -> Iterator[Tx]:
         """A connection of a pool, once there is one or it is worth while to open one more."""
-        seats = self._seats[engine]
-        seated = seats.acquire(timeout=_MOMENT)
+        kept, all_ = self._seats[engine]
+        if not all_.acquire(timeout=max(0.0, min(self._settings.pool_timeout, until - time.monotonic()))):
+            raise errors.Busy("Too many wait for the database; try again later.")
+        seated = kept.acquire(timeout=_MOMENT)
         try:
-            with engine.connect() as tx:
-                yield tx
+            with questions.connected(), engine.connect() as tx:
+                drivers.limit(tx, until)
+                try:
+                    yield tx
+                finally:
+                    drivers.limit(tx, math.inf)
         finally:
             if seated:
-                seats.release()
+                kept.release()
+            all_.release()
 
     @contextmanager
-    def _transaction(self, engine: Engine) -> Iterator[Tx]:
-        """A transaction, and its connection back to the pool with nothing left in it."""
-        with self._connection(engine) as tx:
+    def _writing(self, begun: float) -> Iterator[Tx]:
+        """A transaction that writes, and its connection back to the pool with nothing left in it."""
+        until = self._until(begun)
+        turn: AbstractContextManager[None] = nullcontext()
+        if self._turns is not None:
+            turn = self._turns.take(until, hurry=self._hurry)
+        with turn, self._connection(self.writes, until) as tx:
             tx.begin()
             try:
+                if self._turns is not None:
+                    drivers.begin_writing(tx, self._settings, until, _SOON if self._hurry else _LOOK)
                 yield tx
             except BaseException:
                 _undo(tx, tx.rollback)
                 raise
+            drivers.limit(tx, math.inf)  # what is nearly done is not given up to be looked for
             try:
                 tx.commit()
             except BaseException:
@@ -246,9 +284,9 @@ class Database:
                 raise
 
     @contextmanager
-    def _reading(self, begin: str) -> Iterator[Tx]:
+    def _reading(self, begin: str, begun: float) -> Iterator[Tx]:
         """A connection that commits each statement by itself, but for a transaction that `begin` begins."""
-        with self._connection(self.reads) as tx:
+        with self._connection(self.reads, self._until(begun)) as tx:
             try:
                 if begin:
                     tx.exec_driver_sql(begin)
@@ -266,16 +304,23 @@ class Database:
             engine.dispose(close=False)
         self._take_seats()
         self.known.forget()
-        if self.is_sqlite:
-            self._writer = threading.Lock()
-        if self._reserve is not None:
+        if self._turns is not None:
+            self._turns.forget()
+        elif self._reserve is not None:
             self._reserve.dispose()
 
     def close(self) -> None:
         for engine in (self.reads, self.writes):
             engine.dispose()
-        if self._reserve is not None:
+        if self._reserve is not None and not self.is_sqlite:
             self._reserve.close()
+
+
+def _took(what: Callable[[], None]) -> float:
+    """Do it; how many seconds that took."""
+    begun = time.monotonic()
+    what()
+    return time.monotonic() - begun
 
 
 def _undo(tx: Tx, how: Callable[[], object]) -> None:

@@ -28,7 +28,7 @@ from calotype.images.stream import Passing
 from calotype.model import Image, Job, Location, Task
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Store
+from calotype.stores.base import Body, Peeks, Store
 
 LOG = logging.getLogger(__name__)
 
@@ -43,8 +43,6 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]+")
 _MOST: Final = 4096
 #: How much is read before an image may become active, bytes; nearly all formats show themselves in less.
 _HEAD: Final = 4 << 20
-#: For how long, seconds: a request waits for it.
-_PATIENCE: Final = 60.0
 #: Parameters of a query that are, or stand for, a key to the data.
 _SECRET: Final = re.compile(r"sig|token|secret|pass|pwd|key|credential|auth|session|jwt|sas|expires", re.IGNORECASE)
 #: Digests of `Given` by algorithm: their lengths in bytes. The weak ones are compared, never recorded on our word.
@@ -191,8 +189,9 @@ def _has_secrets(query: str) -> bool:
 
 def _look(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> tuple[int, bool, int | None]:
     """Size; whether what there is at the beginning settles what the data is; then its virtual size."""
+    length = _HEAD if image.container_format == "bare" else 0
     try:
-        size = store.size(url, ctx=ctx)
+        size, first = _peek(store, url, length, svc.conf.image_size_cap, ctx)
         if size <= 0:
             raise errors.Invalid("The URL leads to nothing: there are no bytes.")
         if size > svc.conf.image_size_cap:
@@ -200,7 +199,9 @@ def _look(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> t
         if image.container_format != "bare":
             return size, True, None
         inspection = Inspection(str(image.disk_format), _format_rules(svc))
-        head = memoryview(_first(store, url, min(size, _HEAD), ctx))
+        head = memoryview(first)
+    except errors.StoreBusy:
+        raise
     except errors.StoreError as exc:
         LOG.warning("image %s: a location was refused, store %s: %s", image.id, store.name, errors.reason(exc))
         raise errors.Invalid(f"The URL leads to no data that can be read: {exc}") from exc
@@ -216,16 +217,15 @@ def _format_rules(svc: Service) -> FormatRules:
     return replace(data.format_rules(svc), plain_passes=True)
 
 
-def _first(store: Store, url: str, length: int, ctx: Context) -> bytes:
-    """The first bytes, read while the caller waits. Raises `StoreError`."""
-    until = time.monotonic() + _PATIENCE
-    found = bytearray()
+def _peek(store: Store, url: str, length: int, most: int, ctx: Context) -> tuple[int, bytes]:
+    """Size and first bytes, read while the caller waits, but of what is too large. Raises `StoreError`."""
+    if isinstance(store, Peeks):
+        return store.peek(url, length, most=most, ctx=ctx)
+    size = store.size(url, ctx=ctx)
+    if size > most or not (length := min(size, length)):
+        return size, b""
     with contextlib.closing(store.read(url, length=length, ctx=ctx)) as body:
-        for piece in body:
-            found += piece
-            if len(found) < length and time.monotonic() > until:
-                raise errors.StoreUnavailable(f"Its first bytes took longer than {_PATIENCE:g} seconds.", store.name)
-    return bytes(found)
+        return size, b"".join(body)
 
 
 def _formats(image: Image) -> list[str | None]:

@@ -159,6 +159,17 @@ class Identified(Store, Protocol):
 
 
 @runtime_checkable
+class Peeks(Protocol):
+    """A store that may be slow to answer, and sets one limit to the wait for an object's size and first bytes."""
+
+    def peek(self, url: str, length: int, *, most: int, ctx: Context) -> tuple[int, bytes]:
+        """The object's size in bytes, and so many bytes from its beginning, or all of them. Raises as `read`.
+
+        Of an object of more than `most` bytes none is read.
+        """
+
+
+@runtime_checkable
 class Sweeps(Protocol):
     """A store whose temporary names can be listed cheaply; debris without any job is found this way alone."""
 

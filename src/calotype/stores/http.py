@@ -22,6 +22,17 @@ OPTIONS: list[cfg.Opt] = [
         help="PEM file with the certificates that servers are verified with; default: those of the system.",
     ),
     cfg.BoolOpt("https_insecure", default=False, help="Do not verify certificates: who is on the way can change data."),
+    cfg.FloatOpt(
+        "http_fetch_timeout",
+        default=60.0,
+        min=1,
+        help="Seconds for all that a request waits for before data comes: names, connections, redirects, answers. When "
+        "a location is added, also for the size and the first bytes.",
+    ),
+    cfg.IntOpt("http_fetches", default=net.FETCHES, min=1, help="Requests of one worker that may wait so at once."),
+    cfg.IntOpt(
+        "http_fetches_per_host", default=net.FETCHES_OF_HOST, min=1, help="Of these, so many for one host or address."
+    ),
     cfg.DictOpt("http_proxy_information", default={}, help="Not served: the start is refused when it is set."),
 ]
 
@@ -45,7 +56,15 @@ class HttpStore:
                 "Unset it, and let this host reach the servers."
             )
         ca_file = options["https_ca_certificates_file"]
-        self.net = net.Net(options["filters"], ca_file=ca_file, insecure=options["https_insecure"])
+        most = options["http_fetches"]
+        self.net = net.Net(
+            options["filters"],
+            ca_file=ca_file,
+            insecure=options["https_insecure"],
+            fetch_timeout=options["http_fetch_timeout"],
+            crowd=net.Crowd(most, options["http_fetches_per_host"]),
+            names=net.Names(most),
+        )
         try:
             self.net.prepare()
         except OSError as exc:
@@ -81,11 +100,14 @@ class HttpStore:
         raise errors.StoreReadOnly(f"Store {self.name} does not take new data.", self.name)
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
+        return self._read(url, offset, length)
+
+    def _read(self, url: str, offset: int, length: int | None, visit: net.Visit | None = None) -> "_Part":
         headers = {}
         if length != 0 and (offset or length is not None):
             last = "" if length is None else str(max(offset + length - 1, offset))
             headers["Range"] = f"bytes={offset}-{last}"
-        answer = self._ask(url, headers=headers)
+        answer = self._ask(url, headers=headers, visit=visit)
         try:
             return _Part(self.name, answer, offset, length)
         except BaseException:
@@ -93,13 +115,33 @@ class HttpStore:
             raise
 
     def size(self, url: str, *, ctx: Context) -> int:
+        with self._visit() as visit:
+            return self._size(url, visit)
+
+    def peek(self, url: str, length: int, *, most: int, ctx: Context) -> tuple[int, bytes]:
+        with self._visit() as visit:
+            size = self._size(url, visit)
+            if size > most or not (length := min(size, length)):
+                return size, b""
+            with contextlib.closing(self._read(url, 0, length, visit)) as body:
+                return size, b"".join(body)
+
+    @contextlib.contextmanager
+    def _visit(self) -> Iterator[net.Visit]:
+        try:
+            with self.net.visit() as visit:
+                yield visit
+        except errors.Busy as exc:
+            raise errors.StoreBusy(str(exc), self.name) from exc
+
+    def _size(self, url: str, visit: net.Visit) -> int:
         """Asked by HEAD, or where the server does not do that, by a GET that is broken off."""
         for method in ("HEAD", "GET"):
             try:
-                with contextlib.closing(self._ask(url, method=method)) as answer:
+                with contextlib.closing(self._ask(url, method=method, visit=visit)) as answer:
                     if answer.size is not None:
                         return answer.size
-            except errors.Missing:
+            except (errors.Missing, errors.StoreBusy):
                 raise
             except errors.StoreError:
                 if method == "GET":
@@ -112,12 +154,21 @@ class HttpStore:
     def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
         """Nothing was written."""
 
-    def _ask(self, url: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> net.Answer:
+    def _ask(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        visit: net.Visit | None = None,
+    ) -> net.Answer:
         if not self.owns(url):
             raise errors.StoreError("The location is not in this store.", self.name)
         clean, secrets = _clean(url)
         try:
-            answer = self.net.open(clean, method=method, headers=headers, secrets=secrets)
+            answer = self.net.open(clean, method=method, headers=headers, secrets=secrets, visit=visit)
+        except errors.Busy as exc:
+            raise errors.StoreBusy(str(exc), self.name) from exc
         except errors.UrlRefused as exc:
             raise errors.StoreError(str(exc), self.name) from exc
         except errors.FetchFailed as exc:
