@@ -73,6 +73,11 @@ class Moved(Exception):
     """An image changed between two statements, so that nobody knows whether it still belongs on the page."""
 
 
+def one_statement(query: Query) -> bool:
+    """Whether one statement says which images are on the page, so that it need not be in a transaction with others."""
+    return Order.of(query).walk is not None
+
+
 def page(tx: Tx, known: Known, ctx: Context, query: Query) -> list[Image | str]:
     """Up to `query.limit` images after `query.marker`; of one that the database cannot answer with, the id.
 
