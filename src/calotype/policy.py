@@ -309,7 +309,6 @@ class Policy:
             "system_scope": ctx.system_scope,
         }
         # What is not there would be the text None, by which a caller without a project would own what is nobody's.
-        credentials = {name: value for name, value in credentials.items() if value is not None}
         target = {name: value for name, value in target.items() if value is not None or name not in _PROJECTS}
         try:
             return bool(self._enforcer.enforce(rule, target, credentials, do_raise=False))
