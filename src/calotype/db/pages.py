@@ -65,6 +65,7 @@ _NONE: Final = Tests()
 #: Filters for one value of these walk the index of that column, the first of them that there is; it is likely that few
 #: images have one value of the first ones.
 _SELECTIVE: Final = (*BY_VALUE, "name", "size")
+#: Many images have one value of these.
 _COARSE: Final = ("status", "container_format", "disk_format")
 _FIXABLE: Final = (*_SELECTIVE, *_COARSE)
 
@@ -87,8 +88,6 @@ def page(tx: Tx, known: Known, ctx: Context, query: Query) -> list[Image | str]:
     if query.limit == 0:
         return []
     stamps = _Search.of(tx, ctx, query).stamps()
-    if len({id_of(one) for one in stamps}) < len(stamps):
-        raise Moved
     found: dict[str, Image | None] = {**known.matching(stamps)}
     news = [one for one in stamps if one not in found]
     for start in range(0, len(news), _AT_ONCE):
@@ -451,6 +450,7 @@ class _Search:
         return replace(self._way(key, self.order.descending), fixed=fixed is not None, start=start)
 
     def _way(self, key: str, descending: bool) -> Walk:
+        """A walk through all that meets the filters, from its beginning."""
         nulls_low = self.tx.dialect.name != "postgresql"
         return Walk(self.branches, key, descending, tests=self.tests, nulls_low=nulls_low)
 
