@@ -134,7 +134,7 @@ class Member:
 class Task:
     """A user's view of work that goes on after the answer: what was asked for, how far it is, what came of it.
 
-    `owner` is a project id, empty for a task that is nobody's. `expires_at` is when it vanishes, once it has ended.
+    `owner` is a project id, empty for one that is nobody's. `expires_at` is when it vanishes, once it has ended.
     `input`, `result` and `message` are as they were written; lists leave all three out.
     """
 

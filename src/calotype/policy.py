@@ -148,6 +148,9 @@ _FLOOR: Final = frozenset(
 #: Of those, what a service may do as well: Nova and Cinder add the locations of what they made for a user.
 _FLOOR_FOR_SERVICES: Final = frozenset({"add_image_location"})
 
+#: Fields of targets that name a project.
+_PROJECTS: Final = frozenset(("project_id", "owner", "member_id"))
+
 Target = Mapping[str, Any]
 _LOOK_SECONDS = 1.0  #: How often policy files are looked at.
 _KNOWN = 50_000  #: Answers remembered, some 15 MiB at most.
@@ -277,7 +280,8 @@ class Policy:
             what = (rule, ctx, repr(sorted(target.items())))
             return questions.ask(rule, what, lambda: self._evaluate(rule, target, ctx))
         # Rules see target values as text, whatever they are, so their text is what tells them apart.
-        key = (rule, ctx, *[str(target.get(name)) for name in fields])
+        values = [target.get(name) for name in fields]
+        key = (rule, ctx, *[None if value is None else str(value) for value in values])
         answer = answers.get(key)  # once: a caller is dear to compare
         if answer is None:
             answer = answers[key] = self._evaluate(rule, target, ctx)
@@ -306,8 +310,10 @@ class Policy:
             "domain_id": ctx.domain,
             "system_scope": ctx.system_scope,
         }
+        # What is not there would be the text None, by which a caller without a project would own what is nobody's.
+        target = {name: value for name, value in target.items() if value is not None or name not in _PROJECTS}
         try:
-            return bool(self._enforcer.enforce(rule, dict(target), credentials, do_raise=False))
+            return bool(self._enforcer.enforce(rule, target, credentials, do_raise=False))
         except Exception as exc:  # a service that the rule asks is away, and then libraries raise all sorts
             raise errors.Busy(f"The rule {rule} cannot be answered now; try again later.") from exc
 

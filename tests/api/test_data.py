@@ -13,7 +13,10 @@ from typing import Any
 import psutil
 import pytest
 import requests
+import sqlalchemy as sa
 
+from calotype.db import tables
+from calotype.db.engine import Database
 from tests.support import Client, Service, second_copy, tool, until
 
 DATA = bytes(range(256)) * 4096 + b"tail"  # 1 MiB and 4 bytes
@@ -246,6 +249,94 @@ def test_a_copy_can_be_taken_out_of_a_store_but_not_the_last(service: Service, a
     assert alice.show(image_id)["stores"] == "cheap"
     assert alice.file(image_id).content == b"data"
     assert admin.request("DELETE", f"/v2/stores/cheap/{image_id}").status_code == 403
+
+
+# --- records without a size ------------------------------------------------------------------------------
+
+
+NO_DIGESTS = dict.fromkeys(("checksum", "os_hash_algo", "os_hash_value"))
+
+
+def records(service: Service, image_id: str, **values: Any) -> None:
+    """What a record that was taken over from Glance may say."""
+    database = Database(service.database_url)
+    with database.begin() as tx:
+        tx.execute(sa.update(tables.images).where(tables.images.c.id == image_id).values(**values))
+    database.close()
+
+
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("size", [None, 0])
+def test_data_whose_size_is_not_on_record_is_as_large_as_its_store_says(
+    service: Service, alice: Client, size: int | None, digests: bool
+) -> None:
+    image_id = alice.active(DATA)
+    etag = f'"{hashlib.sha512(DATA).hexdigest()}"'
+    records(service, image_id, size=size, **({} if digests else NO_DIGESTS))
+    path = f"/v2/images/{image_id}/file"
+    assert alice.show(image_id)["size"] == size
+    assert image_id in [image["id"] for image in alice.get("/v2/images?sort=size:asc&limit=1000").json()["images"]]
+    got, head = alice.get(path), alice.request("HEAD", path)
+    assert (got.status_code, got.content) == (200, DATA)
+    assert head.headers["Content-Length"] == got.headers["Content-Length"] == str(len(DATA))
+    assert got.headers.get("ETag") == (etag if digests else None)
+    for wanted, part in (("bytes=5-9", DATA[5:10]), ("bytes=-4", DATA[-4:]), ("bytes=1048576-", DATA[1 << 20 :])):
+        found = alice.get(path, headers={"Range": wanted, **({"If-Range": etag} if digests else {})})
+        assert (found.status_code, found.content) == (206, part)
+        assert found.headers["Content-Range"].endswith(f"/{len(DATA)}")
+        assert alice.request("HEAD", path, headers={"Range": wanted}).headers["Content-Length"] == str(len(part))
+    several = alice.get(path, headers={"Range": "bytes=0-1,10-11"})
+    assert several.status_code == 206
+    assert len(several.content) == int(several.headers["Content-Length"])
+    assert DATA[10:12] in several.content
+    beyond = alice.get(path, headers={"Range": f"bytes={len(DATA)}-"})
+    assert (beyond.status_code, beyond.headers["Content-Range"]) == (416, f"bytes */{len(DATA)}")
+    assert alice.get(path, headers={"If-None-Match": etag}).status_code == (304 if digests else 200)
+    alice.delete(image_id)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "digests", "stored", "status"),
+    [
+        (None, DATA, None, 503), (0, DATA, None, 503), (None, None, b"", 503), (None, b"", b"", 503), (0, DATA, b"", 503),
+        (0, b"", b"x", 503), (None, b"", b"x", 503), (0, b"", b"", 200), (0, None, b"", 200), (0, None, b"x", 200),
+    ],
+)  # fmt: skip
+def test_nobody_is_sent_nothing_for_data_whose_size_is_not_known(
+    service: Service, alice: Client, recorded: int | None, digests: bytes | None, stored: bytes | None, status: int
+) -> None:
+    """Unless there is nothing, by all that is known. Digests tell whether a size of 0 is meant."""
+    image_id = alice.active(digests or b"")
+    records(service, image_id, size=recorded, **(NO_DIGESTS if digests is None else {}))
+    file = service.state / "fast" / image_id
+    if stored is None:
+        file.unlink()
+    else:
+        file.write_bytes(stored)
+    for method in ("GET", "HEAD"):
+        for headers in ({}, {"Range": "bytes=0-0"}):
+            if stored == b"" and headers and status == 200:
+                continue
+            found = alice.request(method, f"/v2/images/{image_id}/file", headers=headers)
+            assert found.status_code == (206 if headers and status == 200 else status)
+            assert method == "HEAD" or status != 200 or found.content == stored
+    alice.delete(image_id)
+
+
+def test_of_copies_that_disagree_the_first_that_can_be_read_is_sent_whole(service: Service, alice: Client) -> None:
+    image_id = alice.active(b"the first one")
+    second_copy(service, image_id)
+    records(service, image_id, size=None)
+    path, fast = f"/v2/images/{image_id}/file", service.state / "fast" / image_id
+    (service.state / "cheap" / image_id).write_bytes(b"another")
+    assert alice.get(path).content == b"the first one"
+    assert alice.get(f"{path}?prefer=cheap").content == b"another"
+    fast.write_bytes(b"")  # a copy that can be none gives way as one that is not there does
+    assert alice.get(path).content == b"another"
+    fast.unlink()
+    found = alice.get(path, headers={"Range": "bytes=-3"})
+    assert (found.content, found.headers["Content-Range"]) == (b"her", "bytes 4-6/7")
+    alice.delete(image_id)
 
 
 # --- sendfile --------------------------------------------------------------------------------------------

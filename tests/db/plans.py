@@ -48,6 +48,22 @@ LISTS = [
     List("Default order, as an administrator", ADMIN, Query(26)),
     List("By name, as an administrator, in the middle", ADMIN, Query(26, sort=(("name", "asc"),)), deep=True),
     List("By size, descending, as an owner", OWNER, Query(26, sort=(("size", "desc"),))),
+    *(
+        List(f"By {first[0]}, then by {second[0]}, as an owner", OWNER, Query(26, sort=(first, second)))
+        for first, second in (
+            (("name", "asc"), ("created_at", "desc")),
+            (("name", "asc"), ("size", "desc")),
+            (("size", "asc"), ("name", "asc")),
+            (("status", "asc"), ("name", "asc")),
+            (("container_format", "asc"), ("disk_format", "asc")),
+        )
+    ),
+    List(
+        "By name, then by size, as an administrator, in the middle",
+        ADMIN,
+        Query(26, sort=(("name", "asc"), ("size", "desc"))),
+        deep=True,
+    ),
     List("With visibility=shared, as a member of few images", MEMBER, Query(26, visibility="shared")),
     List("With visibility=public, as an owner", OWNER, Query(26, visibility="public")),
     List("With a name, as an administrator", ADMIN, Query(26, one_of={"name": ("image-7",)})),

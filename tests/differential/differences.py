@@ -64,6 +64,7 @@ DECLARED: tuple[Declared, ...] = (
     # Images
     Declared("Letter case of ids", "ABCD00|abcd00", "body.(id|self|file)|header Location", ".*ABCD.*", ".*abcd.*"),
     Declared("An empty `owner`", 'admin POST .*"owner": ""', "body.owner", '""', "null"),
+    Declared("Images without an owner", "creation: bob GET .*20f0-", "status", "200", "404"),
     Declared("`os_hash_algo` and `os_hash_value` in a create", 'POST .*"os_hash_', "status", "201", "403"),
     Declared(
         "`os_hash_algo` and `os_hash_value` in a create", "creation: .*(1049|104a|20f8|20f9)-", "status", "20.", "404"

@@ -15,6 +15,7 @@ from typing import Any
 import requests
 import sqlalchemy as sa
 
+from calotype.db import tables
 from calotype.db.engine import Database
 from tests.api.test_data import by_sendfile
 from tests.support import PASSWORD, Client, Service, running, until
@@ -176,8 +177,15 @@ def test_what_clients_were_sent_is_told_as_it_was_and_goes_by_sendfile(state: Pa
             "receiver_tenant_id": "red",
             "receiver_user_id": "alice",
         }
-        _break_off(service, alice.active(bytes(40 << 20)))
+        database = Database(service.database_url)
+        with database.begin() as tx:
+            tx.execute(sa.update(tables.images).where(tables.images.c.id == kept).values(size=None))
+        database.close()
+        assert alice.file(kept).content == bytes(1000)
         until(lambda: len(_sendings(service)) == 5)
+        assert _sendings(service)[-1] == ("INFO", 1000)  # as much as its store says
+        _break_off(service, alice.active(bytes(40 << 20)))
+        until(lambda: len(_sendings(service)) == 6)
         priority, count = _sendings(service)[-1]
         assert priority == "ERROR"
         assert 0 < count < 40 << 20

@@ -90,10 +90,14 @@ def machine(http: Http) -> type[RuleBasedStateMachine]:
             return answer
 
         @rule(user=owners, visibility=visibilities, hidden=st.booleans())
-        def create(self, user: str, visibility: str, hidden: bool) -> None:
-            image_id = str(uuid.uuid4())
-            if self.compare(Call(user, "create", image_id, {"visibility": visibility, "os_hidden": hidden}))[0] == 201:
+        def create(self, user: str, visibility: str, hidden: bool, **more: None) -> None:
+            image_id, values = str(uuid.uuid4()), {"visibility": visibility, "os_hidden": hidden, **more}
+            if self.compare(Call(user, "create", image_id, values))[0] == 201:
                 self.ids.append(image_id)
+
+        @rule(user=st.sampled_from(("admin", "admin", "alice")), visibility=visibilities)
+        def create_of_nobody(self, user: str, visibility: str) -> None:
+            self.create(user, visibility, False, owner=None)
 
         @rule(user=owners, place=places)
         def create_again(self, user: str, place: int) -> None:

@@ -16,7 +16,7 @@ Steps = Iterator[None]
 
 @dataclass
 class Image:
-    owner: str
+    owner: str | None
     values: dict[str, Any]
     status: str = "queued"
     data: bytes | None = None
@@ -129,12 +129,13 @@ class World:
 
     def _create(self, call: Call) -> Answer:
         values = {"name": None, "visibility": "shared", "protected": False, "os_hidden": False} | call.value
-        if not call.writes or (values["visibility"] == "public" and not call.admin):
+        owner = values.pop("owner", call.project)
+        if not call.writes or ((values["visibility"] == "public" or owner != call.project) and not call.admin):
             return 403, None
         if call.id in self.used:
             return 409, None
         self.used.add(call.id)
-        self.images[call.id] = Image(call.project, values)
+        self.images[call.id] = Image(owner, values)
         return 201, self.images[call.id].view()
 
     def _show(self, _: Call, image: Image) -> Answer:

@@ -138,15 +138,14 @@ def owns(p: Persona, i: Image) -> bool:
 
 
 def shares(p: Persona, i: Image) -> bool:
-    """Whatever it answered to the offer. What is nobody's is offered by nobody."""
-    return i.owner is not None and i.visibility == "shared" and p.project in MEMBERS
+    """Whatever it answered to the offer. What is nobody's an administrator offers."""
+    return i.visibility == "shared" and p.project in MEMBERS
 
 
 def sees(p: Persona, i: Image) -> bool:
     if p.has("admin"):
         return True
-    open_to_it = i.visibility in ("public", "community") or (i.owner is None and i.visibility != "private")
-    return p.has("reader") and (owns(p, i) or shares(p, i) or open_to_it)
+    return p.has("reader") and (owns(p, i) or shares(p, i) or i.visibility in ("public", "community"))
 
 
 def changes(p: Persona, i: Image) -> bool:
@@ -212,7 +211,7 @@ def removes_copy(p: Persona, i: Image) -> int:
 
 def knows(p: Persona, i: Image) -> bool:
     """What is needed where a service is concerned, which has no role to read with."""
-    return sees(p, i) or i.owner is None or i.visibility in ("public", "community") or owns(p, i) or shares(p, i)
+    return sees(p, i) or i.visibility in ("public", "community") or owns(p, i) or shares(p, i)
 
 
 def reads_locations(p: Persona, i: Image) -> int:

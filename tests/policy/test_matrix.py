@@ -182,6 +182,30 @@ def test_with_rules_that_permit_everything_only_the_owner_and_administrators_cha
     assert len(writes) > 1_000
 
 
+def test_with_rules_that_permit_everything_what_is_nobodys_is_for_administrators_and_those_they_gave_it(
+    tmp_path: Path,
+) -> None:
+    """Where it is private or shared; what is public, or for the community, is for all."""
+    permit = {name: "@" for name in RULES if name != "context_is_admin"}
+    (tmp_path / "policy.yaml").write_text(json.dumps(permit))
+    with world_in(tmp_path, states=("nobody's",)) as (world, app):
+        send = in_process(app)
+        hidden = [image for image in world.images if image.visibility in ("private", "shared")]
+        given = {image.id for image in hidden if image.visibility == "shared"}
+        asked = [cell for cell in cells(hidden, KNOWN) if cell.image in hidden and not cell.persona.has("admin")]
+        for cell in asked:
+            if cell.persona.project in matrix.MEMBERS and cell.image.visibility == "shared":
+                continue
+            status, _ = send(cell.persona, *world.request(cell))
+            assert status == 404, cell
+        for persona in KNOWN:
+            _, answer = send(persona, "GET", "/v2/images?visibility=all&member_status=all&limit=1000", {}, b"")
+            listed = {image["id"] for image in json.loads(answer)["images"]} & {image.id for image in hidden}
+            mine = given if persona.project in matrix.MEMBERS else set()
+            assert listed == ({image.id for image in hidden} if persona.has("admin") else mine), persona
+    assert len(asked) > 300
+
+
 @contextmanager
 def ruled(path: Path, rules: Mapping[str, str], more: str = "") -> Iterator[Callable[..., Any]]:
     """The status of answers of a service with a policy file; what a request changes is put back."""

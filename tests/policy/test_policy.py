@@ -284,16 +284,30 @@ def test_a_token_of_the_system_passes_no_rule_of_projects(tmp_path: Path) -> Non
         rules.check(system, "get_images", {})
 
 
-def test_who_has_no_project_does_not_share_the_images_of_nobody(tmp_path: Path) -> None:
+def test_who_has_no_project_does_not_own_what_is_nobodys(tmp_path: Path) -> None:
+    """Nor does a project that is called as the text of nothing is."""
+    rules = policy(tmp_path, '"get_image": "project_id:%(project_id)s"\n"get_member": "project_id:%(member_id)s"')
+    for ctx in (Context(roles=frozenset({"reader"})), Context(project="None")):
+        for image in (replace(IMAGE, owner=None), replace(IMAGE, owner="")):
+            assert not rules.allows(ctx, "get_image", image_target(image))
+            assert not rules.allows(ctx, "get_member", image_target(image))
+    assert rules.allows(Context(project="None"), "get_image", image_target(replace(IMAGE, owner="None")))
+
+
+def test_what_is_nobodys_is_shared_with_those_to_whom_an_administrator_gave_it(tmp_path: Path) -> None:
     permit = {"get_image": "@", "get_members": "@", "get_member": "@"}
     (tmp_path / "policy.yaml").write_text(json.dumps(permit))
     nobody = Context(read_only=True)
     with parts(tmp_path, f"sqlite:///{tmp_path}/one.db") as app:
         image = lifecycle.create(app.service, ADMIN, NewImage(owner="", visibility="shared"))
         sharing.add(app.service, ADMIN, image.id, "blue")
-        assert lifecycle.show(app.service, nobody, image.id).owner is None  # it sees the image
-        assert sharing.list_(app.service, nobody, image.id) == []
-        with pytest.raises(errors.NotFound):
-            sharing.show(app.service, nobody, image.id, "blue")
+        for stranger in (nobody, ALICE):
+            with pytest.raises(errors.NotFound):
+                lifecycle.show(app.service, stranger, image.id)
+            with pytest.raises(errors.NotFound):
+                sharing.list_(app.service, stranger, image.id)
+            with pytest.raises(errors.NotFound):
+                sharing.show(app.service, stranger, image.id, "blue")
+        assert lifecycle.show(app.service, BOB, image.id).member == "blue"
         assert [member.member for member in sharing.list_(app.service, BOB, image.id)] == ["blue"]
         assert [member.member for member in sharing.list_(app.service, ADMIN, image.id)] == ["blue"]

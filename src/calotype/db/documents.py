@@ -71,7 +71,7 @@ def image(row: Any) -> Image:
 
 def seen_by(ctx: Context, record: Image) -> Image:
     """The record as the caller sees it."""
-    if record.visibility != "shared" or record.owner in (None, ctx.project) or ctx.is_admin:
+    if record.visibility != "shared" or record.owner == ctx.project or ctx.is_admin:
         return record
     shared = replace(record, member=ctx.project)
     object.__setattr__(shared, "memo", record.memo)  # nothing in it is about the member

@@ -9,7 +9,7 @@ value comes before all values when ascending, after all when descending.
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,12 +36,13 @@ class Tests:
     """Which filters there are, but for who sees what (`visibility`, `owner`) and `os_hidden`.
 
     `one` are columns that must have one value, `some` those that must have one of several; `compared` are columns and
-    operators; then the numbers of tags and of properties.
+    operators; `unset` are columns that must have no value; then the numbers of tags and of properties.
     """
 
     one: tuple[str, ...] = ()
     some: tuple[str, ...] = ()
     compared: tuple[tuple[str, str], ...] = ()
+    unset: tuple[str, ...] = ()
     tags: int = 0
     properties: int = 0
 
@@ -52,9 +53,17 @@ class Tests:
             tuple(name for name, count in wanted.items() if count == 1),
             tuple(name for name, count in wanted.items() if count != 1),
             tuple((test.column, test.op) for test in query.comparisons),
-            len(query.tags),
-            len(query.properties),
+            tags=len(query.tags),
+            properties=len(query.properties),
         )
+
+    def alike(self, column: str, *, unset: bool = False) -> "Tests":
+        """The same among images that have one value in a column, which these let pass, or none."""
+        if unset:
+            return replace(self, unset=(*self.unset, column))
+        if column in self.one:
+            return self
+        return replace(self, one=(*self.one, column), some=tuple(name for name in self.some if name != column))
 
     def conditions(self, met: tuple[str, int] = ("", 0)) -> list[sa.ColumnElement[bool]]:
         """On `images`; all must hold. Left out is the tag or property, and its number, that is `met` already."""
@@ -62,6 +71,7 @@ class Tests:
         found += [is_one_of(name, several=True) for name in self.some]
         for number, (name, op) in enumerate(self.compared):
             found.append(OPERATORS[op](images.c[name], parameter(f"than_{number}", name)))
+        found += [images.c[name].is_(None) for name in self.unset]
         hanging = [
             sa.select(sa.literal(1)).where(image_tags.c.image_id == images.c.id, *tagged(number))
             for number in range(self.tags)
@@ -77,7 +87,7 @@ class Tests:
 
     @property
     def count(self) -> int:
-        return len(self.one) + len(self.some) + len(self.compared) + self.tags + self.properties
+        return len(self.one) + len(self.some) + len(self.compared) + len(self.unset) + self.tags + self.properties
 
     def reads(self, column: str) -> bool:
         """Whether one of the filters excludes images without a value in a column."""
@@ -149,13 +159,24 @@ class Order:
     @property
     def walk(self) -> str | None:
         """The column whose index has this order, forwards or backwards; None where no index has it."""
-        names = tuple(name for name, _ in self.keys)
-        one_way = len({descending for _, descending in self.keys}) == 1
-        return names[0] if one_way and names == walk_columns(names[0]) else None
+        return self.first if self.one_way and tuple(self.names) == walk_columns(self.first) else None
 
     @property
     def descending(self) -> bool:
         return self.keys[0][1]
+
+    @property
+    def one_way(self) -> bool:
+        return len({descending for _, descending in self.keys}) == 1
+
+    @property
+    def first(self) -> str:
+        return self.keys[0][0]
+
+    @property
+    def rest(self) -> "Order":
+        """The order of images that are alike in the first column."""
+        return Order(self.keys[1:])
 
     @property
     def names(self) -> list[str]:

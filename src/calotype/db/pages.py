@@ -8,16 +8,19 @@ The records of those images that this process does not know are read then.
 A list is answered by the first of these that it fits:
 
 - *few*: an index knows that at most `FEW` images meet a filter (id, tag, property): these are looked at one by one and
-  sorted. So is all that the caller sees, for an order that no index has;
+  sorted. So are images with one name or size, for an order that their index has not;
 - *walk*: in the order that is asked for, or among images with the same name, status, format or size. Each branch is
   read until it has brought a page of what meets the other filters, or ends. Images with the same hash or checksum are
   one way for all branches (`calotype_os_hash_value`, `calotype_checksum`);
-- *sort*: all images that meet a filter which an index knows, or else all that the caller sees.
+- *groups*, for an order by several keys: along the index of the first one, which brings images that are alike in it one
+  after the other. They are sorted by the other keys if they are few, or else are a list of their own, in the order of
+  the other keys, of which the last answers belong to the page.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -39,8 +42,12 @@ from calotype.model import Image, Query
 FEW: Final = 1000
 #: The same of properties, which take longer to count: no index holds a value whole.
 _FEW_PROPERTIES: Final = 250
+#: The same for an order by several keys, which takes more than one look.
+_FEW_FOR_GROUPS: Final = 10_000
 #: So many are sorted rather than read from an index that has them in another order.
 _SORTED: Final = 40_000
+#: So many entries more than a page are read for an order by several keys: at its ends images are alike in the first.
+_TIES: Final = 25
 #: A project with more shares than this has its lists walk shared images and look for the share, not the reverse.
 _SHARES: Final = 5000
 
@@ -58,11 +65,18 @@ _NONE: Final = Tests()
 #: Filters for one value of these walk the index of that column, the first of them that there is; it is likely that few
 #: images have one value of the first ones.
 _SELECTIVE: Final = (*BY_VALUE, "name", "size")
-_FIXABLE: Final = (*_SELECTIVE, "status", "container_format", "disk_format")
+#: Many images have one value of these.
+_COARSE: Final = ("status", "container_format", "disk_format")
+_FIXABLE: Final = (*_SELECTIVE, *_COARSE)
 
 
 class Moved(Exception):
     """An image changed between two statements, so that nobody knows whether it still belongs on the page."""
+
+
+def one_statement(query: Query) -> bool:
+    """Whether one statement says which images are on the page, so that it need not be in a transaction with others."""
+    return Order.of(query).walk is not None
 
 
 def page(tx: Tx, known: Known, ctx: Context, query: Query) -> list[Image | str]:
@@ -73,7 +87,7 @@ def page(tx: Tx, known: Known, ctx: Context, query: Query) -> list[Image | str]:
     """
     if query.limit == 0:
         return []
-    stamps = _Search(tx, ctx, query).stamps()
+    stamps = _Search.of(tx, ctx, query).stamps()
     found: dict[str, Image | None] = {**known.matching(stamps)}
     news = [one for one in stamps if one not in found]
     for start in range(0, len(news), _AT_ONCE):
@@ -105,7 +119,10 @@ class Walk:
     """A way through indexes, and all that its statement depends on but for values.
 
     `fixed`: only images with one value in `key`, in the order of their age. `start` says what the marker has in the
-    first column: nothing as there is none, a value, or no value (unset). `strict`: without images that nobody lists.
+    first column: nothing as there is none, a value, or no value (unset). `begins` says with what it begins then: what
+    is *after* the marker, the first image *at* its value, or the first one *past* that. `strict`: without images that
+    nobody lists. `sorted`: images that are alike in `key`, in another order; `unset` says for each of its columns
+    whether the marker has nothing there. `nulls_low`: to the database nothing is less than any value, as it is to us.
     """
 
     branches: tuple[Branch, ...]
@@ -113,16 +130,20 @@ class Walk:
     descending: bool = True
     fixed: bool = False
     start: str = "nothing"
+    begins: str = "after"
     tests: Tests = _NONE
     strict: bool = False
+    sorted: Order | None = None
+    unset: tuple[bool, ...] | None = None
+    nulls_low: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return walk_columns(self.key)[1 if self.fixed else 0 :]
+        return tuple(self.sorted.names) if self.sorted else walk_columns(self.key)[1 if self.fixed else 0 :]
 
     @property
     def order(self) -> Order:
-        return Order(tuple((name, self.descending) for name in self.columns))
+        return self.sorted or Order(tuple((name, self.descending) for name in self.columns))
 
 
 def _merged(walk: Walk) -> sa.Select[Any]:
@@ -142,7 +163,7 @@ def _of_one_value(walk: Walk) -> sa.Select[Any]:
     found = sa.select(*(images.c[name] for name in walk.columns)).where(*wanted, *beyond_marker)
     for name in ("mysql", "mariadb"):
         found = found.with_hint(images, f"FORCE INDEX (calotype_{walk.key})", name)
-    return found.order_by(*(sa.desc(column) if walk.descending else column for column in order)).limit(_WINDOW)
+    return found.order_by(*order).limit(_WINDOW)
 
 
 @lru_cache(maxsize=512)
@@ -158,6 +179,62 @@ def _stamped(found: sa.Select[Any], order: Order) -> sa.Select[Any]:
     return sa.select(stamp).select_from(listed).order_by(*order.by(entries.c))
 
 
+@lru_cache(maxsize=512)
+def _first_group(walk: Walk) -> sa.Select[Any]:
+    """What the first images of a walk have in its key, and how many have that, up to `window` or somewhat more.
+
+    `here`: the marker has it, too.
+    """
+    counted = []
+    for branch in walk.branches:
+        for part in _entries(walk, branch):
+            entries = part.subquery()
+            counted.append(
+                sa.select(entries.c[walk.key], sa.func.count().label("number")).group_by(entries.c[walk.key])
+            )
+    groups = sa.union_all(*counted).subquery()
+    first: Any = groups.c[walk.key]
+    here = {"nothing": sa.true(), "unset": first.is_(None), "value": first == filters.marker(walk.key)}[walk.start]
+    found = sa.select(first.label("first"), sa.func.sum(groups.c.number).label("total"))
+    found = found.add_columns(sa.case((here, 1), else_=0).label("here"))
+    return found.group_by(first).order_by(*Order(walk.order.keys[:1]).by(groups.c)).limit(1)
+
+
+@lru_cache(maxsize=512)
+def _tied(walk: Walk, order: Order, unset: tuple[bool, ...] | None) -> sa.Select[Any]:
+    """Of the entries of a walk, the first `most` in an order whose first key is that of the walk, after the marker.
+
+    With the stamp, None for an image that is not listed, comes its value in the `first` column; `total`, how many
+    entries there were; `place`, how many of them were not beyond it in the first column: as many as there were mean
+    that more images may be like it. The last entry is there unless the page is full without it; it is `wanted`, like
+    the others, if it follows the marker. `here`: it is like the marker in the first column.
+    """
+    entries = _merged(walk).subquery("entries")
+    count = sa.func.count()
+    places = sa.select(
+        entries.c.id,
+        count.over(order_by=Order(order.keys[:1]).by(entries.c)).label("place"),
+        sa.func.row_number().over(order_by=walk.order.by(entries.c)).label("number"),
+        count.over().label("total"),
+    ).subquery("places")
+    first: Any = images.c[order.first]
+    after: sa.ColumnElement[bool] = sa.true()
+    here: sa.ColumnElement[bool] = sa.true()
+    if unset is not None:
+        after, here = order.after(unset), first.is_(None) if unset[0] else first == filters.marker(order.first)
+    found = sa.select(
+        sa.case((_LISTED, stamp.element)).label("stamp"),
+        first.label("first"),
+        places.c.place,
+        places.c.total,
+        sa.case((after, 1), else_=0).label("wanted"),
+        sa.case((here, 1), else_=0).label("here"),
+    ).select_from(join_from(places, images, images.c.id == places.c.id))
+    if unset is not None:
+        found = found.where(after | (places.c.number == places.c.total))
+    return found.order_by(*order.by()).limit(_MOST)
+
+
 def _entries(walk: Walk, branch: Branch) -> Iterator[sa.Select[Any]]:
     """The first `window` entries of one branch, from its index; in parts, or more of them where that is cheaper."""
     index = f"calotype_{'owner' if branch.kind == 'owner' or branch.by_owner else 'visibility'}_{walk.key}"
@@ -171,7 +248,7 @@ def _entries(walk: Walk, branch: Branch) -> Iterator[sa.Select[Any]]:
         # MariaDB would weigh two dozen indexes for each part, which costs more than reading one; and may be wrong.
         for name in ("mysql", "mariadb"):
             entry = entry.with_hint(images, f"FORCE INDEX ({index})", name)
-        yield entry.order_by(*(sa.desc(column) if walk.descending else column for column in order)).limit(most)
+        yield entry.order_by(*order).limit(most)
 
 
 def _shared(entry: sa.Select[Any], branch: Branch) -> tuple[sa.Select[Any], sa.Select[Any], Any]:
@@ -191,22 +268,44 @@ def _shared(entry: sa.Select[Any], branch: Branch) -> tuple[sa.Select[Any], sa.S
     )
 
 
+_BEGINS: Final = {("at", False): "gte", ("at", True): "lte", ("past", False): "gt", ("past", True): "lt"}
+
+
 def _segments(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
     """The entries beyond the marker: those with a value in the first column, and those without. Conditions, order."""
+    if walk.sorted:
+        return [([] if walk.unset is None else [walk.sorted.after(walk.unset)], walk.sorted.by())]
+    return [
+        (conditions, [sa.desc(column) if walk.descending else column for column in order])
+        for conditions, order in _stretches(walk)
+    ]
+
+
+def _stretches(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
+    """The same where the index has the order, with the columns of it that all have one direction."""
     columns = [images.c[name] for name in walk.columns]
     marker = [filters.marker(name) for name in walk.columns]
     first, others = columns[0], columns[1:]
-    there: list[Any] = [beyond(columns, marker, descending=walk.descending)] if walk.start == "value" else []
+    there: list[Any] = []
+    if walk.start == "value" and walk.begins == "after":
+        there = [beyond(columns, marker, descending=walk.descending)]
+    elif walk.start == "value":
+        there = [filters.OPERATORS[_BEGINS[walk.begins, walk.descending]](first, marker[0])]
     if not first.nullable:
         return [(there, columns)]
     valued: tuple[list[Any], list[Any]] = ([first.is_not(None), *there], columns)
     unset: tuple[list[Any], list[Any]] = ([first.is_(None)], [all_alike(first), *others])
-    if walk.tests.reads(walk.columns[0]):
+    if walk.start == "unset" and walk.begins == "after":
+        unset[0].append(beyond(others, marker[1:], descending=walk.descending))
+    if first.name in walk.tests.unset:
+        return [unset]
+    if walk.tests.reads(first.name):
         nothing: tuple[list[Any], list[Any]] = ([sa.false()], columns)
         return [nothing if walk.start == "unset" and walk.descending else valued]
+    if walk.start == "nothing" and walk.nulls_low:
+        return [([], columns)]
     if walk.start == "unset":
-        unset[0].append(beyond(others, marker[1:], descending=walk.descending))
-        return [unset] if walk.descending else [unset, valued]
+        return [unset] if walk.descending else [valued] if walk.begins == "past" else [unset, valued]
     return [valued] if walk.start == "value" and not walk.descending else [valued, unset]
 
 
@@ -233,31 +332,35 @@ class Candidates:
 
 @lru_cache(maxsize=512)
 def _counted(candidates: Candidates) -> sa.Select[Any]:
-    """How many there are, up to `window`."""
+    """How many there are, up to `window`, or somewhat more than that."""
+    if candidates.kind == "walk" and candidates.of.key not in BY_VALUE:
+        # Whoever counts need not find out what is in two branches.
+        parts = [
+            sa.select(sa.func.count()).select_from(part.subquery()).scalar_subquery()
+            for branch in candidates.of.branches
+            for part in _entries(candidates.of, branch)
+        ]
+        return sa.select(reduce(operator.add, parts))
     return sa.select(sa.func.count()).select_from(candidates.ids().limit(_WINDOW).subquery())
 
 
 @lru_cache(maxsize=512)
 def _sorted(
-    candidates: Candidates | None,
+    candidates: Candidates,
     branches: tuple[Branch, ...],
     tests: Tests,
     order: Order,
     unset: tuple[bool, ...] | None,
 ) -> sa.Select[Any]:
-    """The stamps of all that is wanted of the candidates, or of all images; sorted first, and the rest is read then."""
-    met = (candidates.kind, candidates.of) if candidates is not None else ("", 0)
-    wanted = [visibility.holds(branches), *_KEPT, _LISTED, *tests.conditions(met)]
+    """The stamps of all that is wanted of the candidates; sorted first, and the rest is read then."""
+    wanted = [visibility.holds(branches), *_KEPT, _LISTED, *tests.conditions((candidates.kind, candidates.of))]
     if unset is not None:
         wanted.append(order.after(unset))
+    ids = candidates.ids().distinct().subquery()
     found = sa.select(*(images.c[name] for name in order.names)).where(*wanted)
-    # MariaDB would rather have one of the indexes that end in the id; or is too fond of indexes to read the table
-    # through when that is quickest.
-    for name in ("mysql", "mariadb"):
-        found = found.with_hint(images, "FORCE INDEX (PRIMARY)" if candidates else "USE INDEX ()", name)
-    if candidates is not None:
-        ids = candidates.ids().distinct().subquery()
-        found = found.select_from(join_from(ids, images, images.c.id == ids.c.id))
+    for name in ("mysql", "mariadb"):  # which would rather have one of the indexes that end in the id
+        found = found.with_hint(images, "FORCE INDEX (PRIMARY)", name)
+    found = found.select_from(join_from(ids, images, images.c.id == ids.c.id))
     return _stamped(found.order_by(*order.by()).limit(_MOST), order)
 
 
@@ -268,66 +371,51 @@ def _keys(order: Order) -> sa.Select[Any]:
 
 def forget_statements() -> None:
     """For whoever changes the limits above."""
-    for built in (_walked, _counted, _sorted):
+    for built in (_walked, _counted, _sorted, _first_group, _tied):
         built.cache_clear()
 
 
 # --- a search --------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Search:
-    """One list: what was asked for, and the ways to answer it."""
+    """One list: what was asked for, and the ways to answer it. `marker` are the values of the order's columns."""
 
     tx: Tx
-    ctx: Context
-    query: Query
-    order: Order = field(init=False)
-    branches: tuple[Branch, ...] = field(init=False)
-    tests: Tests = field(init=False)
-    marker: Sequence[Any] | None = field(init=False)
-    values: dict[str, Any] = field(init=False)
+    branches: tuple[Branch, ...]
+    order: Order
+    tests: Tests
+    marker: Sequence[Any] | None
+    values: dict[str, Any]
+    limit: int
 
-    def __post_init__(self) -> None:
-        query = self.query
-        self.order, self.tests = Order.of(query), Tests.of(query)
+    @classmethod
+    def of(cls, tx: Tx, ctx: Context, query: Query) -> "_Search":
+        order, tests = Order.of(query), Tests.of(query)
         owner = query.one_of.get("owner", (None,))[0]
-        self.branches = visibility.branches(
-            self.ctx, visibility=query.visibility, member_status=query.member_status, owner=owner
-        )
-        self.marker = self._marker()
-        self.values = visibility.parameters(self.ctx, owner) | filters.values(query)
-        self.values |= {"hidden": query.os_hidden, "most": query.limit}
-        self.values |= {
-            f"marker_{name}": value for name, value in zip(self.order.names, self.marker or (), strict=False)
-        }
+        found = visibility.branches(ctx, visibility=query.visibility, member_status=query.member_status, owner=owner)
+        marker = None
+        if query.marker is not None:
+            marker = db_images.find(tx, ctx, _keys(order), query.marker)
+            if marker is None:
+                raise errors.Invalid(f"The marker {query.marker[:64]!r} names no image.")
+        values = visibility.parameters(ctx, owner) | filters.values(query) | {"hidden": query.os_hidden}
+        values |= {f"marker_{name}": value for name, value in zip(order.names, marker or (), strict=False)}
+        return cls(tx, found, order, tests, marker, values, query.limit)
 
     def stamps(self) -> Sequence[str]:
         if not self.branches:
             return []
         for candidates in self._named():
-            if self._at_most(_FEW_PROPERTIES if candidates.kind == "property" else FEW, candidates):
+            few = _FEW_PROPERTIES if candidates.kind == "property" else FEW
+            if self._at_most(few if self.order.walk else _FEW_FOR_GROUPS, candidates):
                 return self._sort(candidates)
-        walk, key = self._walk(), self._fixed()
-        if walk is None or (key in _SELECTIVE and not walk.fixed):
-            tests = Tests(one=(key,)) if key else _NONE
-            seen = Candidates("walk", Walk(self.branches, key or "created_at", fixed=bool(key), tests=tests))
-            if self._at_most(_SORTED, seen):
-                return self._sort(seen)
-        return self._along(walk) if walk is not None else self._sort(next(self._named(), None))
-
-    def _marker(self) -> Sequence[Any] | None:
-        wanted = self.query.marker
-        if wanted is None:
-            return None
-        row = db_images.find(self.tx, self.ctx, _keys(self.order), wanted)
-        if row is None:
-            raise errors.Invalid(f"The marker {wanted[:64]!r} names no image.")
-        return tuple(row)
+        return self._ordered()
 
     def _named(self) -> Iterator[Candidates]:
         """For each filter that an index knows: all images that meet it."""
-        if "id" in self.query.one_of:
+        if "id" in (*self.tests.one, *self.tests.some):
             yield Candidates("ids", several="id" in self.tests.some)
         for number in range(self.tests.tags):
             yield Candidates("tag", number)
@@ -336,6 +424,15 @@ class _Search:
 
     def _at_most(self, limit: int, candidates: Candidates) -> bool:
         return bool(self._run(_counted, candidates, window=limit + 1).scalar_one() <= limit)
+
+    def _ordered(self) -> Sequence[str]:
+        """By a walk, or in groups; but what has one value in a selective column is sorted."""
+        walk, key = self._walk(), self._fixed()
+        if key in _SELECTIVE and not (walk is not None and walk.fixed):
+            alike = Candidates("walk", Walk(self.branches, key, fixed=True, tests=Tests(one=(key,))))
+            if self._at_most(_SORTED, alike):
+                return self._sort(alike)
+        return self._along(walk) if walk is not None else self._in_groups()
 
     def _walk(self) -> Walk | None:
         """The walk for an order that an index has."""
@@ -349,29 +446,95 @@ class _Search:
             key = fixed
         else:
             fixed = None
-        start = "nothing"
-        if self.marker is not None:
-            start = "unset" if self.values[f"marker_{walk_columns(key)[1 if fixed else 0]}"] is None else "value"
-        return Walk(self.branches, key, self.order.descending, fixed is not None, start, self.tests)
+        start = self._start(walk_columns(key)[1 if fixed else 0])
+        return replace(self._way(key, self.order.descending), fixed=fixed is not None, start=start)
+
+    def _way(self, key: str, descending: bool) -> Walk:
+        """A walk through all that meets the filters, from its beginning."""
+        nulls_low = self.tx.dialect.name != "postgresql"
+        return Walk(self.branches, key, descending, tests=self.tests, nulls_low=nulls_low)
 
     def _fixed(self) -> str | None:
         """A column with an index that must have one value."""
         return next((key for key in _FIXABLE if key in self.tests.one), None)
 
-    def _along(self, walk: Walk) -> Sequence[str]:
-        found = self._run(_walked, walk, window=self.query.limit).scalars().all()
-        listed = [one for one in found if one is not None]
-        if len(listed) == len(found) or len(found) < self.query.limit:
-            return listed
-        return self._run(_walked, replace(walk, strict=True), window=self.query.limit).scalars().all()
+    def _start(self, column: str) -> str:
+        if self.marker is None:
+            return "nothing"
+        return "unset" if self.values[f"marker_{column}"] is None else "value"
 
-    def _sort(self, candidates: Candidates | None) -> Sequence[str]:
-        unset = tuple(value is None for value in self.marker) if self.marker is not None else None
-        found = self._run(_sorted, candidates, self.branches, self.tests, self.order, unset, window=_SORTED)
+    def _along(self, walk: Walk) -> Sequence[str]:
+        found = self._run(_walked, walk, window=self.limit).scalars().all()
+        listed = [one for one in found if one is not None]
+        if len(listed) == len(found) or len(found) < self.limit:
+            return listed
+        return self._run(_walked, replace(walk, strict=True), window=self.limit).scalars().all()
+
+    def _in_groups(self) -> Sequence[str]:
+        """A window of entries at a time. The last ones may be like others behind it; these are looked at apart.
+
+        Where many are alike, each group is looked at apart.
+        """
+        key, found, few = self.order.first, list[str](), False
+        search, walk = self, replace(self._way(key, self.order.descending), start=self._start(key), begins="at")
+        while True:
+            left = self.limit - len(found)
+            if key in _COARSE:
+                last = search._run(_first_group, walk, window=FEW + 1).first()
+                ended, few = last is None, last is not None and last.total <= FEW
+            else:
+                window = left + _TIES
+                rows = search._window(walk, left, window)
+                ended = not rows or rows[0].total < window
+                found += [row.stamp for row in rows if row.wanted and (ended or row.place < row.total)][:left]
+                last = next((row for row in rows if row.place == row.total), None)
+            if ended or last is None or len(found) == self.limit:
+                return found
+            found += search._group(last.first, bool(last.here), few, self.limit - len(found))
+            if len(found) == self.limit or (last.first is None and self.order.descending):
+                return found
+            search = replace(self, marker=None, values=self.values | {f"marker_{key}": last.first})
+            walk = replace(walk, start="unset" if last.first is None else "value", begins="past")
+
+    def _window(self, walk: Walk, most: int, window: int) -> Sequence[Any]:
+        """The rows of `_tied`; one more than the most, as the last entry may be none of those that are wanted."""
+        search = replace(self, limit=most + 1)
+        rows = search._run(_tied, walk, self.order, self._unset(), window=window).all()
+        if all(row.stamp is not None for row in rows):
+            return rows
+        return search._run(_tied, replace(walk, strict=True), self.order, self._unset(), window=window).all()
+
+    def _group(self, value: Any, here: bool, few: bool, limit: int) -> Sequence[str]:
+        """Images with one value in the first column, or with none, in the order of the others.
+
+        `here` says that the marker has it as well, if there is one; `few` that it is known that few have it.
+        """
+        key, order, unset = self.order.first, self.order.rest, value is None
+        group = replace(
+            self,
+            order=order,
+            tests=self.tests.alike(key, unset=unset),
+            marker=self.marker[1:] if self.marker is not None and here else None,
+            values=self.values | {f"is_{key}": value},
+            limit=limit,
+        )
+        alike = Walk(self.branches, key, fixed=not unset, tests=_NONE.alike(key, unset=unset))
+        if order.one_way and tuple(order.names) == walk_columns(key)[1:]:
+            start = group._start(key if unset else order.first)
+            return group._along(replace(alike, descending=order.descending, start=start, tests=group.tests))
+        if few or (key not in _COARSE and group._at_most(_SORTED, Candidates("walk", alike))):
+            return group._along(replace(alike, sorted=order, unset=group._unset(), tests=group.tests))
+        return group._ordered()
+
+    def _sort(self, candidates: Candidates) -> Sequence[str]:
+        found = self._run(_sorted, candidates, self.branches, self.tests, self.order, self._unset(), window=_SORTED)
         return [one for one in found.scalars() if one is not None]
 
+    def _unset(self) -> tuple[bool, ...] | None:
+        return tuple(value is None for value in self.marker) if self.marker is not None else None
+
     def _run(self, build: Any, *shape: Any, window: int) -> sa.CursorResult[Any]:
-        values = self.values | {"window": window}
+        values = self.values | {"most": self.limit, "window": window}
         if self.tests.count <= _SIMPLE:
             return self.tx.execute(build(*shape), values)
         return self.tx.execute(build.__wrapped__(*shape), values, execution_options={"compiled_cache": None})

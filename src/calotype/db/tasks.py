@@ -38,7 +38,7 @@ def add(tx: Tx, task: Task) -> None:
 
 
 def get(tx: Tx, ctx: Context, task_id: str, now: datetime) -> Task | None:
-    """The task, unless it is another project's."""
+    """The task, unless it is another project's, or nobody's, which administrators alone see."""
     row = tx.execute(_WHOLE.where(tasks.c.id == task_id, _seen(ctx, now))).first()
     return _task(row) if row is not None else None
 
@@ -121,8 +121,7 @@ def _seen(ctx: Context, now: datetime) -> sa.ColumnElement[bool]:
     living = (tasks.c.deleted == sa.false()) & (tasks.c.expires_at.is_(None) | (tasks.c.expires_at > now))
     if ctx.is_admin:
         return living
-    mine = tasks.c.owner == ""
-    return living & (mine | exactly(tasks.c.owner, ctx.project) if ctx.project else mine)
+    return living & (exactly(tasks.c.owner, ctx.project) if ctx.project else sa.false())
 
 
 def _text(value: Any) -> str | None:

@@ -1,7 +1,8 @@
 """Who may know of which images, decided here, once (contract: images.md §4).
 
-What a caller sees is a union of *branches*: images of one owner, of nobody, of one visibility, or shared with the
-caller's project. To fetch one image is to ask whether any branch has it; a list walks them (`pages.py`).
+What a caller sees is a union of *branches*: images of one owner, of one visibility, or shared with the caller's
+project. What is nobody's has no branch of its own: private or shared, it is seen by administrators and by members, to
+whom one of these gave it. To fetch one image is to ask whether any branch has it; a list walks them (`pages.py`).
 Statements name the projects by the parameters `project` and `owner`, so that they can be built once.
 """
 
@@ -22,7 +23,7 @@ _OPEN = ("public", "community")  # to everybody
 class Branch:
     """One part of what a caller sees. `kind` says which, `of` names it:
 
-    - *owner*: `of` is the parameter that holds the project, None for images without an owner;
+    - *owner*: `of` is the parameter that holds the project;
     - *visibility*: `of` is the visibility;
     - *shared*: `of` is the member status that counts, or all; `project` is the member.
 
@@ -30,7 +31,7 @@ class Branch:
     """
 
     kind: str
-    of: str | None
+    of: str
     among: tuple[str, ...] = VISIBILITIES
     by_owner: bool = False
 
@@ -40,10 +41,12 @@ class Branch:
             return [images.c.visibility == self.of]
         if self.kind == "shared":
             return [images.c.visibility == "shared", *([_owned_by("owner")] if self.by_owner else [])]
-        mine = images.c.owner.is_(None) if self.of is None else _owned_by(self.of)
         if self.among == VISIBILITIES:
-            return [mine]
-        return [mine, images.c.visibility.in_([sa.literal(one, images.c.visibility.type) for one in self.among])]
+            return [_owned_by(self.of)]
+        return [
+            _owned_by(self.of),
+            images.c.visibility.in_([sa.literal(one, images.c.visibility.type) for one in self.among]),
+        ]
 
     def membership(self) -> list[sa.ColumnElement[bool]]:
         """On `image_members`; all must hold."""
@@ -84,14 +87,12 @@ def branches(
     if owner is not None and owner == ctx.project:
         return (own,)
     everyone = tuple(each for each in _OPEN if each in others)
-    rest = tuple(each for each in others if each not in _OPEN)
     found = []
     if owner is not None:
         found += [Branch("owner", "owner", everyone)] if everyone else []
     else:
         found += [Branch("visibility", each) for each in everyone]
         found += [own] if ctx.project is not None and set(mine) - set(everyone) else []
-        found += [Branch("owner", None, rest)] if rest else []
     if ctx.project is not None and "shared" in others:
         found.append(Branch("shared", member_status, by_owner=owner is not None))
     return tuple(found)

@@ -1,9 +1,12 @@
 """Image data in and out. This is where a PUT goes: read `upload` from top to bottom."""
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from calotype import errors
 from calotype.context import Context
@@ -20,6 +23,8 @@ from calotype.service import Service
 from calotype.stores.base import Body, Feature, Note, Store, Stored, Sweeps
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 KIND = "upload"
 
@@ -225,14 +230,11 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """What may be read of an image, before a byte is."""
+    """What may be read of an image, before a byte is; `size` is how much that is, in bytes."""
 
     image: Image
     copies: Sequence[tuple[Store, Location]]
-
-    @property
-    def size(self) -> int:
-        return self.image.size or 0
+    size: int
 
     @property
     def etag(self) -> str | None:
@@ -246,7 +248,11 @@ class Download:
 
 
 def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = ()) -> Download:
-    """Find out what may be downloaded. Raises `NotFound`, `Forbidden`, `Invalid` for an unknown preferred store."""
+    """Find out what may be downloaded.
+
+    Raises `NotFound`, `Forbidden`, `Invalid` for an unknown preferred store, and `StoreError` for an image whose record
+    has no size where no copy tells one.
+    """
     image = svc.db.ask(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
     if image is None:
         raise no_image(image_id)
@@ -257,27 +263,68 @@ def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = (
             raise errors.Invalid(f"There is no store named {unknown[0]!r}; see GET /v2/info/stores.")
     if image.status == "deactivated" and not ctx.is_admin:
         raise errors.Forbidden("The image is deactivated; only an administrator may download it.")
-    return Download(image, svc.stores.by_preference(image.locations, prefer))
+    copies = svc.stores.by_preference(image.locations, prefer)
+    if image.size or not image.locations:
+        return Download(image, copies, image.size or 0)
+    return _of_first_copy(svc, ctx, image, copies, partial(_measured, ctx, image))
+
+
+def _measured(ctx: Context, image: Image, store: Store, location: Location) -> Download:
+    """One copy of an image whose record has no size, or one of 0, which old releases of Glance wrote for none.
+
+    It is as large as its store says. Raises `StoreError` where that cannot be, by what else the record says.
+    """
+    body = store.read(location.url, ctx=ctx)
+    body.close()
+    some = _has_content(image)
+    if not (some is not False if body.size else some is not True and image.size == 0):
+        raise errors.StoreError(f"A copy of {body.size} bytes is not what the record is about.", store.name)
+    return Download(image, [(store, location)], body.size)
+
+
+def _has_content(image: Image) -> bool | None:
+    """Whether the digests on record are of any data or of none; None where there are no digests."""
+    # MD5 where there is nothing else, as with images from old releases of Glance.
+    for algo, value in ((image.os_hash_algo or "", image.os_hash_value), ("md5", image.checksum)):
+        if value and algo in hashlib.algorithms_available:
+            digest = hashlib.new(algo, usedforsecurity=False)
+            return value.lower() != digest.hexdigest() if digest.digest_size else None
+    return None
 
 
 def open_(svc: Service, ctx: Context, download: Download, *, offset: int = 0, length: int | None = None) -> Body:
     """Bytes of the first copy that can be read. Raises `StoreError` when none can."""
     length = download.size - offset if length is None else length
+
+    def read(store: Store, location: Location) -> Body:
+        return store.read(location.url, offset=offset, length=length, ctx=ctx)
+
+    return _of_first_copy(svc, ctx, download.image, download.copies, read)
+
+
+def _of_first_copy(
+    svc: Service,
+    ctx: Context,
+    image: Image,
+    copies: Sequence[tuple[Store, Location]],
+    work: Callable[[Store, Location], T],
+) -> T:
+    """What `work` returns of the first copy where it does not fail. Raises `StoreError` when it does for all."""
     failed: list[errors.StoreError] = []
-    for store, location in download.copies:
+    for store, location in copies:
         if Feature.READ not in store.features:
             continue
         try:
-            body = store.read(location.url, offset=offset, length=length, ctx=ctx)
+            found = work(store, location)
         except errors.StoreError as exc:
             failed.append(exc)
             continue
         for failure in failed:
             why = errors.reason(failure)
-            LOG.error("image %s: a copy in store %s was passed over: %s", download.image.id, failure.store, why)
-        return body
-    if svc.db.look(lambda tx: db_images.get(tx, ctx, download.image.id)) is None:
-        raise no_image(download.image.id)  # deleted since its record was read
+            LOG.error("image %s: a copy in store %s was passed over: %s", image.id, failure.store, why)
+        return found
+    if svc.db.look(lambda tx: db_images.get(tx, ctx, image.id)) is None:
+        raise no_image(image.id)  # deleted since its record was read
     last = failed[-1] if failed else None
     raise errors.StoreUnavailable("None of the image's copies can be read.", last.store if last else "") from last
 

@@ -123,7 +123,8 @@ def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | 
         return [], None  # as if no image had it: what a filter finds tells what it is
     wanted = replace(query, limit=query.limit + 1 if query.limit else 0)
     try:
-        rows = svc.db.ask(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
+        read = svc.db.ask if pages.one_statement(wanted) else svc.db.look
+        rows = read(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
     except pages.Moved:
         rows = svc.db.look(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
     more = len(rows) > query.limit

@@ -72,7 +72,7 @@ def list_(
 
 
 def of_image(svc: Service, ctx: Context, image_id: str) -> list[Task]:
-    """The tasks of an image, as far as they are the caller's project's or nobody's. Raises `NotFound`."""
+    """The tasks of an image, as far as they are the caller's project's. Raises `NotFound`."""
 
     def work(tx: Tx) -> list[Task]:
         image = db_images.get(tx, ctx, image_id)
