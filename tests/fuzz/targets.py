@@ -27,6 +27,7 @@ from calotype.db import filters, metadefs
 from calotype.images.inspection import FormatRules
 from calotype.images.stream import Passing
 from calotype.socket_body import SocketBody
+from calotype.transfers import Transfers
 
 SCHEMAS = Schemas(
     "raw qcow2 vhd vhdx vmdk vdi iso ami ari aki luks gpt".split(), "bare ovf ova docker ami ari aki".split()
@@ -266,10 +267,11 @@ def format_(data: bytes) -> None:
         rest = rest[got:]
         return got
 
-    source = types.SimpleNamespace(readinto=readinto)
+    source = types.SimpleNamespace(ready=lambda size: size, readinto=readinto)
     try:
         with Passing(
             source,
+            Transfers(64 << 20, 1),
             expect=None,
             cap=1 << 40,
             hash_algo="sha256",

@@ -19,6 +19,7 @@ from calotype.images import data, lifecycle
 from calotype.images.inspection import FormatRules, Inspection
 from calotype.images.lifecycle import NewImage
 from calotype.images.stream import BUFFER, Passing
+from calotype.transfers import Transfers
 from tests.images.samples import GOOD, HOSTILE, Sample
 from tests.inprocess import ALICE, CONF, Pieces, backlog, parts
 
@@ -117,6 +118,7 @@ def refused(content: bytes, sample: Sample, step: int) -> bool:
     pieces = (content[at : at + step] for at in range(0, len(content), step))
     passing = Passing(
         Pieces(pieces),
+        Transfers(64 << 20, 1),
         expect=None,
         cap=1 << 40,
         hash_algo="sha256",

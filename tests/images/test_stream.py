@@ -17,6 +17,7 @@ from calotype import errors
 from calotype.images import stream
 from calotype.images.inspection import FormatRules
 from calotype.images.stream import BUFFER, RING, Passing, check_hash_algo
+from calotype.transfers import Transfers
 from tests.support import tool
 
 
@@ -29,6 +30,9 @@ class Memory:
         self.at = 0
         self.fail_at = fail_at
 
+    def ready(self, size: int) -> int:
+        return size
+
     def readinto(self, view: memoryview) -> int:
         if self.fail_at is not None and self.at >= self.fail_at:
             raise errors.BodyBroken("gone")
@@ -36,6 +40,9 @@ class Memory:
         view[: len(piece)] = piece
         self.at += len(piece)
         return len(piece)
+
+
+TRANSFERS = Transfers(64 << 20, 1000)
 
 
 def passing(source: stream.Source | bytes, **changes: Any) -> Passing:
@@ -50,7 +57,7 @@ def passing(source: stream.Source | bytes, **changes: Any) -> Passing:
         "container_format": None,
         "rules": FormatRules(),
     }
-    return Passing(source, **{**settings, **changes})
+    return Passing(source, **{"transfers": TRANSFERS, **settings, **changes})
 
 
 def collect(chunks: Passing, pause: Callable[[], None] = lambda: None) -> bytes:
