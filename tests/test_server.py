@@ -45,7 +45,9 @@ def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[
             source = body.source(environ)
             buffer = memoryview(bytearray(1 << 20))
             seen, digest = 0, hashlib.sha256()
-            while got := source.readinto(buffer):
+            while (there := source.ready(len(buffer))) == 0 or (got := source.readinto(buffer)):
+                if not there:
+                    continue
                 digest.update(buffer[:got])
                 seen += got
             answer = {"size": seen, "hash": digest.hexdigest(), "unread": raw.unread}

@@ -163,8 +163,10 @@ class SocketBody:
 
     def _ahead(self) -> int:
         """How many bytes came together with the head and were not looked at yet."""
-        ahead: int = self._unreader.buf.getbuffer().nbytes
-        return ahead
+        ahead: bytes = self._unreader.take_buffered()
+        if ahead:
+            self._unreader.unread(ahead)
+        return len(ahead)
 
     def _fail(self) -> None:
         self.failed = True

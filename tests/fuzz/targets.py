@@ -208,7 +208,7 @@ def chunks(data: bytes) -> None:
         found = SocketBody(req, 1.0)
         seen, view = bytearray(), memoryview(bytearray(step))
         try:
-            while got := found.readinto(view):
+            while found.ready(step) and (got := found.readinto(view)):
                 seen += view[:got]
             whole = True
         except errors.BodyBroken:

@@ -145,6 +145,24 @@ def test_the_verdict_is_the_same_whatever_pieces_the_data_comes_in(step: int, la
                 assert refused(content, sample, step) == expected, sample
 
 
+def judged(content: bytes, sample: Sample, step: int) -> int | str | None:
+    inspection = Inspection(sample.declared, FormatRules())
+    try:
+        for at in range(0, len(content), step):
+            inspection.look(memoryview(content)[at : at + step])
+        return inspection.finish(len(content))
+    except errors.ContentRejected as exc:
+        return str(exc)
+
+
+@pytest.mark.parametrize(("step", "largest"), [(1, 16 << 10), (511, 200 << 10), (100_001, 4 << 20)])
+def test_a_client_that_sends_little_at_a_time_hides_nothing(step: int, largest: int) -> None:
+    for sample in (*HOSTILE, *GOOD):
+        content = sample.make()
+        if len(content) <= largest:
+            assert judged(content, sample, step) == judged(content, sample, BUFFER), sample
+
+
 def look(content: bytes, declared: str, step: int = BUFFER) -> None:
     inspection = Inspection(declared, FormatRules())
     try:
