@@ -8,6 +8,10 @@ from calotype.buffers import BUFFER, LITTLE, SPARE, Budget, Buffers
 from tests.support import until
 
 
+def too_long() -> None:
+    raise TimeoutError("nobody should have to wait here")
+
+
 def test_whoever_comes_first_gets_his_part_first_also_where_less_would_fit() -> None:
     budget, order = Budget(10), []
     budget.take(8, print)
@@ -18,7 +22,7 @@ def test_whoever_comes_first_gets_his_part_first_also_where_less_would_fit() -> 
 
     threads = []
     for amount in (9, 2, 1):
-        threads.append(threading.Thread(target=want, args=(amount,)))
+        threads.append(threading.Thread(target=want, args=(amount,), daemon=True))
         threads[-1].start()
         until(lambda: budget.waiting == len(threads))
     assert order == []  # 2 would fit
@@ -45,10 +49,10 @@ def test_who_gives_up_waiting_lets_the_next_one_pass() -> None:
         with pytest.raises(TimeoutError):
             budget.take(8, impatient)
 
-    first = threading.Thread(target=give_up)
+    first = threading.Thread(target=give_up, daemon=True)
     first.start()
     until(lambda: budget.waiting == 1)
-    second = threading.Thread(target=budget.take, args=(5, lambda: None))
+    second = threading.Thread(target=budget.take, args=(5, lambda: None), daemon=True)
     second.start()
     until(lambda: budget.waiting == 2)
     done.set()
@@ -90,7 +94,7 @@ def test_memory_that_somebody_still_sees_is_not_lent_again(caplog: pytest.LogCap
 
 def test_little_is_lent_when_half_of_the_budget_is() -> None:
     buffers = Buffers(4 * BUFFER)
-    pieces = [buffers.take(BUFFER) for _ in range(10)]
+    pieces = [buffers.take(BUFFER, too_long) for _ in range(10)]
     assert [len(piece.view) for piece in pieces] == [BUFFER] * 2 + [LITTLE] * 8
     for piece in pieces:
         piece.release()
