@@ -120,7 +120,7 @@ def test_slow_hashing_sees_every_byte_unharmed() -> None:
             time.sleep(0.01)
             self.hash.update(data)
 
-    data = pattern(12 * BUFFER + 5)
+    data = pattern(FIRST + 12 * BUFFER + 5)  # the last piece is a little one, which must not come first
     slow = Slow()
     one = passing(data, taps=[slow])
     assert collect(one) == data
