@@ -772,3 +772,16 @@ def test_a_client_that_goes_while_it_is_waited_for_is_noticed() -> None:
         assert found.ready(10) == 1
         with pytest.raises(errors.BodyBroken, match="1 of the 100"):
             found.readinto(memoryview(bytearray(10)))
+
+
+def test_after_a_body_that_was_waited_for_the_next_request_is_seen(child: Child) -> None:
+    with child.connect() as sock:
+        client = Client(sock)
+        client.send(head("/hash", "Content-Length: 100000"), b"x" * 10)
+        time.sleep(0.2)
+        client.send(b"x" * 99_990)
+        assert client.json()["size"] == 100_000
+        time.sleep(0.1)  # so that the main loop waits for it, and no thread
+        begun = time.monotonic()
+        client.send(head("/pid")).json()
+        assert time.monotonic() - begun < 5
