@@ -41,9 +41,13 @@ class Pieces:
         self._pieces = iter(pieces)
         self._rest = b""
 
-    def readinto(self, view: memoryview) -> int:
+    def ready(self, _size: int) -> int:
         if not self._rest:
             self._rest = next(self._pieces, b"")
+        return len(self._rest) or 1
+
+    def readinto(self, view: memoryview) -> int:
+        self.ready(len(view))
         count = min(len(view), len(self._rest))
         view[:count] = self._rest[:count]
         self._rest = self._rest[count:]

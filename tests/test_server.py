@@ -12,11 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gunicorn.http.body import ChunkedReader, LengthReader  # type: ignore[import-untyped]
 
 from calotype import errors, server, socket_body
 from calotype.api import body
@@ -45,7 +47,9 @@ def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[
             source = body.source(environ)
             buffer = memoryview(bytearray(1 << 20))
             seen, digest = 0, hashlib.sha256()
-            while got := source.readinto(buffer):
+            while (there := source.ready(len(buffer))) == 0 or (got := source.readinto(buffer)):
+                if not there:
+                    continue
                 digest.update(buffer[:got])
                 seen += got
             answer = {"size": seen, "hash": digest.hexdigest(), "unread": raw.unread}
@@ -676,3 +680,108 @@ def test_running_out_of_descriptors_ends_no_worker(tmp_path: Path) -> None:
         assert again[0] == status[0]
     finally:
         child.stop()
+
+
+# --- waiting without memory ------------------------------------------------------------------------------
+
+
+class _Unreader:
+    """What gunicorn has of a connection, when nothing came with the head."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def take_buffered(self) -> bytes:
+        return b""
+
+    def unread(self, data: bytes) -> None:
+        raise AssertionError
+
+
+@contextlib.contextmanager
+def received(length: int | None, timeout: float = 30.0) -> Iterator[tuple[socket_body.SocketBody, socket.socket]]:
+    """A body of TCP, and its client; chunked without a length."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        ours, _ = listener.accept()
+        reader: Any = object.__new__(LengthReader if length is not None else ChunkedReader)
+        reader.length = length
+        req = types.SimpleNamespace(
+            unreader=_Unreader(ours), _expected_100_continue=False, body=types.SimpleNamespace(reader=reader)
+        )
+        with ours:
+            yield socket_body.SocketBody(req, timeout), client
+
+
+def test_who_is_waited_for_is_waited_for_until_there_is_enough_or_a_second_is_over() -> None:
+    with received(100_000) as (found, client):
+        begun = time.monotonic()
+        assert found.ready(1 << 20) == 0  # nothing yet
+        client.sendall(b"x" * 1000)
+        assert found.ready(1 << 20) == 1000  # no more came
+        assert 1.8 < time.monotonic() - begun < 10
+        later = threading.Timer(0.2, client.sendall, [b"x" * 99_000])
+        later.start()
+        begun = time.monotonic()
+        assert found.ready(1 << 20) >= 64 << 10
+        assert 0.1 < time.monotonic() - begun < 0.9
+        later.join()
+        whole = b""
+        while found.ready(1 << 20) and (got := found.read(1 << 20)):
+            whole += got
+        assert whole == b"x" * 100_000
+        assert found.ready(1 << 20) == 1  # the end
+
+
+def test_a_chunked_body_that_is_waited_for_keeps_what_it_has_and_no_large_block() -> None:
+    with received(None) as (found, client):
+        first = b"a" * 60_000
+        client.sendall(b"ea60\r\n" + first + b"\r\n" + b"64\r\nbb")
+        seen, view = b"", memoryview(bytearray(16 << 10))
+        while len(seen) < len(first) + 2:
+            assert found.ready(1 << 20)
+            seen += view[: found.readinto(view)]
+        assert seen == first + b"bb"
+        assert found.ready(1 << 20) == 0
+        assert len(found._block) < 100
+        client.sendall(b"b" * 98 + b"\r\n0")
+        while len(seen) < len(first) + 100:
+            assert found.ready(1 << 20)
+            seen += view[: found.readinto(view)]
+        assert found.ready(1 << 20) == 0  # whether more data comes is not known yet
+        client.sendall(b"\r\n\r\n")
+        assert found.ready(1 << 20) == 1
+        assert found.readinto(view) == 0
+
+
+@pytest.mark.parametrize("length", [100, None])
+def test_silence_that_is_too_long_ends_the_waiting(length: int | None) -> None:
+    with received(length, timeout=1.2) as (found, _):
+        assert found.ready(10) == 0
+        with pytest.raises(errors.BodyBroken, match="no byte"):
+            found.ready(10)
+        with pytest.raises(errors.BodyBroken):
+            found.ready(10)
+
+
+def test_a_client_that_goes_while_it_is_waited_for_is_noticed() -> None:
+    with received(100) as (found, client):
+        client.sendall(b"x")
+        client.close()
+        assert found.ready(10) == 1
+        assert found.read(1) == b"x"
+        assert found.ready(10) == 1
+        with pytest.raises(errors.BodyBroken, match="1 of the 100"):
+            found.readinto(memoryview(bytearray(10)))
+
+
+def test_after_a_body_that_was_waited_for_the_next_request_is_seen(child: Child) -> None:
+    with child.connect() as sock:
+        client = Client(sock)
+        client.send(head("/hash", "Content-Length: 100000"), b"x" * 10)
+        time.sleep(0.2)
+        client.send(b"x" * 99_990)
+        assert client.json()["size"] == 100_000
+        time.sleep(0.1)  # so that the main loop waits for it, and no thread
+        begun = time.monotonic()
+        client.send(head("/pid")).json()
+        assert time.monotonic() - begun < 5

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from calotype.threads import Threads
+from calotype.threads import Strand, Threads
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -82,3 +82,28 @@ def test_where_the_system_gives_no_more_threads_those_that_there_are_do_the_work
     gate.set()
     until(lambda: done == [1])
     pool.shutdown()
+
+
+def test_a_strand_does_its_tasks_in_order_and_many_of_them_take_turns_with_few_threads() -> None:
+    pool, seen, gate = Threads(2, idle=0.2), [], threading.Event()
+    strands = [Strand(pool) for _ in range(10)]
+    for number in range(50):
+        for place, strand in enumerate(strands):
+            strand.submit(lambda place=place, number=number: (gate.wait(10), seen.append((place, number))))  # type: ignore[misc]
+    assert alive() == 2
+    gate.set()
+    until(lambda: all(strand.idle for strand in strands))
+    for place in range(10):
+        assert [number for one, number in seen if one == place] == list(range(50))
+    assert {place for place, _ in seen[:50]} >= set(range(2, 10))  # nobody waits for the end of another one
+    until(lambda: alive() == 0)
+
+
+def test_a_strand_works_where_the_system_gives_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done: list[int] = []
+    Strand(Threads(2)).submit(lambda: done.append(1))
+    assert done == [1]

@@ -36,6 +36,7 @@ from calotype.policy import Policy
 from calotype.protections import Protections
 from calotype.service import Service
 from calotype.stores import registry
+from calotype.transfers import Transfers
 
 LOG = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class App:
                 now=now,
                 nudge=lambda: self.sender.nudge() if self.sender else None,
             ),
+            transfers=Transfers(conf.server.transfer_memory << 20, conf.server.transfers),
             now=now,
             nudge=lambda: self.runner.nudge() if self.runner else None,
         )

@@ -118,6 +118,20 @@ SERVER: list[cfg.Opt] = [
         min=1,
         help="Requests that one worker works on at once; threads start when they are needed, and end.",
     ),
+    cfg.IntOpt(
+        "transfers",
+        default=1000,
+        min=1,
+        help="Uploads that one process works on at once; more of them wait for some seconds and are then answered 503. "
+        "Keep it well below threads, which all other requests need.",
+    ),
+    cfg.IntOpt(
+        "transfer_memory",
+        default=64,
+        min=1,
+        help="Memory that passing data may take in one process, MiB, whatever the number of uploads; those that find "
+        "none wait for it.",
+    ),
     cfg.FloatOpt("header_timeout", default=30.0, min=1, help="Seconds that a client may take for a request's head."),
     cfg.IntOpt("keepalive_timeout", default=15, min=1, help="Seconds that a connection may be idle between requests."),
     cfg.FloatOpt(

@@ -13,6 +13,7 @@ from calotype.limits import Limits
 from calotype.policy import Policy
 from calotype.protections import Protections
 from calotype.stores.registry import Stores
+from calotype.transfers import Transfers
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,5 +28,6 @@ class Service:
     stores: Stores
     leases: Leases
     events: Events
+    transfers: Transfers
     now: Callable[[], datetime]
     nudge: Callable[[], None] = lambda: None

@@ -5,11 +5,13 @@ by `api/body.py`, which runs as well on servers that have nothing like it.
 """
 
 import contextlib
+import fcntl
 import re
 import select
 import socket
 import ssl
 import struct
+import termios
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -24,12 +26,18 @@ DRAIN_BYTES = 64 << 10
 
 #: Chunks are cut out of blocks of up to this size, one that stays in the cache between the kernel's copy and ours; the
 #: first ones are smaller, for clients that never send as much.
-_BLOCK, _FIRST = 256 << 10, 8 << 10
+_BLOCK, _FIRST = 64 << 10, 8 << 10
 #: What is left of a chunk is received in place, without the block, from this size on.
 _DIRECT = 128 << 10
 #: The longest chunk-size line with its extensions, and the longest trailer section.
 _LINE = 4096
 _TRAILERS = 32 << 10
+#: How long a client may let us wait before a large block is given back, seconds, and before the reader is told.
+_SOON, _WHILE = 0.1, 1.0
+#: The most that is waited for at a time without a buffer; the kernel holds it meanwhile.
+_WAKE = 64 << 10
+#: The largest record of TLS.
+_RECORD = 16 << 10
 #: How long a client must be slow to be given up, in seconds in which we waited for it.
 _SLOW = 60.0
 #: What cutting out a chunk costs, as bytes of overhead beside its size line: 2 us, whatever it holds.
@@ -44,10 +52,10 @@ _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\
 class SocketBody:
     """The body of one HTTP/1 request, received where the reader wants it.
 
-    `readinto` is the fast way; the rest is what WSGI asks for. A body that ends before its announced end, breaks the
-    rules of its framing, stays silent for `timeout` seconds, or brings fewer than `rate` bytes in each second that it
-    is waited for, over a minute of those, raises `errors.BodyBroken` and is never a clean end. The first read sends
-    `100 Continue` if the client waits for it.
+    `ready` and `readinto` are the fast way; the rest is what WSGI asks for. A body that ends before its announced end,
+    breaks the rules of its framing, stays silent for `timeout` seconds, or brings fewer than `rate` bytes in each
+    second that it is waited for, over a minute of those, raises `errors.BodyBroken` and is never a clean end. Whoever
+    first asks for bytes sends `100 Continue` if the client waits for it.
     """
 
     #: For `api/body.py`: an end before the announced end is an error here, so nobody else has to count.
@@ -60,6 +68,7 @@ class SocketBody:
         self._timeout = timeout
         self._rate = rate
         self._waited, self._got = 0.0, 0  # seconds, and bytes that came in them
+        self._silent = 0.0  # seconds since the last byte in which one was waited for
         self._waits = bool(req._expected_100_continue)
         req._expected_100_continue = False  # gunicorn would send it before the application had a chance to refuse
         reader = req.body.reader
@@ -111,6 +120,60 @@ class SocketBody:
         self._untime()
         return self._ended and not self.failed
 
+    # --- for uploads -------------------------------------------------------------------------------------
+
+    def ready(self, size: int) -> int:
+        """Wait for `size` bytes without memory for them, but not much longer than a second; how many are there.
+
+        Fewer when no more came in that time, at least 1 at the end, 0 for nothing yet. Of chunked bodies it is a guess.
+        """
+        if self._lines:
+            return len(self._lines)
+        if self._ended:
+            return 1
+        if self.failed:
+            raise errors.BodyBroken("the request body broke off earlier")
+        try:
+            there = self._ready_chunked(size) if self._chunked else self._ready_length(size)
+        except BaseException:
+            self._fail()
+            raise
+        if there and not self._plain and not self._ended:
+            # More of a record may be missing than ever comes: it is waited for with little memory.
+            with memoryview(bytearray(_RECORD)) as record:
+                self._lines += record[: self.readinto(record)]
+            there = len(self._lines) or 1
+        return there
+
+    def _ready_length(self, size: int) -> int:
+        return self._ahead() or self._wait(min(size, self._left))
+
+    def _ready_chunked(self, size: int) -> int:
+        while True:
+            held = self._have - self._at
+            if self._left:
+                return held or self._ahead() or self._wait(min(size, self._left))
+            if self._next_chunk(wait=False):
+                if self._ended:
+                    return 1
+            elif self._ahead() or self._wait(1):
+                self._receive_block(_LINE if self._recent >= _DIRECT else self._size)
+            else:
+                return 0
+
+    def _ahead(self) -> int:
+        """How many bytes came together with the head and were not looked at yet."""
+        ahead: bytes = self._unreader.take_buffered()
+        if ahead:
+            self._unreader.unread(ahead)
+        return len(ahead)
+
+    def _fail(self) -> None:
+        self.failed = True
+        self._block = bytearray()
+        self._at = self._have = 0
+        self._untime()
+
     # --- WSGI --------------------------------------------------------------------------------------------
 
     def readinto(self, view: memoryview) -> int:
@@ -127,8 +190,7 @@ class SocketBody:
         try:
             return self._read_chunked(view) if self._chunked else self._read_length(view)
         except BaseException:
-            self.failed = True
-            self._untime()
+            self._fail()
             raise
 
     def read(self, size: int | None = None) -> bytes:
@@ -190,9 +252,8 @@ class SocketBody:
     # --- Content-Length ----------------------------------------------------------------------------------
 
     def _read_length(self, view: memoryview) -> int:
-        if len(view) > self._left:
-            view = view[: self._left]
-        got = self._take_ahead(view) or self._receive(view)
+        with view[: self._left] as part:  # released at once, also where an error keeps this frame
+            got = self._take_ahead(part) or self._receive(part)
         if not got:
             done = self._length - self._left
             raise errors.BodyBroken(f"the connection ended after {done} of the {self._length} bytes of the body")
@@ -232,7 +293,8 @@ class SocketBody:
             elif filled and want < _DIRECT:
                 break  # whoever wants more asks again; waiting here would keep what is there from being used
             elif want >= _DIRECT:
-                got = self._receive(view[filled : filled + want])
+                with view[filled : filled + want] as part:
+                    got = self._receive(part)
                 if not got:
                     raise errors.BodyBroken("the connection ended within a chunk of the body")
             else:
@@ -305,8 +367,10 @@ class SocketBody:
         self._end()
 
     def _receive_block(self, size: int) -> None:
-        """Receive more behind what the block holds."""
+        """Receive more behind what the block holds, which is small for as long as nothing comes."""
         ahead: bytes = self._unreader.take_buffered()
+        while not ahead and not self._wait(1):
+            pass
         held = self._have - self._at
         room = (len(ahead) or size) + held
         if len(self._block) < room:
@@ -344,13 +408,57 @@ class SocketBody:
 
     # --- the socket --------------------------------------------------------------------------------------
 
-    def _receive(self, view: memoryview, *, whole: bool = True) -> int:
-        """At least one byte, as many as fit if they come soon; 0 if the client ended the connection."""
+    def _wait(self, least: int) -> int:
+        """Wait a second for so many bytes, which must be yet to come; how many are there, 1 if only the end is.
+
+        0 if there is nothing, and it is not too long yet. The kernel holds what comes, and the block shrinks meanwhile.
+        """
+        self._go_on()
+        if not self._plain and (there := self._sock.pending()):  # type: ignore[attr-defined]  # decrypted already
+            return int(there)
+        least = min(least, _WAKE)
+        there = _received(self._sock)
+        if there >= least:
+            return there
+        begun = time.monotonic()
+        long = max(0.0, min(_WHILE, self._timeout - self._silent))
+        wakes = self._plain and least > 1
+        try:
+            if wakes:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            came = _readable(self._sock, min(_SOON, long))
+            if not came:
+                self._trim()
+                came = _readable(self._sock, max(0.0, long - _SOON))
+            if wakes:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        except OSError as exc:
+            raise errors.BodyBroken("the connection broke within the body") from exc
+        there = _received(self._sock) or int(came)
+        waited = time.monotonic() - begun
+        self._waited += waited
+        self._silent = 0.0 if there else self._silent + waited
+        if self._silent >= self._timeout:
+            raise errors.BodyBroken(f"no byte of the body arrived for {self._timeout:g} seconds")
+        return there
+
+    def _trim(self) -> None:
+        """Give back what the block does not hold; it grows again when there is something to put into it."""
+        held = self._have - self._at
+        if len(self._block) - held > _LINE:
+            self._block = self._block[self._at : self._have]
+            self._at, self._have = 0, held
+
+    def _go_on(self) -> None:
         if self._waits:
             self._waits = False
             self._sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self._timed:
             self._time()
+
+    def _receive(self, view: memoryview, *, whole: bool = True) -> int:
+        """At least one byte, as many as fit if they come soon; 0 if the client ended the connection."""
+        self._go_on()
         # MSG_WAITALL fills a buffer with one call and one wake-up. With it a read ends after SO_RCVTIMEO at the
         # latest, with what there is. TLS knows no such flag and hands out one record at a time.
         flags = socket.MSG_WAITALL if whole and self._plain else 0
@@ -360,6 +468,7 @@ class SocketBody:
                 got = self._sock.recv_into(view, 0, flags)
                 self._waited += time.monotonic() - begun
                 self._got += got
+                self._silent = 0.0
                 if self._waited >= _SLOW:
                     self._check_rate()
                 return got
@@ -401,10 +510,19 @@ class SocketBody:
         self._untime()
 
 
-def _readable(sock: socket.socket) -> bool:
+def _readable(sock: socket.socket, seconds: float = 0.0) -> bool:
     poll = select.poll()  # unlike select.select, it takes descriptors above 1023
     poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(seconds * 1000))
+
+
+def _received(sock: socket.socket) -> int:
+    """Bytes that the kernel holds for us."""
+    try:
+        (there,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0" * 4))
+    except (OSError, ValueError) as exc:
+        raise errors.BodyBroken("the connection broke within the body") from exc
+    return int(there)
 
 
 def _receive_timeout(sock: socket.socket, seconds: float) -> None:

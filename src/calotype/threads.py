@@ -1,4 +1,7 @@
-"""`Threads`: as many threads as there is work for, up to a limit, and no more than that for long."""
+"""`Threads`: as many threads as there is work for, up to a limit, and no more than that for long.
+
+A `Strand` is work that such threads do in its order, one thing after the other.
+"""
 
 import logging
 import threading
@@ -18,8 +21,8 @@ _Task = Callable[[], Any]
 class Threads:
     """Runs what is submitted. Python's own executor keeps every thread that it ever needed, and its memory."""
 
-    def __init__(self, most: int, idle: float = IDLE) -> None:
-        self._most, self._idle_seconds = most, idle
+    def __init__(self, most: int, idle: float = IDLE, name: str = "request") -> None:
+        self._most, self._idle_seconds, self._name = most, idle, name
         self._lock = threading.Lock()
         self._waiting: deque[_Task] = deque()
         # The last one that came free is the first to work again, so that the others grow old.
@@ -55,7 +58,7 @@ class Threads:
         self._count += 1
         try:
             # A daemon: the process does not wait for those whose client takes longer than its grace.
-            threading.Thread(target=self._run, args=(task,), name="request", daemon=True).start()
+            threading.Thread(target=self._run, args=(task,), name=self._name, daemon=True).start()
         except RuntimeError:
             self._count -= 1
             if not self._count:
@@ -69,7 +72,7 @@ class Threads:
             try:
                 task()
             except BaseException:
-                LOG.exception("a request was not served to its end")
+                LOG.exception("a %s was not served to its end", self._name)
             del task  # an idle thread keeps nothing alive
             task = self._next(mine)
         with self._lock:
@@ -90,3 +93,41 @@ class Threads:
                     self._idle.remove(mine)
                     return None
             return mine.get()  # it was chosen in the same moment
+
+
+class Strand:
+    """Tasks that are done in their order, one at a time, by whichever threads are free."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._tasks: deque[_Task] = deque()
+        self._working = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is done."""
+        return not self._working
+
+    def submit(self, task: _Task) -> None:
+        """Call `task`, which must not raise, when all before it are done."""
+        with self._lock:
+            self._tasks.append(task)
+            if self._working:
+                return
+            self._working = True
+        try:
+            self._threads.submit(self._work)
+        except RuntimeError:
+            self._work()  # The system gives no thread at all just now.
+
+    def _work(self) -> None:
+        while True:
+            self._tasks.popleft()()
+            with self._lock:
+                if not self._tasks:
+                    self._working = False
+                    return
+            if self._threads.busy:  # others wait for their turn
+                self._threads.submit(self._work)
+                return

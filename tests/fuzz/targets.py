@@ -27,6 +27,7 @@ from calotype.db import filters, metadefs
 from calotype.images.inspection import FormatRules
 from calotype.images.stream import Passing
 from calotype.socket_body import SocketBody
+from calotype.transfers import Transfers
 
 SCHEMAS = Schemas(
     "raw qcow2 vhd vhdx vmdk vdi iso ami ari aki luks gpt".split(), "bare ovf ova docker ami ari aki".split()
@@ -207,7 +208,7 @@ def chunks(data: bytes) -> None:
         found = SocketBody(req, 1.0)
         seen, view = bytearray(), memoryview(bytearray(step))
         try:
-            while got := found.readinto(view):
+            while found.ready(step) and (got := found.readinto(view)):
                 seen += view[:got]
             whole = True
         except errors.BodyBroken:
@@ -266,10 +267,11 @@ def format_(data: bytes) -> None:
         rest = rest[got:]
         return got
 
-    source = types.SimpleNamespace(readinto=readinto)
+    source = types.SimpleNamespace(ready=lambda size: size, readinto=readinto)
     try:
         with Passing(
             source,
+            Transfers(64 << 20, 1),
             expect=None,
             cap=1 << 40,
             hash_algo="sha256",

@@ -1,6 +1,7 @@
 """Uploads whose image changes at the wrong moment."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from calotype.app import App
 from calotype.images import data, lifecycle
 from calotype.images.lifecycle import NewImage
 from calotype.model import Change
+from calotype.transfers import Transfers
 from tests.inprocess import ALICE, Pieces, backlog, parts
 from tests.support import names
 
@@ -44,3 +46,19 @@ def test_data_is_inspected_for_the_format_that_the_image_has_when_it_is_taken(
     assert lifecycle.show(app.service, ALICE, image.id).status == "queued"
     assert names(tmp_path / "one") == []
     assert backlog(app) == 0
+
+
+def test_an_upload_that_finds_no_place_is_refused_before_anything_is_read_or_changed(app: App) -> None:
+    def body() -> Iterator[bytes]:
+        read.append(True)
+        yield b"data"
+
+    read: list[bool] = []
+    svc = replace(app.service, transfers=Transfers(64 << 20, 1, patience=0))
+    image = lifecycle.create(svc, ALICE, NewImage(disk_format="raw", container_format="bare"))
+    with svc.transfers.place(), pytest.raises(errors.Busy):
+        data.upload(svc, ALICE, image.id, Pieces(body()), store_name=None, size=None)
+    assert lifecycle.show(svc, ALICE, image.id) == image
+    assert (read, backlog(app)) == ([], 0)
+    data.upload(svc, ALICE, image.id, Pieces(body()), store_name=None, size=None)
+    assert lifecycle.show(svc, ALICE, image.id).status == "active"

@@ -19,6 +19,7 @@ from calotype.images import data, lifecycle
 from calotype.images.inspection import FormatRules, Inspection
 from calotype.images.lifecycle import NewImage
 from calotype.images.stream import BUFFER, Passing
+from calotype.transfers import Transfers
 from tests.images.samples import GOOD, HOSTILE, Sample
 from tests.inprocess import ALICE, CONF, Pieces, backlog, parts
 
@@ -118,6 +119,7 @@ def refused(content: bytes, sample: Sample, step: int) -> bool:
     pieces = (content[at : at + step] for at in range(0, len(content), step))
     passing = Passing(
         Pieces(pieces),
+        Transfers(64 << 20, 1),
         expect=None,
         cap=1 << 40,
         hash_algo="sha256",
@@ -142,6 +144,24 @@ def test_the_verdict_is_the_same_whatever_pieces_the_data_comes_in(step: int, la
             content = sample.make()
             if len(content) <= largest:
                 assert refused(content, sample, step) == expected, sample
+
+
+def judged(content: bytes, sample: Sample, step: int) -> int | str | None:
+    inspection = Inspection(sample.declared, FormatRules())
+    try:
+        for at in range(0, len(content), step):
+            inspection.look(memoryview(content)[at : at + step])
+        return inspection.finish(len(content))
+    except errors.ContentRejected as exc:
+        return str(exc)
+
+
+@pytest.mark.parametrize(("step", "largest"), [(1, 16 << 10), (511, 200 << 10), (100_001, 4 << 20)])
+def test_a_client_that_sends_little_at_a_time_hides_nothing(step: int, largest: int) -> None:
+    for sample in (*HOSTILE, *GOOD):
+        content = sample.make()
+        if len(content) <= largest:
+            assert judged(content, sample, step) == judged(content, sample, BUFFER), sample
 
 
 def look(content: bytes, declared: str, step: int = BUFFER) -> None:

@@ -25,10 +25,11 @@ _Environ = MutableMapping[str, Any]  # WSGI's own idea of it
 
 
 class Source(Protocol):
-    """Where bytes come from."""
+    """Where bytes come from, as `images/stream.py` says."""
 
-    def readinto(self, view: memoryview) -> int:
-        """Put at least one byte into `view` and return how many; 0 at the clean end. Raises `errors.BodyBroken`."""
+    def ready(self, size: int) -> int: ...
+
+    def readinto(self, view: memoryview) -> int: ...
 
 
 def source(environ: _Environ) -> Source:
@@ -123,30 +124,35 @@ class _Reads:
         self._held = memoryview(b"")
         self._ended = False
 
-    def readinto(self, view: memoryview) -> int:
+    def ready(self, size: int) -> int:
         if self._go_on is not None:
             self._go_on()
             self._go_on = None
-        if not self._held:
-            if self._ended or self._left == 0:
-                return 0
-            size = min(len(view), _STEP)
-            if self._left is not None:
-                size = min(size, self._left)
-            try:
-                data = self._read(size)
-            except Exception as exc:
-                # each server has exceptions of its own for a client that left or broke the rules
-                raise errors.BodyBroken("the request body broke off") from exc
-            if not data:
-                self._ended = True
-                if self._left:
-                    raise errors.BodyBroken(f"the body ended {self._left} bytes before its Content-Length")
-                return 0
-            if self._left is not None:
-                self._left -= len(data)
-            self._held = memoryview(data)
+        if not self._held and not self._ended and self._left != 0:
+            self._held = memoryview(self._next(min(size, _STEP)))
+        return len(self._held) or 1
+
+    def readinto(self, view: memoryview) -> int:
+        self.ready(len(view))
         got = min(len(view), len(self._held))
         view[:got] = self._held[:got]
-        self._held = self._held[got:]
+        # An empty view would keep all that was read alive while the next byte is waited for.
+        self._held = self._held[got:] if got < len(self._held) else memoryview(b"")
         return got
+
+    def _next(self, size: int) -> bytes:
+        """What the server has of the body, or hands over when it has come; empty at the end."""
+        if self._left is not None:
+            size = min(size, self._left)
+        try:
+            data = self._read(size)
+        except Exception as exc:
+            # each server has exceptions of its own for a client that left or broke the rules
+            raise errors.BodyBroken("the request body broke off") from exc
+        if not data:
+            self._ended = True
+            if self._left:
+                raise errors.BodyBroken(f"the body ended {self._left} bytes before its Content-Length")
+        elif self._left is not None:
+            self._left -= len(data)
+        return data

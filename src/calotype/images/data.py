@@ -43,7 +43,7 @@ def upload(
     `size` is how many bytes there must be, where that is known. Nothing is final before size, hash and format
     are verified; a failed upload leaves the image queued, with nothing in the store. Raises `NotFound`,
     `Forbidden`, `Conflict` in the wrong status, `Invalid`, `BodyBroken`, `ContentRejected`, `OverLimit`,
-    `Gone` when the image was deleted meanwhile, and `StoreError`s.
+    `Gone` when the image was deleted meanwhile, `Busy` when there are too many uploads, and `StoreError`s.
     """
     image = svc.db.look(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
@@ -55,26 +55,28 @@ def upload(
         raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
     allowed = quota.allowance(svc, ctx, image.owner)
 
-    image, job = _intend(svc, ctx, image.id, store, allowed, size)
-    room = quota.growing(svc, allowed, size, job)
-    with (
-        _giving_back(svc, job),
-        svc.leases.holding(job) as alive,
-        Passing(
-            source,
-            expect=size,
-            cap=svc.conf.image_size_cap,
-            hash_algo=svc.conf.hashing_algorithm,
-            md5=svc.conf.md5_checksum,
-            disk_format=image.disk_format,
-            container_format=image.container_format,
-            rules=format_rules(svc),
-            alive=alive,
-            admit=room.admit if room else None,
-        ) as passing,
-    ):
-        stored = store.write(image.id, passing, attempt=job.token, size=size, note=_noting(svc, job), ctx=ctx)
-        _activate(svc, job, store, stored, passing)
+    with svc.transfers.place():
+        image, job = _intend(svc, ctx, image.id, store, allowed, size)
+        room = quota.growing(svc, allowed, size, job)
+        with (
+            _giving_back(svc, job),
+            svc.leases.holding(job) as alive,
+            Passing(
+                source,
+                svc.transfers,
+                expect=size,
+                cap=svc.conf.image_size_cap,
+                hash_algo=svc.conf.hashing_algorithm,
+                md5=svc.conf.md5_checksum,
+                disk_format=image.disk_format,
+                container_format=image.container_format,
+                rules=format_rules(svc),
+                alive=alive,
+                admit=room.admit if room else None,
+            ) as passing,
+        ):
+            stored = store.write(image.id, passing, attempt=job.token, size=size, note=_noting(svc, job), ctx=ctx)
+            _activate(svc, job, store, stored, passing)
 
 
 def format_rules(svc: Service) -> FormatRules:

@@ -74,6 +74,7 @@ class Inspection:
         self._unclear: set[str] = set()  # cannot even say whether they match
         self._started = False
         self._seen = 0
+        self._held = bytearray()  # too little to look at yet
         self._judged = False
         self._trusted = False
         self._found: list[format_inspector.FileInspector] = []
@@ -85,8 +86,29 @@ class Inspection:
         return self._trusted
 
     def look(self, piece: memoryview) -> None:
-        """See the next piece, 64 KiB or more unless it is the last. Raises `ContentRejected` once that is certain."""
+        """See the next piece, of any size. Raises `ContentRejected` once that is certain.
+
+        The inspectors get it in no smaller pieces than `_STEP`: in tiny ones, some of them miss what is there.
+        """
         self._seen += len(piece)
+        if not self._fed:
+            return
+        if self._held:
+            more = _STEP - len(self._held)
+            self._held += piece[:more]
+            piece = piece[more:]
+            if len(self._held) == _STEP:
+                self._look_at_held()
+        if len(piece) >= _STEP:
+            self._look(piece)
+        else:
+            self._held += piece
+
+    def _look_at_held(self) -> None:
+        held, self._held = self._held, bytearray()
+        self._look(memoryview(held))
+
+    def _look(self, piece: memoryview) -> None:
         self._feed(piece)
         if not self._judged and not any(self._open(one) for one in self._inspectors):
             self._judge()
@@ -100,6 +122,8 @@ class Inspection:
 
     def finish(self, size: int) -> int | None:
         """All was seen: raise, or tell the virtual size."""
+        if self._held:
+            self._look_at_held()
         if size < _SECTOR:
             self._feed(memoryview(bytes(_SECTOR - size)))
         for one in self._inspectors:
@@ -150,6 +174,7 @@ class Inspection:
         self._judged = True
         self._unclear.clear()
         self._found = [one for one in self._inspectors if self._matches(one)]
+        self._inspectors = self._fed = self._found  # the others keep up to 100 KiB of what they saw
         names = {one.NAME for one in self._found}
         if names == {"iso", "gpt"}:
             # a disc that boots from a stick, too; its partition table is a disguise that gpt's checks would refuse

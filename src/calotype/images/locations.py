@@ -282,6 +282,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
             contextlib.closing(body),
             Passing(
                 _Reading(body, svc.conf.jobs.hash_rate << 20, wanted),
+                svc.transfers,
                 expect=facts["size"],
                 cap=facts["size"],
                 hash_algo=algo,
@@ -385,15 +386,19 @@ class _Reading:
         self._count = 0
         self._begun = time.monotonic()
 
-    def readinto(self, view: memoryview) -> int:
+    def ready(self, _size: int) -> int:
         while not self._piece:
             piece = next(self._pieces, None)
             if piece is None:
-                return 0
+                return 1
             self._piece = memoryview(piece)
+        return len(self._piece)
+
+    def readinto(self, view: memoryview) -> int:
+        self.ready(len(view))
         count = min(len(view), len(self._piece))
         view[:count] = self._piece[:count]
-        self._piece = self._piece[count:]
+        self._piece = self._piece[count:] if count < len(self._piece) else memoryview(b"")
         self._count += count
         while self._rate and (ahead := self._count / self._rate - (time.monotonic() - self._begun)) > 0:
             time.sleep(min(ahead, 0.5))

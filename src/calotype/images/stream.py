@@ -5,46 +5,50 @@ inspects them (`inspection.py`). Its last `next()` raises when anything is wrong
 before `StopIteration` never keeps bad data. `check_hash_algo` is for reading the configuration. Nothing here knows
 HTTP, stores or the database; `api/body.py` makes sources of requests, `images/data.py` puts both together.
 
-Memory: one transfer owns at most `RING` buffers of `BUFFER` bytes (5 MiB), a small image of known size only its own
-size; `SPARE` buffers (16 MiB) are kept for the next transfer, whatever the number of transfers before.
+Memory: a transfer waits for its client without a buffer. It takes one from the budget of the process when there is
+something to put into it, as large as its client is quick, and at most `RING` at a time. The taps are served by the
+threads of the process (`transfers.py`).
 """
 
 import hashlib
-import logging
-import mmap
-import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from calotype import errors
+from calotype.buffers import BUFFER, LITTLE, Piece
 from calotype.images.inspection import FormatRules, Inspection
 from calotype.stores.base import Chunk
+from calotype.threads import Strand, Threads
+from calotype.transfers import Transfers
 
-LOG = logging.getLogger(__name__)
-
-#: 1 MiB: 64 KiB pieces cost about a tenth more CPU in wake-ups, larger ones fall out of the cache between the taps.
-BUFFER = 1 << 20
-#: One being filled, one being written, three waiting: enough to keep both hashers busy while the store syncs.
-RING = 5
-#: Idle buffers kept by the process, so that an upload does not begin with page faults.
-SPARE = 16
-#: A buffer of fewer bytes than this is not worth a mapping of its own.
-LITTLE = 64 << 10
-
-#: Mapped, not allocated: what falls off the end goes back to the system, where malloc kept 200 MiB after 100 uploads.
-_spare: deque[mmap.mmap] = deque(maxlen=SPARE)
+#: One being filled or written, four waiting: enough to keep both hashers busy while the store syncs.
+RING: Final = 5
+#: The sizes of pieces; a client that does not bring the smallest in `PIECE_TIME` has what it sent taken as it comes.
+SIZES: Final = (0, LITTLE, 4 * LITTLE, BUFFER)
+#: The first one: in so much all formats show themselves, so that wrong data is refused before any of it is stored.
+FIRST: Final = 4 * LITTLE
+#: A piece should hold about what comes in this time, seconds.
+PIECE_TIME: Final = 1 / 16
+#: How long a piece may wait for more to be put into it, seconds.
+FILL_TIME: Final = 0.25
 
 
 class Source(Protocol):
-    """Where bytes come from."""
+    """Where bytes come from. Both methods raise `errors.BodyBroken`."""
+
+    def ready(self, size: int) -> int:
+        """Wait until about `size` bytes can be read at once, but not much longer than a second.
+
+        How many can: fewer when no more came, at least 1 when all were read; 0 for nothing yet, to be asked again.
+        Sources that cannot tell read so many into memory of their own.
+        """
 
     def readinto(self, view: memoryview) -> int:
-        """Put at least one byte into `view` and return how many; 0 at the clean end. Raises `errors.BodyBroken`."""
+        """Put at least one byte into `view` and return how many; 0 at the clean end."""
 
 
 class Tap(Protocol):
@@ -72,8 +76,8 @@ def check_hash_algo(name: str) -> None:
 class Passing:
     """Bytes of one image on their way into a store. Iterate once; the facts are there when the iteration has ended.
 
-    A yielded view is valid until the next piece is asked for. Threads run only for images larger than one buffer and
-    end with the iteration, however that ends; who stops early calls `close` or uses `with`.
+    A yielded view is valid until the next piece is asked for. Nothing is left of an iteration, however it ends; who
+    stops early calls `close` or uses `with`.
     """
 
     size: int  #: bytes seen so far
@@ -84,6 +88,7 @@ class Passing:
     def __init__(
         self,
         source: Source,
+        transfers: Transfers,
         *,
         expect: int | None,
         cap: int,
@@ -108,6 +113,8 @@ class Passing:
         self.hash_value = ""
         self.virtual_size = None
         self._source = source
+        self._buffers = transfers.buffers
+        self._hashing = transfers.hashing
         self._expect = expect
         self._cap = cap
         self._limit = cap if expect is None else min(cap, expect)
@@ -122,13 +129,15 @@ class Passing:
         self._want = dict(want or {})
         self._clock = clock
         self._asked = clock()
+        # Of the next piece; a small image of known size comes in one, with a byte more that shows a missing end.
+        self._size = expect + 1 if expect is not None and expect < BUFFER else FIRST
         self._pieces: weakref.ref[Generator[Chunk, None, None]] | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         if self._pieces is not None:
             raise RuntimeError("bytes pass once")
         pieces = self._pass()
-        # Weak, as the generator refers to this object: whoever drops an iteration half-way ends its threads with it.
+        # Weak, as the generator refers to this object: whoever drops an iteration half-way ends it.
         self._pieces = weakref.ref(pieces)
         return pieces
 
@@ -147,46 +156,36 @@ class Passing:
     def _pass(self) -> Generator[Chunk, None, None]:
         if self._expect is not None and self._expect > self._cap:
             raise self._over_limit()
-        ring: list[bytearray | mmap.mmap] = []
-        beside: list[_Beside] = []
+        beside = [_Beside(tap, self._hashing) for tap in self._taps]
         count = awaited = 0
         ended = settled = False
+        piece: Piece | None = None
         try:
             while not ended:
-                if count < RING:
-                    ring.append(self._buffer(first=count == 0))
-                elif beside:
-                    self._await(beside)  # the piece that was in this buffer before
+                if count - awaited == RING:
+                    self._await(beside)  # the oldest
                     awaited += 1
-                buffer = memoryview(ring[count % RING])
-                filled, ended = self._fill(buffer)
-                if not filled:
+                piece, ended = self._receive()
+                if piece is None:
                     break
                 if self._admit:
                     self._admit(self.size)
-                piece = buffer[:filled]
                 if self._inspect:
                     self._inspection = self._inspection or Inspection(self._inspect, self._rules)
-                    self._inspection.look(piece)
-                if not beside and not ended and count == 0 and self.size != self._expect:
-                    # more than one buffer will come
-                    for tap in self._taps:
-                        beside.append(_Beside(tap))
-                if beside:
-                    for thread in beside:
-                        thread.feed(piece)
-                else:
-                    for tap in self._taps:
-                        tap.update(piece)
-                    if ended:
-                        # all is known: a small image that is wrong never reaches the store
-                        self._settle()
-                        settled = True
+                    self._inspection.look(piece.view)
+                for one in beside:
+                    one.feed(piece)
                 count += 1
-                out = buffer[:filled]
-                yield out
-                _release(out)
-            while beside and awaited < count:
+                if ended and count == 1:
+                    # all is known: a small image that is wrong never reaches the store
+                    self._await(beside)
+                    awaited += 1
+                    self._settle()
+                    settled = True
+                yield piece.view
+                piece.release()
+                piece = None
+            while awaited < count:
                 self._await(beside)
                 awaited += 1
             if not settled:
@@ -194,32 +193,47 @@ class Passing:
             if self._alive:
                 self._alive()
         finally:
-            for thread in beside:
-                thread.stop()
-            _spare.extend(buffer for buffer in ring if isinstance(buffer, mmap.mmap) and len(buffer) == BUFFER)
+            for one in beside:
+                one.stop()
+            if piece is not None:
+                piece.release()
 
     @staticmethod
     def _await(beside: list["_Beside"]) -> None:
         """Wait until the oldest piece has passed every tap."""
-        for thread in beside:
-            thread.wait()
+        for one in beside:
+            one.wait()
 
-    def _buffer(self, *, first: bool) -> bytearray | mmap.mmap:
-        if first and self._expect is not None and self._expect < BUFFER:
-            size = self._expect + 1  # the byte more shows a source that does not end in time
-            # Mapped memory is taken as it is filled, which may never happen; but for a little it is slower.
-            return bytearray(size) if size < LITTLE else _mapped(size)
+    def _receive(self) -> tuple[Piece | None, bool]:
+        """The next piece, if there is one, and whether the source ended with it."""
+        begun = self._clock()
+        # One byte past the limit is asked for, not a buffer: what is too long is refused as soon as it is seen.
+        room = self._limit + 1 - self.size
+        size = min(self._size or LITTLE, room)
+        while not (there := self._source.ready(size)):
+            self._ask()
+        self._ask()
+        slow = self._size == 0 or self._clock() - begun >= FILL_TIME
+        piece = self._buffers.take(min(size, there) if slow else size, self._ask)
         try:
-            return _spare.pop()
-        except IndexError:
-            return _mapped(BUFFER)
+            have, ended = self._fill(piece.view, linger=not slow)
+            if not have:
+                piece.release()
+                return None, ended
+            piece.cut(have)
+        except BaseException:
+            piece.release()
+            raise
+        self._pace(have, self._clock() - begun)
+        return piece, ended
 
-    def _fill(self, view: memoryview) -> tuple[int, bool]:
-        """Fill `view`; how many bytes it holds and whether the source ended."""
+    def _fill(self, view: memoryview, *, linger: bool) -> tuple[int, bool]:
+        """Put into `view` what comes within a moment; how many bytes it holds and whether the source ended."""
         have = 0
-        while have < len(view):
-            # One byte past the limit is asked for, not a buffer: what is too long is refused as soon as it is seen.
-            got = self._source.readinto(view[have : have + self._limit + 1 - self.size])
+        until = self._clock() + FILL_TIME
+        while True:
+            with view[have:] as rest:
+                got = self._source.readinto(rest)
             if got == 0:
                 return have, True
             have += got
@@ -228,10 +242,20 @@ class Passing:
                 if self.size > self._cap:
                     raise self._over_limit()
                 raise errors.Invalid(f"more data than the {self._expect} bytes that were announced")
-            if self._alive and self._clock() - self._asked >= 1.0:
-                self._alive()
-                self._asked = self._clock()
-        return have, False
+            if have == len(view) or not linger or self._clock() >= until or not self._source.ready(len(view) - have):
+                return have, False
+
+    def _pace(self, size: int, seconds: float) -> None:
+        """So many bytes came in so long: choose the size of the next piece. It grows by one step at a time."""
+        comes = size * PIECE_TIME / seconds if seconds else BUFFER
+        step = next((place for place, one in enumerate(SIZES) if one >= self._size), 0) + 1
+        self._size = max(one for one in SIZES[: step + 1] if one <= comes)
+
+    def _ask(self) -> None:
+        """Whether this is still wanted, about once a second. Raises if not."""
+        if self._alive and self._clock() - self._asked >= 1.0:
+            self._alive()
+            self._asked = self._clock()
 
     def _over_limit(self) -> errors.OverLimit:
         return errors.OverLimit(f"the image is larger than the {self._cap} bytes that are allowed")
@@ -250,52 +274,40 @@ class Passing:
             self.virtual_size = (self._inspection or Inspection(self._inspect, self._rules)).finish(self.size)
 
 
-def _mapped(size: int) -> mmap.mmap:
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def _release(view: memoryview) -> None:
-    """Make use after its time an error instead of somebody else's bytes."""
-    try:
-        view.release()
-    except BufferError:
-        LOG.warning("a store still held a piece of an image after asking for the next one")
-
-
 class _Beside:
-    """A tap in a thread of its own. Pieces are seen in order; one `wait` for each piece that was fed, in order."""
+    """A tap that looks on beside the receiver. Pieces are seen in order; one `wait` for each that was fed, in order."""
 
-    def __init__(self, tap: Tap) -> None:
-        self._todo: SimpleQueue[memoryview | None] = SimpleQueue()
+    def __init__(self, tap: Tap, threads: Threads) -> None:
+        self._tap = tap
+        self._strand = Strand(threads)
         self._done: SimpleQueue[BaseException | None] = SimpleQueue()
-        # The thread refers to no `_Beside` and no `Passing`, so that a forgotten iteration is collected and ends it.
-        self._thread = threading.Thread(target=_run, args=(tap, self._todo, self._done), name="tap", daemon=True)
-        self._thread.start()
+        self._failure: BaseException | None = None
+        self._stopped = False
 
-    def feed(self, piece: memoryview) -> None:
-        self._todo.put(piece)
+    def feed(self, piece: Piece) -> None:
+        """Have the piece looked at, at its time; it is held until then."""
+        piece = piece.hold()
+        if len(piece.view) < LITTLE and self._strand.idle:
+            self._look(piece)  # to wake a thread would take longer
+        else:
+            self._strand.submit(lambda: self._look(piece))
 
     def wait(self) -> None:
+        """Wait for a piece; raise what the tap did."""
         failure = self._done.get()
         if failure is not None:
             raise failure
 
     def stop(self) -> None:
-        """End the thread. What was not begun is not done."""
+        """What was not begun is not done."""
+        self._stopped = True
+
+    def _look(self, piece: Piece) -> None:
         try:
-            while True:
-                self._todo.get_nowait()
-        except Empty:
-            self._todo.put(None)
-        self._thread.join()
-
-
-def _run(tap: Tap, todo: SimpleQueue[memoryview | None], done: SimpleQueue[BaseException | None]) -> None:
-    failure: BaseException | None = None
-    while (piece := todo.get()) is not None:
-        if failure is None:
-            try:
-                tap.update(piece)
-            except BaseException as exc:  # noqa: BLE001 - it is raised where the pieces are waited for
-                failure = exc
-        done.put(failure)
+            if self._failure is None and not self._stopped:
+                self._tap.update(piece.view)
+        except BaseException as exc:  # noqa: BLE001 - it is raised where the pieces are waited for
+            self._failure = exc
+        finally:
+            piece.release()
+            self._done.put(self._failure)
