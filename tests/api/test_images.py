@@ -193,14 +193,17 @@ def test_what_is_wrong_with_a_patch_is_said(alice: Client, step: object, status:
     assert alice.show(image_id) == before
 
 
-def test_an_image_without_an_owner_is_made_by_admins_alone_and_read_by_all(
+def test_an_image_without_an_owner_is_the_administrators_unless_it_is_open_to_all(
     alice: Client, bob: Client, admin: Client
 ) -> None:
     for owner in (None, ""):
         assert alice.create(owner=owner).status_code == 403
-        made = admin.create(owner=owner).json()
-        assert made["owner"] is None
-        assert bob.show(made["id"]) == made
+        for visibility in ("private", "shared", "community", "public"):
+            made = admin.create(owner=owner, visibility=visibility).json()
+            assert made["owner"] is None
+            assert admin.show(made["id"]) == made
+            seen = bob.get(f"/v2/images/{made['id']}").status_code
+            assert seen == (200 if visibility in ("community", "public") else 404)
 
 
 def test_an_owner_cannot_give_an_image_away_but_an_admin_can(alice: Client, admin: Client) -> None:
