@@ -8,8 +8,7 @@ meanwhile, the question is another one, and is asked anew. `db/engine.py` does a
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from calotype import errors
@@ -38,14 +37,14 @@ class _Here(threading.local):
 _here = _Here()
 
 
-@contextmanager
-def connected() -> Iterator[None]:
-    """This thread has a connection of the database for the length of the block, and asks no other server."""
+def connect() -> None:
+    """This thread has one more connection of the database, and asks no other server."""
     _here.connections += 1
-    try:
-        yield
-    finally:
-        _here.connections -= 1
+
+
+def disconnect() -> None:
+    """It gave one back."""
+    _here.connections -= 1
 
 
 def ask(what: str, key: Hashable, question: Callable[[], bool]) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -69,6 +70,7 @@ class Database:
 
     def __init__(self, url: str | sa.URL, settings: Settings = _DEFAULTS) -> None:
         self.url = drivers.parse(url, settings.connection_parameters)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._settings = settings
         self._reserve: Database | None = None
         # Who waited for an answer in vain for so long does not wait again.
@@ -86,10 +88,6 @@ class Database:
         self._snapshot = drivers.snapshot(self.url)
         self.known = Known()
         self._take_seats()
-
-    @property
-    def is_sqlite(self) -> bool:
-        return self.url.get_backend_name() == "sqlite"
 
     # --- transactions ------------------------------------------------------------------------------------
 
@@ -140,7 +138,7 @@ class Database:
                         committing = True
                     return result
                 except questions.Later as later:
-                    begun += _took(lambda later=later: answers.find(later))  # type: ignore[misc]
+                    begun += _took(partial(answers.find, later))
                 except sa.exc.SQLAlchemyError as exc:
                     doubtful = committing and failures.doubtful(exc)
                     if doubtful:
@@ -165,18 +163,30 @@ class Database:
         self.ask(lambda tx: tx.execute(sa.select(sa.literal(1))).scalar_one())
 
     def _answered(self, work: Callable[[Tx], T], begin: str) -> T:
-        begun, tries = time.monotonic(), 0
+        begun = time.monotonic()
+        try:
+            return self._answer(work, begin, begun)
+        except questions.Later as first:
+            later = first
+        # Only now, as hardly any work has questions and this is the way of each GET.
         with questions.Answers() as answers:
             while True:
+                begun += _took(partial(answers.find, later))
                 try:
-                    with self._reading(begin, begun) as tx:
-                        return work(tx)
-                except questions.Later as later:
-                    begun += _took(lambda later=later: answers.find(later))  # type: ignore[misc]
-                except sa.exc.SQLAlchemyError as exc:
-                    if not (failures.repeatable(exc) and self._again(tries, begun, exc)):
-                        raise failures.translated(exc)  # noqa: B904  # it has its cause
-                    tries += 1
+                    return self._answer(work, begin, begun)
+                except questions.Later as another:
+                    later = another
+
+    def _answer(self, work: Callable[[Tx], T], begin: str, begun: float) -> T:
+        tries = 0
+        while True:
+            try:
+                with self._reading(begin, begun) as tx:
+                    return work(tx)
+            except sa.exc.SQLAlchemyError as exc:
+                if not (failures.repeatable(exc) and self._again(tries, begun, exc)):
+                    raise failures.translated(exc)  # noqa: B904  # it has its cause
+                tries += 1
 
     @contextmanager
     def begin(self) -> Iterator[Tx]:
@@ -232,8 +242,8 @@ class Database:
 
     def _take_seats(self) -> None:
         for engine, pool in self._pools.items():
-            most = UNLIMITED if pool.kept == 0 or pool.more < 0 else pool.kept + pool.more
-            self._seats[engine] = threading.Semaphore(pool.kept or UNLIMITED), threading.Semaphore(most)
+            more = UNLIMITED if pool.kept == 0 or pool.more < 0 else pool.more
+            self._seats[engine] = threading.Semaphore(pool.kept or UNLIMITED), threading.Semaphore(more)
 
     def _until(self, begun: float) -> float:
         """When a transaction that was begun then has waited enough."""
@@ -244,21 +254,27 @@ class Database:
     @contextmanager
     def _connection(self, engine: Engine, until: float) -> Iterator[Tx]:
         """A connection of a pool, once there is one or it is worth while to open one more."""
-        kept, all_ = self._seats[engine]
-        if not all_.acquire(timeout=max(0.0, min(self._settings.pool_timeout, until - time.monotonic()))):
+        kept, more = self._seats[engine]
+        left = max(0.0, min(self._settings.pool_timeout, until - time.monotonic()))
+        if kept.acquire(timeout=min(_MOMENT, left)):
+            seat = kept
+        elif more.acquire(blocking=False):
+            seat = more
+        elif kept.acquire(timeout=max(0.0, left - _MOMENT)):
+            seat = kept
+        else:
             raise errors.Busy("Too many wait for the database; try again later.")
-        seated = kept.acquire(timeout=_MOMENT)
         try:
-            with questions.connected(), engine.connect() as tx:
-                drivers.limit(tx, until)
+            with engine.connect() as tx:
+                if not self.is_sqlite:
+                    drivers.limit(tx, until)
+                questions.connect()
                 try:
                     yield tx
                 finally:
-                    drivers.limit(tx, math.inf)
+                    questions.disconnect()
         finally:
-            if seated:
-                kept.release()
-            all_.release()
+            seat.release()
 
     @contextmanager
     def _writing(self, begun: float) -> Iterator[Tx]:

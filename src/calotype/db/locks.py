@@ -4,11 +4,13 @@ A lock is free if nobody has it, if whoever has it is dead, or if they have been
 who wants it sees. A process that slept too long finds by `keep` that it has it no longer.
 """
 
+import contextlib
 from datetime import timedelta
 
 import sqlalchemy as sa
 
-from calotype.db.engine import Tx
+from calotype import errors
+from calotype.db.engine import Database, Tx
 from calotype.db.leases import Leases
 from calotype.db.processes import draw_beat
 from calotype.db.tables import locks
@@ -50,3 +52,8 @@ class Lock:
         """Let others have it."""
         mine = self._row & (locks.c.owner == self._leases.owner)
         tx.execute(sa.update(locks).where(mine).values(owner=None))
+
+    def give_up(self, db: Database) -> None:
+        """Let others have it at the end of this process, if the database can be told at once; else they notice."""
+        with contextlib.suppress(errors.CalotypeError), db.begin() as tx:
+            self.release(tx)

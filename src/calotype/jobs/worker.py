@@ -3,7 +3,6 @@
 A runner lives in every worker of `calotype serve`; each claim goes to one of them.
 """
 
-import contextlib
 import logging
 import threading
 import time
@@ -62,8 +61,7 @@ class Runner:
         if self._long is not None:
             self._long.join(timeout=10)
         if self._sweeps:
-            with contextlib.suppress(errors.CalotypeError), self._svc.db.begin() as tx:  # one try: it is noticed anyway
-                self._lock.release(tx)
+            self._lock.give_up(self._svc.db)
 
     def work_off(self) -> int:
         """Do everything that is due now, or begin it if it takes long; how much that was."""
