@@ -65,11 +65,9 @@ class Inspection:
     def __init__(self, declared: str, rules: FormatRules) -> None:
         self._declared = declared
         self._rules = rules
-        self._inspectors = [make() for make in formats.ALL.values()]
-        for one in self._inspectors:
-            if isinstance(one, formats.VHD):
-                one.fixed = declared == "vhd"
-        self._fed = list(self._inspectors)
+        self._inspectors: list[format_inspector.FileInspector] = []
+        self._fed: list[format_inspector.FileInspector] = []
+        self._begun = False
         self._broken: set[str] = set()  # raised while eating
         self._unclear: set[str] = set()  # cannot even say whether they match
         self._started = False
@@ -91,7 +89,7 @@ class Inspection:
         The inspectors get it in no smaller pieces than `_STEP`: in tiny ones, some of them miss what is there.
         """
         self._seen += len(piece)
-        if not self._fed:
+        if self._begun and not self._fed:
             return
         if self._held:
             more = _STEP - len(self._held)
@@ -108,7 +106,18 @@ class Inspection:
         held, self._held = self._held, bytearray()
         self._look(memoryview(held))
 
+    def _begin(self) -> None:
+        """Make the inspectors: not before there is something to look at, as they are larger than what drips in."""
+        self._begun = True
+        self._inspectors = [make() for make in formats.ALL.values()]
+        for one in self._inspectors:
+            if isinstance(one, formats.VHD):
+                one.fixed = self._declared == "vhd"
+        self._fed = list(self._inspectors)
+
     def _look(self, piece: memoryview) -> None:
+        if not self._begun:
+            self._begin()
         self._feed(piece)
         if not self._judged and not any(self._open(one) for one in self._inspectors):
             self._judge()
@@ -122,7 +131,7 @@ class Inspection:
 
     def finish(self, size: int) -> int | None:
         """All was seen: raise, or tell the virtual size."""
-        if self._held:
+        if self._held or not self._begun:
             self._look_at_held()
         if size < _SECTOR:
             self._feed(memoryview(bytes(_SECTOR - size)))
