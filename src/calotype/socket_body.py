@@ -17,7 +17,7 @@ from typing import Any
 
 from gunicorn.http.body import ChunkedReader, LengthReader  # type: ignore[import-untyped]
 
-from calotype import errors
+from calotype import errors, insides
 
 #: An unread rest of a body this small is read and thrown away, so that the connection can go on.
 DRAIN_BYTES = 64 << 10
@@ -60,8 +60,7 @@ class SocketBody:
         self._timeout = timeout
         self._rate = rate
         self._waited, self._got = 0.0, 0  # seconds, and bytes that came in them
-        self._waits = bool(req._expected_100_continue)
-        req._expected_100_continue = False  # gunicorn would send it before the application had a chance to refuse
+        self._waits = insides.waits_to_send(req)  # gunicorn would say so before the application can refuse
         reader = req.body.reader
         self._chunked = isinstance(reader, ChunkedReader)
         self._length = reader.length if isinstance(reader, LengthReader) else 0
