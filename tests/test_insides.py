@@ -131,7 +131,7 @@ def test_the_service_does_not_begin_with_a_gunicorn_that_lacks_a_part(tmp_path: 
     command = [sys.executable, "-c", start, "serve", "--state-dir", str(tmp_path), "--bind", "127.0.0.1:1"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
-    said = "has no gunicorn.workers.gthread.ThreadWorker._cap_keepalive: Calotype needs gunicorn>=27,<28."
+    said = "has no gunicorn.workers.gthread.ThreadWorker._cap_keepalive: Calotype needs gunicorn>=27.0.1,<28."
     assert ended.stderr.splitlines()[-1].endswith(said), ended.stderr
 
 
@@ -167,7 +167,7 @@ def test_a_version_that_nobody_has_looked_at_is_a_warning(
     monkeypatch.setitem(insides.LIBRARIES, "gunicorn", newer)
     with caplog.at_level(logging.WARNING, "calotype.insides"):
         insides.check("gunicorn")
-    assert caplog.messages == ["gunicorn 28.0.0 is used, and Calotype was made for gunicorn>=27,<28"]
+    assert caplog.messages == ["gunicorn 28.0.0 is used, and Calotype was made for gunicorn>=27.0.1,<28"]
 
 
 # --- nowhere else ----------------------------------------------------------------------------------------

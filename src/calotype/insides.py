@@ -201,7 +201,7 @@ LIBRARIES: Final = {
     for library in (
         Library(
             "gunicorn",
-            ">=27,<28",
+            ">=27.0.1,<28",
             "Its worker gives a thread to each connection before there is a request, and to each that waits for the "
             "next one; it waits for clients as long as they like, and copies bodies. There is no hook for any of that.",
             (
