@@ -138,6 +138,7 @@ def lists(parts: Sequence[str], database: str, number: int) -> None:
 
         def spent(path: str) -> tuple[float, float]:
             app.db.close()
+            app.db.reads.clear_compiled_cache()
             pages.forget_statements()
             call(path)
             calls, before, of_server = 0, time.process_time(), server.cpu()

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import logging
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -128,8 +129,10 @@ def test_the_service_does_not_begin_with_a_gunicorn_that_lacks_a_part(tmp_path: 
         "import sys; from gunicorn.workers.gthread import ThreadWorker; del ThreadWorker._cap_keepalive; "
         "from calotype.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", start, "serve", "--state-dir", str(tmp_path), "--bind", "127.0.0.1:1"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # nobody serves here, whatever happens
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-c", start, "serve", "--state-dir", str(tmp_path), "--bind", bind]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     said = "has no gunicorn.workers.gthread.ThreadWorker._cap_keepalive: Calotype needs gunicorn>=27.0.1,<28."
     assert ended.stderr.splitlines()[-1].endswith(said), ended.stderr

@@ -4,6 +4,10 @@
 its request is there, and threads end when there is no work for them; a body is read by `SocketBody`; an unread body
 closes the connection in a way that lets the client see the answer, and no thread's goodbye to a client blocks the
 others; who takes an answer too slowly is given up. `Patience` says how long a client may take for what.
+
+What it buys beside gunicorn's own threaded worker, with 16 threads each: while 40 clients have sent half a head, the
+next one has its answer after 1 ms, and there none in 20 s; and lists are 14 to 22 % more a second. `python -m
+bench.worth server`
 """
 
 import contextlib

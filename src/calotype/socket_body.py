@@ -2,6 +2,11 @@
 
 The server (`server.py`) puts it in place of gunicorn's own; the application finds it as `wsgi.input` and reads it
 by `api/body.py`, which runs as well on servers that have nothing like it.
+
+What it buys beside gunicorn's own body, in CPU-seconds of a PUT of 512 MiB: 2.75 and not 2.92, in chunks of 64 KiB
+2.56 and not 2.65; of 256 MiB in chunks of 4 KiB 1.62 and not 1.83. `python -m bench.worth socket_body`. That is
+little: it stays for what it refuses, the silent, the slow and the broken, and for a client that is not told to send
+what is refused (`tests/api/test_slow.py`, `tests/api/test_broken_uploads.py`).
 """
 
 import contextlib

@@ -93,7 +93,8 @@ def _send(
         resp.stream = _Stream(content, told)
         return
     counted: Any = file if told is None else _CountedFile(file, told)
-    resp.stream = req.env["wsgi.file_wrapper"](counted, _STEP) if _is_ours(req) else counted
+    wrap = req.env.get("wsgi.file_wrapper") if _is_ours(req) else None
+    resp.stream = wrap(counted, _STEP) if wrap is not None else counted
 
 
 def _send_parts(
