@@ -53,11 +53,12 @@ test: $(VENV)/.test .keystone/ready ## run all tests on each database, two at a 
 	@tests/needs
 	@DATABASES="$(DATABASES)" tests/each-database $(BIN)/pytest $(ARGS)
 
-lint: $(VENV)/.test ## ruff, mypy (strict on src) and the import rules
+lint: $(VENV)/.test ## ruff, mypy (strict on src), the import rules, and links that leave the tree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.tree
 
 crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --database mariadb", or "--power N" to lose power
 	@tests/needs

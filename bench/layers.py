@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -92,11 +93,20 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--calls", type=int, default=500)
     options = parser.parse_args()
+    with application(options.database, options.images) as (app, _, image_id):
+        call = caller(app)
+        for path in options.paths:
+            report(call, path.replace("{id}", image_id), options.calls)
+
+
+@contextmanager
+def application(database: str, number: int) -> Iterator[tuple[App, str, str]]:
+    """The application on a new database with so many images; the database's URL, and the id of an image with data."""
     with tempfile.TemporaryDirectory(prefix="calotype-profile-") as name:
         place = Path(name)
-        url = services.fresh(options.database, place, 1024)
+        url = services.fresh(database, place, 1024)
         services.sync(url)
-        dataset.fill(engine := sa.create_engine(url), options.images, seed=1, shape=dataset.ONE_OWNER)
+        dataset.fill(engine := sa.create_engine(url), number, seed=1, shape=dataset.ONE_OWNER)
         with engine.connect() as connection:
             image_id = connection.execute(sa.select(images.c.id).where(images.c.status == "active").limit(1)).scalar()
         engine.dispose()
@@ -104,11 +114,9 @@ def main() -> None:
         service.state.mkdir(parents=True)
         write_users(service.state / "users.json")
         file = service.state / "calotype.conf"
-        file.write_text(service.conf)
+        file.write_text(f"{service.conf}\n[database]\nconnection = {url}\n")
         app = App(config.load([str(file)], state_dir=str(service.state)))
-        call = caller(app)
-        for path in options.paths:
-            report(call, path.replace("{id}", str(image_id)), options.calls)
+        yield app, url, str(image_id)
         app.db.close()
 
 

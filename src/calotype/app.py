@@ -12,7 +12,7 @@ from typing import Any, Final
 import falcon
 from oslo_config import cfg
 
-from calotype import config, errors, limits, logs, notifiers
+from calotype import config, errors, insides, limits, logs, notifiers
 from calotype.api import body, openapi, proxies, versions
 from calotype.api import errors as api_errors
 from calotype.api.cors import Cors
@@ -47,6 +47,7 @@ class App:
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         config.check_served(conf)
         check_hash_algo(conf.hashing_algorithm)
+        insides.check("oslo.context", "oslo.policy", "oslo.utils", "python", "SQLAlchemy", "urllib3")
         if conf.show_multiple_locations:
             LOG.error(
                 "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0065, "
@@ -145,6 +146,7 @@ def database(conf: cfg.ConfigOpts, *, patient: bool = False) -> Database:
 def authenticator(conf: cfg.ConfigOpts) -> Authenticator:
     """Whoever the paste flavor names to tell who is asking. Raises `ConfigError`."""
     if "keystone" in config.flavor(conf):
+        insides.check("keystonemiddleware")
         from calotype.auth.keystone import KeystoneAuth
 
         return KeystoneAuth(conf)
@@ -157,11 +159,6 @@ def users_file(conf: cfg.ConfigOpts) -> Path:
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------
-
-
-class _Falcon(falcon.App[Any, Any]):
-    # Where a file cannot go by sendfile, it is read by the server in steps of this size.
-    _STREAM_BLOCK_SIZE = 1 << 20
 
 
 class Arrival:
@@ -246,7 +243,7 @@ class Authentication:
 
 
 def _falcon(middleware: list[Any]) -> falcon.App[Any, Any]:
-    application = _Falcon(middleware=middleware)
+    application: falcon.App[Any, Any] = falcon.App(middleware=middleware)
     application.req_options.auto_parse_form_urlencoded = False
     application.req_options.strip_url_path_trailing_slash = False
     application.resp_options.default_media_type = "application/json"

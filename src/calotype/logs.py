@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from oslo_context import context
 
+from calotype import insides
 from calotype.context import Context
 
 #: Where a WSGI environment has the context of its request.
@@ -32,7 +33,7 @@ def identify(log: context.RequestContext, caller: Context) -> None:
 
 def end() -> None:
     """What this thread does next is for nobody."""
-    context._request_store.__dict__.clear()  # there is no public way
+    insides.forget_log_context()
 
 
 def answered(access_log: bool) -> Callable[[Mapping[str, Any], str, int, float], None]:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from oslo_config import cfg
 
-from calotype import config, errors
+from calotype import config, errors, insides
 
 Message = Mapping[str, Any]
 
@@ -66,6 +66,7 @@ class Bus:
                 "Notifications by messaging need oslo.messaging: pip install 'calotype[notifications]', or set "
                 "[oslo_messaging_notifications] driver = log"
             ) from exc
+        insides.check("oslo.messaging")
         own = cfg.ConfigOpts()  # its options are its own; some have our names and other defaults
         own([], project="calotype", default_config_files=conf.config_file, default_config_dirs=conf.config_dir)
         oslo_messaging.set_transport_defaults("glance")
@@ -83,8 +84,7 @@ class Bus:
     def send(self, message: Message) -> None:
         for topic in self._topics:
             target = self._target(topic=f"{topic}.{message['priority'].lower()}")
-            # Once more after a connection that broke meanwhile; whoever calls has the patience.
-            self._transport._send_notification(target, {}, dict(message), version=self._version, retry=1)
+            insides.send_notification(self._transport, target, dict(message), self._version)
 
 
 _DRIVERS: Final[dict[str, Callable[[cfg.ConfigOpts], Notifier]]] = {

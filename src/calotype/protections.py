@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from oslo_config import cfg
 
-from calotype import errors
+from calotype import errors, insides
 from calotype.context import Context
 from calotype.model import MAX_NAME, RESERVED_PREFIX, Image
 
@@ -145,7 +145,7 @@ def _compiled(expression: str) -> re.Pattern[str]:
     """The expression. Raises `Invalid` for one that is none, or that could take long for a name that a user chooses."""
     try:
         pattern = re.compile(expression)
-        parsed = list(re._parser.parse(expression))  # type: ignore[attr-defined]  # there is no public way to its parts
+        parsed = insides.parsed(expression)
     except (re.error, RecursionError, OverflowError) as exc:
         raise errors.Invalid(f"section [{expression}] is no regular expression: {exc}") from exc
     anchored = bool(parsed) and str(parsed[0][0]) == "AT" and str(parsed[0][1]).startswith("AT_BEGINNING")

@@ -4,6 +4,10 @@
 its request is there, and threads end when there is no work for them; a body is read by `SocketBody`; an unread body
 closes the connection in a way that lets the client see the answer, and no thread's goodbye to a client blocks the
 others; who takes an answer too slowly is given up. `Patience` says how long a client may take for what.
+
+What it buys beside gunicorn's own threaded worker, with 16 threads each: while 40 clients have sent half a head, the
+next one has its answer after 1 ms, and there none in 20 s; and lists are 14 to 22 % more a second. `python -m
+bench.worth server`
 """
 
 import contextlib
@@ -32,6 +36,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
+from calotype import insides
 from calotype.notify import Manager
 from calotype.socket_body import SocketBody
 from calotype.threads import Threads
@@ -348,7 +353,7 @@ class Taking:
         """Whether it took less of what waits for it than it must. To be asked every few seconds."""
         try:
             (waits,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
-            taken = _acknowledged(sock) if waits else 0
+            taken = insides.tcp_acknowledged(sock) if waits else 0
         except (OSError, ValueError):
             return False  # not TCP, or gone
         if not waits or not self._since:
@@ -369,19 +374,12 @@ def _break(conn: Any) -> None:
         socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
 
 
-def _acknowledged(sock: Any) -> int:
-    """Bytes that the other end has taken: tcpi_bytes_acked, which struct tcp_info has at 120 (linux/tcp.h)."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
-    return int(struct.unpack_from("Q", info, 120)[0])
-
-
 def _heard(sock: socket.socket) -> bool:
     """Whether the client's system acknowledged the end of our answer."""
     try:
-        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return insides.tcp_state(sock) not in _UNHEARD
     except OSError:
         return True  # not TCP, or gone
-    return state not in _UNHEARD
 
 
 class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types

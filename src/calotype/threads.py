@@ -1,6 +1,9 @@
 """`Threads`: as many threads as there is work for, up to a limit, and no more than that for long.
 
 A `Strand` is work that such threads do in its order, one thing after the other.
+
+What they buy: 7 s after a crowd of 1,000 a process has 1 thread and 73 MiB; with Python's executor it keeps 1,001 and
+87 MiB, of 54 before. `python -m bench.worth threads`
 """
 
 import logging

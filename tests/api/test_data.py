@@ -1,5 +1,6 @@
 """Image data over HTTP: what goes in comes out, whole and in ranges, and from the store that was meant."""
 
+import base64
 import hashlib
 import os
 import re
@@ -14,10 +15,13 @@ import psutil
 import pytest
 import requests
 import sqlalchemy as sa
+from falcon import testing
+from gunicorn.http.wsgi import FileWrapper
 
 from calotype.db import tables
 from calotype.db.engine import Database
-from tests.support import Client, Service, second_copy, tool, until
+from tests.inprocess import make_active, parts
+from tests.support import PASSWORD, Client, Service, second_copy, tool, until, write_users
 
 DATA = bytes(range(256)) * 4096 + b"tail"  # 1 MiB and 4 bytes
 
@@ -216,6 +220,19 @@ def test_a_file_in_ranges_of_a_real_client_is_whole(alice: Client, image: str) -
 
 
 # --- several copies --------------------------------------------------------------------------------------
+
+
+def test_where_sendfile_cannot_go_the_server_reads_a_file_in_steps_of_a_mib(tmp_path: Path) -> None:
+    write_users(tmp_path / "users.json")
+    with parts(tmp_path, f"sqlite:///{tmp_path}/calotype.db") as app:
+        path = f"/v2/images/{make_active(app, content=DATA)}/file"
+        alice = "Basic " + base64.b64encode(f"alice:{PASSWORD}".encode()).decode()
+        environ = testing.create_environ(path, headers={"Authorization": alice}, file_wrapper=FileWrapper)
+        environ["SERVER_SOFTWARE"] = "gunicorn/27"
+        answer = app.wsgi(environ, lambda *_: None)
+        assert isinstance(answer, FileWrapper)  # which gunicorn sends by sendfile if it can
+        assert [len(piece) for piece in answer] == [1 << 20, 4]
+        answer.close()
 
 
 def test_the_heaviest_copy_is_read_first_unless_one_is_preferred(service: Service, alice: Client) -> None:

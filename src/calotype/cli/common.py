@@ -1,16 +1,17 @@
 """What several commands do."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from oslo_config import cfg
 
 from calotype import config
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    Commands = argparse._SubParsersAction  # generic in type stubs only
+
+class Commands(Protocol):
+    """What `add_subparsers` gives."""
+
+    def add_parser(self, name: str, **settings: Any) -> argparse.ArgumentParser: ...
 
 
 def load(options: argparse.Namespace) -> cfg.ConfigOpts:

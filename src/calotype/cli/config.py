@@ -5,7 +5,7 @@ import sys
 
 from oslo_config import cfg
 
-from calotype import app, config, errors
+from calotype import app, config, errors, insides
 from calotype.cli import serve
 from calotype.cli.common import Commands, group, load
 from calotype.db import schema
@@ -36,6 +36,7 @@ def run_show(options: argparse.Namespace) -> int:
 def run_check(options: argparse.Namespace) -> int:
     conf = load(options)
     serve.check_listening(conf)
+    insides.check("gunicorn", "Linux")
     built = app.App(conf)
     # The database of the state directory is made and upgraded by `calotype serve` itself.
     own = conf.database.connection is None

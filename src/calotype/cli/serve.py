@@ -13,7 +13,7 @@ from pathlib import Path
 from oslo_config import cfg
 from oslo_log import log
 
-from calotype import app, config, errors, logs
+from calotype import app, config, errors, insides, logs
 from calotype.auth import basic
 from calotype.cli import clouds
 from calotype.cli.common import Commands, load
@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     built = app.build(conf)
 
     # Imported last: the most expensive of all imports, which no other command needs.
+    insides.check("gunicorn", "Linux")
     from calotype import server
 
     server.run(

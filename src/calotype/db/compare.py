@@ -3,6 +3,9 @@
 `exactly` tells `demo` from `Demo` and from `demo ` everywhere: MariaDB compares text by a collation that ignores case
 and blanks at the end, which is no way to decide who sees whose images. `beyond` compares rows as an index has them.
 `paged` does so without one. `join_from` says with which table to begin.
+
+Most of it is for what is right, not fast. `beyond` and `join_from` buy on MariaDB: a page in the middle of 10,000
+images costs the database 1.6 CPU-ms, and 4.8 in standard SQL; a first page the same. `python -m bench.worth compare`
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,9 @@
 
 One statement reads an image or a page of them at one moment, whatever they have; and a driver that is written in Python
 spends its time on a few long values rather than on hundreds of short ones, which is most of what a list would cost.
+
+What that buys: 25 records that are not known yet cost 4.4 + 2.8 CPU-ms (process + MariaDB), and 9.7 + 3.8 read by a
+statement a table; 1,000 cost 103 + 54, and 270 + 48. `python -m bench.worth "documents and nesting"`
 """
 
 import json

@@ -5,10 +5,9 @@ that is over, or when a connection breaks, stands in `engine.py`.
 """
 
 import functools
-import math
 import sqlite3
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -18,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import QueuePool
 
-from calotype import errors
+from calotype import errors, insides
 from calotype.db import failures
 
 #: A server that does not take a connection in this time, seconds, is not there.
@@ -136,7 +135,8 @@ def engine(url: sa.URL, settings: Settings, pool: Pool, *, writes: bool) -> Engi
     elif kind != "postgresql" and not writes:
         event.listen(made, "connect", _mysql_isolate)
     if kind != "sqlite" and settings.response_timeout is not None:
-        _limit_answers(made, _limited_postgresql().connect if kind == "postgresql" else _limited_mysql(), settings)
+        make = insides.limited_psycopg().connect if kind == "postgresql" else insides.limited_pymysql()
+        _limit_answers(made, make, settings)
     failures.watch(made)
     return made
 
@@ -208,21 +208,6 @@ def _mysql_isolate(connection: Any, _record: object) -> None:
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
 
-@functools.cache
-def _limited_mysql() -> Any:
-    from pymysql import connections  # type: ignore[import-untyped]
-
-    class LimitedConnection(connections.Connection):  # type: ignore[misc]
-        limit = 0.0
-        until = math.inf
-
-        def _execute_command(self, command: int, sql: str | bytes) -> None:
-            self._read_timeout = max(0.01, min(self.limit, self.until - time.monotonic()))
-            super()._execute_command(command, sql)
-
-    return LimitedConnection
-
-
 # --- PostgreSQL ------------------------------------------------------------------------------------------
 
 
@@ -231,36 +216,6 @@ def _postgresql_arguments(settings: Settings) -> dict[str, Any]:
     if lock := _lock_seconds(settings):
         arguments["options"] = f"-c lock_timeout={lock}s"
     return arguments
-
-
-@functools.cache
-def _limited_postgresql() -> Any:
-    import psycopg
-
-    class LimitedConnection(psycopg.Connection[Any]):
-        """libpq itself would wait for ever."""
-
-        limit = 0.0
-        until = math.inf
-
-        def wait(self, gen: Any, *args: Any, **named: Any) -> Any:
-            return super().wait(self._limited(gen), *args, **named)
-
-        def _limited(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-            """The same dialogue. psycopg comes by about ten times a second, also when nothing happened."""
-            until = min(time.monotonic() + self.limit, self.until)
-            try:
-                wanted = next(gen)
-                while True:
-                    ready = yield wanted
-                    if not ready and time.monotonic() > until:
-                        self.close()
-                        raise psycopg.OperationalError("the database did not answer in time")
-                    wanted = gen.send(ready)
-            except StopIteration as end:
-                return end.value
-
-    return LimitedConnection
 
 
 # --- SQLite ----------------------------------------------------------------------------------------------

@@ -5,6 +5,9 @@ statements that are built once; values come as parameters.
 
 The order is total and the same on every database: the wanted keys, then `created_at`, then `id`. A column without a
 value comes before all values when ascending, after all when descending.
+
+What a shape without values buys: a list of 25 costs 0.9 CPU-ms of this process, and 3.1 where its statement is built
+each time; by two keys 2.8, and 14.6. `python -m bench.worth filters`
 """
 
 import operator

@@ -6,6 +6,9 @@ of `updated_at`. So nobody is ever shown an old record for a new one: the stamp 
 
 Only one who writes to the tables beside us draws no revision: a Glance in the same second, a person with SQL. So a
 record is read again after `AGE` seconds all the same.
+
+What that buys, in CPU-ms of process + MariaDB: a list of 25 costs 1.1 + 1.2, and 4.3 + 3.1 where nothing is known;
+one of 1,000 8 + 7, and 88 + 44; GET of an image 0.6 + 0.5, and 0.8 + 0.6. `python -m bench.worth known`
 """
 
 import json

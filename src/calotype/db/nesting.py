@@ -1,4 +1,8 @@
-"""JSON that the database puts together of rows: one long value costs a driver less than hundreds of short ones."""
+"""JSON that the database puts together of rows: one long value costs a driver less than hundreds of short ones.
+
+What it buys: documents of images, see `documents.py`; and of definitions, of which one namespace took three times the
+CPU with a statement for each kind (docs/performance.md).
+"""
 
 from typing import Any
 

@@ -15,6 +15,10 @@ A list is answered by the first of these that it fits:
 - *groups*, for an order by several keys: along the index of the first one, which brings images that are alike in it one
   after the other. They are sorted by the other keys if they are few, or else are a list of their own, in the order of
   the other keys, of which the last answers belong to the page.
+
+What it buys, of 10,000 images on MariaDB, in CPU-ms of process + database: a list of 25 costs 1.1 + 1.1, and 3.2 + 27
+where all that the caller sees is sorted; by two keys 2.9 + 4.2, and 3.3 + 29. `python -m bench.worth pages`. A
+hundred times as many images cost 1.05 times as much, the median of all orders (`python -m bench.growth`).
 """
 
 import operator

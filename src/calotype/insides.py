@@ -1,0 +1,384 @@
+"""What we use of other libraries although they do not promise it: private parts, and methods that we override.
+
+`LIBRARIES` lists those parts: who uses them, why there is no public way, and for which versions that was seen to hold
+(`pyproject.toml` asks for the same ones). `check` runs at the start for each library that is in use: a part that is
+gone is a clear sentence then, and no `AttributeError` in the middle of a request.
+
+What a function can do is one here. Subclasses stay where they belong, as in `server.py` and `images/formats.py`;
+`tests/test_insides.py` compares the private names that they use with the list. A library is imported when it is used.
+"""
+
+import functools
+import importlib
+import logging
+import math
+import os
+import platform
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Final
+
+from calotype import errors
+
+LOG = logging.getLogger(__name__)
+
+
+# --- what is used through here ---------------------------------------------------------------------------
+
+
+def forget_log_context() -> None:
+    """What this thread does next is for no request. oslo.context can set a thread's context, and not take it away."""
+    from oslo_context import context
+
+    context._request_store.__dict__.clear()
+
+
+def parsed(expression: str) -> list[tuple[Any, Any]]:
+    """The parts of a regular expression, each with its kind. Raises what `re.compile` raises."""
+    return list(re._parser.parse(expression))  # type: ignore[attr-defined]
+
+
+def send_notification(transport: Any, target: Any, message: dict[str, Any], version: float) -> None:
+    """Hand a message to oslo.messaging's transport, twice if the connection breaks; raises when it was not taken."""
+    transport._send_notification(target, {}, message, version=version, retry=1)
+
+
+def waits_to_send(req: Any) -> bool:
+    """Whether the client of a request of gunicorn's waits for `100 Continue`, which gunicorn then leaves to us."""
+    waits = bool(req._expected_100_continue)
+    req._expected_100_continue = False
+    return waits
+
+
+def tcp_state(sock: socket.socket) -> int:
+    """The state of a TCP connection, as `tcp_info` begins with it. Raises `OSError` when it is none."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def tcp_acknowledged(sock: socket.socket) -> int:
+    """Bytes that the other end has taken: `tcpi_bytes_acked`. Raises `OSError` when this is no TCP connection."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)
+    return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0])
+
+
+#: Where `struct tcp_info` has it (linux/tcp.h).
+_BYTES_ACKED: Final = 120
+
+
+@functools.cache
+def limited_pymysql() -> Any:
+    """PyMySQL's connections, which break when an answer takes longer than `limit` seconds or comes after `until`.
+
+    Its own limit is one for as long as a connection lives.
+    """
+    from pymysql import connections  # type: ignore[import-untyped]
+
+    check("PyMySQL")
+
+    class LimitedConnection(connections.Connection):  # type: ignore[misc]
+        limit = 0.0
+        until = math.inf
+
+        def _execute_command(self, command: int, sql: str | bytes) -> None:
+            self._read_timeout = max(0.01, min(self.limit, self.until - time.monotonic()))
+            super()._execute_command(command, sql)
+
+    return LimitedConnection
+
+
+@functools.cache
+def limited_psycopg() -> Any:
+    """psycopg's connections, limited in the same way. libpq itself would wait for ever."""
+    import psycopg
+
+    check("psycopg")
+
+    class LimitedConnection(psycopg.Connection[Any]):
+        limit = 0.0
+        until = math.inf
+
+        def wait(self, gen: Any, *args: Any, **named: Any) -> Any:
+            return super().wait(self._limited(gen), *args, **named)
+
+        def _limited(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+            """The same dialogue. psycopg comes by about ten times a second, also when nothing happened."""
+            until = min(time.monotonic() + self.limit, self.until)
+            try:
+                wanted = next(gen)
+                while True:
+                    ready = yield wanted
+                    if not ready and time.monotonic() > until:
+                        self.close()
+                        raise psycopg.OperationalError("the database did not answer in time")
+                    wanted = gen.send(ready)
+            except StopIteration as end:
+                return end.value
+
+    return LimitedConnection
+
+
+# --- the list --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something at `place` (`module:path`) that one of our modules uses.
+
+    Of a function `names` are its parameters, and what its code sets and calls; of anything else, attributes.
+    """
+
+    user: str
+    place: str
+    names: str = ""
+
+    def missing(self) -> str | None:
+        """The first of it that is not there."""
+        name, _, path = self.place.partition(":")
+        try:
+            found: Any = importlib.import_module(name)
+            for step in filter(None, path.split(".")):
+                name += f".{step}"
+                found = getattr(found, step)
+        except (ImportError, AttributeError):
+            return name
+        code = getattr(found, "__code__", None)
+        there = {*code.co_varnames, *code.co_names} if code else set(dir(found))
+        return next((f"{one} in {name}" for one in self.names.split() if one not in there), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What we use of a library, and why there is no public way.
+
+    `versions` are those for which the list was seen to hold.
+    `probe` tries what no name shows; what it raises means that it does not work.
+    """
+
+    name: str
+    versions: str
+    why: str
+    parts: tuple[Part, ...] = ()
+    probe: Callable[[], object] | None = None
+    installed: Callable[[], str] | None = None  #: the version, where it is no package that has it
+
+    @property
+    def version(self) -> str:
+        try:
+            return self.installed() if self.installed else metadata.version(self.name)
+        except metadata.PackageNotFoundError:
+            return "(of unknown version)"
+
+    def missing(self) -> Iterable[str]:
+        """The parts that are not there."""
+        yield from filter(None, (part.missing() for part in self.parts))
+        try:
+            if self.probe:
+                self.probe()
+        except Exception as exc:  # noqa: BLE001  # whatever it is, it does not work
+            yield f"part that does what is asked of it ({exc!r})"
+
+
+def _probe_parser() -> None:
+    (kind, (least, _, inside)), *_ = parsed("(?:ab|c){2,}d")
+    assert (str(kind), int(least), str(inside[0][0])) == ("MAX_REPEAT", 2, "BRANCH")
+
+
+def _probe_tcp() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        assert (tcp_state(sock), tcp_acknowledged(sock)) == (7, 0)  # closed
+
+
+_WORKER: Final = "gunicorn.workers.gthread:ThreadWorker"
+_FORMATS: Final = "oslo_utils.imageutils.format_inspector"
+
+LIBRARIES: Final = {
+    library.name: library
+    for library in (
+        Library(
+            "gunicorn",
+            ">=27.0.1,<28",
+            "Its worker gives a thread to each connection before there is a request, and to each that waits for the "
+            "next one; it waits for clients as long as they like, and copies bodies. There is no hook for any of that.",
+            (
+                Part(
+                    "server", f"{_WORKER}.__init__", "tpool poller method_queue keepalived_conns pending_conns nr_conns"
+                ),
+                Part("server", f"{_WORKER}.init_process", "get_thread_pool"),
+                Part("server", f"{_WORKER}.set_accept_enabled", "accept"),
+                Part("server", f"{_WORKER}.run", "is_parent_alive murder_pending _cap_keepalive"),
+                Part("server", f"{_WORKER}._cap_keepalive", "deadline keepalived_conns"),
+                Part("server", f"{_WORKER}.finish_request", "cancelled result enqueue_req on_client_socket_readable"),
+                Part("server", f"{_WORKER}.handle", "initialized data_ready _keepalive_after handle_request parser"),
+                Part("server", f"{_WORKER}.handle_request", "req conn wsgi access should_close"),
+                Part("server", f"{_WORKER}._keepalive_after", "conn keepalive"),
+                Part("server", _WORKER, "init_signals on_pending_socket_readable"),
+                Part("server", "gunicorn.workers.gthread", "DEFAULT_WORKER_DATA_TIMEOUT selectors"),
+                Part(
+                    "server",
+                    "gunicorn.workers.gthread:TConn.__init__",
+                    "cfg sock client server timeout parser is_http2",
+                ),
+                Part("server", "gunicorn.workers.gthread:TConn.close", "graceful"),
+                Part("server", "gunicorn.workers.gthread:TConn.set_timeout"),
+                Part("server", "gunicorn.http.parser:Parser.__init__", "mesg unreader"),
+                Part("server", "gunicorn.http.message:Request.should_close"),
+                Part("server", "gunicorn.http.wsgi:Response.__init__", "status sent response_length"),
+                Part("server", "gunicorn.glogging:Logger.__init__", "error_log setup"),
+                Part("server", "gunicorn.glogging:Logger.access", "resp req environ request_time"),
+                Part("server", "gunicorn.arbiter:Arbiter.run", "murder_workers"),
+                Part("server", "gunicorn.arbiter:Arbiter", "handle_hup kill_workers stop"),
+                Part("socket_body", "gunicorn.http.message:Message.__init__", "body unreader"),
+                Part("insides", "gunicorn.http.message:Message.__init__", "_expected_100_continue"),
+                Part("socket_body", "gunicorn.http.unreader:Unreader", "take_buffered unread"),
+                Part("socket_body", "gunicorn.http.unreader:Unreader.__init__", "buf"),
+                Part("socket_body", "gunicorn.http.unreader:SocketUnreader.__init__", "sock"),
+                Part("socket_body", "gunicorn.http.body:Body.__init__", "reader"),
+                Part("socket_body", "gunicorn.http.body:LengthReader.__init__", "length"),
+                Part("socket_body", "gunicorn.http.body:ChunkedReader"),
+            ),
+        ),
+        Library(
+            "keystonemiddleware",
+            ">=12,<14",
+            "A token that Keystone does not know, and a 404 of something that stands before Keystone, are one error; "
+            "only the context of that error tells.",
+            (
+                Part("auth.keystone", "keystonemiddleware.auth_token", "InvalidToken ServiceError list_opts"),
+                Part("auth.keystone", "keystonemiddleware.auth_token:AuthProtocol.fetch_token", "token verify_token"),
+                Part(
+                    "auth.keystone", "keystonemiddleware.auth_token._identity:IdentityServer.verify_token", "NotFound"
+                ),
+            ),
+        ),
+        Library(
+            "oslo.context",
+            ">=6,<7",
+            "A thread's context can be set, and not be taken away.",
+            (Part("insides", "oslo_context.context", "_request_store"),),
+        ),
+        Library(
+            "oslo.messaging",
+            ">=14,<19",
+            "Its notifier logs that a message could not be sent, and loses it.",
+            (
+                Part(
+                    "insides",
+                    "oslo_messaging.transport:NotificationTransport._send_notification",
+                    "target ctxt message version retry",
+                ),
+            ),
+        ),
+        Library(
+            "oslo.policy",
+            ">=5,<7",
+            "Nothing tells which fields of a target a rule reads, or whether it asks another server.",
+            (
+                Part("policy", "oslo_policy._checks:AndCheck.__init__", "rules"),
+                Part("policy", "oslo_policy._checks:OrCheck.__init__", "rules"),
+                Part("policy", "oslo_policy._checks:NotCheck.__init__", "rule"),
+                Part("policy", "oslo_policy.policy:Enforcer.__init__", "rules use_conf suppress_deprecation_warnings"),
+            ),
+        ),
+        Library(
+            "oslo.utils",
+            ">=9,<11",
+            "Its inspectors of formats let dangers through that ours do not; they are made to be derived from, but "
+            "only by oslo.utils itself.",
+            (
+                Part("images.formats", f"{_FORMATS}:FileInspector.__init__", "_initialize _total_count _finished"),
+                Part("images.formats", f"{_FORMATS}:FileInspector.__init__", "_capture_regions"),
+                Part(
+                    "images.formats", f"{_FORMATS}:FileInspector", "add_safety_check new_region has_region post_process"
+                ),
+                Part("images.formats", f"{_FORMATS}:VHDXInspector.post_process", "_find_meta_entry"),
+                Part("images.formats", f"{_FORMATS}:VHDXInspector._find_meta_entry", "desired_guid"),
+                Part("images.formats", f"{_FORMATS}:VMDKInspector", "check_footer"),
+                Part("images.formats", f"{_FORMATS}:GPTInspector", "_check_for_fat"),
+                Part("images.formats", f"{_FORMATS}:LUKSInspector", "header_items"),
+            ),
+        ),
+        Library(
+            "psycopg",
+            ">=3.2,<3.4",
+            "libpq waits for ever for the answer of a server that hangs.",
+            (
+                Part("insides", "psycopg:Connection.wait", "gen"),
+                Part("insides", "psycopg:Connection.commit", "wait"),
+                Part("insides", "psycopg:Cursor.execute", "wait"),
+            ),
+        ),
+        Library(
+            "PyMySQL",
+            ">=1.1,<1.3",
+            "How long it waits for an answer is decided when it connects.",
+            (
+                Part("insides", "pymysql.connections:Connection.__init__", "_read_timeout"),
+                Part("insides", "pymysql.connections:Connection._execute_command", "command sql"),
+                Part("insides", "pymysql.connections:Connection.commit", "_execute_command"),
+                Part("insides", "pymysql.connections:Connection.query", "_execute_command"),
+            ),
+        ),
+        Library(
+            "SQLAlchemy",
+            ">=2.0.43,<2.2",
+            "A join that keeps its order is written by a compiler of ours, which has to tell its sides what they are.",
+            (Part("db.compare", "sqlalchemy.sql.compiler:SQLCompiler.visit_join", "asfrom"),),
+        ),
+        Library(
+            "urllib3",
+            ">=2.3,<3",
+            "It connects to a name, and has a limit for each wait but none for all of them.",
+            (
+                Part("net", "urllib3.connection:HTTPConnection", "host connect request getresponse"),
+                Part("net", "urllib3.response:HTTPResponse", "read1"),
+            ),
+        ),
+        Library(
+            "python",
+            ">=3.11,<3.15",
+            "Nothing tells how long an expression may search. Sockets of our own limit what http.client waits for, "
+            "which does not say how it reads and writes.",
+            (
+                Part("insides", "re", "_parser"),
+                Part("net", "socket:SocketIO.readinto", "recv_into"),
+                Part("net", "http.client:HTTPConnection.send", "sock sendall"),
+                Part("net", "http.client:HTTPResponse.__init__", "makefile"),
+            ),
+            probe=_probe_parser,
+            installed=platform.python_version,
+        ),
+        Library(
+            "Linux",
+            ">=4.1",
+            "Only the kernel knows what a client has taken of an answer. It keeps the layout of `tcp_info`.",
+            probe=_probe_tcp,
+            installed=lambda: os.uname().release,
+        ),
+    )
+}
+
+
+def check(*names: str) -> None:
+    """Raise `ConfigError` when a part of these libraries is missing; warn of versions for which nobody has looked."""
+    for library in map(LIBRARIES.__getitem__, names):
+        wanted = f"{library.name}{library.versions}"
+        for missing in library.missing():
+            raise errors.ConfigError(f"{library.name} {library.version} has no {missing}: Calotype needs {wanted}.")
+        if not within(library.version, library.versions):
+            LOG.warning("%s %s is used, and Calotype was made for %s", library.name, library.version, wanted)
+
+
+def within(version: str, bounds: str) -> bool:
+    """Whether a version lies within bounds such as `>=27,<28`."""
+    least, _, below = bounds.partition(",")
+    return _numbers(version) >= _numbers(least) and (not below or _numbers(version) < _numbers(below))
+
+
+def _numbers(version: str) -> list[int]:
+    found = re.match(r"[<>=]*(\d+(?:\.\d+)*)", version)
+    return [int(number) for number in found[1].split(".")] if found else []
