@@ -287,7 +287,7 @@ def test_statements_that_anybody_can_think_up_are_not_kept(full: Database) -> No
     def kept() -> int:
         return len(COMPILED) + sum(
             built.cache_info().currsize
-            for built in (pages._walked, pages._counted, pages._sorted, pages._first_group, pages._tied)
+            for built in (pages._walked, pages._counted, pages._sorted, pages._alike, pages._tied)
         )
 
     walked(full, CALLERS["red"], Query(10))

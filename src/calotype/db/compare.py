@@ -163,6 +163,25 @@ def _unnamed(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "NULL"
 
 
+class has_value(FunctionElement[Any]):  # noqa: N801
+    """`has_value(column)`, in ORDER BY before the column: what has nothing there is less than any value.
+
+    MariaDB, where it is so anyway, sorts faster without.
+    """
+
+    name = "has_value"
+    inherit_cache = True
+
+
+@compiles(has_value)
+def _is_there(element: Any, compiler: Any, **options: Any) -> str:
+    return f"{_processed(element, compiler, options)[0]} IS NOT NULL"
+
+
+compiles(has_value, "mysql")(_unnamed)
+compiles(has_value, "mariadb")(_unnamed)
+
+
 class apart(FunctionElement[Any]):  # noqa: N801
     """`apart(column)`: the column, but no index on it, which a database without statistics may take for a good one.
 

@@ -8,13 +8,13 @@ value comes before all values when ascending, after all when descending.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from calotype.db.compare import apart
+from calotype.db.compare import apart, has_value
 from calotype.db.tables import INDEXED_VALUE, image_properties, image_tags, images, property_start, walk_columns
 from calotype.model import Query
 
@@ -67,11 +67,7 @@ class Tests:
 
     def conditions(self, met: tuple[str, int] = ("", 0)) -> list[sa.ColumnElement[bool]]:
         """On `images`; all must hold. Left out is the tag or property, and its number, that is `met` already."""
-        found: list[sa.ColumnElement[bool]] = [is_one_of(name, several=False) for name in self.one]
-        found += [is_one_of(name, several=True) for name in self.some]
-        for number, (name, op) in enumerate(self.compared):
-            found.append(OPERATORS[op](images.c[name], parameter(f"than_{number}", name)))
-        found += [images.c[name].is_(None) for name in self.unset]
+        found = [condition for _, condition in self._columns()]
         hanging = [
             sa.select(sa.literal(1)).where(image_tags.c.image_id == images.c.id, *tagged(number))
             for number in range(self.tags)
@@ -84,6 +80,17 @@ class Tests:
         ]
         # As values, not EXISTS: of that MariaDB would collect all images that have such a row.
         return found + [one.limit(1).correlate(images).scalar_subquery().is_not(None) for one in hanging]
+
+    def on(self, column: str) -> list[sa.ColumnElement[bool]]:
+        """Those on one column of `images`."""
+        return [condition for name, condition in self._columns() if name == column]
+
+    def _columns(self) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:
+        yield from ((name, is_one_of(name, several=False)) for name in self.one)
+        yield from ((name, is_one_of(name, several=True)) for name in self.some)
+        for number, (name, op) in enumerate(self.compared):
+            yield name, OPERATORS[op](images.c[name], parameter(f"than_{number}", name))
+        yield from ((name, images.c[name].is_(None)) for name in self.unset)
 
     @property
     def count(self) -> int:
@@ -186,8 +193,8 @@ class Order:
         """For ORDER BY, with the columns of `images` or of a subquery that has them."""
         found: list[sa.ColumnElement[Any]] = []
         for name, descending in self.keys:
-            steps = [columns[name].is_not(None)] if images.c[name].nullable else []
-            found += [step.desc() if descending else step.asc() for step in (*steps, columns[name])]
+            steps = [has_value(columns[name])] if images.c[name].nullable else []
+            found += [sa.desc(step) if descending else sa.asc(step) for step in (*steps, columns[name])]
         return found
 
     def after(self, unset: Sequence[bool]) -> sa.ColumnElement[bool]:
