@@ -65,9 +65,12 @@ class Tests:
             return self
         return replace(self, one=(*self.one, column), some=tuple(name for name in self.some if name != column))
 
-    def conditions(self, met: tuple[str, int] = ("", 0)) -> list[sa.ColumnElement[bool]]:
-        """On `images`; all must hold. Left out is the tag or property, and its number, that is `met` already."""
-        found = [condition for _, condition in self._columns()]
+    def conditions(self, met: tuple[str, int] = ("", 0), *, walked: str | None = None) -> list[sa.ColumnElement[bool]]:
+        """On `images`; all must hold. Left out is the tag or property, and its number, that is `met` already.
+
+        Where the index of one column is `walked`, SQLite must not take that of another one for better.
+        """
+        found = [condition for _, condition in self._columns(walked)]
         hanging = [
             sa.select(sa.literal(1)).where(image_tags.c.image_id == images.c.id, *tagged(number))
             for number in range(self.tags)
@@ -85,9 +88,9 @@ class Tests:
         """Those on one column of `images`."""
         return [condition for name, condition in self._columns() if name == column]
 
-    def _columns(self) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:
-        yield from ((name, is_one_of(name, several=False)) for name in self.one)
-        yield from ((name, is_one_of(name, several=True)) for name in self.some)
+    def _columns(self, walked: str | None = None) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:
+        for several, names in ((False, self.one), (True, self.some)):
+            yield from ((name, is_one_of(name, several=several, walked=walked in (None, name))) for name in names)
         for number, (name, op) in enumerate(self.compared):
             yield name, OPERATORS[op](images.c[name], parameter(f"than_{number}", name))
         yield from ((name, images.c[name].is_(None)) for name in self.unset)
@@ -120,11 +123,13 @@ def parameter(name: str, column: str) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=images.c[column].type)
 
 
-def is_one_of(name: str, *, several: bool) -> sa.ColumnElement[bool]:
-    """Whether a column has the value that is wanted, or one of them."""
-    if not several:
-        return images.c[name] == parameter(f"is_{name}", name)
-    return images.c[name].in_(sa.bindparam(f"is_{name}", type_=images.c[name].type, expanding=True))
+def is_one_of(name: str, *, several: bool, walked: bool = True) -> sa.ColumnElement[bool]:
+    """Whether a column has the value that is wanted, or one of them; of a text by its index only if it is `walked`."""
+    column: Any = images.c[name]
+    column = column if walked or not isinstance(column.type, sa.String) else apart(column)
+    value: Any = sa.bindparam(f"is_{name}", type_=images.c[name].type, expanding=True) if several else None
+    found: sa.ColumnElement[bool] = column.in_(value) if several else column == parameter(f"is_{name}", name)
+    return found
 
 
 def tagged(number: int) -> list[sa.ColumnElement[bool]]:

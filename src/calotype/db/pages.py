@@ -30,7 +30,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db import documents, filters, visibility
 from calotype.db import images as db_images
-from calotype.db.compare import all_alike, beyond, join_from, none_unless
+from calotype.db.compare import all_alike, beside, beyond, join_from, none_unless
 from calotype.db.documents import document
 from calotype.db.engine import Tx
 from calotype.db.filters import Order, Tests
@@ -198,12 +198,7 @@ def _alike(walk: Walk, order: Order, unset: tuple[bool, ...] | None) -> sa.Selec
         by = [sa.case((first.is_(None), 1), else_=0), first.desc() if walk.descending else first]
         groups = sa.select(entries, sa.func.rank().over(order_by=by).label("place")).subquery("alike")
     here: Any = sa.false() if unset is None or unset[0] else groups.c.first == filters.marker(walk.key)
-    found = sa.select(
-        sa.case((groups.c.id.is_not(None), stamp.element)).label("stamp"),
-        groups.c.first,
-        groups.c.many,
-        sa.case((here, 1), else_=0).label("here"),
-    ).select_from(groups.outerjoin(images, images.c.id == groups.c.id))
+    found = sa.select(groups.c.stamp, groups.c.first, groups.c.many, sa.case((here, 1), else_=0).label("here"))
     missing = sa.case((groups.c.id.is_(None), 1), else_=0)
     found = found.where(groups.c.place == 1).order_by(groups.c.many.desc(), missing, *order.rest.by(groups.c))
     return found.limit(_MOST)
@@ -214,14 +209,15 @@ def _group(walk: Walk, order: Order, unset: tuple[bool, ...] | None, branch: Bra
     key: Any = images.c[walk.key]
     one: Any = sa.literal_column("1")
     among = [*branch.conditions(), *_KEPT]
-    wanted = [*walk.tests.conditions(), _LISTED, *([] if unset is None else [order.after(unset)])]
+    wanted = [*walk.tests.conditions(walked=walk.key), _LISTED, *([] if unset is None else [order.after(unset)])]
     alike, by = walk.tests.on(walk.key), list[Any]()
     if not walk.fixed:
         ((beyond_marker, by), *_) = _segments(walk)
         alike = [*alike, *beyond_marker]
     most: Any = _MOST
     entry, shares = sa.select(one if walk.fixed else key).where(*among, *alike), list[Any]()
-    others = [images.c[name] for name in order.rest.names]
+    # The stamp is in no index: SQLite would rather read a whole index that has all the rest.
+    others = [stamp, *(images.c[name] for name in order.rest.names)]
     if branch.kind == "shared":
         few = sa.select(key.label("first"), sa.literal_column("0").label("many"), *others)
         few, shares, many_shares = _shared(few.where(*among, *alike, *wanted), branch)
@@ -283,7 +279,12 @@ def _tied(walk: Walk, order: Order, unset: tuple[bool, ...] | None) -> sa.Select
 
 def _entries(walk: Walk, branch: Branch) -> Iterator[sa.Select[Any]]:
     """The first `window` entries of one branch, from its index; in parts, or more of them where that is cheaper."""
-    wanted = [*branch.conditions(), *_KEPT, *walk.tests.conditions(), *([_LISTED] if walk.strict else [])]
+    wanted = [
+        *branch.conditions(),
+        *_KEPT,
+        *walk.tests.conditions(walked=walk.key),
+        *([_LISTED] if walk.strict else []),
+    ]
     for segment, order in _segments(walk):
         entry = sa.select(*(images.c[name] for name in walk.columns)).where(*wanted, *segment)
         most: Any = _WINDOW
@@ -341,7 +342,8 @@ def _stretches(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
     if not first.nullable:
         return [(there, columns)]
     valued: tuple[list[Any], list[Any]] = ([first.is_not(None), *there], columns)
-    unset: tuple[list[Any], list[Any]] = ([first.is_(None)], [all_alike(first), *others])
+    uncovered = beside(images.c.calotype_revision)
+    unset: tuple[list[Any], list[Any]] = ([first.is_(None), uncovered], [all_alike(first), *others])
     if walk.start == "unset" and walk.begins == "after":
         unset[0].append(beyond(others, marker[1:], descending=walk.descending))
     if first.name in walk.tests.unset:
