@@ -59,6 +59,7 @@ _SIMPLE: Final = 8
 
 _THERE = images.c.os_hidden == sa.bindparam("hidden", type_=sa.Boolean())
 _KEPT = [images.c.deleted == sa.false(), _THERE]
+_UNCOVERED = beside(images.c.calotype_revision)  # which no index has
 _LISTED = images.c.status != "killed"  # what API v1 left
 _MOST: sa.BindParameter[int] = sa.bindparam("most", type_=sa.Integer())
 _WINDOW: sa.BindParameter[int] = sa.bindparam("window", type_=sa.Integer())
@@ -198,7 +199,12 @@ def _alike(walk: Walk, order: Order, unset: tuple[bool, ...] | None) -> sa.Selec
         by = [sa.case((first.is_(None), 1), else_=0), first.desc() if walk.descending else first]
         groups = sa.select(entries, sa.func.rank().over(order_by=by).label("place")).subquery("alike")
     here: Any = sa.false() if unset is None or unset[0] else groups.c.first == filters.marker(walk.key)
-    found = sa.select(groups.c.stamp, groups.c.first, groups.c.many, sa.case((here, 1), else_=0).label("here"))
+    found = sa.select(
+        sa.case((groups.c.id.is_not(None), stamp.element)).label("stamp"),
+        groups.c.first,
+        groups.c.many,
+        sa.case((here, 1), else_=0).label("here"),
+    ).select_from(groups.outerjoin(images, images.c.id == groups.c.id))
     missing = sa.case((groups.c.id.is_(None), 1), else_=0)
     found = found.where(groups.c.place == 1).order_by(groups.c.many.desc(), missing, *order.rest.by(groups.c))
     return found.limit(_MOST)
@@ -210,14 +216,14 @@ def _group(walk: Walk, order: Order, unset: tuple[bool, ...] | None, branch: Bra
     one: Any = sa.literal_column("1")
     among = [*branch.conditions(), *_KEPT]
     wanted = [*walk.tests.conditions(walked=walk.key), _LISTED, *([] if unset is None else [order.after(unset)])]
+    wanted.append(_UNCOVERED)
     alike, by = walk.tests.on(walk.key), list[Any]()
     if not walk.fixed:
         ((beyond_marker, by), *_) = _segments(walk)
         alike = [*alike, *beyond_marker]
     most: Any = _MOST
     entry, shares = sa.select(one if walk.fixed else key).where(*among, *alike), list[Any]()
-    # The stamp is in no index: SQLite would rather read a whole index that has all the rest.
-    others = [stamp, *(images.c[name] for name in order.rest.names)]
+    others = [*(images.c[name] for name in order.rest.names)]
     if branch.kind == "shared":
         few = sa.select(key.label("first"), sa.literal_column("0").label("many"), *others)
         few, shares, many_shares = _shared(few.where(*among, *alike, *wanted), branch)
@@ -342,8 +348,7 @@ def _stretches(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
     if not first.nullable:
         return [(there, columns)]
     valued: tuple[list[Any], list[Any]] = ([first.is_not(None), *there], columns)
-    uncovered = beside(images.c.calotype_revision)
-    unset: tuple[list[Any], list[Any]] = ([first.is_(None), uncovered], [all_alike(first), *others])
+    unset: tuple[list[Any], list[Any]] = ([first.is_(None), _UNCOVERED], [all_alike(first), *others])
     if walk.start == "unset" and walk.begins == "after":
         unset[0].append(beyond(others, marker[1:], descending=walk.descending))
     if first.name in walk.tests.unset:
