@@ -27,7 +27,7 @@ import requests
 import sqlalchemy as sa
 
 from calotype.db import tables
-from tests.support import Client, Service, tool
+from tests.support import Client, Service, names, tool
 
 _CONF = """\
 [glance_store]
@@ -206,9 +206,9 @@ def left(database: str, store: Path) -> list[str]:
         with engine.connect() as connection:
             rows = connection.execute(sa.select(tables.jobs.c.kind, tables.jobs.c.state, tables.jobs.c.error)).all()
             stuck = connection.execute(sa.select(tables.images.c.id).where(tables.images.c.status == "saving")).all()
-        names = sorted(path.name for path in store.iterdir() if path.is_file())
-        if not (rows or stuck or names) or time.monotonic() > end:
-            return [f"left: {one}" for one in (*rows, *stuck, *names)]
+        files = names(store)
+        if not (rows or stuck or files) or time.monotonic() > end:
+            return [f"left: {one}" for one in (*rows, *stuck, *files)]
         time.sleep(0.2)
 
 

@@ -166,6 +166,25 @@ def _unnamed(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "NULL"
 
 
+class has_value(FunctionElement[Any]):  # noqa: N801
+    """`has_value(column)`, in ORDER BY before the column: what has nothing there is less than any value.
+
+    MariaDB, where it is so anyway, sorts faster without.
+    """
+
+    name = "has_value"
+    inherit_cache = True
+
+
+@compiles(has_value)
+def _is_there(element: Any, compiler: Any, **options: Any) -> str:
+    return f"{_processed(element, compiler, options)[0]} IS NOT NULL"
+
+
+compiles(has_value, "mysql")(_unnamed)
+compiles(has_value, "mariadb")(_unnamed)
+
+
 class apart(FunctionElement[Any]):  # noqa: N801
     """`apart(column)`: the column, but no index on it, which a database without statistics may take for a good one.
 
@@ -190,6 +209,26 @@ def _with_zero(element: Any, compiler: Any, **options: Any) -> str:
     (column,) = element.clauses
     text = str(compiler.process(column, **options))
     return text if isinstance(column.type, sa.String) else f"({text} + 0)"
+
+
+class beside(_Condition):  # noqa: N801
+    """`beside(column)`: true. SQLite sees that an index without this column does not hold all that is wanted.
+
+    It likes to read a whole index that does, in the order that is wanted, rather than the few rows of a better one.
+    """
+
+    name = "beside"
+    inherit_cache = True
+
+
+@compiles(beside)
+def _true(_element: Any, _compiler: Any, **_options: Any) -> str:
+    return "1 = 1"
+
+
+@compiles(beside, "sqlite")
+def _mentioned(element: Any, compiler: Any, **options: Any) -> str:
+    return f"coalesce({_processed(element, compiler, options)[0]}, 0) IS NOT NULL"
 
 
 class none_unless(FunctionElement[int]):  # noqa: N801

@@ -11,13 +11,13 @@ each time; by two keys 2.8, and 14.6. `python -m bench.worth filters`
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from calotype.db.compare import apart
+from calotype.db.compare import apart, has_value
 from calotype.db.tables import INDEXED_VALUE, image_properties, image_tags, images, property_start, walk_columns
 from calotype.model import Query
 
@@ -68,13 +68,12 @@ class Tests:
             return self
         return replace(self, one=(*self.one, column), some=tuple(name for name in self.some if name != column))
 
-    def conditions(self, met: tuple[str, int] = ("", 0)) -> list[sa.ColumnElement[bool]]:
-        """On `images`; all must hold. Left out is the tag or property, and its number, that is `met` already."""
-        found: list[sa.ColumnElement[bool]] = [is_one_of(name, several=False) for name in self.one]
-        found += [is_one_of(name, several=True) for name in self.some]
-        for number, (name, op) in enumerate(self.compared):
-            found.append(OPERATORS[op](images.c[name], parameter(f"than_{number}", name)))
-        found += [images.c[name].is_(None) for name in self.unset]
+    def conditions(self, met: tuple[str, int] = ("", 0), *, walked: str | None = None) -> list[sa.ColumnElement[bool]]:
+        """On `images`; all must hold. Left out is the tag or property, and its number, that is `met` already.
+
+        Where the index of one column is `walked`, SQLite must not take that of another one for better.
+        """
+        found = [condition for _, condition in self._columns(walked)]
         hanging = [
             sa.select(sa.literal(1)).where(image_tags.c.image_id == images.c.id, *tagged(number))
             for number in range(self.tags)
@@ -87,6 +86,17 @@ class Tests:
         ]
         # As values, not EXISTS: of that MariaDB would collect all images that have such a row.
         return found + [one.limit(1).correlate(images).scalar_subquery().is_not(None) for one in hanging]
+
+    def on(self, column: str) -> list[sa.ColumnElement[bool]]:
+        """Those on one column of `images`."""
+        return [condition for name, condition in self._columns() if name == column]
+
+    def _columns(self, walked: str | None = None) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:
+        for several, names in ((False, self.one), (True, self.some)):
+            yield from ((name, is_one_of(name, several=several, walked=walked in (None, name))) for name in names)
+        for number, (name, op) in enumerate(self.compared):
+            yield name, OPERATORS[op](images.c[name], parameter(f"than_{number}", name))
+        yield from ((name, images.c[name].is_(None)) for name in self.unset)
 
     @property
     def count(self) -> int:
@@ -116,11 +126,13 @@ def parameter(name: str, column: str) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=images.c[column].type)
 
 
-def is_one_of(name: str, *, several: bool) -> sa.ColumnElement[bool]:
-    """Whether a column has the value that is wanted, or one of them."""
-    if not several:
-        return images.c[name] == parameter(f"is_{name}", name)
-    return images.c[name].in_(sa.bindparam(f"is_{name}", type_=images.c[name].type, expanding=True))
+def is_one_of(name: str, *, several: bool, walked: bool = True) -> sa.ColumnElement[bool]:
+    """Whether a column has the value that is wanted, or one of them; of a text by its index only if it is `walked`."""
+    column: Any = images.c[name]
+    column = column if walked or not isinstance(column.type, sa.String) else apart(column)
+    value: Any = sa.bindparam(f"is_{name}", type_=images.c[name].type, expanding=True) if several else None
+    found: sa.ColumnElement[bool] = column.in_(value) if several else column == parameter(f"is_{name}", name)
+    return found
 
 
 def tagged(number: int) -> list[sa.ColumnElement[bool]]:
@@ -189,8 +201,8 @@ class Order:
         """For ORDER BY, with the columns of `images` or of a subquery that has them."""
         found: list[sa.ColumnElement[Any]] = []
         for name, descending in self.keys:
-            steps = [columns[name].is_not(None)] if images.c[name].nullable else []
-            found += [step.desc() if descending else step.asc() for step in (*steps, columns[name])]
+            steps = [has_value(columns[name])] if images.c[name].nullable else []
+            found += [sa.desc(step) if descending else sa.asc(step) for step in (*steps, columns[name])]
         return found
 
     def after(self, unset: Sequence[bool]) -> sa.ColumnElement[bool]:

@@ -13,8 +13,9 @@ A list is answered by the first of these that it fits:
   read until it has brought a page of what meets the other filters, or ends. Images with the same hash or checksum are
   one way for all branches (`calotype_os_hash_value`, `calotype_checksum`);
 - *groups*, for an order by several keys: along the index of the first one, which brings images that are alike in it one
-  after the other. They are sorted by the other keys if they are few, or else are a list of their own, in the order of
-  the other keys, of which the last answers belong to the page.
+  after the other. One statement finds such a group, counts and sorts it, if it is not large; else it is a list of its
+  own, in the order of the other keys. Groups of a few images are sorted many at once. Images that have nothing in the
+  first column are a group that is likely to be large, and looked at apart.
 
 What it buys, of 10,000 images on MariaDB, in CPU-ms of process + database: a list of 25 costs 1.1 + 1.1, and 3.2 + 27
 where all that the caller sees is sorted; by two keys 2.9 + 4.2, and 3.3 + 29. `python -m bench.worth pages`. A
@@ -33,7 +34,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db import documents, filters, visibility
 from calotype.db import images as db_images
-from calotype.db.compare import all_alike, beyond, join_from, none_unless
+from calotype.db.compare import all_alike, beside, beyond, join_from, none_unless
 from calotype.db.documents import document
 from calotype.db.engine import Tx
 from calotype.db.filters import Order, Tests
@@ -60,7 +61,9 @@ _AT_ONCE: Final = 1000
 #: A statement with more filters than these is not kept: it takes much memory, and anybody can think of many.
 _SIMPLE: Final = 8
 
-_KEPT = [images.c.deleted == sa.false(), images.c.os_hidden == sa.bindparam("hidden", type_=sa.Boolean())]
+_THERE = images.c.os_hidden == sa.bindparam("hidden", type_=sa.Boolean())
+_KEPT = [images.c.deleted == sa.false(), _THERE]
+_UNCOVERED = beside(images.c.calotype_revision)  # which no index has
 _LISTED = images.c.status != "killed"  # what API v1 left
 _MOST: sa.BindParameter[int] = sa.bindparam("most", type_=sa.Integer())
 _WINDOW: sa.BindParameter[int] = sa.bindparam("window", type_=sa.Integer())
@@ -71,6 +74,8 @@ _NONE: Final = Tests()
 _SELECTIVE: Final = (*BY_VALUE, "name", "size")
 #: Many images have one value of these.
 _COARSE: Final = ("status", "container_format", "disk_format")
+#: Of these, the one that nearly all images have the same value of: it is in vain to sort before that is known.
+_DOMINATED: Final = "status"
 _FIXABLE: Final = (*_SELECTIVE, *_COARSE)
 
 
@@ -125,8 +130,8 @@ class Walk:
     `fixed`: only images with one value in `key`, in the order of their age. `start` says what the marker has in the
     first column: nothing as there is none, a value, or no value (unset). `begins` says with what it begins then: what
     is *after* the marker, the first image *at* its value, or the first one *past* that. `strict`: without images that
-    nobody lists. `sorted`: images that are alike in `key`, in another order; `unset` says for each of its columns
-    whether the marker has nothing there. `nulls_low`: to the database nothing is less than any value, as it is to us.
+    nobody lists. `valued`: without images that have nothing in the first column. `nulls_low`: to the database nothing
+    is less than any value, as it is to us.
     """
 
     branches: tuple[Branch, ...]
@@ -137,17 +142,16 @@ class Walk:
     begins: str = "after"
     tests: Tests = _NONE
     strict: bool = False
-    sorted: Order | None = None
-    unset: tuple[bool, ...] | None = None
+    valued: bool = False
     nulls_low: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(self.sorted.names) if self.sorted else walk_columns(self.key)[1 if self.fixed else 0 :]
+        return walk_columns(self.key)[1 if self.fixed else 0 :]
 
     @property
     def order(self) -> Order:
-        return self.sorted or Order(tuple((name, self.descending) for name in self.columns))
+        return Order(tuple((name, self.descending) for name in self.columns))
 
 
 def _merged(walk: Walk) -> sa.Select[Any]:
@@ -184,24 +188,68 @@ def _stamped(found: sa.Select[Any], order: Order) -> sa.Select[Any]:
 
 
 @lru_cache(maxsize=512)
-def _first_group(walk: Walk) -> sa.Select[Any]:
-    """What the first images of a walk have in its key, and how many have that, up to `window` or somewhat more.
+def _alike(walk: Walk, order: Order, unset: tuple[bool, ...] | None) -> sa.Select[Any]:
+    """The first `most` in an order, after the marker, of the images that are alike in its first key.
 
-    `here`: the marker has it, too.
+    What they have there is the one value that the walk is fixed to, or nothing; or else what its first images have,
+    which comes as `first`; `here`: the marker has it, too. `many`: a branch has more than `window` of them, and no look
+    was taken at these. A branch without any may have a row without a stamp; so have all where many are to be expected.
     """
-    counted = []
-    for branch in walk.branches:
-        for part in _entries(walk, branch):
-            entries = part.subquery()
-            counted.append(
-                sa.select(entries.c[walk.key], sa.func.count().label("number")).group_by(entries.c[walk.key])
-            )
-    groups = sa.union_all(*counted).subquery()
-    first: Any = groups.c[walk.key]
-    here = {"nothing": sa.true(), "unset": first.is_(None), "value": first == filters.marker(walk.key)}[walk.start]
-    found = sa.select(first.label("first"), sa.func.sum(groups.c.number).label("total"))
-    found = found.add_columns(sa.case((here, 1), else_=0).label("here"))
-    return found.group_by(first).order_by(*Order(walk.order.keys[:1]).by(groups.c)).limit(1)
+    parts = [sa.select(part.subquery()) for branch in walk.branches for part in _group(walk, order, unset, branch)]
+    entries = (sa.union(*parts) if len(parts) > 1 else parts[0]).subquery("entries")
+    first: Any = entries.c.first
+    groups = sa.select(entries, sa.literal_column("1").label("place")).subquery("alike")
+    if not walk.fixed:  # the branches begin with different values
+        by = [sa.case((first.is_(None), 1), else_=0), first.desc() if walk.descending else first]
+        groups = sa.select(entries, sa.func.rank().over(order_by=by).label("place")).subquery("alike")
+    here: Any = sa.false() if unset is None or unset[0] else groups.c.first == filters.marker(walk.key)
+    found = sa.select(
+        sa.case((groups.c.id.is_not(None), stamp.element)).label("stamp"),
+        groups.c.first,
+        groups.c.many,
+        sa.case((here, 1), else_=0).label("here"),
+    ).select_from(groups.outerjoin(images, images.c.id == groups.c.id))
+    missing = sa.case((groups.c.id.is_(None), 1), else_=0)
+    found = found.where(groups.c.place == 1).order_by(groups.c.many.desc(), missing, *order.rest.by(groups.c))
+    return found.limit(_MOST)
+
+
+def _group(walk: Walk, order: Order, unset: tuple[bool, ...] | None, branch: Branch) -> Iterator[sa.Select[Any]]:
+    """The same of one branch: `first`, `many`, and the columns of the order behind its first key."""
+    key: Any = images.c[walk.key]
+    one: Any = sa.literal_column("1")
+    among = [*branch.conditions(), *_KEPT]
+    wanted = [*walk.tests.conditions(walked=walk.key), _LISTED, *([] if unset is None else [order.after(unset)])]
+    wanted.append(_UNCOVERED)
+    alike, by = walk.tests.on(walk.key), list[Any]()
+    if not walk.fixed:
+        ((beyond_marker, by), *_) = _segments(walk)
+        alike = [*alike, *beyond_marker]
+    most: Any = _MOST
+    entry, shares = sa.select(one if walk.fixed else key).where(*among, *alike), list[Any]()
+    others = [*(images.c[name] for name in order.rest.names)]
+    if branch.kind == "shared":
+        few = sa.select(key.label("first"), sa.literal_column("0").label("many"), *others)
+        few, shares, many_shares = _shared(few.where(*among, *alike, *wanted), branch)
+        entry, one, most = entry.where(*shares), none_unless(many_shares, one), none_unless(many_shares, _MOST)
+        yield few
+    entry = _by_index(entry, walk, branch).order_by(*by).limit(one)
+    after = entry.offset(_WINDOW).scalar_subquery()
+    many: sa.ColumnElement[bool]
+    if walk.fixed:
+        head = sa.select(after.label("after")).subquery("head")
+        first, many = key, head.c.after.is_not(None)
+    else:
+        head = sa.select(entry.scalar_subquery().label("first"), after.label("after")).subquery("head")
+        first, many = head.c.first, head.c.after == head.c.first
+        alike = [key == first]
+    # Nothing is read where a column must be NULL that never is: the index says so, on all databases.
+    blind = not walk.fixed and walk.key == _DOMINATED
+    kept = images.c.deleted == (sa.literal_column("NULL") if blind else sa.case((many, None), else_=sa.false()))
+    found = sa.select(first.label("first"), sa.case((many, 1), else_=0).label("many"), *others)
+    on = sa.and_(*branch.conditions(), kept, _THERE, *alike, *shares, *wanted)
+    found = found.select_from(head.outerjoin(images, on))
+    yield _by_index(found, walk, branch).order_by(*order.rest.by()).limit(most)
 
 
 @lru_cache(maxsize=512)
@@ -241,35 +289,43 @@ def _tied(walk: Walk, order: Order, unset: tuple[bool, ...] | None) -> sa.Select
 
 def _entries(walk: Walk, branch: Branch) -> Iterator[sa.Select[Any]]:
     """The first `window` entries of one branch, from its index; in parts, or more of them where that is cheaper."""
-    index = f"calotype_{'owner' if branch.kind == 'owner' or branch.by_owner else 'visibility'}_{walk.key}"
-    wanted = [*branch.conditions(), *_KEPT, *walk.tests.conditions(), *([_LISTED] if walk.strict else [])]
+    wanted = [
+        *branch.conditions(),
+        *_KEPT,
+        *walk.tests.conditions(walked=walk.key),
+        *([_LISTED] if walk.strict else []),
+    ]
     for segment, order in _segments(walk):
         entry = sa.select(*(images.c[name] for name in walk.columns)).where(*wanted, *segment)
         most: Any = _WINDOW
         if branch.kind == "shared":
-            few, entry, most = _shared(entry, branch)
+            few, shares, many = _shared(entry, branch)
+            entry, most = entry.where(*shares), none_unless(many, _WINDOW)
             yield few
-        # MariaDB would weigh two dozen indexes for each part, which costs more than reading one; and may be wrong.
-        for name in ("mysql", "mariadb"):
-            entry = entry.with_hint(images, f"FORCE INDEX ({index})", name)
-        yield entry.order_by(*order).limit(most)
+        yield _by_index(entry, walk, branch).order_by(*order).limit(most)
 
 
-def _shared(entry: sa.Select[Any], branch: Branch) -> tuple[sa.Select[Any], sa.Select[Any], Any]:
+def _by_index(statement: sa.Select[Any], walk: Walk, branch: Branch) -> sa.Select[Any]:
+    """MariaDB would weigh two dozen indexes for each part, which costs more than reading one; and may be wrong."""
+    index = f"calotype_{'owner' if branch.kind == 'owner' or branch.by_owner else 'visibility'}_{walk.key}"
+    for name in ("mysql", "mariadb"):
+        statement = statement.with_hint(images, f"FORCE INDEX ({index})", name)
+    return statement
+
+
+def _shared(entry: sa.Select[Any], branch: Branch) -> tuple[sa.Select[Any], list[Any], sa.ScalarSelect[Any]]:
     """From a project's few shares to images, all of them; or from shared images to the project's share, if it has many.
 
-    The database finds out which, and does not begin the other one.
+    That is a statement, then conditions, and what is NULL if it has few. The database finds out which, and does not
+    begin the other one.
     """
     member = sa.select(sa.literal(1)).where(*branch.membership())
     many = member.limit(1).offset(_SHARES).scalar_subquery()
     shares = join_from(image_members, images, image_members.c.image_id == images.c.id)
     # As a value, not EXISTS, which MariaDB would turn into a join in an order of its own.
     one = member.where(image_members.c.image_id == images.c.id).limit(1).correlate(images).scalar_subquery()
-    return (
-        entry.select_from(shares).where(*branch.membership(), many.is_(None)),
-        entry.where(one.is_not(None), many.is_not(None)),
-        none_unless(many, _WINDOW),
-    )
+    few = entry.select_from(shares).where(*branch.membership(), many.is_(None))
+    return few, [one.is_not(None), many.is_not(None)], many
 
 
 _BEGINS: Final = {("at", False): "gte", ("at", True): "lte", ("past", False): "gt", ("past", True): "lt"}
@@ -277,8 +333,6 @@ _BEGINS: Final = {("at", False): "gte", ("at", True): "lte", ("past", False): "g
 
 def _segments(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
     """The entries beyond the marker: those with a value in the first column, and those without. Conditions, order."""
-    if walk.sorted:
-        return [([] if walk.unset is None else [walk.sorted.after(walk.unset)], walk.sorted.by())]
     return [
         (conditions, [sa.desc(column) if walk.descending else column for column in order])
         for conditions, order in _stretches(walk)
@@ -298,7 +352,7 @@ def _stretches(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
     if not first.nullable:
         return [(there, columns)]
     valued: tuple[list[Any], list[Any]] = ([first.is_not(None), *there], columns)
-    unset: tuple[list[Any], list[Any]] = ([first.is_(None)], [all_alike(first), *others])
+    unset: tuple[list[Any], list[Any]] = ([first.is_(None), _UNCOVERED], [all_alike(first), *others])
     if walk.start == "unset" and walk.begins == "after":
         unset[0].append(beyond(others, marker[1:], descending=walk.descending))
     if first.name in walk.tests.unset:
@@ -306,6 +360,8 @@ def _stretches(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
     if walk.tests.reads(first.name):
         nothing: tuple[list[Any], list[Any]] = ([sa.false()], columns)
         return [nothing if walk.start == "unset" and walk.descending else valued]
+    if walk.valued:
+        return [valued]
     if walk.start == "nothing" and walk.nulls_low:
         return [([], columns)]
     if walk.start == "unset":
@@ -375,7 +431,7 @@ def _keys(order: Order) -> sa.Select[Any]:
 
 def forget_statements() -> None:
     """For whoever changes the limits above."""
-    for built in (_walked, _counted, _sorted, _first_group, _tied):
+    for built in (_walked, _counted, _sorted, _alike, _tied):
         built.cache_clear()
 
 
@@ -475,30 +531,50 @@ class _Search:
         return self._run(_walked, replace(walk, strict=True), window=self.limit).scalars().all()
 
     def _in_groups(self) -> Sequence[str]:
-        """A window of entries at a time. The last ones may be like others behind it; these are looked at apart.
+        """Images that have nothing in the first column come first, or last; those with a value are many groups."""
+        key, descending, start = self.order.first, self.order.descending, self._start(self.order.first)
+        unset = images.c[key].nullable and not self.tests.reads(key)
+        found = list[str]()
+        if unset and not descending and start != "value":
+            found += self._group(None, start == "unset", self.limit)
+        if len(found) < self.limit and not (descending and start == "unset"):
+            found += self._groups(self.limit - len(found))
+        if len(found) < self.limit and unset and descending:
+            found += self._group(None, start == "unset", self.limit - len(found))
+        return found
 
-        Where many are alike, each group is looked at apart.
+    def _groups(self, limit: int) -> Sequence[str]:
+        """Of what has a value in the first column, a window of entries at a time.
+
+        The last ones may be like others behind it; these are looked at apart. Where many are alike, each group is.
         """
-        key, found, few = self.order.first, list[str](), False
-        search, walk = self, replace(self._way(key, self.order.descending), start=self._start(key), begins="at")
+        key, found = self.order.first, list[str]()
+        start = "value" if self._start(key) == "value" else "nothing"
+        search = self if start == "value" else replace(self, marker=None)
+        walk = replace(self._way(key, self.order.descending), start=start, begins="at", valued=True)
         while True:
-            left = self.limit - len(found)
+            left = limit - len(found)
             if key in _COARSE:
-                last = search._run(_first_group, walk, window=FEW + 1).first()
-                ended, few = last is None, last is not None and last.total <= FEW
+                rows = search._run(_alike, walk, self.order, search._unset(), window=FEW, most=left).all()
+                last = next((row for row in rows if row.first is not None), None)
+                ended, many = last is None, last is not None and bool(last.many)
+                apart = many or key == _DOMINATED
+                found += [row.stamp for row in rows if row.stamp is not None and not apart]
             else:
                 window = left + _TIES
                 rows = search._window(walk, left, window)
                 ended = not rows or rows[0].total < window
                 found += [row.stamp for row in rows if row.wanted and (ended or row.place < row.total)][:left]
-                last = next((row for row in rows if row.place == row.total), None)
-            if ended or last is None or len(found) == self.limit:
+                last, many = next((row for row in rows if row.place == row.total), None), False
+                apart = True
+            if ended or last is None or len(found) == limit:
                 return found
-            found += search._group(last.first, bool(last.here), few, self.limit - len(found))
-            if len(found) == self.limit or (last.first is None and self.order.descending):
+            if apart:
+                found += search._group(last.first, bool(last.here), limit - len(found), many=many)
+            if len(found) == limit:
                 return found
             search = replace(self, marker=None, values=self.values | {f"marker_{key}": last.first})
-            walk = replace(walk, start="unset" if last.first is None else "value", begins="past")
+            walk = replace(walk, start="value", begins="past")
 
     def _window(self, walk: Walk, most: int, window: int) -> Sequence[Any]:
         """The rows of `_tied`; one more than the most, as the last entry may be none of those that are wanted."""
@@ -508,10 +584,10 @@ class _Search:
             return rows
         return search._run(_tied, replace(walk, strict=True), self.order, self._unset(), window=window).all()
 
-    def _group(self, value: Any, here: bool, few: bool, limit: int) -> Sequence[str]:
+    def _group(self, value: Any, here: bool, limit: int, *, many: bool = False) -> Sequence[str]:
         """Images with one value in the first column, or with none, in the order of the others.
 
-        `here` says that the marker has it as well, if there is one; `few` that it is known that few have it.
+        `here` says that the marker has it as well, if there is one; `many` that it is known that many have it.
         """
         key, order, unset = self.order.first, self.order.rest, value is None
         group = replace(
@@ -522,12 +598,14 @@ class _Search:
             values=self.values | {f"is_{key}": value},
             limit=limit,
         )
-        alike = Walk(self.branches, key, fixed=not unset, tests=_NONE.alike(key, unset=unset))
+        alike = Walk(self.branches, key, order.descending, fixed=not unset, tests=group.tests)
         if order.one_way and tuple(order.names) == walk_columns(key)[1:]:
-            start = group._start(key if unset else order.first)
-            return group._along(replace(alike, descending=order.descending, start=start, tests=group.tests))
-        if few or (key not in _COARSE and group._at_most(_SORTED, Candidates("walk", alike))):
-            return group._along(replace(alike, sorted=order, unset=group._unset(), tests=group.tests))
+            return group._along(replace(alike, start=group._start(key if unset else order.first)))
+        if not many:
+            marker = self._unset() if here else None
+            rows = group._run(_alike, replace(alike, fixed=True), self.order, marker, window=_SORTED).all()
+            if not rows or not rows[0].many:
+                return [row.stamp for row in rows if row.stamp is not None]
         return group._ordered()
 
     def _sort(self, candidates: Candidates) -> Sequence[str]:
@@ -537,8 +615,8 @@ class _Search:
     def _unset(self) -> tuple[bool, ...] | None:
         return tuple(value is None for value in self.marker) if self.marker is not None else None
 
-    def _run(self, build: Any, *shape: Any, window: int) -> sa.CursorResult[Any]:
-        values = self.values | {"most": self.limit, "window": window}
+    def _run(self, build: Any, *shape: Any, window: int, most: int | None = None) -> sa.CursorResult[Any]:
+        values = self.values | {"most": self.limit if most is None else most, "window": window}
         if self.tests.count <= _SIMPLE:
             return self.tx.execute(build(*shape), values)
         return self.tx.execute(build.__wrapped__(*shape), values, execution_options={"compiled_cache": None})
