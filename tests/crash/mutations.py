@@ -50,8 +50,8 @@ MUTATIONS = [
     Mutation(
         "the name of an upload",
         _STORE,
-        "os.unlink(part, dir_fd=directory)\n                    os.fsync(directory)\n",
-        "os.unlink(part, dir_fd=directory)\n",
+        "os.unlink(self._part, dir_fd=directory)\n                os.fsync(directory)\n",
+        "os.unlink(self._part, dir_fd=directory)\n",
     ),
     Mutation("a delete", _STORE, "os.fsync(directory)\n            if not removed and", "if not removed and"),
     Mutation(

@@ -20,6 +20,8 @@ from calotype.images import data, lifecycle, places, removal, stores
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.worker import Runner
 from calotype.model import Place
+from calotype.stores import file
+from calotype.stores.base import Stored
 from tests.inprocess import ADMIN, ALICE, CONF, Pieces, backlog, make_active, parts
 from tests.support import names
 
@@ -317,14 +319,14 @@ def test_who_lost_its_job_leaves_what_is_final_to_who_has_it(
 
     monkeypatch.setattr(store, "clean", clean)
     image = lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare"))
-    write = store.write
+    commit = file._FileWrite.commit
 
-    def lost(*arguments: object, **more: object) -> object:
-        done = write(*arguments, **more)  # type: ignore[arg-type]
+    def lost(write: file._FileWrite) -> Stored:
+        done = commit(write)
         lifecycle.delete(app.service, ALICE, image.id)
         return done
 
-    monkeypatch.setattr(store, "write", lost)
+    monkeypatch.setattr(file._FileWrite, "commit", lost)
     with pytest.raises(errors.Gone):
         data.upload(app.service, ALICE, image.id, Pieces([b"x" * 9]), store_name=None, size=None)
     assert [notes for _, notes in cleaned] == [0]

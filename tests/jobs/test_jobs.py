@@ -19,6 +19,8 @@ from calotype.db.jobs import Running
 from calotype.images import data, lifecycle
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.worker import Runner
+from calotype.stores import file
+from calotype.stores.base import Stored
 from tests.inprocess import ADMIN, ALICE, Pieces, another_host, backlog, hurry, make_active, wait_out
 from tests.support import names
 
@@ -216,9 +218,7 @@ def test_a_report_that_comes_late_does_not_activate_somebody_elses_upload(
 ) -> None:
     """The old upload has linked its object; then its lease ends, it is cleaned up, and a new upload begins."""
     image_id = queued(app)
-    store = app.service.stores.get("one")
-    assert store
-    write, begun = store.write, threading.Event()
+    commit, begun = file._FileWrite.commit, threading.Event()
     proceed, results = threading.Event(), []
 
     def endless() -> Iterator[bytes]:
@@ -230,8 +230,8 @@ def test_a_report_that_comes_late_does_not_activate_somebody_elses_upload(
         upload(app, image_id, endless())
         results.append("active")
 
-    def slow_write(*arguments: object, **named: object) -> object:
-        stored = write(*arguments, **named)  # type: ignore[arg-type]
+    def slow_commit(write: file._FileWrite) -> Stored:
+        stored = commit(write)
         monkeypatch.undo()
         with app.db.begin() as tx:
             jobs.revoke(tx, image_id)
@@ -241,7 +241,7 @@ def test_a_report_that_comes_late_does_not_activate_somebody_elses_upload(
         return stored
 
     thread = threading.Thread(target=second)
-    monkeypatch.setattr(store, "write", slow_write)
+    monkeypatch.setattr(file._FileWrite, "commit", slow_commit)
     with pytest.raises(errors.Gone):
         upload(app, image_id, [b"old"])
     assert lifecycle.show(app.service, ALICE, image_id).status == "saving"

@@ -14,7 +14,7 @@ from calotype import errors
 from calotype.context import SERVICE
 from calotype.stores import file
 from calotype.stores.file import FileStore
-from tests.stores.test_contract import ID, OTHER, content, defaults, file_store, write
+from tests.stores.test_contract import ID, OTHER, content, defaults, file_store, store_object, write
 from tests.support import names, tool
 
 
@@ -154,7 +154,7 @@ def test_a_cleaner_that_stalls_removes_nothing_but_what_was_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, call: str, known: bool
 ) -> None:
     store, notes = file_store(tmp_path), []
-    done = store.write(ID, [b"first"], attempt="aa-1", size=None, note=notes.append, ctx=SERVICE)
+    done = store_object(store, [b"first"], attempt="aa-1", notes=notes)
 
     def replace() -> None:
         store.delete(done.url, object_id=done.object_id, ctx=SERVICE)
@@ -173,7 +173,7 @@ def test_a_cleaner_that_stalls_removes_nothing_but_what_was_meant(
 
 def test_who_is_killed_while_removing_leaves_nothing_that_is_lost_or_stays(tmp_path: Path) -> None:
     store = file_store(tmp_path)
-    done = store.write(ID, [b"first"], attempt="aa-1", size=None, note=lambda _: None, ctx=SERVICE)
+    done = store_object(store, [b"first"], attempt="aa-1")
     aside = tmp_path / "one" / f".{ID}.{done.object_id}.aside"
     (tmp_path / "one" / ID).rename(aside)  # killed before it was removed
     store.delete(done.url, object_id=done.object_id, ctx=SERVICE)
@@ -189,9 +189,7 @@ def test_who_is_killed_while_removing_leaves_nothing_that_is_lost_or_stays(tmp_p
 
 def test_an_object_is_known_after_its_store_was_copied_to_another_disk(tmp_path: Path) -> None:
     store = file_store(tmp_path)
-    done = [
-        store.write(one, [b"x"], attempt="aa-1", size=None, note=lambda _: None, ctx=SERVICE) for one in (ID, OTHER)
-    ]
+    done = [store_object(store, [b"x"], one) for one in (ID, OTHER)]
     for times in ([], ["--no-preserve=timestamps"]):
         subprocess.run(["cp", "-a", *times, tmp_path / "one", tmp_path / f"copy{len(times)}"], check=True)
     subprocess.run(["touch", "-d", "@1000000000.5", tmp_path / "copy1" / OTHER], check=True)

@@ -20,7 +20,7 @@ from calotype.limits import Allowance
 from calotype.model import Image, Job, Location
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Feature, Note, Store, Stored, Sweeps
+from calotype.stores.base import Body, Feature, Note, Store, Stored, Sweeps, writing
 
 LOG = logging.getLogger(__name__)
 
@@ -75,7 +75,10 @@ def upload(
                 admit=room.admit if room else None,
             ) as passing,
         ):
-            stored = store.write(image.id, passing, attempt=job.token, size=size, note=_noting(svc, job), ctx=ctx)
+            note = _noting(svc, job)
+            with writing(store, image.id, attempt=job.token, size=size, note=note, ctx=ctx) as write:
+                passing.run(write)
+                stored = write.commit()
             _activate(svc, job, store, stored, passing)
 
 

@@ -2,18 +2,21 @@
 
 Read this to write a driver; `tests/stores/test_contract.py` is the same text as assertions, and every driver
 passes it. Hashing, size caps, format inspection and signatures are never a driver's business: they are taps on
-the bytes that pass (`images/stream.py`).
+the bytes that pass (`images/stream.py`), where the one loop is that reads bytes and puts them into writes.
 """
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import IO, Any, Protocol, runtime_checkable
 
+from calotype import errors
+from calotype.buffers import Piece
 from calotype.context import Context
 
-#: A piece of an image. It may be a view of a buffer that is used again: it is valid until the next piece is asked for.
-Chunk = bytes | memoryview
+LOG = logging.getLogger(__name__)
 
 #: What a driver would need to remove the debris of a write that never returned. JSON values only.
 Note = Mapping[str, Any]
@@ -68,6 +71,30 @@ class Body(Protocol):
     def close(self) -> None: ...
 
 
+class Write(Protocol):
+    """One object on its way into a store. Used by one thread, and ended by `commit` or by `abort`."""
+
+    window: int  #: how many pieces it may keep at once after `put`; 0: none, and they are released for it
+
+    def put(self, piece: Piece) -> None:
+        """Take the next bytes of the object, in order. Raises what failed, also of earlier pieces.
+
+        It may return before they are written. Then the piece is the write's until its `release`; that must not wait for
+        another piece, as the memory for it may be what is being waited for. When `window` pieces are kept, the next one
+        comes after a release.
+        """
+
+    def commit(self) -> Stored:
+        """Make the object final: all of it, durable on return, never overwriting. Called after the bytes were verified.
+
+        Waits for what is in flight. Raises `AlreadyStored`, `StoreError`, what `note` raises, and `Gone` for an attempt
+        that was cleaned away. `abort` follows where it raises.
+        """
+
+    def abort(self) -> None:
+        """End without an object, leave nothing and keep no piece. Does nothing after `commit` has returned."""
+
+
 class Store(Protocol):
     """One configured place. Shared by threads; holds no lock while bytes move."""
 
@@ -89,23 +116,15 @@ class Store(Protocol):
     def prefixes(self) -> Sequence[str]:
         """Texts of which one begins every URL that this store owns, for looking in the database."""
 
-    def write(
-        self,
-        image_id: str,
-        chunks: Iterable[Chunk],
-        *,
-        attempt: str,
-        size: int | None,
-        note: Callable[[Note], None],
-        ctx: Context,
-    ) -> Stored:
-        """Store one object: all or nothing, durable on return, never overwriting.
+    def begin(
+        self, image_id: str, *, attempt: str, size: int | None, note: Callable[[Note], None], ctx: Context
+    ) -> "Write":
+        """Begin to store one object; `size` is announced, None where nobody knows it. What is put is not there yet.
 
-        `chunks` raises when the bytes turn out to be wrong, on its last `next()` at the latest; nothing may be
-        made final before it ends. Whatever it raises passes through and nothing is left behind. `attempt` is a
-        fencing token and part of every temporary name. `note` makes durable what `clean` needs besides the two; call
-        it before there is anything that would be found by it alone, and before anything is final. It raises when the
-        attempt was given up. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`, `StoreUnavailable`.
+        `attempt` is a fencing token and part of every temporary name. `note` makes durable what `clean` needs besides
+        the two; call it before there is anything that would be found by it alone, and in any case before the object is
+        final. It raises when the attempt was given up. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`,
+        `StoreUnavailable`, and leaves nothing when it raises.
         """
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
@@ -125,6 +144,22 @@ class Store(Protocol):
 
         Idempotent. Removes nothing that another attempt, or somebody else, put there, however late it comes.
         """
+
+
+@contextlib.contextmanager
+def writing(
+    store: Store, image_id: str, *, attempt: str, size: int | None, note: Callable[[Note], None], ctx: Context
+) -> Iterator[Write]:
+    """A write that was begun, aborted if the block fails."""
+    write = store.begin(image_id, attempt=attempt, size=size, note=note, ctx=ctx)
+    try:
+        yield write
+    except BaseException:
+        try:
+            write.abort()
+        except errors.StoreError as exc:  # what it left is found by `clean`
+            LOG.warning("a failed write of image %s left something: %s", image_id, errors.reason(exc))
+        raise
 
 
 @runtime_checkable

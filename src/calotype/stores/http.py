@@ -14,7 +14,7 @@ from oslo_config import cfg
 
 from calotype import errors, net
 from calotype.context import Context
-from calotype.stores.base import Body, Chunk, Feature, Health, Note, Stored
+from calotype.stores.base import Body, Feature, Health, Note, Write
 
 OPTIONS: list[cfg.Opt] = [
     cfg.StrOpt(
@@ -87,16 +87,9 @@ class HttpStore:
     def prefixes(self) -> Sequence[str]:
         return ["http://", "https://"]
 
-    def write(
-        self,
-        image_id: str,
-        chunks: Iterable[Chunk],
-        *,
-        attempt: str,
-        size: int | None,
-        note: Callable[[Note], None],
-        ctx: Context,
-    ) -> Stored:
+    def begin(
+        self, image_id: str, *, attempt: str, size: int | None, note: Callable[[Note], None], ctx: Context
+    ) -> Write:
         raise errors.StoreReadOnly(f"Store {self.name} does not take new data.", self.name)
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
