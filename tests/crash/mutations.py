@@ -65,8 +65,8 @@ MUTATIONS = [
     Mutation(
         "cleaning up",
         _STORE,
-        '_remove(directory, image_id, note["object"])\n            os.fsync(directory)\n',
-        '_remove(directory, image_id, note["object"])\n',
+        "_remove(directory, image_id, note)\n            os.fsync(directory)\n",
+        "_remove(directory, image_id, note)\n",
     ),
     Mutation("the record of a quarantine", _STORE, "os.fsync(file.fileno())", "pass", test="test_what_is_put_aside"),
     Mutation(

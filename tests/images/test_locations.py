@@ -29,7 +29,7 @@ from calotype.model import Change, Image
 from calotype.policy import Policy, image_target
 from tests.images.samples import GOOD, HOSTILE
 from tests.inprocess import ALICE, BOB, backlog, parts
-from tests.stores.test_contract import write
+from tests.stores.suite import write
 from tests.support import until
 from tests.webserver import WebServer, serving
 

@@ -39,7 +39,7 @@ from calotype.stores.file import FileStore
 from tests.databases import Server
 from tests.inprocess import ADMIN, ALICE, CONF, Pieces, backlog, make_active, parts
 from tests.outage.proxy import HOW, Proxy
-from tests.stores.test_contract import write
+from tests.stores.suite import write
 from tests.support import until
 
 

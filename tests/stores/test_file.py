@@ -14,7 +14,8 @@ from calotype import errors
 from calotype.context import SERVICE
 from calotype.stores import file
 from calotype.stores.file import FileStore
-from tests.stores.test_contract import ID, OTHER, content, defaults, file_store, store_object, write
+from tests.stores.suite import ID, OTHER, content, store_object, write
+from tests.stores.test_contract import defaults, file_store
 from tests.support import names, tool
 
 
@@ -107,7 +108,8 @@ def test_what_is_synced_and_when(tmp_path: Path) -> None:
     """The order that survives a power cut: data, then the name, then the directory; seen from outside by strace."""
     script = (
         "import sys; from pathlib import Path\n"
-        "from tests.stores.test_contract import file_store, write\n"
+        "from tests.stores.suite import write\n"
+        "from tests.stores.test_contract import file_store\n"
         "write(file_store(Path(sys.argv[1])), [b'abc'])\n"
     )
     trace = tmp_path / "trace"
@@ -162,7 +164,7 @@ def test_a_cleaner_that_stalls_removes_nothing_but_what_was_meant(
 
     replaced_when(monkeypatch, call, replace)
     if how == "clean":
-        store.clean(ID, "aa-1", notes)
+        store.clean(ID, "aa-1", notes[-1])
     else:
         with pytest.raises(errors.Replaced):
             store.delete(done.url, object_id=done.object_id if known else None, ctx=SERVICE)
@@ -247,7 +249,7 @@ def test_nothing_is_changed_in_a_directory_that_is_not_the_stores(tmp_path: Path
         for change in (
             lambda: write(store, [b"x"], image_id=OTHER),
             lambda: store.delete(url, ctx=SERVICE),
-            lambda: store.clean(ID, "aa-1", []),
+            lambda: store.clean(ID, "aa-1", None),
             lambda: store.sweep(lambda _: False),
             lambda: store.quarantine(seen, {}),
             lambda: list(store.entries()),

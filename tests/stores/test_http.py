@@ -1,6 +1,6 @@
 """Images on web servers: what of the contract a read-only driver has to keep, and what only this one does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,8 @@ from calotype.context import SERVICE
 from calotype.net import Filters
 from calotype.stores.base import Feature, Stored, Write
 from calotype.stores.http import HttpStore
-from tests.stores.test_contract import (  # noqa: F401  # collected here once more, with the fixture below
-    content,
-    defaults,
-    test_a_range_beyond_the_end_is_refused_before_the_first_byte,
-    test_any_range_can_be_read,
-    test_what_is_written_is_read_again,
-    write,
-)
+from tests.stores.suite import READING, Kit, content, write
+from tests.stores.test_contract import defaults
 from tests.webserver import WebServer, serving, trap
 
 FILTERS = Filters(frozenset({"http", "https"}), private_hosts=frozenset({"127.0.0.3"}))
@@ -61,6 +55,21 @@ def store(request: pytest.FixtureRequest) -> Iterator[Served]:
         yield Served(web)
 
 
+class Sites(Kit):
+    """One web server, into which the tests put what is read."""
+
+    def __init__(self, one: Served) -> None:
+        self.one = one
+
+    def store(self, name: str = "one") -> Served:
+        return self.one
+
+
+@pytest.mark.parametrize("check", READING, ids=[check.__name__ for check in READING])
+def test_what_a_driver_that_takes_no_data_keeps_of_the_contract(store: Served, check: Callable[[Kit], None]) -> None:
+    check(Sites(store))
+
+
 @pytest.fixture
 def plain() -> Iterator[Served]:
     with serving(host="127.0.0.3") as web:
@@ -72,7 +81,7 @@ def test_it_takes_nothing_and_removes_nothing(plain: Served) -> None:
     with pytest.raises(errors.StoreReadOnly):
         HttpStore.begin(plain, "x", attempt="a-1", size=3, note=lambda _: None, ctx=SERVICE)
     plain.delete(url, ctx=SERVICE)
-    plain.clean("x", "a-1", [])
+    plain.clean("x", "a-1", None)
     assert content(plain, url) == b"abc"
     assert {one.method for one in plain.web.seen} == {"GET"}
     assert plain.features == {Feature.READ, Feature.RANGE}

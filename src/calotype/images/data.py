@@ -136,8 +136,8 @@ def _intend(
     )
 
 
-def _noting(svc: Service, job: Job) -> Callable[[Note], None]:
-    def note(what: Note) -> None:
+def _noting(svc: Service, job: Job) -> Note:
+    def note(what: str) -> None:
         if not svc.db.transact(lambda tx: jobs.note(tx, job, what)):
             raise errors.Gone("The upload was given up.")
 
@@ -209,7 +209,7 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     try:
         for token in tokens:
             # Who lost the job touches its own temporary names only: what is final is for whoever has the job.
-            store.clean(job.image_id, token, notes if held else [])
+            store.clean(job.image_id, token, notes.get(token) if held else None)
     except errors.StoreError as exc:
         if notes or not isinstance(store, Sweeps):
             raise

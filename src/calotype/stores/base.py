@@ -1,6 +1,6 @@
 """The contract between Calotype and a place where bytes live.
 
-Read this to write a driver; `tests/stores/test_contract.py` is the same text as assertions, and every driver
+Read this to write a driver; `tests/stores/suite.py` is the same text as assertions, and every driver
 passes it. Hashing, size caps, format inspection and signatures are never a driver's business: they are taps on
 the bytes that pass (`images/stream.py`), where the one loop is that reads bytes and puts them into writes.
 """
@@ -18,8 +18,9 @@ from calotype.context import Context
 
 LOG = logging.getLogger(__name__)
 
-#: What a driver would need to remove the debris of a write that never returned. JSON values only.
-Note = Mapping[str, Any]
+#: Takes the one small value that a driver would need to remove what a write left that never returned: an upload id, a
+#: prefix. It is durable on return, and takes the place of what the same write noted before.
+Note = Callable[[str], None]
 
 
 class Feature(Enum):
@@ -55,6 +56,13 @@ class Stored:
     size: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
     object_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The backend still works on it: ask again after so many seconds."""
+
+    seconds: float
 
 
 class Body(Protocol):
@@ -116,9 +124,7 @@ class Store(Protocol):
     def prefixes(self) -> Sequence[str]:
         """Texts of which one begins every URL that this store owns, for looking in the database."""
 
-    def begin(
-        self, image_id: str, *, attempt: str, size: int | None, note: Callable[[Note], None], ctx: Context
-    ) -> "Write":
+    def begin(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> "Write":
         """Begin to store one object; `size` is announced, None where nobody knows it. What is put is not there yet.
 
         `attempt` is a fencing token and part of every temporary name. `note` makes durable what `clean` needs besides
@@ -133,14 +139,16 @@ class Store(Protocol):
     def size(self, url: str, *, ctx: Context) -> int:
         """The object's size in bytes. Raises `Missing`."""
 
-    def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> None:
-        """Remove the object, durably. Raises `Missing`, `InUse`.
+    def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> "Later | None":
+        """Remove the object, durably; None when it is gone, else when to ask again. Raises `Missing`, `InUse`.
 
         With `object_id`, as `Stored` told it, only that very one: if another has its URL by now, it is `Missing`.
         """
 
-    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
-        """Remove what a dead attempt left under its own temporary names, and the finished objects in `notes`.
+    def clean(self, image_id: str, attempt: str, note: str | None) -> None:
+        """Remove what a dead attempt left under its own temporary names, and the finished object that `note` is about.
+
+        `note` is the last one of this attempt; None where there is none, or what is final is not for the caller.
 
         Idempotent. Removes nothing that another attempt, or somebody else, put there, however late it comes.
         """
@@ -148,7 +156,7 @@ class Store(Protocol):
 
 @contextlib.contextmanager
 def writing(
-    store: Store, image_id: str, *, attempt: str, size: int | None, note: Callable[[Note], None], ctx: Context
+    store: Store, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context
 ) -> Iterator[Write]:
     """A write that was begun, aborted if the block fails."""
     write = store.begin(image_id, attempt=attempt, size=size, note=note, ctx=ctx)

@@ -183,9 +183,7 @@ class FileStore:
 
     # --- writing -----------------------------------------------------------------------------------------
 
-    def begin(
-        self, image_id: str, *, attempt: str, size: int | None, note: Callable[[Note], None], ctx: Context
-    ) -> Write:
+    def begin(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> Write:
         with contextlib.ExitStack() as ending:
             directory = ending.enter_context(self._opened())
             part = f"{image_id}.{attempt}.part"
@@ -257,16 +255,15 @@ class FileStore:
             if not removed:
                 raise errors.Missing("The image's data is not in the store.", self.name)
 
-    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
+    def clean(self, image_id: str, attempt: str, note: str | None) -> None:
         with self._opened() as directory, self._translated():
             part = f"{image_id}.{attempt}.part"
             # Where nothing may be changed, removing what is not there fails all the same; so look first.
             if _exists(directory, part):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(part, dir_fd=directory)
-            for note in notes:
-                if "object" in note:
-                    _remove(directory, image_id, note["object"])
+            if note is not None:
+                _remove(directory, image_id, note)
             os.fsync(directory)
 
     def sweep(self, lives: Callable[[str], bool]) -> int:
@@ -400,7 +397,7 @@ class _FileWrite:
         file: int,
         part: str,
         image_id: str,
-        note: Callable[[Note], None],
+        note: Note,
         ending: contextlib.ExitStack,
     ) -> None:
         """`ending` closes the two descriptors."""
@@ -435,7 +432,7 @@ class _FileWrite:
             _make_unique(file)
             os.fsync(file)
             object_id = _object_id(os.fstat(file))
-            self._note({"object": object_id})  # What a cleaner knows the object by once it is final.
+            self._note(object_id)  # What a cleaner knows the object by once it is final.
             store._want_same(directory)
             # The link is what makes the object: atomic, and it fails where the name is taken. Should this
             # process have slept until a cleaner removed the temporary name, it fails here as well.

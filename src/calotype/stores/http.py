@@ -6,7 +6,7 @@ Nobody here owns the data: `delete` leaves it alone, and what the server serves 
 import base64
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
@@ -87,9 +87,7 @@ class HttpStore:
     def prefixes(self) -> Sequence[str]:
         return ["http://", "https://"]
 
-    def begin(
-        self, image_id: str, *, attempt: str, size: int | None, note: Callable[[Note], None], ctx: Context
-    ) -> Write:
+    def begin(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> Write:
         raise errors.StoreReadOnly(f"Store {self.name} does not take new data.", self.name)
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
@@ -144,7 +142,7 @@ class HttpStore:
     def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> None:
         """Leave the data where it is: it was never ours."""
 
-    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
+    def clean(self, image_id: str, attempt: str, note: str | None) -> None:
         """Nothing was written."""
 
     def _ask(

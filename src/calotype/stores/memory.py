@@ -3,7 +3,7 @@
 import io
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from oslo_config import cfg
@@ -44,14 +44,12 @@ class MemoryStore:
     def owns(self, url: str) -> bool:
         return re.fullmatch(f"memory://{re.escape(self.name)}/[0-9a-zA-Z-]+", url) is not None
 
-    def begin(
-        self, image_id: str, *, attempt: str, size: int | None, note: Callable[[Note], None], ctx: Context
-    ) -> Write:
+    def begin(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> Write:
         url = f"memory://{self.name}/{image_id}"
         with self._lock:
             if url in self._objects:
                 raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
-        note({})
+        note(attempt)
         write = _MemoryWrite(self, image_id, attempt)
         write.want_room(size or 0)
         return write
@@ -72,7 +70,7 @@ class MemoryStore:
                 raise errors.Missing("The image's data is not in the store.", self.name)
             del self._objects[url]
 
-    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
+    def clean(self, image_id: str, attempt: str, note: str | None) -> None:
         url = f"memory://{self.name}/{image_id}"
         with self._lock:
             self._fenced.add((image_id, attempt))
