@@ -316,14 +316,19 @@ def _of_first_copy(
 ) -> T:
     """What `work` returns of the first copy where it does not fail. Raises `StoreError` when it does for all."""
     failed: list[errors.StoreError] = []
-    for store, location in copies:
+    breaker = svc.stores.breaker
+    for store, location in sorted(copies, key=lambda copy: breaker.is_aside(copy[0])):
         if Feature.READ not in store.features:
             continue
         try:
             found = work(store, location)
         except errors.StoreError as exc:
             failed.append(exc)
+            # Web servers are many: that one of them fails says nothing about the others.
+            if isinstance(exc, errors.StoreUnavailable) and Feature.WRITE in store.features:
+                breaker.failed(store)
             continue
+        breaker.worked(store)
         for failure in failed:
             why = errors.reason(failure)
             LOG.error("image %s: a copy in store %s was passed over: %s", image.id, failure.store, why)

@@ -7,7 +7,7 @@ the data directory of a single-store Glance.
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from oslo_config import cfg
 from calotype import config, errors
 from calotype.model import Location
 from calotype.stores import file, http, memory
-from calotype.stores.base import Feature, Identified, Store
+from calotype.stores.base import Feature, Health, Identified, Store
+from calotype.stores.probing import Breaker, Probes
 
 LOG = logging.getLogger(__name__)
 
@@ -45,7 +46,9 @@ class Stores:
 
     def __init__(self, stores: Iterable[Store], default: str) -> None:
         self._stores = {store.name: store for store in stores}
+        self._probes = Probes(self)
         self.default = default
+        self.breaker = Breaker()
 
     def __iter__(self) -> Iterator[Store]:
         return iter(self._stores.values())
@@ -55,6 +58,10 @@ class Stores:
 
     def get(self, name: str) -> Store | None:
         return self._stores.get(name)
+
+    def health(self) -> Mapping[str, Health]:
+        """How each store is, by name, from memory: a store that hangs holds up nobody."""
+        return self._probes.health()
 
     def for_writing(self, name: str | None) -> Store:
         """The store of this name, or the default. Raises `Invalid`, `StoreReadOnly`.
