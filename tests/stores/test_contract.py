@@ -16,7 +16,7 @@ from tests.support import names
 
 
 def defaults(kind: str, **given: Any) -> dict[str, Any]:
-    return {option.dest: option.default for option in DRIVERS[kind][1]} | given
+    return {option.dest: option.default for option in DRIVERS[kind].options} | given
 
 
 def file_store(path: Path, name: str = "one", **given: Any) -> FileStore:

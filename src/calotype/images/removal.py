@@ -114,9 +114,7 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
 
 
 def _remove(svc: Service, ctx: Context, image_id: str, location: Location, object_id: str | None) -> Later | None:
-    store = svc.stores.of(location)
-    if store is None:
-        raise errors.StoreUnavailable("The store of this copy is not configured.", location.store or "")
+    store = svc.stores.for_removing(location)
     if object_id is None and svc.db.look(lambda tx: db_images.is_named(tx, image_id, location.url)):
         LOG.info("store %s has other data of image %s by now, which stays", store.name, image_id)
         return None

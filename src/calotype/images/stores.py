@@ -11,7 +11,7 @@ from calotype.db.engine import Tx
 from calotype.images import lifecycle, removal
 from calotype.model import Job
 from calotype.service import Service
-from calotype.stores.base import Feature, Health, Store
+from calotype.stores.base import Health, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def _facts(svc: Service, store: Store, health: Health | None = None) -> StoreFac
         kind=store.kind,
         description=store.description,
         default=store.name == svc.stores.default,
-        read_only=Feature.WRITE not in store.features,
+        read_only=not svc.stores.takes_data(store),
         weight=store.weight,
         features=tuple(sorted(feature.value for feature in store.features)),
         details=store.details() if health else None,

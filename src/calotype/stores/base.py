@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import IO, Any, Protocol, runtime_checkable
 
+from oslo_config import cfg
+
 from calotype import errors
 from calotype.buffers import Piece
 from calotype.context import Context
@@ -101,6 +103,20 @@ class Write(Protocol):
 
     def abort(self) -> None:
         """End without an object, leave nothing and keep no piece. Does nothing after `commit` has returned."""
+
+
+class Driver(Protocol):
+    """The class of a store, which `enabled_backends` means by its type. Other packages bring one as an entry point."""
+
+    @property
+    def options(self) -> Sequence[cfg.Opt]:
+        """Those of the store's section, besides the common ones."""
+
+    def __call__(self, name: str, options: Mapping[str, Any], *, description: str, weight: int) -> "Store":
+        """A store. Raises `ConfigError` for options that cannot be served, or not safely.
+
+        `options` has their values, and besides, as `filters`, which URLs of users may be connected to (`net.Filters`).
+        """
 
 
 class Store(Protocol):

@@ -23,7 +23,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
 
 from oslo_config import cfg
@@ -72,11 +72,14 @@ class FileStore:
     """A directory. Thread-safe: it has no state but an open directory."""
 
     kind = "file"
+    options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
         self.name = name
         self.description = description
         self.weight = weight
+        if not options["filesystem_store_datadir"]:
+            raise errors.ConfigError(f"Store {name}: set filesystem_store_datadir in section [{name}].")
         self.directory = Path(options["filesystem_store_datadir"]).absolute()
         self.identity: str | None = None
         self._directories = [str(self.directory)]  # with those where it was before

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
 from oslo_config import cfg
@@ -44,6 +44,7 @@ class HttpStore:
     """URLs of http and https. The options hold the filters besides, as `filters`."""
 
     kind = "http"
+    options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
     features = frozenset({Feature.READ, Feature.RANGE})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:

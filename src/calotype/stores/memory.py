@@ -4,7 +4,7 @@ import io
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from oslo_config import cfg
 
@@ -20,6 +20,7 @@ class MemoryStore:
     """A dictionary with a limit."""
 
     kind = "memory"
+    options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
     features = frozenset({Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.EPHEMERAL})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
