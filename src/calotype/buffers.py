@@ -150,18 +150,24 @@ class Piece:
     """A part of an image, in memory that is lent: `view` are its bytes, until `release`.
 
     Whoever passes it on to somebody with a time of his own passes on what `hold` returns. The memory goes back when all
-    are released; to use one of them after its release is an error (`ValueError`).
+    are released; to use one of them after its release is an error (`ValueError`). Any thread may release it.
     """
 
-    __slots__ = ("_memory", "view")
+    __slots__ = ("_memory", "_released", "view")
 
-    def __init__(self, memory: _Memory, size: int | None = None) -> None:
+    def __init__(self, memory: _Memory, size: int | None = None, released: Callable[[], object] | None = None) -> None:
         with memory.lock:
             if memory.bytes is None:
                 raise ValueError("a piece was held after its release")
             memory.count += 1
             self.view = memoryview(memory.bytes)[:size]
         self._memory: _Memory | None = memory
+        self._released = released
+
+    @property
+    def held(self) -> bool:
+        """Whether it was not released yet."""
+        return self._memory is not None
 
     def cut(self, size: int) -> None:
         """There are so many bytes, and no more."""
@@ -169,25 +175,32 @@ class Piece:
         self.view = whole[:size]
         whole.release()
 
-    def hold(self) -> "Piece":
-        """The same bytes once more, with a release of its own."""
-        if self._memory is None:
+    def hold(self, released: Callable[[], object] | None = None) -> "Piece":
+        """The same bytes once more, with a release of its own, after which `released` is called."""
+        memory = self._memory
+        if memory is None:
             raise ValueError("a piece was held after its release")
-        return Piece(self._memory, len(self.view))
+        return Piece(memory, len(self.view), released)
 
     def release(self) -> None:
         """The bytes are not needed any more; harmless when they were not already."""
-        memory, self._memory = self._memory, None
+        memory = self._memory
         if memory is None:
             return
+        with memory.lock:  # of two threads that release at once, one does
+            if self._memory is None:
+                return
+            self._memory = None
         try:
             self.view.release()
         except BufferError:
             LOG.warning("a piece of an image was released while it was being read")
+        found = None
         with memory.lock:
             memory.count -= 1
-            if memory.count:
-                return
-            found, memory.bytes = memory.bytes, None
+            if not memory.count:
+                found, memory.bytes = memory.bytes, None
         if found is not None:
             memory.back(found, memory.size)
+        if self._released is not None:
+            self._released()

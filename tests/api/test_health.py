@@ -12,8 +12,8 @@ from falcon import testing
 from calotype import config, errors
 from calotype.app import App
 from calotype.db.leases import LEASE
-from calotype.images import health
-from tests.inprocess import CONF, parts
+from calotype.images import health, stores
+from tests.inprocess import ADMIN, CONF, parts
 from tests.support import until
 
 JSON = {"Accept": "application/json"}
@@ -142,3 +142,19 @@ def test_only_those_networks_may_ask_that_are_named(tmp_path: Path) -> None:
             assert ask(of, extras={"REMOTE_ADDR": address})[0] == status, address
         proxied = {"X-Forwarded-For": "192.0.2.7"}
         assert ask(of, extras={"REMOTE_ADDR": "192.0.2.7"}, headers=proxied)[0] == 404
+
+
+def test_a_store_that_hangs_delays_neither_its_details_nor_a_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with checked(tmp_path, "backends = store") as (app, of):
+        store = next(iter(app.service.stores))
+        hold, real = threading.Event(), store.check
+        monkeypatch.setattr(store, "check", lambda: hold.wait(20) and real())
+        begun = time.monotonic()
+        found = stores.details(app.service, ADMIN)
+        assert time.monotonic() - begun < 0.3
+        assert [one.health.ok for one in found if one.health] == [False] + [True] * (len(found) - 1)
+        assert ask(of) == (503, "store does not answer")
+        hold.set()
+        until(lambda: ask(of)[0] == 200)

@@ -50,8 +50,8 @@ MUTATIONS = [
     Mutation(
         "the name of an upload",
         _STORE,
-        "os.unlink(part, dir_fd=directory)\n                    os.fsync(directory)\n",
-        "os.unlink(part, dir_fd=directory)\n",
+        "os.unlink(self._part, dir_fd=directory)\n                os.fsync(directory)\n",
+        "os.unlink(self._part, dir_fd=directory)\n",
     ),
     Mutation("a delete", _STORE, "os.fsync(directory)\n            if not removed and", "if not removed and"),
     Mutation(
@@ -65,8 +65,8 @@ MUTATIONS = [
     Mutation(
         "cleaning up",
         _STORE,
-        '_remove(directory, image_id, note["object"])\n            os.fsync(directory)\n',
-        '_remove(directory, image_id, note["object"])\n',
+        "_remove(directory, image_id, note)\n            os.fsync(directory)\n",
+        "_remove(directory, image_id, note)\n",
     ),
     Mutation("the record of a quarantine", _STORE, "os.fsync(file.fileno())", "pass", test="test_what_is_put_aside"),
     Mutation(

@@ -28,8 +28,8 @@ _WIDTH = 100
 def kinds() -> dict[str, list[cfg.Opt]]:
     """The types of stores with their options; other names of the same driver are left out."""
     found: dict[int, tuple[str, list[cfg.Opt]]] = {}
-    for kind, (_, options) in DRIVERS.items():
-        found.setdefault(id(options), (kind, options))
+    for kind, driver in DRIVERS.items():
+        found.setdefault(id(driver), (kind, list(driver.options)))
     return dict(found.values())
 
 

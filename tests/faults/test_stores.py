@@ -22,7 +22,8 @@ from calotype.db import tables
 from calotype.db.engine import Database, now
 from tests.crash.disk import CHANGES, Fault, Mounted
 from tests.faults.mounts import ext4, failing, faulty, free, full, need_mounts, read_only, tmpfs
-from tests.stores.test_contract import file_store, write
+from tests.stores.suite import write
+from tests.stores.test_contract import file_store
 from tests.support import Client, Service, names, running, until
 
 MIB = 1 << 20

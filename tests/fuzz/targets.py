@@ -268,6 +268,8 @@ def format_(data: bytes) -> None:
         return got
 
     source = types.SimpleNamespace(ready=lambda size: size, readinto=readinto)
+    seen = bytearray()
+    sink: Any = types.SimpleNamespace(window=0, put=lambda piece: seen.extend(piece.view))
     try:
         with Passing(
             source,
@@ -280,7 +282,7 @@ def format_(data: bytes) -> None:
             container_format="bare",
             rules=FormatRules(),
         ) as passing:
-            seen = b"".join(bytes(piece) for piece in passing)
+            passing.run(sink)
     except errors.CalotypeError as exc:
         _refused(exc)
         return

@@ -29,6 +29,7 @@ from calotype.model import Change, Image
 from calotype.policy import Policy, image_target
 from tests.images.samples import GOOD, HOSTILE
 from tests.inprocess import ALICE, BOB, backlog, parts
+from tests.stores.suite import write
 from tests.support import until
 from tests.webserver import WebServer, serving
 
@@ -84,7 +85,7 @@ def kept(app: App, content: bytes, name: str = "99999999-2222-4333-8444-55555555
     assert store
     with contextlib.suppress(errors.Missing):
         store.delete(f"memory://brief/{name}", ctx=SERVICE)
-    return store.write(name, [content], attempt="x-1", size=None, note=lambda _: None, ctx=SERVICE).url
+    return write(store, [content], name)
 
 
 def work_off(app: App) -> None:

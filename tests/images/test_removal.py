@@ -5,15 +5,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from calotype import errors
 from calotype.app import App
 from calotype.context import Context
 from calotype.db import images as db_images
+from calotype.db import tables
 from calotype.db.engine import now
 from calotype.images import lifecycle, removal, sharing, stores
 from calotype.jobs.worker import Runner
-from calotype.stores.base import Store
+from calotype.stores.base import Later, Store
 from tests.inprocess import ADMIN, ALICE, BOB, backlog, hurry, make_active, parts
 
 
@@ -96,6 +98,24 @@ def test_a_store_that_fails_does_not_undo_a_delete_and_is_asked_again(
     assert runner.work_off() == 1
     assert backlog(app) == 0
     assert not (tmp_path / "one" / image_id).exists()
+
+
+def test_a_store_that_needs_time_for_a_delete_is_asked_again_when_it_said(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id = make_active(app)
+    real = store(app).delete
+    monkeypatch.setattr(store(app), "delete", lambda *_, **__: Later(1800))
+    lifecycle.delete(app.service, ALICE, image_id)
+    with app.db.begin() as tx:
+        due = tx.execute(sa.select(tables.jobs.c.due_at)).scalar_one()
+    assert timedelta(seconds=1700) < due - now() < timedelta(seconds=1900)
+    asked: list[str] = []
+    monkeypatch.setattr(store(app), "delete", lambda url, **more: (asked.append(url), real(url, **more))[1])
+    hurry(app)
+    assert Runner(app.service, 1).work_off() == 1
+    assert len(asked) == 1
+    assert backlog(app) == 0
 
 
 def test_data_that_proves_in_use_after_a_crash_keeps_its_job(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from calotype import errors
-from calotype.buffers import BUFFER, LITTLE, SPARE
+from calotype.buffers import BUFFER, LITTLE, SPARE, Piece
 from calotype.images.inspection import FormatRules
 from calotype.images.stream import FIRST, RING, Passing, Source, check_hash_algo
+from calotype.stores.base import Stored, Write
 from calotype.transfers import Transfers
 from tests.support import tool, until
 
@@ -62,12 +63,36 @@ def passing(source: Source | bytes, **changes: Any) -> Passing:
     return Passing(source, **{"transfers": TRANSFERS, **settings, **changes})
 
 
-def collect(chunks: Passing, pause: Callable[[], None] = lambda: None) -> bytes:
-    seen = bytearray()
-    for chunk in chunks:
-        pause()
-        seen += chunk
-    return bytes(seen)
+class Sink:
+    """A `Write` that keeps a copy of what is put; `each` is called with every piece before that."""
+
+    def __init__(self, each: Callable[[Piece], object] = lambda _: None, window: int = 0) -> None:
+        self.each = each
+        self.window = window
+        self.data = bytearray()
+        self.sizes: list[int] = []
+
+    def put(self, piece: Piece) -> None:
+        self.each(piece)
+        self.data += piece.view
+        self.sizes.append(len(piece.view))
+
+    def commit(self) -> Stored:
+        raise AssertionError("it is for the caller to commit")
+
+    def abort(self) -> None:
+        raise AssertionError("it is for the caller to abort")
+
+
+def collect(one: Passing, pause: Callable[[], None] = lambda: None) -> bytes:
+    sink = Sink(lambda _: pause())
+    with one:
+        one.run(sink)
+    return bytes(sink.data)
+
+
+def stop(_: Piece) -> None:
+    raise errors.StoreError("full")
 
 
 def pattern(size: int) -> bytes:
@@ -101,8 +126,9 @@ def test_what_comes_out_is_what_went_in_and_its_hashes(size: int, announced: boo
 def test_buffers_are_filled_whatever_the_source_gives_at_a_time(step: int) -> None:
     data = pattern(7 * BUFFER + 3)
     one = passing(Memory(data, step))
-    sizes = [len(chunk) for chunk in one]
-    assert sizes == [FIRST] + [BUFFER] * 6 + [BUFFER - FIRST + 3]
+    sink = Sink()
+    one.run(sink)
+    assert sink.sizes == [FIRST] + [BUFFER] * 6 + [BUFFER - FIRST + 3]
     assert one.hash_value == hashlib.sha512(data).hexdigest()
 
 
@@ -128,12 +154,16 @@ def test_slow_hashing_sees_every_byte_unharmed() -> None:
 
 
 def test_a_piece_cannot_be_used_after_its_time() -> None:
-    pieces = iter(passing(pattern(3 * BUFFER)))
-    first = next(pieces)
-    next(pieces)
-    with pytest.raises(ValueError, match="released"):
-        bytes(first)
-    pieces.close()  # type: ignore[attr-defined]
+    views: list[memoryview] = []
+
+    def keep(piece: Piece) -> None:
+        if views:
+            with pytest.raises(ValueError, match="released"):
+                bytes(views[-1])
+        views.append(piece.view)
+
+    passing(pattern(3 * BUFFER)).run(Sink(keep))
+    assert len(views) > 2
 
 
 def test_md5_is_left_out_where_it_is_not_wanted() -> None:
@@ -145,11 +175,13 @@ def test_md5_is_left_out_where_it_is_not_wanted() -> None:
 def test_a_small_image_needs_no_thread_and_little_memory() -> None:
     before = threading.active_count()
     transfers = Transfers(64 << 20, 1)
-    for chunk in passing(b"x" * 1000, expect=1000, transfers=transfers):
+
+    def look(piece: Piece) -> None:
         assert threading.active_count() == before
-        assert isinstance(chunk, memoryview)
-        assert memoryview(chunk.obj).nbytes == 1001
+        assert memoryview(piece.view.obj).nbytes == 1001
         assert transfers.buffers.budget.used == 1001
+
+    passing(b"x" * 1000, expect=1000, transfers=transfers).run(Sink(look))
     assert transfers.buffers.kept == 0
 
 
@@ -157,12 +189,11 @@ def test_buffers_are_kept_for_the_next_image_but_not_many() -> None:
     transfers = Transfers(64 << 20, 1000)
     for _ in range(8):
         collect(passing(pattern(RING * BUFFER), transfers=transfers))
-    together = [iter(passing(pattern(RING * BUFFER), transfers=transfers)) for _ in range(6)]
-    for _ in range(RING + 1):
-        for pieces in together:
-            next(pieces)
-    for pieces in together:
-        assert list(pieces) == []
+    together = threading.Barrier(6)
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(6):
+            one = passing(pattern(RING * BUFFER), transfers=transfers)
+            pool.submit(collect, one, lambda: together.wait(10))
     assert 2 * BUFFER <= transfers.buffers.kept <= SPARE * BUFFER
 
 
@@ -174,20 +205,10 @@ def test_a_source_that_breaks_off_is_never_a_clean_end(at: int) -> None:
 
 
 @pytest.mark.parametrize("pieces_taken", [0, 1, 2, 8])
-def test_a_consumer_may_stop_early(pieces_taken: int) -> None:
-    with passing(pattern(10 * BUFFER)) as one:
-        pieces = iter(one)
-        for _ in range(pieces_taken):
-            next(pieces)
-
-
-def test_a_store_that_fails_ends_the_threads_without_a_close() -> None:
-    def store(chunks: Passing) -> None:
-        for _ in chunks:
-            raise errors.StoreError("full")
-
+def test_a_store_that_fails_ends_the_threads(pieces_taken: int) -> None:
+    sink = Sink(lambda piece: stop(piece) if len(sink.sizes) == pieces_taken else None)
     with pytest.raises(errors.StoreError):
-        store(passing(pattern(10 * BUFFER)))
+        passing(pattern(10 * BUFFER)).run(sink)
     # the fixture looks for buffers
 
 
@@ -204,7 +225,7 @@ def test_bytes_pass_once() -> None:
     one = passing(b"abc")
     collect(one)
     with pytest.raises(RuntimeError):
-        iter(one)
+        one.run()
 
 
 # --- memory and threads ----------------------------------------------------------------------------------
@@ -251,25 +272,26 @@ def test_a_client_that_is_waited_for_holds_no_buffer_and_gets_one_of_the_size_of
 
 def test_pieces_are_as_large_as_the_client_is_quick() -> None:
     source = Slow([bytes(2 * BUFFER)], pause=0.001)
-    sizes = []
-    for chunk in passing(source, clock=source.clock):
-        sizes.append(len(chunk))
-        if len(sizes) == 2:  # it becomes slow, and quick again
+
+    def change(_: Piece) -> None:
+        if len(sink.sizes) == 1:  # it becomes slow, and quick again
             source.parts, source.pause = [b"x" * 1000] * 2, 2.0
-        elif len(sizes) == 4:
+        elif len(sink.sizes) == 3:
             source.parts, source.pause = [bytes(3 * BUFFER)], 0.001
-    assert sizes[:8] == [FIRST, BUFFER, 1000, 1000, LITTLE, LITTLE, 4 * LITTLE, BUFFER]
+
+    sink = Sink(change)
+    passing(source, clock=source.clock).run(sink)
+    assert sink.sizes[:8] == [FIRST, BUFFER, 1000, 1000, LITTLE, LITTLE, 4 * LITTLE, BUFFER]
 
 
 def test_what_falls_silent_in_the_middle_of_a_piece_is_handed_on() -> None:
     class Silent(Memory):
         def ready(self, size: int) -> int:
-            return 0 if self.at == 1000 and not seen else size
+            return 0 if self.at == 1000 and not sink.sizes else size
 
-    seen: list[int] = []
-    for chunk in passing(Silent(b"x" * 5000, step=1000)):
-        seen.append(len(chunk))
-    assert seen == [1000, 4000]
+    sink = Sink()
+    passing(Silent(b"x" * 5000, step=1000)).run(sink)
+    assert sink.sizes == [1000, 4000]
 
 
 def test_whoever_waits_for_a_silent_client_is_told_that_the_upload_is_not_wanted_any_more() -> None:
@@ -334,10 +356,12 @@ def test_a_tap_that_raises_fails_its_own_transfer_alone() -> None:
             raise RuntimeError("no hash")
 
     data = pattern(9 * BUFFER)
-    good = iter(passing(data))
-    with pytest.raises(RuntimeError, match="no hash"):
-        collect(passing(data, taps=[Broken()]))
-    assert b"".join(bytes(piece) for piece in good) == data
+
+    def meanwhile() -> None:
+        with pytest.raises(RuntimeError, match="no hash"):
+            collect(passing(data, taps=[Broken()]))
+
+    assert collect(passing(data), meanwhile) == data
 
 
 def test_a_transfer_that_ends_while_it_waits_for_a_buffer_leaves_its_place_in_the_queue() -> None:
@@ -355,6 +379,84 @@ def test_a_transfer_that_ends_while_it_waits_for_a_buffer_leaves_its_place_in_th
         piece.release()
     assert small.buffers.budget.used == 0
     assert collect(passing(DATA, transfers=small)) == DATA
+
+
+# --- several writes, and those that keep pieces ------------------------------------------------------------
+
+
+class Later(Sink):
+    """A `Write` that returns before it has looked: a thread of its own does that, `pause` seconds a piece."""
+
+    def __init__(self, window: int, pause: float = 0.0) -> None:
+        super().__init__(window=window)
+        self.pause = pause
+        self.most = 0
+        self.pool = ThreadPoolExecutor(1)
+        self.kept: list[Piece] = []
+
+    def put(self, piece: Piece) -> None:
+        self.kept = [one for one in self.kept if one.held] + [piece]
+        self.most = max(self.most, len(self.kept))
+        self.pool.submit(self._work, piece)
+
+    def _work(self, piece: Piece) -> None:
+        time.sleep(self.pause)
+        self.data += piece.view
+        piece.release()
+
+    def commit(self) -> Stored:
+        self.pool.shutdown()
+        return Stored("", len(self.data))
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_write_may_keep_pieces_but_no_more_than_it_says(window: int) -> None:
+    data, later, sink = pattern(9 * BUFFER + 5), Later(window, 0.005), Sink()
+    with passing(data) as one:
+        one.run(later, sink)
+        later.commit()
+    assert later.most == window
+    assert later.data == sink.data == data
+
+
+def test_a_store_that_keeps_its_pieces_for_ever_can_be_left() -> None:
+    now = [0.0]
+
+    def alive() -> None:
+        if now[0] > 100:
+            raise errors.Gone("deleted")
+
+    class Dead(Sink):
+        def put(self, piece: Piece) -> None:
+            super().put(piece)
+            now[0] = 1000.0
+
+    with pytest.raises(errors.Gone), passing(pattern(9 * BUFFER), alive=alive, clock=lambda: now[0]) as one:
+        one.run(Dead(window=1))
+
+
+def test_what_a_write_keeps_beyond_its_end_is_taken_back_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    with passing(pattern(2 * BUFFER)) as one:
+        one.run(Sink(window=10))
+    assert "kept 3 pieces" in caplog.text
+
+
+def test_of_several_writes_one_may_fail_where_that_is_allowed() -> None:
+    data, good = pattern(5 * BUFFER), Sink()
+    bad = Sink(lambda piece: stop(piece) if bad.sizes else None)
+    with pytest.raises(errors.StoreError), passing(data) as one:
+        one.run(bad, good)
+    good, lost = Sink(), []
+
+    def failed(write: Write, _: errors.StoreError) -> None:
+        lost.append(write)
+
+    with passing(data) as one:
+        one.run(bad, good, failed=failed)
+    assert good.data == data
+    assert lost == [bad]
+    with pytest.raises(errors.StoreError), passing(data) as one:
+        one.run(bad, failed=failed)
 
 
 # --- limits ----------------------------------------------------------------------------------------------
@@ -416,10 +518,17 @@ def test_known_digests_must_be_met(want: Mapping[str, str], right: bool) -> None
 
 
 def test_nothing_wrong_ends_cleanly_even_for_the_last_of_many_pieces() -> None:
-    pieces = iter(passing(pattern(3 * BUFFER), want={"checksum": "0" * 32}))
-    assert sum(len(next(pieces)) for _ in range(4)) == 3 * BUFFER
+    sink = Sink()
     with pytest.raises(errors.Invalid):
-        next(pieces)
+        passing(pattern(3 * BUFFER), want={"checksum": "0" * 32}).run(sink)
+    assert len(sink.data) == 3 * BUFFER
+
+
+def test_a_small_image_that_is_wrong_never_reaches_a_store() -> None:
+    sink = Sink()
+    with pytest.raises(errors.Invalid):
+        passing(DATA, want={"checksum": "0" * 32}).run(sink)
+    assert sink.sizes == []
 
 
 def test_a_lost_lease_stops_the_end() -> None:
@@ -667,13 +776,13 @@ def test_a_large_wrong_image_is_rejected_before_its_first_piece_is_stored(disk_f
     source = Memory(data.ljust(50 * MIB, b"\1"))
     one = passing(source, disk_format=disk_format, container_format="bare")
     with pytest.raises(errors.ContentRejected):
-        next(iter(one))
+        one.run(Sink())
     assert source.at == FIRST
 
 
 def test_a_small_wrong_image_never_reaches_the_store() -> None:
     with pytest.raises(errors.ContentRejected):
-        next(iter(passing(EXT, disk_format="qcow2", container_format="bare")))
+        passing(EXT, disk_format="qcow2", container_format="bare").run(Sink())
 
 
 @pytest.mark.parametrize(

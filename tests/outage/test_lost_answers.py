@@ -39,6 +39,7 @@ from calotype.stores.file import FileStore
 from tests.databases import Server
 from tests.inprocess import ADMIN, ALICE, CONF, Pieces, backlog, make_active, parts
 from tests.outage.proxy import HOW, Proxy
+from tests.stores.suite import write
 from tests.support import until
 
 
@@ -160,9 +161,7 @@ def _is_active(bench: Bench, image_id: str, _: Any) -> bool:
 def _add_location(given: Given | None) -> Callable[[Bench, str], None]:
     def ask(bench: Bench, image_id: str) -> None:
         store = bench.svc.stores.get("brief")
-        url = store.write(
-            str(uuid.uuid4()), [b"some data"], attempt="x-1", size=9, note=lambda _: None, ctx=SERVICE
-        ).url
+        url = write(store, [b"some data"], str(uuid.uuid4()))
         locations.add(bench.svc, replace(ALICE, service_roles=frozenset({"service"})), image_id, url, given)
         runner = Runner(bench.svc, 60)
         until(lambda: runner.work_off() + backlog(bench.app) == 0)

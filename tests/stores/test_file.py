@@ -14,7 +14,8 @@ from calotype import errors
 from calotype.context import SERVICE
 from calotype.stores import file
 from calotype.stores.file import FileStore
-from tests.stores.test_contract import ID, OTHER, content, defaults, file_store, write
+from tests.stores.suite import ID, OTHER, content, store_object, write
+from tests.stores.test_contract import defaults, file_store
 from tests.support import names, tool
 
 
@@ -107,7 +108,8 @@ def test_what_is_synced_and_when(tmp_path: Path) -> None:
     """The order that survives a power cut: data, then the name, then the directory; seen from outside by strace."""
     script = (
         "import sys; from pathlib import Path\n"
-        "from tests.stores.test_contract import file_store, write\n"
+        "from tests.stores.suite import write\n"
+        "from tests.stores.test_contract import file_store\n"
         "write(file_store(Path(sys.argv[1])), [b'abc'])\n"
     )
     trace = tmp_path / "trace"
@@ -154,7 +156,7 @@ def test_a_cleaner_that_stalls_removes_nothing_but_what_was_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, call: str, known: bool
 ) -> None:
     store, notes = file_store(tmp_path), []
-    done = store.write(ID, [b"first"], attempt="aa-1", size=None, note=notes.append, ctx=SERVICE)
+    done = store_object(store, [b"first"], attempt="aa-1", notes=notes)
 
     def replace() -> None:
         store.delete(done.url, object_id=done.object_id, ctx=SERVICE)
@@ -162,7 +164,7 @@ def test_a_cleaner_that_stalls_removes_nothing_but_what_was_meant(
 
     replaced_when(monkeypatch, call, replace)
     if how == "clean":
-        store.clean(ID, "aa-1", notes)
+        store.clean(ID, "aa-1", notes[-1])
     else:
         with pytest.raises(errors.Replaced):
             store.delete(done.url, object_id=done.object_id if known else None, ctx=SERVICE)
@@ -173,7 +175,7 @@ def test_a_cleaner_that_stalls_removes_nothing_but_what_was_meant(
 
 def test_who_is_killed_while_removing_leaves_nothing_that_is_lost_or_stays(tmp_path: Path) -> None:
     store = file_store(tmp_path)
-    done = store.write(ID, [b"first"], attempt="aa-1", size=None, note=lambda _: None, ctx=SERVICE)
+    done = store_object(store, [b"first"], attempt="aa-1")
     aside = tmp_path / "one" / f".{ID}.{done.object_id}.aside"
     (tmp_path / "one" / ID).rename(aside)  # killed before it was removed
     store.delete(done.url, object_id=done.object_id, ctx=SERVICE)
@@ -189,9 +191,7 @@ def test_who_is_killed_while_removing_leaves_nothing_that_is_lost_or_stays(tmp_p
 
 def test_an_object_is_known_after_its_store_was_copied_to_another_disk(tmp_path: Path) -> None:
     store = file_store(tmp_path)
-    done = [
-        store.write(one, [b"x"], attempt="aa-1", size=None, note=lambda _: None, ctx=SERVICE) for one in (ID, OTHER)
-    ]
+    done = [store_object(store, [b"x"], one) for one in (ID, OTHER)]
     for times in ([], ["--no-preserve=timestamps"]):
         subprocess.run(["cp", "-a", *times, tmp_path / "one", tmp_path / f"copy{len(times)}"], check=True)
     subprocess.run(["touch", "-d", "@1000000000.5", tmp_path / "copy1" / OTHER], check=True)
@@ -249,7 +249,7 @@ def test_nothing_is_changed_in_a_directory_that_is_not_the_stores(tmp_path: Path
         for change in (
             lambda: write(store, [b"x"], image_id=OTHER),
             lambda: store.delete(url, ctx=SERVICE),
-            lambda: store.clean(ID, "aa-1", []),
+            lambda: store.clean(ID, "aa-1", None),
             lambda: store.sweep(lambda _: False),
             lambda: store.quarantine(seen, {}),
             lambda: list(store.entries()),

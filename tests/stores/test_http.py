@@ -1,6 +1,6 @@
 """Images on web servers: what of the contract a read-only driver has to keep, and what only this one does."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -8,18 +8,13 @@ from typing import Any
 import pytest
 
 from calotype import errors
+from calotype.buffers import Piece
 from calotype.context import SERVICE
 from calotype.net import Filters
-from calotype.stores.base import Chunk, Feature, Stored
+from calotype.stores.base import Feature, Stored, Write
 from calotype.stores.http import HttpStore
-from tests.stores.test_contract import (  # noqa: F401  # collected here once more, with the fixture below
-    content,
-    defaults,
-    test_a_range_beyond_the_end_is_refused_before_the_first_byte,
-    test_any_range_can_be_read,
-    test_what_is_written_is_read_again,
-    write,
-)
+from tests.stores.suite import READING, Kit, content, write
+from tests.stores.test_contract import defaults
 from tests.webserver import WebServer, serving, trap
 
 FILTERS = Filters(frozenset({"http", "https"}), private_hosts=frozenset({"127.0.0.3"}))
@@ -32,15 +27,47 @@ class Served(HttpStore):
         super().__init__("web", defaults("http", filters=FILTERS, **given))
         self.web = web
 
-    def write(self, image_id: str, chunks: Iterable[Chunk], **_: Any) -> Stored:
-        self.web.files[f"/{image_id}"] = data = b"".join(bytes(piece) for piece in chunks)
-        return Stored(f"{self.web.url}/{image_id}", len(data))
+    def begin(self, image_id: str, **_: Any) -> Write:
+        return Uploaded(self.web, image_id)
+
+
+class Uploaded:
+    """`Write` of a file on the server."""
+
+    window = 0
+
+    def __init__(self, web: WebServer, image_id: str) -> None:
+        self.web, self.image_id, self.data = web, image_id, b""
+
+    def put(self, piece: Piece) -> None:
+        self.data += piece.view
+
+    def commit(self) -> Stored:
+        self.web.files[f"/{self.image_id}"] = self.data
+        return Stored(f"{self.web.url}/{self.image_id}", len(self.data))
+
+    def abort(self) -> None: ...
 
 
 @pytest.fixture(params=["", "no ranges", "no HEAD"])
 def store(request: pytest.FixtureRequest) -> Iterator[Served]:
     with serving(host="127.0.0.3", ranges=request.param != "no ranges", heads=request.param != "no HEAD") as web:
         yield Served(web)
+
+
+class Sites(Kit):
+    """One web server, into which the tests put what is read."""
+
+    def __init__(self, one: Served) -> None:
+        self.one = one
+
+    def store(self, name: str = "one") -> Served:
+        return self.one
+
+
+@pytest.mark.parametrize("check", READING, ids=[check.__name__ for check in READING])
+def test_what_a_driver_that_takes_no_data_keeps_of_the_contract(store: Served, check: Callable[[Kit], None]) -> None:
+    check(Sites(store))
 
 
 @pytest.fixture
@@ -52,9 +79,9 @@ def plain() -> Iterator[Served]:
 def test_it_takes_nothing_and_removes_nothing(plain: Served) -> None:
     url = write(plain, [b"abc"])
     with pytest.raises(errors.StoreReadOnly):
-        HttpStore.write(plain, "x", [b"abc"], attempt="a-1", size=3, note=lambda _: None, ctx=SERVICE)
+        HttpStore.begin(plain, "x", attempt="a-1", size=3, note=lambda _: None, ctx=SERVICE)
     plain.delete(url, ctx=SERVICE)
-    plain.clean("x", "a-1", [])
+    plain.clean("x", "a-1", None)
     assert content(plain, url) == b"abc"
     assert {one.method for one in plain.web.seen} == {"GET"}
     assert plain.features == {Feature.READ, Feature.RANGE}

@@ -98,3 +98,35 @@ def test_a_value_that_is_set_counts_even_when_it_is_the_default(tmp_path: Path) 
 def test_the_options_of_a_single_store_glance_are_kept(tmp_path: Path) -> None:
     text = "[glance_store]\nfilesystem_store_datadir={tmp}/old\nfilesystem_thin_provisioning=true\n"
     assert next(iter(build(tmp_path, text))).details()["thin_provisioning"]
+
+
+TWO = HEAD.format(backends="a:file,b:file", default="a") + "[a]\nfilesystem_store_datadir={tmp}/a\n"
+TWO += "[b]\nfilesystem_store_datadir={tmp}/b\n"
+
+
+def test_a_read_only_store_takes_nothing_gives_what_it_has_and_loses_nothing(tmp_path: Path) -> None:
+    stores = build(tmp_path, f"{TWO}read_only = true\n")
+    with pytest.raises(errors.StoreReadOnly):
+        stores.for_writing("b")
+    place = Location(1, f"file://{tmp_path}/b/x", {"store": "b"})
+    with pytest.raises(errors.StoreUnavailable, match="read-only"):
+        stores.for_removing(place)
+    assert [(store.name, stores.takes_data(store)) for store in stores] == [("a", True), ("b", False)]
+    assert [store.name for store, _ in stores.by_preference([place])] == ["b"]
+    with pytest.raises(errors.ConfigError, match="does not take new data"):
+        build(tmp_path, TWO.replace("default_backend = a", "default_backend = b") + "read_only = true\n")
+
+
+def test_a_driver_may_come_from_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site" / "toy-1.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
+    (package / "entry_points.txt").write_text(
+        "[calotype.stores]\ntoy = calotype.stores.memory:MemoryStore\nfile = nowhere:Bad\nbad = nowhere:Bad\n"
+    )
+    monkeypatch.syspath_prepend(str(package.parent))
+    text = HEAD.format(backends="a:file,b:toy", default="b") + "[a]\nfilesystem_store_datadir={tmp}/a\n[b]\n"
+    a, b = build(tmp_path, f"{text}memory_store_size = 3\n")
+    assert (a.kind, b.kind, b.details()["size"]) == ("file", "memory", 3 << 20)
+    with pytest.raises(errors.ConfigError, match="cannot be loaded"):
+        build(tmp_path, text.replace("b:toy", "b:bad"))

@@ -23,9 +23,9 @@ from calotype.model import Job
 
 #: The name of the table, as `images.delete` says it.
 TABLE = jobs.name
-_LONGEST_PAUSE: Final = timedelta(hours=1)
+LONGEST_PAUSE: Final = timedelta(hours=1)
 #: Nothing waits for so long: who wrote a moment that lies further ahead had a clock that was set back since.
-_FAR_AHEAD: Final = 2 * _LONGEST_PAUSE
+_FAR_AHEAD: Final = 2 * LONGEST_PAUSE
 #: As many orphans are looked for at once.
 _MANY: Final = 50
 
@@ -111,12 +111,13 @@ def any_running(tx: Tx, but: Collection[str] = ()) -> bool:
     return tx.execute(sa.select(jobs.c.id).where(_running(but)).limit(1)).first() is not None
 
 
-def note(tx: Tx, job: Job, what: Mapping[str, Any]) -> bool:
-    """Add to what a cleaner would need to know. False when the job was taken away."""
+def note(tx: Tx, job: Job, what: str) -> bool:
+    """Keep what a cleaner of this attempt would need to know, in place of what was kept. False: it was taken away."""
     # The job is written as well: of two nodes of a Galera cluster one could note and the other take the job away.
     if not tx.execute(sa.update(jobs).where(_holds(job)).values(due_at=moment())).rowcount:
         return False
-    tx.execute(sa.insert(notes).values(job_id=job.id, note=json.dumps(dict(what))))
+    # Added, as the last one counts: to replace the row would be one more question to the database.
+    tx.execute(sa.insert(notes).values(job_id=job.id, note=json.dumps([job.token, what])))
     return True
 
 
@@ -138,7 +139,7 @@ def fail(tx: Tx, job: Job, error: str, *, delay: timedelta) -> bool:
 
 def pause(job: Job) -> timedelta:
     """How long to wait before the next attempt: a minute, then twice as long each time, up to an hour."""
-    return min(_LONGEST_PAUSE, timedelta(minutes=2 ** min(job.attempt - 1, 6)))
+    return min(LONGEST_PAUSE, timedelta(minutes=2 ** min(job.attempt - 1, 6)))
 
 
 def give_back(tx: Tx, attempts: Collection[Running]) -> None:
@@ -161,8 +162,8 @@ def call_off(tx: Tx, kind: str, image_id: str) -> list[Job]:
     return found
 
 
-def settle(tx: Tx, job: Job) -> tuple[bool, list[dict[str, Any]]] | None:
-    """Whether this attempt is still the one that counts, and the notes; None when the job is done.
+def settle(tx: Tx, job: Job) -> tuple[bool, dict[str, str]] | None:
+    """Whether this attempt is still the one that counts, and the notes by the attempts' tokens; None: the job is done.
 
     Writes to the job, and so waits for a transaction that is about to finish it: one whose COMMIT was sent over a
     connection that broke has either happened before this returns, or never will.
@@ -172,7 +173,15 @@ def settle(tx: Tx, job: Job) -> tuple[bool, list[dict[str, Any]]] | None:
     if attempt is None:
         return None
     found = tx.execute(sa.select(notes.c.note).where(notes.c.job_id == job.id).order_by(notes.c.id)).scalars()
-    return attempt == job.attempt, [json.loads(one) for one in found]
+    return attempt == job.attempt, dict(filter(None, (_noted(job.id, json.loads(one)) for one in found)))
+
+
+def _noted(job_id: str, found: Any) -> tuple[str, str] | None:
+    """Token and note of a row. Earlier releases wrote what an upload noted without its token: it was the first."""
+    if isinstance(found, dict):
+        return (f"{job_id}-1", found["object"]) if "object" in found else None
+    token, what = found
+    return token, what
 
 
 def held(tx: Tx, job: Job) -> bool:

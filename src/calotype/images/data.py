@@ -20,7 +20,7 @@ from calotype.limits import Allowance
 from calotype.model import Image, Job, Location
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Feature, Note, Store, Stored, Sweeps
+from calotype.stores.base import Body, Feature, Note, Store, Stored, Sweeps, writing
 
 LOG = logging.getLogger(__name__)
 
@@ -75,7 +75,10 @@ def upload(
                 admit=room.admit if room else None,
             ) as passing,
         ):
-            stored = store.write(image.id, passing, attempt=job.token, size=size, note=_noting(svc, job), ctx=ctx)
+            note = _noting(svc, job)
+            with writing(store, image.id, attempt=job.token, size=size, note=note, ctx=ctx) as write:
+                passing.run(write)
+                stored = write.commit()
             _activate(svc, job, store, stored, passing)
 
 
@@ -133,8 +136,8 @@ def _intend(
     )
 
 
-def _noting(svc: Service, job: Job) -> Callable[[Note], None]:
-    def note(what: Note) -> None:
+def _noting(svc: Service, job: Job) -> Note:
+    def note(what: str) -> None:
         if not svc.db.transact(lambda tx: jobs.note(tx, job, what)):
             raise errors.Gone("The upload was given up.")
 
@@ -206,7 +209,7 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     try:
         for token in tokens:
             # Who lost the job touches its own temporary names only: what is final is for whoever has the job.
-            store.clean(job.image_id, token, notes if held else [])
+            store.clean(job.image_id, token, notes.get(token) if held else None)
     except errors.StoreError as exc:
         if notes or not isinstance(store, Sweeps):
             raise
@@ -295,13 +298,73 @@ def _has_content(image: Image) -> bool | None:
 
 
 def open_(svc: Service, ctx: Context, download: Download, *, offset: int = 0, length: int | None = None) -> Body:
-    """Bytes of the first copy that can be read. Raises `StoreError` when none can."""
+    """Bytes of the first copy that can be read. Raises `StoreError` when none can.
+
+    Where that copy fails in the middle, the next one goes on; but not where the server sends its file itself.
+    """
     length = download.size - offset if length is None else length
+    reading = partial(_read, svc, ctx, download, end=offset + length)
+    body, left = reading(download.copies, offset)
+    if not left or body.file() is not None:
+        return body
+    return _Continued(body, left, offset, length, reading)
 
-    def read(store: Store, location: Location) -> Body:
-        return store.read(location.url, offset=offset, length=length, ctx=ctx)
 
-    return _of_first_copy(svc, ctx, download.image, download.copies, read)
+_Copies = Sequence[tuple[Store, Location]]
+
+
+def _read(
+    svc: Service, ctx: Context, download: Download, copies: _Copies, offset: int, *, end: int
+) -> tuple[Body, _Copies]:
+    """The first copy that can be read, and the others. One that goes on for another must have the image's size."""
+
+    def work(store: Store, location: Location) -> tuple[Body, Location]:
+        if len(copies) < len(download.copies) and store.size(location.url, ctx=ctx) != download.size:
+            raise errors.StoreError("The copy has another size than its record says.", store.name)
+        return store.read(location.url, offset=offset, length=end - offset, ctx=ctx), location
+
+    body, chosen = _of_first_copy(svc, ctx, download.image, copies, work)
+    return body, [copy for copy in copies if copy[1] is not chosen]
+
+
+class _Continued:
+    """`Body` that goes on with the next copy, at the byte where one failed."""
+
+    def __init__(
+        self,
+        body: Body,
+        left: _Copies,
+        offset: int,
+        size: int,
+        reading: Callable[[_Copies, int], tuple[Body, _Copies]],
+    ) -> None:
+        self.size = size
+        self._body = body
+        self._left = left
+        self._offset = offset
+        self._reading = reading
+
+    def __iter__(self) -> Iterator[bytes]:
+        end = self._offset + self.size
+        while self._offset < end:
+            try:
+                for piece in self._body:
+                    self._offset += len(piece)
+                    yield piece
+                if self._offset < end:
+                    raise errors.StoreError("The object ended before its recorded size.")
+            except errors.StoreError as exc:
+                if not self._left:
+                    raise
+                LOG.error("a copy failed at byte %s, another one goes on: %s", self._offset, errors.reason(exc))
+                self._body.close()
+                self._body, self._left = self._reading(self._left, self._offset)
+
+    def file(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self._body.close()
 
 
 def _of_first_copy(
@@ -313,14 +376,19 @@ def _of_first_copy(
 ) -> T:
     """What `work` returns of the first copy where it does not fail. Raises `StoreError` when it does for all."""
     failed: list[errors.StoreError] = []
-    for store, location in copies:
+    breaker = svc.stores.breaker
+    for store, location in sorted(copies, key=lambda copy: breaker.is_aside(copy[0])):
         if Feature.READ not in store.features:
             continue
         try:
             found = work(store, location)
         except errors.StoreError as exc:
             failed.append(exc)
+            # Web servers are many: that one of them fails says nothing about the others.
+            if isinstance(exc, errors.StoreUnavailable) and Feature.WRITE in store.features:
+                breaker.failed(store)
             continue
+        breaker.worked(store)
         for failure in failed:
             why = errors.reason(failure)
             LOG.error("image %s: a copy in store %s was passed over: %s", image.id, failure.store, why)

@@ -14,6 +14,7 @@ from typing import Final
 from calotype import errors
 from calotype.db.leases import LEASE
 from calotype.service import Service
+from calotype.stores.probing import SILENT
 
 #: Seconds: for how long a result is remembered, and how long one is waited for.
 REMEMBERED: Final = 1.0
@@ -106,8 +107,10 @@ def _database(svc: Service) -> str:
 
 
 def _store(svc: Service) -> str:
-    store = next(store for store in svc.stores if store.name == svc.stores.default)
-    return "" if store.check().ok else "does not work"
+    found = svc.stores.health()[svc.stores.default]
+    if found is SILENT:
+        return "does not answer"
+    return "" if found.ok else "does not work"
 
 
 def _runner(svc: Service) -> str:

@@ -295,8 +295,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
                 taps=[weak] if weak else [],
             ) as passing,
         ):
-            for _ in passing:
-                pass
+            passing.run()
         if weak and given and weak.hexdigest() != given.value:
             raise errors.Invalid(f"the data has another {given.algo} than was given")
         _write_down(svc, job, store, passing, algo)

@@ -8,6 +8,7 @@ outlives its process is carried out by the runner.
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 from calotype import errors
@@ -18,6 +19,7 @@ from calotype.db.engine import Tx
 from calotype.images import locations
 from calotype.model import Image, Job, Location
 from calotype.service import Service
+from calotype.stores.base import Later
 
 LOG = logging.getLogger(__name__)
 
@@ -82,12 +84,15 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
     restored). Any other failure keeps the job, to be tried again.
     """
     gone: list[int] = []
+    later: list[Later] = []
     failure: errors.StoreError | None = None
     with svc.leases.holding(job) if asked else contextlib.nullcontext():
         for location, object_id in _locations(job):
             try:
-                _remove(svc, ctx, job.image_id, location, object_id)
-                gone.append(location.id)
+                if unfinished := _remove(svc, ctx, job.image_id, location, object_id):
+                    later.append(unfinished)
+                else:
+                    gone.append(location.id)
             except errors.InUse as exc:
                 if asked and _restore(svc, job, gone):
                     raise errors.Conflict(
@@ -99,19 +104,22 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
     if failure is not None:
         _again(svc, job, failure)
         return
+    if later:
+        delay = min(timedelta(seconds=max(one.seconds for one in later)), jobs.LONGEST_PAUSE)
+        with _the_record_stands(svc, job):
+            svc.db.transact(lambda tx: _put_off(tx, job, "The store is still at it.", delay))
+        return
     with _the_record_stands(svc, job):
         svc.db.transact(lambda tx: jobs.finish(tx, job))
 
 
-def _remove(svc: Service, ctx: Context, image_id: str, location: Location, object_id: str | None) -> None:
-    store = svc.stores.of(location)
-    if store is None:
-        raise errors.StoreUnavailable("The store of this copy is not configured.", location.store or "")
+def _remove(svc: Service, ctx: Context, image_id: str, location: Location, object_id: str | None) -> Later | None:
+    store = svc.stores.for_removing(location)
     if object_id is None and svc.db.look(lambda tx: db_images.is_named(tx, image_id, location.url)):
         LOG.info("store %s has other data of image %s by now, which stays", store.name, image_id)
-        return
+        return None
     try:
-        store.delete(location.url, object_id=object_id, ctx=ctx)
+        return store.delete(location.url, object_id=object_id, ctx=ctx)
     except errors.Replaced:
         LOG.warning(
             "store %s has other data than was stored for image %s, which is deleted: it was left alone; "
@@ -119,6 +127,7 @@ def _remove(svc: Service, ctx: Context, image_id: str, location: Location, objec
         )  # fmt: skip
     except errors.Missing:
         LOG.info("store %s has no data to delete", store.name)
+    return None
 
 
 def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
@@ -152,12 +161,12 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
 def _again(svc: Service, job: Job, exc: errors.StoreError) -> None:
     LOG.error("data of deleted image %s stays in store %s for now: %s", job.image_id, exc.store, errors.reason(exc))
     with _the_record_stands(svc, job):
-        svc.db.transact(lambda tx: _put_off(tx, job, exc))
+        svc.db.transact(lambda tx: _put_off(tx, job, str(exc), jobs.pause(job)))
 
 
-def _put_off(tx: Tx, job: Job, exc: errors.StoreError) -> None:
+def _put_off(tx: Tx, job: Job, why: str, delay: timedelta) -> None:
     jobs.reserve(tx, job, 0)  # from now on nobody brings the image back
-    jobs.fail(tx, job, str(exc), delay=jobs.pause(job))
+    jobs.fail(tx, job, why, delay=delay)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from calotype.db.engine import Tx
 from calotype.images import lifecycle, removal
 from calotype.model import Job
 from calotype.service import Service
-from calotype.stores.base import Feature, Health, Store
+from calotype.stores.base import Health, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ def list_(svc: Service) -> list[StoreFacts]:
 def details(svc: Service, ctx: Context) -> list[StoreFacts]:
     """All stores with their settings and their health. A store that fails is one entry that says so."""
     svc.policy.check(ctx, "stores_info_detail", {})
-    return [_facts(svc, store, detailed=True) for store in svc.stores]
+    health = svc.stores.health()
+    return [_facts(svc, store, health[store.name]) for store in svc.stores]
 
 
 def remove_copy(svc: Service, ctx: Context, store_name: str, image_id: str) -> None:
@@ -65,15 +66,15 @@ def remove_copy(svc: Service, ctx: Context, store_name: str, image_id: str) -> N
     removal.carry_out(svc, ctx, job, asked=True)
 
 
-def _facts(svc: Service, store: Store, *, detailed: bool = False) -> StoreFacts:
+def _facts(svc: Service, store: Store, health: Health | None = None) -> StoreFacts:
     return StoreFacts(
         name=store.name,
         kind=store.kind,
         description=store.description,
         default=store.name == svc.stores.default,
-        read_only=Feature.WRITE not in store.features,
+        read_only=not svc.stores.takes_data(store),
         weight=store.weight,
         features=tuple(sorted(feature.value for feature in store.features)),
-        details=store.details() if detailed else None,
-        health=store.check() if detailed else None,
+        details=store.details() if health else None,
+        health=health,
     )

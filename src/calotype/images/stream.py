@@ -1,9 +1,9 @@
-"""Taps on passing bytes: everything that is learned about image data while it flows into a store.
+"""Taps on passing bytes: everything that is learned about image data while it flows into stores.
 
-`Passing` turns a `Source` into the chunks that a store's `write` consumes, and on the way counts, caps, hashes and
-inspects them (`inspection.py`). Its last `next()` raises when anything is wrong, so a store that makes nothing final
-before `StopIteration` never keeps bad data. `check_hash_algo` is for reading the configuration. Nothing here knows
-HTTP, stores or the database; `api/body.py` makes sources of requests, `images/data.py` puts both together.
+`Passing` reads a `Source` to its end and puts each piece into writes of stores, none or one or several. On the way it
+counts, caps, hashes and inspects the bytes (`inspection.py`), and raises when anything is wrong. Whoever called it
+commits the writes afterwards, so no store makes bad data final. `check_hash_algo` is for reading the configuration.
+Nothing here knows HTTP or the database; `api/body.py` makes sources of requests, `images/data.py` puts both together.
 
 Memory: a transfer waits for its client without a buffer. It takes one from the budget of the process when there is
 something to put into it, as large as its client is quick, and at most `RING` at a time. The taps are served by the
@@ -11,9 +11,10 @@ threads of the process (`transfers.py`).
 """
 
 import hashlib
+import logging
+import threading
 import time
-import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -21,9 +22,11 @@ from typing import Final, Protocol, Self
 from calotype import errors
 from calotype.buffers import BUFFER, LITTLE, Piece
 from calotype.images.inspection import FormatRules, Inspection
-from calotype.stores.base import Chunk
+from calotype.stores.base import Write
 from calotype.threads import Strand, Threads
 from calotype.transfers import Transfers
+
+LOG = logging.getLogger(__name__)
 
 #: One being filled or written, four waiting: enough to keep both hashers busy while the store syncs.
 RING: Final = 5
@@ -74,10 +77,9 @@ def check_hash_algo(name: str) -> None:
 
 
 class Passing:
-    """Bytes of one image on their way into a store. Iterate once; the facts are there when the iteration has ended.
+    """Bytes of one image on their way into stores. `run` once; the facts are there when it has returned.
 
-    A yielded view is valid until the next piece is asked for. Nothing is left of an iteration, however it ends; who
-    stops early calls `close` or uses `with`.
+    Use it by `with`, around the writes: at its end no piece is left with a write.
     """
 
     size: int  #: bytes seen so far
@@ -131,31 +133,22 @@ class Passing:
         self._asked = clock()
         # Of the next piece; a small image of known size comes in one, with a byte more that shows a missing end.
         self._size = expect + 1 if expect is not None and expect < BUFFER else FIRST
-        self._pieces: weakref.ref[Generator[Chunk, None, None]] | None = None
+        self._ran = False
+        self._lent: list[_Lent] = []
 
-    def __iter__(self) -> Iterator[Chunk]:
-        if self._pieces is not None:
+    def run(self, *writes: Write, failed: Callable[[Write, errors.StoreError], None] | None = None) -> None:
+        """Read to the end, put every piece into each write, and verify. The caller commits the writes, or aborts them.
+
+        A write that fails ends everything, unless `failed` returns: then the others go on without it. The last
+        one's failure is raised all the same.
+        """
+        if self._ran:
             raise RuntimeError("bytes pass once")
-        pieces = self._pass()
-        # Weak, as the generator refers to this object: whoever drops an iteration half-way ends it.
-        self._pieces = weakref.ref(pieces)
-        return pieces
-
-    def close(self) -> None:
-        """End the transfer early; harmless when it has ended."""
-        pieces = self._pieces() if self._pieces is not None else None
-        if pieces is not None:
-            pieces.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def _pass(self) -> Generator[Chunk, None, None]:
+        self._ran = True
         if self._expect is not None and self._expect > self._cap:
             raise self._over_limit()
+        self._lent = [_Lent(write, self._ask) for write in writes]
+        going = list(self._lent)
         beside = [_Beside(tap, self._hashing) for tap in self._taps]
         count = awaited = 0
         ended = settled = False
@@ -177,12 +170,12 @@ class Passing:
                     one.feed(piece)
                 count += 1
                 if ended and count == 1:
-                    # all is known: a small image that is wrong never reaches the store
+                    # all is known: of a small image that is wrong no store gets a byte
                     self._await(beside)
                     awaited += 1
                     self._settle()
                     settled = True
-                yield piece.view
+                self._put(piece, going, failed)
                 piece.release()
                 piece = None
             while awaited < count:
@@ -197,6 +190,28 @@ class Passing:
                 one.stop()
             if piece is not None:
                 piece.release()
+
+    def close(self) -> None:
+        """Take back what a write should have released when it was committed or aborted."""
+        for lent in self._lent:
+            lent.take_back()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @staticmethod
+    def _put(piece: Piece, going: list["_Lent"], failed: Callable[[Write, errors.StoreError], None] | None) -> None:
+        for lent in list(going):
+            try:
+                lent.put(piece)
+            except errors.StoreError as exc:
+                if failed is None or len(going) == 1:
+                    raise
+                failed(lent.write, exc)
+                going.remove(lent)
 
     @staticmethod
     def _await(beside: list["_Beside"]) -> None:
@@ -272,6 +287,41 @@ class Passing:
                 raise errors.Invalid(f"the data has {fact} {found[fact]}, but the image says {wanted}")
         if self._inspect:
             self.virtual_size = (self._inspection or Inspection(self._inspect, self._rules)).finish(self.size)
+
+
+class _Lent:
+    """A write, and the pieces that it keeps: no more than its window."""
+
+    def __init__(self, write: Write, wanted: Callable[[], object]) -> None:
+        """`wanted` is called about once a second while a piece is waited for; what it raises ends the waiting."""
+        self.write = write
+        self._wanted = wanted
+        self._room = threading.Semaphore(write.window)
+        self._kept: list[Piece] = []
+
+    def put(self, piece: Piece) -> None:
+        """Put a piece that the write may keep, as soon as it keeps few enough."""
+        window = self.write.window
+        while window and not self._room.acquire(timeout=1.0):
+            self._wanted()
+        mine = piece.hold(self._room.release if window else None)
+        try:
+            self.write.put(mine)
+        except BaseException:
+            mine.release()
+            raise
+        if not window:
+            mine.release()
+        elif mine.held:
+            self._kept = [one for one in self._kept if one.held]
+            self._kept.append(mine)
+
+    def take_back(self) -> None:
+        kept = [one for one in self._kept if one.held]
+        if kept:
+            LOG.error("a write into a store has kept %s pieces of an image beyond its end", len(kept))
+        for one in kept:
+            one.release()
 
 
 class _Beside:

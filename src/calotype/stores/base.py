@@ -1,22 +1,28 @@
 """The contract between Calotype and a place where bytes live.
 
-Read this to write a driver; `tests/stores/test_contract.py` is the same text as assertions, and every driver
+Read this to write a driver; `tests/stores/suite.py` is the same text as assertions, and every driver
 passes it. Hashing, size caps, format inspection and signatures are never a driver's business: they are taps on
-the bytes that pass (`images/stream.py`).
+the bytes that pass (`images/stream.py`), where the one loop is that reads bytes and puts them into writes.
 """
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import IO, Any, Protocol, runtime_checkable
 
+from oslo_config import cfg
+
+from calotype import errors
+from calotype.buffers import Piece
 from calotype.context import Context
 
-#: A piece of an image. It may be a view of a buffer that is used again: it is valid until the next piece is asked for.
-Chunk = bytes | memoryview
+LOG = logging.getLogger(__name__)
 
-#: What a driver would need to remove the debris of a write that never returned. JSON values only.
-Note = Mapping[str, Any]
+#: Takes the one small value that a driver would need to remove what a write left that never returned: an upload id, a
+#: prefix. It is durable on return, and takes the place of what the same write noted before.
+Note = Callable[[str], None]
 
 
 class Feature(Enum):
@@ -54,6 +60,13 @@ class Stored:
     object_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The backend still works on it: ask again after so many seconds."""
+
+    seconds: float
+
+
 class Body(Protocol):
     """Bytes on their way out. Close it, whether it was read or not."""
 
@@ -66,6 +79,44 @@ class Body(Protocol):
         """A real file positioned at the first byte, for sendfile; None where the bytes are not in a file."""
 
     def close(self) -> None: ...
+
+
+class Write(Protocol):
+    """One object on its way into a store. Used by one thread, and ended by `commit` or by `abort`."""
+
+    window: int  #: how many pieces it may keep at once after `put`; 0: none, and they are released for it
+
+    def put(self, piece: Piece) -> None:
+        """Take the next bytes of the object, in order. Raises what failed, also of earlier pieces.
+
+        It may return before they are written. Then the piece is the write's until its `release`; that must not wait for
+        another piece, as the memory for it may be what is being waited for. When `window` pieces are kept, the next one
+        comes after a release.
+        """
+
+    def commit(self) -> Stored:
+        """Make the object final: all of it, durable on return, never overwriting. Called after the bytes were verified.
+
+        Waits for what is in flight. Raises `AlreadyStored`, `StoreError`, what `note` raises, and `Gone` for an attempt
+        that was cleaned away. `abort` follows where it raises.
+        """
+
+    def abort(self) -> None:
+        """End without an object, leave nothing and keep no piece. Does nothing after `commit` has returned."""
+
+
+class Driver(Protocol):
+    """The class of a store, which `enabled_backends` means by its type. Other packages bring one as an entry point."""
+
+    @property
+    def options(self) -> Sequence[cfg.Opt]:
+        """Those of the store's section, besides the common ones."""
+
+    def __call__(self, name: str, options: Mapping[str, Any], *, description: str, weight: int) -> "Store":
+        """A store. Raises `ConfigError` for options that cannot be served, or not safely.
+
+        `options` has their values, and besides, as `filters`, which URLs of users may be connected to (`net.Filters`).
+        """
 
 
 class Store(Protocol):
@@ -89,23 +140,13 @@ class Store(Protocol):
     def prefixes(self) -> Sequence[str]:
         """Texts of which one begins every URL that this store owns, for looking in the database."""
 
-    def write(
-        self,
-        image_id: str,
-        chunks: Iterable[Chunk],
-        *,
-        attempt: str,
-        size: int | None,
-        note: Callable[[Note], None],
-        ctx: Context,
-    ) -> Stored:
-        """Store one object: all or nothing, durable on return, never overwriting.
+    def begin(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> "Write":
+        """Begin to store one object; `size` is announced, None where nobody knows it. What is put is not there yet.
 
-        `chunks` raises when the bytes turn out to be wrong, on its last `next()` at the latest; nothing may be
-        made final before it ends. Whatever it raises passes through and nothing is left behind. `attempt` is a
-        fencing token and part of every temporary name. `note` makes durable what `clean` needs besides the two; call
-        it before there is anything that would be found by it alone, and before anything is final. It raises when the
-        attempt was given up. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`, `StoreUnavailable`.
+        `attempt` is a fencing token and part of every temporary name. `note` makes durable what `clean` needs besides
+        the two; call it before there is anything that would be found by it alone, and in any case before the object is
+        final. It raises when the attempt was given up. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`,
+        `StoreUnavailable`, and leaves nothing when it raises.
         """
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
@@ -114,17 +155,35 @@ class Store(Protocol):
     def size(self, url: str, *, ctx: Context) -> int:
         """The object's size in bytes. Raises `Missing`."""
 
-    def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> None:
-        """Remove the object, durably. Raises `Missing`, `InUse`.
+    def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> "Later | None":
+        """Remove the object, durably; None when it is gone, else when to ask again. Raises `Missing`, `InUse`.
 
         With `object_id`, as `Stored` told it, only that very one: if another has its URL by now, it is `Missing`.
         """
 
-    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
-        """Remove what a dead attempt left under its own temporary names, and the finished objects in `notes`.
+    def clean(self, image_id: str, attempt: str, note: str | None) -> None:
+        """Remove what a dead attempt left under its own temporary names, and the finished object that `note` is about.
+
+        `note` is the last one of this attempt; None where there is none, or what is final is not for the caller.
 
         Idempotent. Removes nothing that another attempt, or somebody else, put there, however late it comes.
         """
+
+
+@contextlib.contextmanager
+def writing(
+    store: Store, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context
+) -> Iterator[Write]:
+    """A write that was begun, aborted if the block fails."""
+    write = store.begin(image_id, attempt=attempt, size=size, note=note, ctx=ctx)
+    try:
+        yield write
+    except BaseException:
+        try:
+            write.abort()
+        except errors.StoreError as exc:  # what it left is found by `clean`
+            LOG.warning("a failed write of image %s left something: %s", image_id, errors.reason(exc))
+        raise
 
 
 @runtime_checkable

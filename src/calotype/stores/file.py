@@ -23,15 +23,16 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
 
 from oslo_config import cfg
 
 from calotype import errors
+from calotype.buffers import Piece
 from calotype.context import Context
 from calotype.durable import make_directory, replace_file, sync_directory
-from calotype.stores.base import Body, Chunk, Entry, Feature, Health, Note, Quarantined, Stored
+from calotype.stores.base import Body, Entry, Feature, Health, Note, Quarantined, Stored, Write
 
 OPTIONS: list[cfg.Opt] = [
     cfg.StrOpt("filesystem_store_datadir", help="Directory that holds the images. Created when missing."),
@@ -71,11 +72,14 @@ class FileStore:
     """A directory. Thread-safe: it has no state but an open directory."""
 
     kind = "file"
+    options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
         self.name = name
         self.description = description
         self.weight = weight
+        if not options["filesystem_store_datadir"]:
+            raise errors.ConfigError(f"Store {name}: set filesystem_store_datadir in section [{name}].")
         self.directory = Path(options["filesystem_store_datadir"]).absolute()
         self.identity: str | None = None
         self._directories = [str(self.directory)]  # with those where it was before
@@ -182,84 +186,19 @@ class FileStore:
 
     # --- writing -----------------------------------------------------------------------------------------
 
-    def write(
-        self,
-        image_id: str,
-        chunks: Iterable[Chunk],
-        *,
-        attempt: str,
-        size: int | None,
-        note: Callable[[Note], None],
-        ctx: Context,
-    ) -> Stored:
-        with self._opened() as directory:
-            return self._write(directory, image_id, chunks, f"{image_id}.{attempt}.part", size, note)
-
-    def _write(
-        self,
-        directory: int,
-        image_id: str,
-        chunks: Iterable[Chunk],
-        part: str,
-        size: int | None,
-        note: Callable[[Note], None],
-    ) -> Stored:
-        with self._translated():
-            if _exists(directory, image_id):
-                raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
-            self._want_room(directory, size or 0)
-            file = os.open(
-                part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
-            )
-        try:
+    def begin(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> Write:
+        with contextlib.ExitStack() as ending:
+            directory = ending.enter_context(self._opened())
+            part = f"{image_id}.{attempt}.part"
             with self._translated():
-                written = self._copy(directory, file, chunks)
-                if self._mode is not None:
-                    os.fchmod(file, self._mode)
-                _make_unique(file)
-                os.fsync(file)
-                object_id = _object_id(os.fstat(file))
-                note({"object": object_id})  # What a cleaner knows the object by once it is final.
-                self._want_same(directory)
-                # The link is what makes the object: atomic, and it fails where the name is taken. Should this
-                # process have slept until a cleaner removed the temporary name, it fails here as well.
-                try:
-                    os.link(part, image_id, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-                except FileExistsError as exc:
-                    raise errors.AlreadyStored("The store already holds an object of this name.", self.name) from exc
-                except FileNotFoundError as exc:
-                    raise errors.Gone("The upload was given up while data was arriving.") from exc
-                try:
-                    os.unlink(part, dir_fd=directory)
-                    os.fsync(directory)
-                    self._want_same(directory)
-                except BaseException as exc:
-                    _remove(directory, image_id, object_id)
-                    if isinstance(exc, FileNotFoundError):  # A cleaner came between the link and here.
-                        raise errors.Gone("The upload was given up while data was arriving.") from exc
-                    raise
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(part, dir_fd=directory)
-            raise
-        finally:
-            os.close(file)
-        return Stored(f"{self._prefix}{quote(image_id)}", written, object_id=object_id)
-
-    def _copy(self, directory: int, file: int, chunks: Iterable[Chunk]) -> int:
-        written = looked = 0
-        for chunk in chunks:
-            if written - looked >= _SPACE_CHECK:
-                self._want_room(directory, 0)
-                looked = written
-            if self._thin:
-                _write_thin(file, chunk, written)
-            else:
-                _write_all(file, chunk)
-            written += len(chunk)
-        if self._thin:
-            os.ftruncate(file, written)  # A hole at the end has no byte that made the file so long.
-        return written
+                if _exists(directory, image_id):
+                    raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
+                self._want_room(directory, size or 0)
+                file = os.open(
+                    part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
+                )
+            ending.callback(os.close, file)
+            return _FileWrite(self, directory, file, part, image_id, note, ending.pop_all())
 
     def _want_room(self, directory: int, size: int) -> None:
         room = os.fstatvfs(directory)
@@ -319,16 +258,15 @@ class FileStore:
             if not removed:
                 raise errors.Missing("The image's data is not in the store.", self.name)
 
-    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
+    def clean(self, image_id: str, attempt: str, note: str | None) -> None:
         with self._opened() as directory, self._translated():
             part = f"{image_id}.{attempt}.part"
             # Where nothing may be changed, removing what is not there fails all the same; so look first.
             if _exists(directory, part):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(part, dir_fd=directory)
-            for note in notes:
-                if "object" in note:
-                    _remove(directory, image_id, note["object"])
+            if note is not None:
+                _remove(directory, image_id, note)
             os.fsync(directory)
 
     def sweep(self, lives: Callable[[str], bool]) -> int:
@@ -448,6 +386,89 @@ class FileStore:
             if exc.errno in _FULL:
                 raise errors.StoreFull("The store has no room for this image.", self.name) from exc
             raise errors.StoreUnavailable(f"The store failed: {exc.strerror}.", self.name) from exc
+
+
+class _FileWrite:
+    """`Write` of one file."""
+
+    window = 0
+
+    def __init__(
+        self,
+        store: FileStore,
+        directory: int,
+        file: int,
+        part: str,
+        image_id: str,
+        note: Note,
+        ending: contextlib.ExitStack,
+    ) -> None:
+        """`ending` closes the two descriptors."""
+        self._store = store
+        self._directory = directory
+        self._file = file
+        self._part = part
+        self._image_id = image_id
+        self._note = note
+        self._ending = ending
+        self._open = True
+        self._written = self._looked = 0
+
+    def put(self, piece: Piece) -> None:
+        with self._store._translated():
+            if self._written - self._looked >= _SPACE_CHECK:
+                self._store._want_room(self._directory, 0)
+                self._looked = self._written
+            if self._store._thin:
+                _write_thin(self._file, piece.view, self._written)
+            else:
+                _write_all(self._file, piece.view)
+            self._written += len(piece.view)
+
+    def commit(self) -> Stored:
+        store, directory, file, image_id = self._store, self._directory, self._file, self._image_id
+        with store._translated():
+            if store._thin:
+                os.ftruncate(file, self._written)  # A hole at the end has no byte that made the file so long.
+            if store._mode is not None:
+                os.fchmod(file, store._mode)
+            _make_unique(file)
+            os.fsync(file)
+            object_id = _object_id(os.fstat(file))
+            self._note(object_id)  # What a cleaner knows the object by once it is final.
+            store._want_same(directory)
+            # The link is what makes the object: atomic, and it fails where the name is taken. Should this
+            # process have slept until a cleaner removed the temporary name, it fails here as well.
+            try:
+                os.link(self._part, image_id, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+            except FileExistsError as exc:
+                raise errors.AlreadyStored("The store already holds an object of this name.", store.name) from exc
+            except FileNotFoundError as exc:
+                raise errors.Gone("The upload was given up while data was arriving.") from exc
+            try:
+                os.unlink(self._part, dir_fd=directory)
+                os.fsync(directory)
+                store._want_same(directory)
+            except BaseException as exc:
+                _remove(directory, image_id, object_id)
+                if isinstance(exc, FileNotFoundError):  # A cleaner came between the link and here.
+                    raise errors.Gone("The upload was given up while data was arriving.") from exc
+                raise
+        self._close()
+        return Stored(f"{store._prefix}{quote(image_id)}", self._written, object_id=object_id)
+
+    def abort(self) -> None:
+        if not self._open:
+            return
+        try:
+            with self._store._translated(), contextlib.suppress(FileNotFoundError):
+                os.unlink(self._part, dir_fd=self._directory)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._open = False
+        self._ending.close()
 
 
 class _Slice:
@@ -605,15 +626,14 @@ def _exists(directory: int, name: str) -> bool:
     return True
 
 
-def _write_all(file: int, chunk: Chunk) -> None:
-    done = os.write(file, chunk)
-    while done < len(chunk):
-        done += os.write(file, memoryview(chunk)[done:])
+def _write_all(file: int, view: memoryview) -> None:
+    done = os.write(file, view)
+    while done < len(view):
+        done += os.write(file, view[done:])
 
 
-def _write_thin(file: int, chunk: Chunk, offset: int) -> None:
+def _write_thin(file: int, view: memoryview, offset: int) -> None:
     """Write at `offset` what is not zero; blocks of zeros stay holes."""
-    view = memoryview(chunk)
     start = 0
     while start < len(view):
         # Blocks are counted from the start of the file, so that holes meet the file system's own blocks.

@@ -6,15 +6,15 @@ Nobody here owns the data: `delete` leaves it alone, and what the server serves 
 import base64
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
 from oslo_config import cfg
 
 from calotype import errors, net
 from calotype.context import Context
-from calotype.stores.base import Body, Chunk, Feature, Health, Note, Stored
+from calotype.stores.base import Body, Feature, Health, Note, Write
 
 OPTIONS: list[cfg.Opt] = [
     cfg.StrOpt(
@@ -44,6 +44,7 @@ class HttpStore:
     """URLs of http and https. The options hold the filters besides, as `filters`."""
 
     kind = "http"
+    options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
     features = frozenset({Feature.READ, Feature.RANGE})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
@@ -87,16 +88,7 @@ class HttpStore:
     def prefixes(self) -> Sequence[str]:
         return ["http://", "https://"]
 
-    def write(
-        self,
-        image_id: str,
-        chunks: Iterable[Chunk],
-        *,
-        attempt: str,
-        size: int | None,
-        note: Callable[[Note], None],
-        ctx: Context,
-    ) -> Stored:
+    def begin(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> Write:
         raise errors.StoreReadOnly(f"Store {self.name} does not take new data.", self.name)
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
@@ -151,7 +143,7 @@ class HttpStore:
     def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> None:
         """Leave the data where it is: it was never ours."""
 
-    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
+    def clean(self, image_id: str, attempt: str, note: str | None) -> None:
         """Nothing was written."""
 
     def _ask(

@@ -3,14 +3,15 @@
 import io
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, ClassVar
 
 from oslo_config import cfg
 
 from calotype import errors
+from calotype.buffers import Piece
 from calotype.context import Context
-from calotype.stores.base import Body, Chunk, Feature, Health, Note, Stored
+from calotype.stores.base import Body, Feature, Health, Note, Stored, Write
 
 OPTIONS: list[cfg.Opt] = [cfg.IntOpt("memory_store_size", default=256, min=1, help="Room of the store, MiB.")]
 
@@ -19,6 +20,7 @@ class MemoryStore:
     """A dictionary with a limit."""
 
     kind = "memory"
+    options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
     features = frozenset({Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.EPHEMERAL})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
@@ -43,33 +45,15 @@ class MemoryStore:
     def owns(self, url: str) -> bool:
         return re.fullmatch(f"memory://{re.escape(self.name)}/[0-9a-zA-Z-]+", url) is not None
 
-    def write(
-        self,
-        image_id: str,
-        chunks: Iterable[Chunk],
-        *,
-        attempt: str,
-        size: int | None,
-        note: Callable[[Note], None],
-        ctx: Context,
-    ) -> Stored:
+    def begin(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> Write:
         url = f"memory://{self.name}/{image_id}"
         with self._lock:
             if url in self._objects:
                 raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
-        note({})
-        data = bytearray()
-        for chunk in chunks:
-            data += chunk
-            if self._used() + len(data) > self._room:
-                raise errors.StoreFull("The store has no room for this image.", self.name)
-        with self._lock:
-            if (image_id, attempt) in self._fenced:
-                raise errors.Gone("The upload was given up while data was arriving.")
-            if url in self._objects:
-                raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
-            self._objects[url] = (attempt, bytes(data))
-        return Stored(url, len(data), object_id=attempt)
+        note(attempt)
+        write = _MemoryWrite(self, image_id, attempt)
+        write.want_room(size or 0)
+        return write
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
         data = self._get(url)
@@ -87,7 +71,7 @@ class MemoryStore:
                 raise errors.Missing("The image's data is not in the store.", self.name)
             del self._objects[url]
 
-    def clean(self, image_id: str, attempt: str, notes: Iterable[Note]) -> None:
+    def clean(self, image_id: str, attempt: str, note: str | None) -> None:
         url = f"memory://{self.name}/{image_id}"
         with self._lock:
             self._fenced.add((image_id, attempt))
@@ -104,6 +88,39 @@ class MemoryStore:
 
     def _used(self) -> int:
         return sum(len(data) for _, data in self._objects.values())
+
+
+class _MemoryWrite:
+    """`Write` of one object."""
+
+    window = 0
+
+    def __init__(self, store: MemoryStore, image_id: str, attempt: str) -> None:
+        self._store = store
+        self._image_id = image_id
+        self._attempt = attempt
+        self._data = bytearray()
+
+    def want_room(self, size: int) -> None:
+        if self._store._used() + size > self._store._room:
+            raise errors.StoreFull("The store has no room for this image.", self._store.name)
+
+    def put(self, piece: Piece) -> None:
+        self.want_room(len(self._data) + len(piece.view))
+        self._data += piece.view
+
+    def commit(self) -> Stored:
+        store, url = self._store, f"memory://{self._store.name}/{self._image_id}"
+        with store._lock:
+            if (self._image_id, self._attempt) in store._fenced:
+                raise errors.Gone("The upload was given up while data was arriving.")
+            if url in store._objects:
+                raise errors.AlreadyStored("The store already holds an object of this name.", store.name)
+            store._objects[url] = (self._attempt, bytes(self._data))
+        return Stored(url, len(self._data), object_id=self._attempt)
+
+    def abort(self) -> None:
+        self._data = bytearray()
 
 
 class _Bytes:

@@ -7,7 +7,8 @@ the data directory of a single-store Glance.
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,28 @@ from oslo_config import cfg
 from calotype import config, errors
 from calotype.model import Location
 from calotype.stores import file, http, memory
-from calotype.stores.base import Feature, Identified, Store
+from calotype.stores.base import Driver, Feature, Health, Identified, Store
+from calotype.stores.probing import Breaker, Probes
 
 LOG = logging.getLogger(__name__)
 
-#: One line a driver: its type in `enabled_backends`, its class and its options.
-DRIVERS: dict[str, tuple[Callable[..., Store], list[cfg.Opt]]] = {
-    "file": (file.FileStore, file.OPTIONS),
-    "filesystem": (file.FileStore, file.OPTIONS),
-    "http": (http.HttpStore, http.OPTIONS),
-    "https": (http.HttpStore, http.OPTIONS),
-    "memory": (memory.MemoryStore, memory.OPTIONS),
+#: The drivers that are here, by their types in `enabled_backends`. Others are entry points of the group `ENTRY_POINTS`.
+DRIVERS: dict[str, Driver] = {
+    "file": file.FileStore,
+    "filesystem": file.FileStore,
+    "http": http.HttpStore,
+    "https": http.HttpStore,
+    "memory": memory.MemoryStore,
 }
+ENTRY_POINTS = "calotype.stores"
 
 #: Options that every store's section has.
 COMMON: list[cfg.Opt] = [
     cfg.StrOpt("store_description", default="", help="Words about the store, shown to users."),
     cfg.IntOpt("weight", default=0, help="Copies in the heaviest store are read first."),
+    cfg.BoolOpt(
+        "read_only", default=False, help="Take no uploads (410), and remove nothing: deletes wait until this is unset."
+    ),
 ]
 
 DEFAULT_NAME = "local"
@@ -43,9 +49,13 @@ _RESERVED = "os_glance_"
 class Stores:
     """Every configured store, by name, in the order of the configuration."""
 
-    def __init__(self, stores: Iterable[Store], default: str) -> None:
+    def __init__(self, stores: Iterable[Store], default: str, read_only: Collection[str] = ()) -> None:
+        """`read_only` are the names of those that the operator lets take no change."""
+        self._read_only = frozenset(read_only)
         self._stores = {store.name: store for store in stores}
+        self._probes = Probes(self)
         self.default = default
+        self.breaker = Breaker()
 
     def __iter__(self) -> Iterator[Store]:
         return iter(self._stores.values())
@@ -56,6 +66,10 @@ class Stores:
     def get(self, name: str) -> Store | None:
         return self._stores.get(name)
 
+    def health(self) -> Mapping[str, Health]:
+        """How each store is, by name, from memory: a store that hangs holds up nobody."""
+        return self._probes.health()
+
     def for_writing(self, name: str | None) -> Store:
         """The store of this name, or the default. Raises `Invalid`, `StoreReadOnly`.
 
@@ -64,10 +78,23 @@ class Stores:
         store = self._stores.get(name or self.default)
         if store is None:
             raise errors.Invalid(f"There is no store named {name!r}; see GET /v2/info/stores.")
-        if Feature.WRITE not in store.features:
+        if not self.takes_data(store):
             raise errors.StoreReadOnly(f"Store {store.name} does not take new data.", store.name)
         if isinstance(store, Identified):
             store.confirm()
+        return store
+
+    def takes_data(self, store: Store) -> bool:
+        """Whether new data may be put into a store, by what it can and what the operator lets it."""
+        return Feature.WRITE in store.features and store.name not in self._read_only
+
+    def for_removing(self, location: Location) -> Store:
+        """The store that holds a copy which is to go. Raises `StoreUnavailable` where that has to wait."""
+        store = self.of(location)
+        if store is None:
+            raise errors.StoreUnavailable("The store of this copy is not configured.", location.store or "")
+        if store.name in self._read_only:
+            raise errors.StoreUnavailable(f"Store {store.name} is read-only: its data stays for now.", store.name)
         return store
 
     def of(self, location: Location) -> Store | None:
@@ -98,11 +125,13 @@ def build(conf: cfg.ConfigOpts) -> Stores:
         )
     if default not in backends:
         raise errors.ConfigError(f"[glance_store] default_backend {default!r} is not among the enabled_backends.")
-    stores = [_make(conf, name, kind) for name, kind in backends.items()]
-    _refuse_shared(stores)
-    if Feature.WRITE not in next(s for s in stores if s.name == default).features:
+    made = [_make(conf, name, kind) for name, kind in backends.items()]
+    _refuse_shared(made)
+    read_only = [name for name in backends if conf[name].read_only]
+    stores = Stores(made, default, read_only)
+    if not any(stores.takes_data(store) for store in stores if store.name == default):
         raise errors.ConfigError(f"[glance_store] default_backend {default!r} does not take new data.")
-    return Stores(stores, default)
+    return stores
 
 
 def _zero_config(conf: cfg.ConfigOpts) -> Stores:
@@ -138,11 +167,8 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
         )
     if not _NAME.match(name):
         raise errors.ConfigError(f"enabled_backends: {name!r} is no store name; use letters, digits, _ . and -.")
-    if kind not in DRIVERS:
-        raise errors.ConfigError(
-            f"enabled_backends: store {name} is of type {kind!r}; this release has {', '.join(sorted(DRIVERS))}."
-        )
-    driver, options = DRIVERS[kind]
+    driver = _driver(name, kind)
+    options = list(driver.options)
     conf.register_opts([*COMMON, *options], group=name)
     conf.register_opts(options, group="backend_defaults")
     section = getattr(conf, name)
@@ -151,11 +177,24 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
         origin = conf.get_location(option.dest, group=name)
         unset = origin is None or origin.location is cfg.Locations.opt_default
         values[option.dest] = getattr(conf.backend_defaults if unset else section, option.dest)
-    if kind in ("http", "https"):
-        values["filters"] = config.filters(conf)
-    if kind in ("file", "filesystem") and not values["filesystem_store_datadir"]:
-        raise errors.ConfigError(f"Store {name}: set filesystem_store_datadir in section [{name}].")
+    values["filters"] = config.filters(conf)
     return driver(name, values, description=section.store_description, weight=section.weight)
+
+
+def _driver(name: str, kind: str) -> Driver:
+    """The driver of a type. What another package brings never takes the place of one that is here."""
+    if kind in DRIVERS:
+        return DRIVERS[kind]
+    for found in entry_points(group=ENTRY_POINTS, name=kind):
+        try:
+            driver: Driver = found.load()
+        except Exception as exc:
+            raise errors.ConfigError(f"Store {name}: the driver {kind!r} of {found.value} cannot be loaded.") from exc
+        return driver
+    raise errors.ConfigError(
+        f"enabled_backends: store {name} is of type {kind!r}; this release has {', '.join(sorted(DRIVERS))}, and no "
+        "package here brings another one."
+    )
 
 
 def _refuse_shared(stores: Iterable[Store]) -> None:
