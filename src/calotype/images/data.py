@@ -20,7 +20,7 @@ from calotype.limits import Allowance
 from calotype.model import Image, Job, Location
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Feature, Note, Store, Stored, Sweeps, writing
+from calotype.stores.base import Body, Feature, Identified, Note, Store, Stored, Sweeps, writing
 
 LOG = logging.getLogger(__name__)
 
@@ -211,9 +211,9 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
             # Who lost the job touches its own temporary names only: what is final is for whoever has the job.
             store.clean(job.image_id, token, notes.get(token) if held else None)
     except errors.StoreError as exc:
-        if notes or not isinstance(store, Sweeps):
+        if notes or not isinstance(store, Sweeps) or not _is_away(store):
             raise
-        # Nothing was about to be final, and what is temporary is found without the job when the store is back.
+        # Nothing was about to be final, and what is temporary is found without the job when the place is back.
         LOG.warning("what an upload of image %s left is swept up later: %s", job.image_id, errors.reason(exc))
     if not held:
         return
@@ -228,6 +228,16 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
 
     with contextlib.suppress(errors.Gone):
         svc.db.transact(work)
+
+
+def _is_away(store: Store) -> bool:
+    """Whether the store's place is not there, or another's: nobody knows for how long."""
+    try:
+        if isinstance(store, Identified):
+            store.confirm()
+    except errors.StoreError:
+        return True
+    return False
 
 
 # --- out -------------------------------------------------------------------------------------------------
