@@ -20,7 +20,7 @@ from calotype.limits import Allowance
 from calotype.model import Image, Job, Location
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Feature, Note, Store, Stored, Sweeps
+from calotype.stores.base import Body, Feature, Identified, Note, Store, Stored, Sweeps
 
 LOG = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _intend(
             tx,
             KIND,
             image.id,
-            {"store": store.name},
+            {"store": store.name, "identity": store.identity if isinstance(store, Identified) else None},
             owner=owner,
             project=allowed.project if allowed else image.owner,
             reserved=quota.room(tx, allowed, size),
@@ -200,7 +200,7 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     if found is None:
         return
     held, notes = found
-    store = svc.stores.get(job.payload["store"])
+    store = svc.stores.meant(job.payload["store"], job.payload.get("identity"))
     if store is None:
         raise errors.StoreUnavailable("The store is not configured any more.", job.payload["store"])
     try:

@@ -56,6 +56,11 @@ class Stores:
     def get(self, name: str) -> Store | None:
         return self._stores.get(name)
 
+    def meant(self, name: str, identity: str | None) -> Store | None:
+        """The store that had this name, if it has an identity whatever it is called by now."""
+        same = (one for one in self if isinstance(one, Identified) and one.identity == identity)
+        return next(same, None) if identity else self.get(name)
+
     def for_writing(self, name: str | None) -> Store:
         """The store of this name, or the default. Raises `Invalid`, `StoreReadOnly`.
 
