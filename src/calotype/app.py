@@ -125,8 +125,7 @@ def build(conf: cfg.ConfigOpts, *, wait: bool = True) -> App:
     """
     app = App(conf)
     app.db.wait(conf.database.max_retries if wait else 0, conf.database.retry_interval)
-    if schema.pending(app.db):
-        raise errors.ConfigError("The database schema is not that of this release; run: calotype db sync")
+    schema.demand(app.db)
     places.recognise(app.service)
     for unserved in places.unserved(app.service):
         LOG.error("%s", unserved)

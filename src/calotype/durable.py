@@ -16,9 +16,17 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path, mode: int = 0o700) -> None:
-    """Make a directory and its missing parents durably; `mode` is its own, and nothing happens to one that exists."""
+    """Make a directory and its missing parents durably; `mode` is its own, and nothing happens to one that exists.
+
+    What root makes in a directory of the service's user is that user's.
+    """
     missing = [one for one in (path, *path.parents) if not one.exists()]
     path.mkdir(mode=mode, parents=True, exist_ok=True)
+    if missing and os.geteuid() == 0:
+        owner = missing[-1].parent.stat()
+        with contextlib.suppress(PermissionError):  # There are roots, in containers and on NFS, that may not.
+            for one in missing:
+                os.chown(one, owner.st_uid, owner.st_gid, follow_symlinks=False)
     # Also where it exists: whoever made it may have been killed before this.
     for one in missing or [path]:
         with contextlib.suppress(PermissionError):  # Some may be entered and not read.
@@ -26,7 +34,7 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
 
 
 def replace_file(path: Path, text: str, mode: int = 0o600, *, alone: bool = False) -> None:
-    """Replace a file durably, or make it: whatever happens, it has the old text or the new.
+    """Replace a file durably, or make it: whatever happens, it has the old text or the new. `mode` is not masked.
 
     Who does it `alone` has one temporary name for all times, and so leaves no second one where it is killed again.
     """
@@ -39,8 +47,13 @@ def replace_file(path: Path, text: str, mode: int = 0o600, *, alone: bool = Fals
         if os.geteuid() == 0:
             # Root works for the service's user here: the file stays that user's, or becomes the directory's.
             before = path.stat() if path.exists() else path.parent.stat()
-            os.fchown(number, before.st_uid, before.st_gid)
+            try:
+                os.fchown(number, before.st_uid, before.st_gid)
+            except PermissionError:  # There are roots, in containers and on NFS, that may not.
+                if not mode & 0o004:
+                    raise
         with os.fdopen(number, "w", encoding="utf-8") as file:
+            os.fchmod(number, mode)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -68,14 +68,6 @@ MUTATIONS = [
         "_remove(directory, image_id, note)\n            os.fsync(directory)\n",
         "_remove(directory, image_id, note)\n",
     ),
-    Mutation("the record of a quarantine", _STORE, "os.fsync(file.fileno())", "pass", test="test_what_is_put_aside"),
-    Mutation(
-        "the name of the record of a quarantine",
-        _STORE,
-        "sync_directory(aside)\n            now =",
-        "now =",
-        test="test_what_is_put_aside",
-    ),
     Mutation("a quarantine", _STORE, "sync_directory(aside)\n        return", "return", test="test_what_is_put_aside"),
     Mutation(
         "the end of a quarantine",

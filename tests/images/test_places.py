@@ -352,3 +352,169 @@ def test_data_in_the_state_directory_is_ours_without_a_word(app: App, tmp_path: 
         assert refused(made) != there
         made.service.leases.close()
         made.db.close()
+
+
+# --- what operators do ---------------------------------------------------------------------------------------
+
+
+def put_at(app: App, image_id: str, directory: Path, url: str | None = None) -> None:
+    """Move an image's data, as if Glance had written it there: URLs without escapes, no name of a store."""
+    directory.mkdir(exist_ok=True)
+    (copy,) = lifecycle.show(app.service, ADMIN, image_id).locations
+    (Path(copy.url.removeprefix("file://"))).rename(directory / image_id)
+    with app.db.begin() as tx:
+        assert db_images.move_location(tx, image_id, copy, url or f"file://{directory}/{image_id}", {})
+
+
+def test_directories_of_glance_may_have_any_name(app: App, tmp_path: Path) -> None:
+    named = "blank ümläut 100%_x a\\b a%20b"
+    image_id = make_active(app)
+    put_at(app, image_id, tmp_path / named)
+    forget(app)
+    conf = CONF.replace("{path}/one", "{path}/" + named)
+    (tmp_path / "again.conf").write_text(
+        conf.format(path=tmp_path) + f"[database]\nconnection = {app.conf.database.connection}\n"
+    )
+    assert command(tmp_path, "db", "sync") == 0
+    with again(app, tmp_path, conf) as second:
+        assert not refused(second)
+        assert readable(second, image_id)
+        assert places.unserved(second.service) == []
+    (tmp_path / named).rename(tmp_path / "plain")
+    with again(app, tmp_path, CONF.replace("{path}/one", "{path}/plain")) as third:
+        assert readable(third, image_id)
+        assert all(one.done for one in places.relocate(third.service, "one"))
+        (copy,) = lifecycle.show(third.service, ADMIN, image_id).locations
+        assert copy.url == f"file://{tmp_path}/plain/{image_id}"
+
+
+def test_a_directory_of_the_same_letters_in_another_case_is_another_one(app: App, tmp_path: Path) -> None:
+    image_id = make_active(app)
+    put_at(app, image_id, tmp_path / "ONE")
+    with again(app, tmp_path) as second:
+        assert [one.below for one in places.unserved(second.service)] == [f"file://{tmp_path}/ONE"]
+    forget(app)
+    with again(app, tmp_path) as second:
+        assert not refused(second)  # it is empty, and no record names anything in it
+
+
+def test_where_a_store_was_may_be_written_as_people_write_it(app: App, tmp_path: Path) -> None:
+    for number, origin in enumerate(("{path}/0/", "file://{path}/1", "{path}/./2")):
+        image_id = make_active(app)
+        put_at(app, image_id, tmp_path / "one", f"file://{tmp_path}/{number}/{image_id}")
+        assert [one.done for one in places.relocate(app.service, "one", origin.format(path=tmp_path))] == [True]
+        assert readable(app, image_id)
+    assert known(app)["one"].former == tuple(str(tmp_path / str(number)) for number in range(3))
+
+
+def test_a_store_was_neither_where_another_one_is_nor_nowhere(app: App, tmp_path: Path) -> None:
+    for origin in (f"{tmp_path}/two", "old"):
+        with pytest.raises(errors.Invalid):
+            list(places.relocate(app.service, "one", origin))
+    assert known(app)["one"].former == ()
+
+
+def test_names_of_stores_that_differ_in_the_case_of_letters_only_are_no_endless_start(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_PATIENCE", 0)
+    conf = CONF.replace("two:file", "ONE:file").replace("[two]", "[ONE]").replace("{path}/two", "{path}/three")
+    with again(app, tmp_path, conf) as second:
+        assert not refused(second)
+        alike = app.db.look(lambda tx: tx.execute(sa.text("SELECT 'a' = 'A'")).scalar())  # what MariaDB thinks
+        assert refused(second, "ONE") == bool(alike)
+
+
+def test_thousands_of_copies_that_no_store_serves_are_a_few_lines(app: App) -> None:
+    image_id = make_active(app)
+    with app.db.begin() as tx:
+        for number in range(40):
+            db_images.add_location(tx, image_id, f"rbd://fsid/pool/{number}/snap", {"store": "ceph"}, now())
+        db_images.add_location(tx, image_id, "rbd://fsid/other/1/snap", {"store": "cheap"}, now())
+    found = places.unserved(app.service)
+    assert [(one.copies, one.store) for one in found] == [(40, "ceph"), (1, "cheap")]
+    assert "rbd://fsid/pool" in str(found[0])
+
+
+def test_an_image_that_is_known_to_have_no_data_hinders_no_adoption(app: App, tmp_path: Path) -> None:
+    image_id = make_active(app)
+    make_active(app)
+    (tmp_path / "one" / image_id).unlink()
+    with again(app, tmp_path):
+        command(tmp_path, "repair", "--yes")
+    forget(app)
+    assert command(tmp_path, "db", "sync") == 0
+    with again(app, tmp_path) as second:
+        assert not refused(second)
+
+
+def test_a_place_with_data_that_was_being_adopted_is_not_made_anew_where_it_is_not_mounted(
+    app: App, tmp_path: Path
+) -> None:
+    make_active(app)
+    with app.db.begin() as tx:
+        tx.execute(sa.update(tables.stores).values(established=False))  # killed after the identity was written
+    (tmp_path / "one").rename(tmp_path / "unmounted")
+    (tmp_path / "one").mkdir()
+    with again(app, tmp_path) as second:
+        assert refused(second)
+    assert not list((tmp_path / "one").iterdir())
+
+
+def test_a_store_that_could_not_be_taken_into_use_is_as_soon_as_it_can(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full, read-only, or not to be entered."""
+    forget(app)
+    with monkeypatch.context() as patch:
+
+        def fails(self: object, identity: str) -> None:
+            raise errors.StoreFull("The store has no room for this image.", "one")
+
+        patch.setattr("calotype.stores.file.FileStore.establish", fails)
+        with again(app, tmp_path) as second:
+            for _ in range(2):
+                assert refused(second)
+                places.refresh(second.service)
+            patch.undo()
+            places.refresh(second.service)
+            assert not refused(second)
+
+
+def test_a_renamed_store_whose_place_was_away_at_the_start_is_recognised_when_it_is_back(
+    app: App, tmp_path: Path
+) -> None:
+    conf = CONF.replace("one:file", "fast:file").replace("[one]", "[fast]").replace("= one", "= fast")
+    image_id = make_active(app)
+    (tmp_path / "one").rename(tmp_path / "unmounted")
+    with again(app, tmp_path, conf) as second:
+        places.refresh(second.service)
+        assert refused(second, "fast")
+        assert not (tmp_path / "one").exists()
+        (tmp_path / "unmounted").rename(tmp_path / "one")
+        places.refresh(second.service)
+        assert not refused(second, "fast")
+        assert readable(second, image_id)
+        assert known(second)["fast"].place == str(tmp_path / "one")
+
+
+def test_what_died_in_a_store_is_cleaned_up_after_the_store_was_renamed(app: App, tmp_path: Path) -> None:
+    conf = CONF.replace("one:file", "fast:file").replace("[one]", "[fast]").replace("= one", "= fast")
+    image = lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare"))
+    job = data._intend(app.service, ALICE, image.id, app.service.stores.for_writing("one"), None, None)[1]
+    (tmp_path / "one" / f"{image.id}.{job.token}.part").write_bytes(b"half")
+    app.service.leases.leave(job)
+    app.service.leases.close()
+    with again(app, tmp_path, conf) as second:
+        data.give_up(second.service, job, [job.token], "The service died.")
+        assert lifecycle.show(second.service, ALICE, image.id).status == "queued"
+    assert names(tmp_path / "one") == []
+
+
+def test_stores_are_looked_at_only_where_the_schema_is_ours(
+    app: App, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.conf").write_text(CONF.format(path=tmp_path))
+    (tmp_path / "state").mkdir()
+    assert command(tmp_path, "store", "list", conf="empty.conf") == 1
+    assert "calotype db sync" in capsys.readouterr().err

@@ -121,9 +121,9 @@ def test_what_is_synced_and_when(tmp_path: Path) -> None:
     calls = [line.split(maxsplit=1)[1] for line in trace.read_text().splitlines()]
     calls = [call for call in calls if str(tmp_path / "one") in call]
     done = [call.partition("(")[0] for call in calls]
-    assert done == ["write", "fsync", "fsync", "write", "fsync", "linkat", "unlinkat", "fsync"], calls
-    assert ID in calls[4]  # the file, after the identity of the store
-    assert ".part" not in calls[7]
+    assert done == ["fchmod", "write", "fsync", "fsync", "write", "fsync", "linkat", "unlinkat", "fsync"], calls
+    assert ID in calls[5]  # the file, after the identity of the store
+    assert ".part" not in calls[8]
 
 
 # --- what is removed is what was meant ---------------------------------------------------------------------
@@ -276,3 +276,53 @@ def test_a_directory_that_is_replaced_while_data_comes_gets_none_of_it(tmp_path:
         write(store, pieces())
     assert names(tmp_path / "one") == names(tmp_path / "away") == []
     assert write(store, [b"heals by itself"])
+
+
+def test_everybody_may_read_which_store_it_is_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        file_store(tmp_path)
+    finally:
+        os.umask(before)
+    assert os.stat(tmp_path / "one" / ".calotype-store").st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_what_root_makes_in_a_store_is_the_services(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    store = file_store(tmp_path)
+    write(store, [b"stray"])
+    seen = store.entry(ID)
+    assert seen
+    before = os.umask(0o077)
+    try:
+        assert store.quarantine(seen, {})
+    finally:
+        os.umask(before)
+    made = [tmp_path / "one", tmp_path / "one" / ".calotype-store", tmp_path / "one" / ".quarantine"]
+    made += (tmp_path / "one" / ".quarantine").glob("*.json")
+    assert {path.name: os.stat(path).st_uid for path in made} == {path.name: 12345 for path in made}
+
+
+def test_processes_that_take_one_store_into_use_at_once_do_not_hinder_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = file_store(tmp_path)
+    real = Path.replace
+
+    def slow(self: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        store.establish("same")  # another one, between writing and renaming
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    store.establish("same")
+    assert store.found_identity() == "same"
+
+
+def test_a_file_older_than_all_clocks_can_be_deleted(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    url = write(store, [b"x"])
+    os.utime(tmp_path / "one" / ID, (-5, -5))
+    store.delete(url, ctx=SERVICE)
+    assert names(tmp_path / "one") == []

@@ -13,7 +13,7 @@ from oslo_log import log
 
 from calotype import app, errors
 from calotype.cli.common import Commands, group, load
-from calotype.db import audit
+from calotype.db import audit, schema
 from calotype.images import checking, places
 from calotype.images.checking import WRONG, Finding, Problem, Selection, Tally
 from calotype.service import Service
@@ -97,6 +97,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def run_list(options: argparse.Namespace) -> int:
     svc = app.App(load(options)).service
+    schema.demand(svc.db)
     verdicts = {one.store: one for one in places.recognise(svc, change=False)}
     for store in svc.stores:
         health, verdict = store.check(), verdicts.get(store.name)

@@ -38,6 +38,12 @@ def pending(db: Database) -> bool:
     return found != HEAD
 
 
+def demand(db: Database) -> None:
+    """Raise `ConfigError` unless the schema is that of this release."""
+    if pending(db):
+        raise errors.ConfigError("The database schema is not that of this release; run: calotype db sync")
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Our revision, the one that this release wants, Glance's, and what is gone of ours in Glance's tables."""

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from calotype import errors
 from calotype.db import documents
+from calotype.db.compare import exactly
 from calotype.db.engine import Tx
 from calotype.db.tables import image_locations, stores
 from calotype.model import Location, Place
@@ -76,7 +77,9 @@ def other_copies(tx: Tx, prefixes: Sequence[str], flat: Sequence[str]) -> Iterat
 
 def _begins(prefixes: Sequence[str]) -> sa.ColumnElement[bool]:
     url = image_locations.c.value
-    return sa.or_(sa.false(), *(url.startswith(prefix, autoescape=True) for prefix in prefixes))
+    # Not by LIKE, which takes other cases for the same in most databases.
+    found = [exactly(sa.func.substr(url, 1, len(prefix)), sa.literal(prefix)) for prefix in prefixes]
+    return sa.or_(sa.false(), *found)
 
 
 def _copy(row: Any) -> tuple[str, Location]:

@@ -121,7 +121,7 @@ def _intend(
             tx,
             KIND,
             image.id,
-            {"store": store.name},
+            {"store": store.name, "identity": store.identity if isinstance(store, Identified) else None},
             owner=owner,
             project=allowed.project if allowed else image.owner,
             reserved=quota.room(tx, allowed, size),
@@ -203,7 +203,7 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     if found is None:
         return
     held, notes = found
-    store = svc.stores.get(job.payload["store"])
+    store = svc.stores.meant(job.payload["store"], job.payload.get("identity"))
     if store is None:
         raise errors.StoreUnavailable("The store is not configured any more.", job.payload["store"])
     try:

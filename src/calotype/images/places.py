@@ -7,14 +7,16 @@ In all other cases the store takes no writes and no repair until its place is ba
 """
 
 import logging
+import os
 import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from calotype import errors
 from calotype.context import SERVICE
@@ -32,6 +34,8 @@ LOG = logging.getLogger(__name__)
 _SAMPLE = 20
 #: Copies that one transaction gives other URLs.
 _BATCH = 200
+#: Places without a store that are told one by one.
+_TOLD = 20
 #: How long another process may take to write an identity, seconds.
 _PATIENCE = 5.0
 
@@ -70,10 +74,25 @@ def refresh(svc: Service) -> None:
     """Take notice of what others wrote down since: places that the operator adopted, or that other hosts name so."""
     known = {place.name: place for place in _known(svc)}
     for store in svc.stores:
-        if isinstance(store, Identified) and (place := known.get(store.name)):
-            if store.identity is None and _recognise(svc, store, adopt=False, change=True).ready:
+        if not isinstance(store, Identified):
+            continue
+        place = known.get(store.name)
+        if store.identity is None or (place is not None and not place.established):
+            # Never one that nobody knew at the start: what is empty by now may be what was unmounted meanwhile.
+            if place is None and not _carries(store, {one.identity for one in known.values()}):
+                continue
+            if _recognise(svc, store, adopt=False, change=True).ready:
                 LOG.warning("store %s takes writes now", store.name)
+        if place is not None:
             store.add_former([place.place, *place.former])
+
+
+def _carries(store: Identified, identities: Container[str]) -> bool:
+    """Whether the place has one of these."""
+    try:
+        return store.found_identity() in identities
+    except errors.StoreError:
+        return False
 
 
 def adopt(svc: Service, name: str) -> str:
@@ -118,7 +137,8 @@ def _recognise(svc: Service, store: Identified, *, adopt: bool, change: bool) ->
         found = store.found_identity()
         if found is None and mine is None:
             return _take_into_use(svc, store, known, adopt=adopt, change=change)
-        if found is None and mine is not None and not mine.established and mine.host == _host() and change:
+        unfinished = mine is not None and not mine.established and mine.host == _host()
+        if found is None and mine is not None and unfinished and change and _is_free(svc, store, mine):
             store.establish(mine.identity)  # who added it was killed before it was written there
             found = mine.identity
     except errors.StoreError as exc:
@@ -159,13 +179,12 @@ def _take_into_use(svc: Service, store: Identified, known: Sequence[Place], *, a
             f"{store.place} was the place of store {before.name}, and does not say so any more. Is its file system "
             "mounted?",
         )
-    copies = svc.db.look(lambda tx: db_stores.copies(tx, _prefixes(store), limit=_SAMPLE))
+    copies, there, missing = _looked_for(svc, store)
     if not store.is_empty() or copies:
-        there = sum(_has(svc, store, image_id, location) for image_id, location in copies)
         # The state directory is nobody else's: what is there, by the records, is of a release without identities.
-        own = PurePath(svc.conf.state_dir) in PurePath(store.place).parents
-        if not ((adopt or own) and copies and there == len(copies)):
-            return Verdict(store.name, False, _what_to_do(store, len(copies), there))
+        own = Path(svc.conf.state_dir).absolute() in PurePath(store.place).parents
+        if not ((adopt or own) and there and not missing):
+            return Verdict(store.name, False, _what_to_do(store, copies, there))
         words = f"{store.place} was adopted as its place; of the copies on record {there} were looked at"
     else:
         words = ""
@@ -184,8 +203,33 @@ def _take_into_use(svc: Service, store: Identified, known: Sequence[Place], *, a
     return Verdict(store.name, True, words)
 
 
+def _looked_for(svc: Service, store: Identified) -> tuple[int, int, int]:
+    """How many copies on record were looked for in the place, how many are there, and how many are missing.
+
+    Those of images that are out of service are not missed: `calotype repair` puts their data aside.
+    """
+    rows = svc.db.look(lambda tx: db_stores.copies(tx, _prefixes(store), limit=_SAMPLE))
+    found = [(_has(svc, store, image_id, location), image_id) for image_id, location in rows]
+    missing = sum(_in_service(svc, image_id) for has, image_id in found if not has)
+    return len(rows), sum(has for has, _ in found), missing
+
+
+def _in_service(svc: Service, image_id: str) -> bool:
+    image = svc.db.look(lambda tx: db_images.get(tx, SERVICE, image_id))
+    return image is not None and image.status != "deactivated"
+
+
+def _is_free(svc: Service, store: Identified, place: Place) -> bool:
+    """Whether there is no data, neither in the place nor on record for it, or just what is on record."""
+    store.add_former([place.place, *place.former])
+    copies, there, missing = _looked_for(svc, store)
+    return there > 0 and not missing if copies else store.is_empty()
+
+
 def _wait_for(svc: Service, store: Identified) -> Verdict:
     """Another process takes the store into use at this moment: is it done at this place?"""
+    if all(place.name != store.name for place in _known(svc)):
+        return Verdict(store.name, False, "the name of another store differs in the case of letters only")
     until = time.monotonic() + _PATIENCE
     while store.found_identity() is None and time.monotonic() < until:
         time.sleep(0.05)
@@ -292,13 +336,23 @@ def unserved(svc: Service) -> list[Unserved]:
         return Counter((one.store or "", _below(one.url)) for one in others if svc.stores.of(one) is None)
 
     counted = svc.db.look(count)
+    while len(counted) > _TOLD:  # such as a directory for each image: what is above them will do
+        higher: Counter[tuple[str, str]] = Counter()
+        for (store, below), number in counted.items():
+            higher[store, _above(below)] += number
+        if higher == counted:
+            break
+        counted = higher
     return [Unserved(count, store, below) for (store, below), count in counted.most_common()]
 
 
 def _below(url: str) -> str:
     """The URL without its last part, and without what may be a secret."""
-    head = without_secrets(url).partition("?")[0]
-    scheme, mark, rest = head.partition("://")
+    return _above(without_secrets(url).partition("?")[0])
+
+
+def _above(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
     return scheme + mark + str(PurePosixPath(rest).parent)
 
 
@@ -314,11 +368,17 @@ def relocate(svc: Service, name: str, origin: str | None = None, *, change: bool
     """Give copies the URLs and the name of the store that they are in by now; `origin` is where it was before.
 
     Without `origin` that is where the store is known to have been. A copy that is not there, in its size, is left as it
-    is. Raises `NotFound`, `StoreUnavailable`.
+    is. Raises `NotFound`, `StoreUnavailable`, `Invalid` for an `origin` where another store is, or that is no path.
     """
     store = _identified(svc, name)
     store.confirm()
     if origin is not None:
+        origin = os.path.normpath(unquote(urlsplit(origin).path) if "://" in origin else origin)
+        if not os.path.isabs(origin):
+            raise errors.Invalid("Where the store was must be a whole path, from / on.")
+        for other in svc.stores:
+            if other is not store and isinstance(other, Identified) and other.place == origin:
+                raise errors.Invalid(f"{origin} is the place of store {other.name}.")
         store.add_former([origin])
         mine = next(place for place in _known(svc) if place.name == name)
         former = tuple(dict.fromkeys((*mine.former, origin)))

@@ -63,7 +63,7 @@ _PLAIN = re.compile(r"[0-9a-zA-Z-]+")  #: Names that mean themselves in a URL; i
 _QUARANTINE = ".quarantine"  #: A directory in the store: on the same file system, where a rename moves things.
 _MARKER = ".calotype-store"  #: The file that holds the identity.
 #: What is taken aside to be removed: its name, and the object that was meant.
-_ASIDE = re.compile(r"^\.(.+)\.([0-9]+-[0-9]+-[0-9]+)\.aside$")
+_ASIDE = re.compile(r"^\.(.+)\.(-?[0-9]+-[0-9]+-[0-9]+)\.aside$")
 _NS = 1_000_000_000  #: Nanoseconds of a second.
 _SWEEP_AGE = 60.0  #: Seconds; twice a lease, so that no upload that is just beginning is taken for debris.
 
@@ -110,7 +110,8 @@ class FileStore:
         return self._name_in(url) is not None
 
     def prefixes(self) -> Sequence[str]:
-        return [f"{scheme}://{quote(one)}/" for one in self._directories for scheme in ("file", "filesystem")]
+        paths = dict.fromkeys(path for one in self._directories for path in (quote(one), one))  # Glance does not quote.
+        return [f"{scheme}://{path}/" for path in paths for scheme in ("file", "filesystem")]
 
     # --- identity ----------------------------------------------------------------------------------------
 
@@ -316,11 +317,7 @@ class FileStore:
             make_directory(aside)
             record, data = aside / f"{key}.json", aside / f"{key}.data"
             # The record first: whatever is in quarantine can be told where it came from. One without data says nothing.
-            with record.open("x") as file:
-                json.dump({"name": entry.name, "facts": dict(facts)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_directory(aside)
+            replace_file(record, json.dumps({"name": entry.name, "facts": dict(facts)}))
             now = self._entry(directory, entry.name)
             try:
                 if now is None or now.identity != entry.identity:
@@ -373,7 +370,10 @@ class FileStore:
         if parts.scheme not in ("file", "filesystem") or parts.netloc or parts.query or parts.fragment:
             return None
         directory, name = os.path.split(unquote(parts.path))
-        if not name or name in (".", "..") or "\0" in name or directory not in self._directories:
+        if directory not in self._directories:
+            directory, name = os.path.split(parts.path)  # as Glance writes it
+            name = unquote(name)
+        if not name or name in (".", "..") or "\0" in name or "/" in name or directory not in self._directories:
             return None
         return name
 
@@ -563,7 +563,7 @@ def _object_id(found: os.stat_result) -> str:
 
 def _is(object_id: str, found: os.stat_result) -> bool:
     """Whether a file is the object that is meant, or a copy of it: stores move to other disks, where inodes differ."""
-    time_ns, size, inode = map(int, object_id.split("-"))
+    time_ns, size, inode = map(int, object_id.rsplit("-", 2))
     if size != found.st_size:
         return False
     second, moment = divmod(time_ns, _NS)

@@ -70,6 +70,11 @@ class Stores:
         """How each store is, by name, from memory: a store that hangs holds up nobody."""
         return self._probes.health()
 
+    def meant(self, name: str, identity: str | None) -> Store | None:
+        """The store that had this name, if it has an identity whatever it is called by now."""
+        same = (one for one in self if isinstance(one, Identified) and one.identity == identity)
+        return next(same, None) if identity else self.get(name)
+
     def for_writing(self, name: str | None) -> Store:
         """The store of this name, or the default. Raises `Invalid`, `StoreReadOnly`.
 
