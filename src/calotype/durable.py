@@ -33,16 +33,15 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
             sync_directory(one.parent)
 
 
-def replace_file(path: Path, text: str, mode: int = 0o600, *, alone: bool = False) -> None:
+def replace_file(path: Path, text: str, mode: int = 0o600, *, name: str | None = None) -> None:
     """Replace a file durably, or make it: whatever happens, it has the old text or the new. `mode` is not masked.
 
-    Who does it `alone` has one temporary name for all times, and so leaves no second one where it is killed again.
+    With a `name` the temporary file is always called so, and one that was killed leaves no second one. Only for files
+    that get the same text from all who write them: whoever comes later takes the file of the one before.
     """
     # Not the file's own name and more, which may be as long as names can be.
-    temporary = path.with_name(".calotype.part" if alone else f".{secrets.token_hex(8)}.part")
-    if alone:
-        temporary.unlink(missing_ok=True)
-    number = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode)
+    temporary = path.with_name(name or f".{secrets.token_hex(8)}.part")
+    number = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | (0 if name else os.O_EXCL), mode)
     try:
         if os.geteuid() == 0:
             # Root works for the service's user here: the file stays that user's, or becomes the directory's.
@@ -55,9 +54,14 @@ def replace_file(path: Path, text: str, mode: int = 0o600, *, alone: bool = Fals
         with os.fdopen(number, "w", encoding="utf-8") as file:
             os.fchmod(number, mode)
             file.write(text)
+            file.truncate()
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except FileNotFoundError:
+            if not (name and path.exists()):  # else another one was quicker with the same
+                raise
         sync_directory(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)

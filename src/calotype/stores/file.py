@@ -136,7 +136,7 @@ class FileStore:
             about = "Which store of Calotype this directory is. Keep this file: without it nothing is stored here."
             text = json.dumps({"identity": identity, "about": about})
             # For everybody to read: it is no secret, and the directory says who comes here at all.
-            replace_file(self.directory / _MARKER, f"{text}\n", 0o644, alone=True)
+            replace_file(self.directory / _MARKER, f"{text}\n", 0o644, name=f"{_MARKER}.part")
 
     def is_empty(self) -> bool:
         with self._translated():
