@@ -278,13 +278,16 @@ def test_a_directory_that_is_replaced_while_data_comes_gets_none_of_it(tmp_path:
     assert write(store, [b"heals by itself"])
 
 
-def test_everybody_may_read_which_store_it_is_whatever_the_umask(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("directory", "marker"), [(0o700, 0o600), (0o750, 0o640), (0o755, 0o644)])
+def test_whoever_may_read_the_directory_may_read_which_store_it_is(tmp_path: Path, directory: int, marker: int) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one").chmod(directory)
     before = os.umask(0o077)
     try:
         file_store(tmp_path)
     finally:
         os.umask(before)
-    assert os.stat(tmp_path / "one" / ".calotype-store").st_mode & 0o777 == 0o644
+    assert os.stat(tmp_path / "one" / ".calotype-store").st_mode & 0o777 == marker
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")

@@ -135,8 +135,9 @@ class FileStore:
             make_directory(self.directory, 0o750)
             about = "Which store of Calotype this directory is. Keep this file: without it nothing is stored here."
             text = json.dumps({"identity": identity, "about": about})
-            # For everybody to read: it is no secret, and the directory says who comes here at all.
-            replace_file(self.directory / _MARKER, f"{text}\n", 0o644, name=f"{_MARKER}.part")
+            # For whoever may read the directory: the service's user need not be its owner.
+            mode = 0o600 | (self.directory.stat().st_mode & 0o044)
+            replace_file(self.directory / _MARKER, f"{text}\n", mode, name=f"{_MARKER}.part")
 
     def is_empty(self) -> bool:
         with self._translated():
