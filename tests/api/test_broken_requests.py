@@ -7,7 +7,6 @@ requests up.
 """
 
 import json
-import os
 import socket
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
@@ -437,9 +436,7 @@ def refused(target: Target, raw: bytes, status: int, more: Iterable[bytes] = ())
         assert found.status == status, found
         if spent[-1] <= CPU:
             break
-    # Where more wants to run than there are processors, the same work takes more of their time.
-    most = CPU if os.getloadavg()[0] <= (os.cpu_count() or 1) else 3 * CPU
-    assert min(spent) <= most, f"{spent} seconds of CPU"
+    assert min(spent) <= CPU, f"{spent} seconds of CPU"
     assert target.peak() - target.rest <= MEMORY, f"{(target.peak() - target.rest) >> 20} MiB of memory"
     if status >= 400:
         message = found.body.decode()
