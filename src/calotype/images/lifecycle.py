@@ -141,10 +141,11 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
     def work(tx: Tx) -> Image:
         before = fetch(tx, ctx, image_id)
         svc.policy.check_image(ctx, "modify_image", before)
-        after, properties = before, dict(before.properties)
+        attributes: dict[str, Any] = {}
+        properties = dict(before.properties)
         for change in changes:
-            after = _apply(svc, ctx, after, properties, change)
-        after = replace(after, properties=properties)
+            _apply(svc, ctx, before, attributes, properties, change)
+        after = replace(before, **attributes, properties=properties)
         if after.visibility != before.visibility and (rule := _VISIBILITY_RULES.get(after.visibility)):
             svc.policy.check_image(ctx, rule, after)
         if set(after.properties) - set(before.properties):
@@ -260,11 +261,22 @@ def fetch(tx: Tx, ctx: Context, image_id: str) -> Image:
     return image
 
 
-def _apply(svc: Service, ctx: Context, image: Image, properties: dict[str, str], change: Change) -> Image:
-    """One step of an update (contract: api.md §3.4). `properties` change in place: there may be thousands of steps."""
+def _apply(
+    svc: Service,
+    ctx: Context,
+    image: Image,
+    attributes: dict[str, Any],
+    properties: dict[str, str],
+    change: Change,
+) -> None:
+    """One step of an update (contract: api.md §3.4).
+
+    `attributes` that were changed and `properties` change in place: there may be thousands of steps.
+    """
     name, value = change.name, change.value
     if name in WRITABLE:
-        return _apply_attribute(ctx, image, change)
+        attributes[name] = _attribute(ctx, image, attributes, change)
+        return
     _refuse_special(name)
     seen = svc.protections.allows(ctx, "read", name)
     there = seen and name in properties  # what the caller may not read is not there for it
@@ -281,10 +293,10 @@ def _apply(svc: Service, ctx: Context, image: Image, properties: dict[str, str],
         if not there:  # and one that may be there or not takes both rights
             svc.protections.check(ctx, "create", name)
         properties[name] = value
-    return image
 
 
-def _apply_attribute(ctx: Context, image: Image, change: Change) -> Image:
+def _attribute(ctx: Context, image: Image, attributes: Mapping[str, Any], change: Change) -> Any:
+    """The value that a step gives an attribute. Raises `Forbidden`, `Conflict`."""
     name: str = change.name
     value: Any = change.value
     if change.op == "remove":
@@ -300,10 +312,10 @@ def _apply_attribute(ctx: Context, image: Image, change: Change) -> Image:
     if (
         name in ("disk_format", "container_format")
         and image.status not in FORMATS_OPEN
-        and value != getattr(image, name)
+        and value != attributes.get(name, getattr(image, name))
     ):
         raise errors.Forbidden(f"Attribute {name} can only be replaced for a queued image.")
-    return replace(image, **{name: value})
+    return value
 
 
 def _refuse_special(name: str) -> None:
