@@ -66,10 +66,10 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
     svc.policy.check(ctx, "add_image", target)
     if rule := _VISIBILITY_RULES.get(visibility):
         svc.policy.check(ctx, rule, target)
+    within(svc.conf.image_property_quota, _counted(new.properties), "properties")  # first: it costs the least
     for name in new.properties:
         _refuse_special(name)
         svc.protections.check(ctx, "create", name)
-    within(svc.conf.image_property_quota, _counted(new.properties), "properties")
     within(MAX_PROPERTIES, _bytes(new.properties), "bytes for all properties")
     tags = tuple(sorted(set(new.tags)))
     within(svc.conf.image_tag_quota, len(tags), "tags")
