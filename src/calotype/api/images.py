@@ -20,6 +20,7 @@ from calotype.service import Service
 SETTABLE: Final = tuple(
     "id name visibility protected os_hidden owner container_format disk_format min_disk min_ram tags".split()
 )
+_READ_ONLY: Final = lifecycle.READ_ONLY - {"id"}
 
 
 def create(req: falcon.Request, resp: falcon.Response) -> None:
@@ -150,12 +151,12 @@ def _json(svc: Service, image: Image, direct_url: str | None) -> bytes:
 
 def _new_image(values: dict[str, Any], schemas: Schemas) -> NewImage:
     for name in values:
-        if name in (lifecycle.READ_ONLY - {"id"}):
+        if name in _READ_ONLY:
             raise errors.Forbidden(f"Attribute '{name}' is read-only.")
         if name in lifecycle.RESERVED or name in HIDDEN_PROPERTIES or name.startswith(RESERVED_PREFIX):
             raise errors.Forbidden(f"Attribute '{name}' is reserved.")
     schemas.check_image(values)
-    columns = {name: value for name, value in values.items() if name in SETTABLE}
+    columns = {name: values[name] for name in SETTABLE if name in values}
     if "owner" in columns:
         columns["owner"] = columns["owner"] or ""  # null, when it is said, means nobody
-    return NewImage(**columns, properties={name: value for name, value in values.items() if name not in SETTABLE})
+    return NewImage(**columns, properties={name: value for name, value in values.items() if name not in columns})
