@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -16,7 +17,8 @@ from calotype.db import images as db_images
 from calotype.db import stores as db_stores
 from calotype.db import tables
 from calotype.db.engine import now
-from calotype.images import data, lifecycle, places, removal, stores
+from calotype.images import checking, data, lifecycle, places, removal, stores
+from calotype.images.checking import Problem, Selection, Tally
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.worker import Runner
 from calotype.model import Place
@@ -64,10 +66,14 @@ def forget(app: App) -> None:
 
 
 def refused(app: App, store: str = "one") -> bool:
+    """Whether an upload is refused; then nothing is changed for it."""
+    image_id = lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare")).id
+    before = app.db.look(lambda tx: tx.execute(sa.select(tables.images).where(tables.images.c.id == image_id)).one())
     try:
-        image = lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare"))
-        data.upload(app.service, ALICE, image.id, Pieces([b"x"]), store_name=store, size=None)
+        data.upload(app.service, ALICE, image_id, Pieces([b"x"]), store_name=store, size=None)
     except errors.StoreUnavailable:
+        after = app.db.look(lambda tx: tx.execute(sa.select(tables.images).where(tables.images.c.id == image_id)).one())
+        assert after == before
         return True
     return False
 
@@ -127,6 +133,31 @@ def test_a_place_that_lost_its_identity_takes_nothing_and_is_not_made_anew(app: 
         (tmp_path / "unmounted").rename(tmp_path / "one")
         assert readable(second, image_id)  # without a restart
         assert not refused(second)
+
+
+def test_a_store_that_never_had_an_image_is_not_made_anew_either(app: App, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "two")
+    (tmp_path / "two").mkdir()
+    with again(app, tmp_path) as second:
+        assert refused(second, "two")
+        assert list((tmp_path / "two").iterdir()) == []
+
+
+def test_what_is_unmounted_while_copies_are_compared_is_not_missing(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_active(app)
+    store = app.service.stores.get("one")
+    assert store
+    size = store.size
+
+    def unmounted(url: str, **more: Any) -> int:
+        (tmp_path / "one").rename(tmp_path / "unmounted")
+        return size(url, **more)
+
+    monkeypatch.setattr(store, "size", unmounted)
+    (found,) = checking.verify(app.service, Selection(), Tally())
+    assert found.problem is Problem.UNREADABLE
 
 
 def test_a_delete_waits_for_a_place_that_is_away(app: App, tmp_path: Path) -> None:

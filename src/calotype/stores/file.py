@@ -437,7 +437,6 @@ class _FileWrite:
             os.fsync(file)
             object_id = _object_id(os.fstat(file))
             self._note(object_id)  # What a cleaner knows the object by once it is final.
-            store._want_same(directory)
             # The link is what makes the object: atomic, and it fails where the name is taken. Should this
             # process have slept until a cleaner removed the temporary name, it fails here as well.
             try:
