@@ -65,8 +65,8 @@ MUTATIONS = [
     Mutation(
         "cleaning up",
         _STORE,
-        "_remove(directory, image_id, note)\n            os.fsync(directory)\n",
-        "_remove(directory, image_id, note)\n",
+        "file_objects.remove(directory, image_id, note)\n            os.fsync(directory)\n",
+        "file_objects.remove(directory, image_id, note)\n",
     ),
     Mutation("a quarantine", _STORE, "sync_directory(aside)\n        return", "return", test="test_what_is_put_aside"),
     Mutation(

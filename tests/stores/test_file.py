@@ -12,7 +12,7 @@ import pytest
 
 from calotype import errors
 from calotype.context import SERVICE
-from calotype.stores import file
+from calotype.stores import file_objects
 from calotype.stores.file import FileStore
 from tests.stores.suite import ID, OTHER, content, store_object, write
 from tests.stores.test_contract import defaults, file_store
@@ -229,10 +229,12 @@ def test_where_times_are_whole_seconds_the_inode_tells(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     os.utime(path, (1000, 1000))
     found = os.stat(path)
-    assert file._is(f"{found.st_mtime_ns}-1-{found.st_ino}", found)
-    assert not file._is(f"{found.st_mtime_ns}-1-{found.st_ino + 1}", found)
-    assert file._is(f"{found.st_mtime_ns + 7}-1-{found.st_ino + 1}", found)  # copied by who keeps seconds only
-    assert not file._is(f"{found.st_mtime_ns}-2-{found.st_ino}", found)
+    assert file_objects.is_object(f"{found.st_mtime_ns}-1-{found.st_ino}", found)
+    assert not file_objects.is_object(f"{found.st_mtime_ns}-1-{found.st_ino + 1}", found)
+    assert file_objects.is_object(
+        f"{found.st_mtime_ns + 7}-1-{found.st_ino + 1}", found
+    )  # copied by who keeps seconds only
+    assert not file_objects.is_object(f"{found.st_mtime_ns}-2-{found.st_ino}", found)
 
 
 def test_files_of_one_moment_have_times_of_their_own(tmp_path: Path) -> None:

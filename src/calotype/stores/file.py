@@ -8,9 +8,7 @@ The directory carries the store's identity in a file. Whoever changes something 
 identity, and works relative to that descriptor; symbolic links in it are not followed. So nothing is changed in a
 directory that is not the store's: one whose file system is not mounted, or that something was mounted over.
 
-A file is known by the time of its last change, of which we draw the nanoseconds at random, its size and its inode. To
-remove one, it is taken aside by a rename, looked at, and put back if it is not the one that was meant: a cleaner that
-slept between looking and removing does no harm to what has the name by then.
+Which file is meant, and how no other one is removed, stands in `file_objects.py`.
 """
 
 import contextlib
@@ -32,6 +30,7 @@ from calotype import errors
 from calotype.buffers import Piece
 from calotype.context import Context
 from calotype.durable import make_directory, replace_file, sync_directory
+from calotype.stores import file_objects
 from calotype.stores.base import Body, Entry, Feature, Health, Note, Quarantined, Stored, Write
 
 OPTIONS: list[cfg.Opt] = [
@@ -62,9 +61,6 @@ _PART = re.compile(r"^[0-9a-fA-F-]{36}\.([0-9a-f]+-[0-9]+)\.part$")
 _PLAIN = re.compile(r"[0-9a-zA-Z-]+")  #: Names that mean themselves in a URL; ids are such.
 _QUARANTINE = ".quarantine"  #: A directory in the store: on the same file system, where a rename moves things.
 _MARKER = ".calotype-store"  #: The file that holds the identity.
-#: What is taken aside to be removed: its name, and the object that was meant.
-_ASIDE = re.compile(r"^\.(.+)\.(-?[0-9]+-[0-9]+-[0-9]+)\.aside$")
-_NS = 1_000_000_000  #: Nanoseconds of a second.
 _SWEEP_AGE = 60.0  #: Seconds; twice a lease, so that no upload that is just beginning is taken for debris.
 
 
@@ -252,7 +248,7 @@ class FileStore:
         if name is None:
             raise errors.StoreError("The location is not in this store.", self.name)
         with self._opened() as directory, self._translated():
-            removed = _remove(directory, name, object_id)
+            removed = file_objects.remove(directory, name, object_id)
             # Also where it was gone: whoever removed it may have been killed before this.
             os.fsync(directory)
             if not removed and _exists(directory, name):
@@ -268,14 +264,14 @@ class FileStore:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(part, dir_fd=directory)
             if note is not None:
-                _remove(directory, image_id, note)
+                file_objects.remove(directory, image_id, note)
             os.fsync(directory)
 
     def sweep(self, lives: Callable[[str], bool]) -> int:
         swept = 0
         with self._opened() as directory, self._translated():
             for name in os.listdir(directory):
-                part, aside = _PART.match(name), _ASIDE.match(name)
+                part, aside = _PART.match(name), file_objects.ASIDE.match(name)
                 with contextlib.suppress(FileNotFoundError):
                     if not (part or aside) or _age(directory, name) <= _SWEEP_AGE:
                         continue
@@ -283,7 +279,7 @@ class FileStore:
                         os.unlink(name, dir_fd=directory)
                         swept += 1
                     elif aside:
-                        _settle_aside(directory, name, aside[1], aside[2])
+                        file_objects.settle_aside(directory, name, aside[1], aside[2])
         return swept
 
     # --- looking, and putting aside ----------------------------------------------------------------------
@@ -309,7 +305,7 @@ class FileStore:
         part = _PART.match(name)
         # The time of the inode as well: a file that was just put there may bring an old time of its data.
         age = time.time() - max(found.st_mtime, found.st_ctime)
-        return Entry(name, found.st_size, age, _object_id(found), part[1] if part else None)
+        return Entry(name, found.st_size, age, file_objects.id_of(found), part[1] if part else None)
 
     def quarantine(self, entry: Entry, facts: Mapping[str, Any]) -> str | None:
         key = f"{entry.name[:180]}.{secrets.token_hex(4)}"
@@ -324,8 +320,9 @@ class FileStore:
                 if now is None or now.identity != entry.identity:
                     raise FileNotFoundError
                 os.rename(entry.name, data, src_dir_fd=directory)
-                if _object_id(data.lstat()) != entry.identity:
-                    _put_back(data, entry.name, directory)  # It was replaced between the look and the rename.
+                if file_objects.id_of(data.lstat()) != entry.identity:
+                    # It was replaced between the look and the rename.
+                    file_objects.put_back(data, entry.name, directory)
                     raise FileNotFoundError
             except FileNotFoundError:
                 record.unlink()
@@ -433,9 +430,9 @@ class _FileWrite:
                 os.ftruncate(file, self._written)  # A hole at the end has no byte that made the file so long.
             if store._mode is not None:
                 os.fchmod(file, store._mode)
-            _make_unique(file)
+            file_objects.make_unique(file)
             os.fsync(file)
-            object_id = _object_id(os.fstat(file))
+            object_id = file_objects.id_of(os.fstat(file))
             self._note(object_id)  # What a cleaner knows the object by once it is final.
             # The link is what makes the object: atomic, and it fails where the name is taken. Should this
             # process have slept until a cleaner removed the temporary name, it fails here as well.
@@ -450,7 +447,7 @@ class _FileWrite:
                 os.fsync(directory)
                 store._want_same(directory)
             except BaseException as exc:
-                _remove(directory, image_id, object_id)
+                file_objects.remove(directory, image_id, object_id)
                 if isinstance(exc, FileNotFoundError):  # A cleaner came between the link and here.
                     raise errors.Gone("The upload was given up while data was arriving.") from exc
                 raise
@@ -542,76 +539,7 @@ def _marked(directory: int) -> str | None:
 
 def _nobodys(name: str) -> bool:
     """Whether a name is of the file system, or of a tool: `.nfs…`, `.snapshot`, our own. Images begin with no dot."""
-    return (name.startswith(".") and not _ASIDE.match(name)) or name == "lost+found"
-
-
-# --- objects ---------------------------------------------------------------------------------------------
-
-
-def _make_unique(file: int) -> None:
-    """Draw the nanoseconds of the file's time at random. The kernel's are alike for files of one moment."""
-    second = time.time_ns() // _NS - 1
-    moment = second * _NS + secrets.randbelow(_NS)
-    with contextlib.suppress(OSError):  # Then it has the kernel's, and its inode.
-        os.utime(file, ns=(moment, moment))
-
-
-def _object_id(found: os.stat_result) -> str:
-    """What no other file under the same name has in common with this one."""
-    return f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}"
-
-
-def _is(object_id: str, found: os.stat_result) -> bool:
-    """Whether a file is the object that is meant, or a copy of it: stores move to other disks, where inodes differ."""
-    time_ns, size, inode = map(int, object_id.rsplit("-", 2))
-    if size != found.st_size:
-        return False
-    second, moment = divmod(time_ns, _NS)
-    found_second, found_moment = divmod(found.st_mtime_ns, _NS)
-    if found_moment:
-        return (second, moment) == (found_second, found_moment)
-    # Here times are whole seconds: of this file system, or of the tool that copied the file to it.
-    return second == found_second and (moment != 0 or inode == found.st_ino)
-
-
-def _remove(directory: int, name: str, object_id: str | None) -> bool:
-    """Remove the very file that is meant, or, without `object_id`, the one that is there now. False: it is not there.
-
-    Looking and then removing would hit whatever got the name in between. Taking it aside first shows what it was.
-    """
-    if object_id is None:
-        try:
-            object_id = _object_id(os.stat(name, dir_fd=directory, follow_symlinks=False))
-        except FileNotFoundError:
-            return False
-    aside = f".{name}.{object_id}.aside"
-    removed = _settle_aside(directory, aside, name, object_id)  # of one who was killed in here
-    try:
-        if removed or not _is(object_id, os.stat(name, dir_fd=directory, follow_symlinks=False)):
-            return removed
-        os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=directory)
-    except FileNotFoundError:
-        return removed
-    return _settle_aside(directory, aside, name, object_id)
-
-
-def _settle_aside(directory: int, aside: str, name: str, object_id: str) -> bool:
-    """Remove what was taken aside if it is what was meant; else give it its name back."""
-    try:
-        if _is(object_id, os.stat(aside, dir_fd=directory, follow_symlinks=False)):
-            os.unlink(aside, dir_fd=directory)
-            return True
-        _put_back(aside, name, directory)
-    except FileNotFoundError:
-        pass  # there is nothing, or another one settled it
-    return False
-
-
-def _put_back(taken: str | Path, name: str, directory: int) -> None:
-    """Give a file its name back, unless that is taken again: then it stays where it is."""
-    with contextlib.suppress(FileExistsError):
-        os.link(taken, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-        os.unlink(taken, dir_fd=directory)
+    return (name.startswith(".") and not file_objects.ASIDE.match(name)) or name == "lost+found"
 
 
 def _age(directory: int, name: str) -> float:
