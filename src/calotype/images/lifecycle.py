@@ -275,7 +275,7 @@ def _apply(
     """
     name, value = change.name, change.value
     if name in WRITABLE:
-        attributes[name] = _attribute(ctx, image, attributes, change)
+        attributes[name] = _attribute(ctx, image, change)
         return
     _refuse_special(name)
     seen = svc.protections.allows(ctx, "read", name)
@@ -295,7 +295,7 @@ def _apply(
         properties[name] = value
 
 
-def _attribute(ctx: Context, image: Image, attributes: Mapping[str, Any], change: Change) -> Any:
+def _attribute(ctx: Context, image: Image, change: Change) -> Any:
     """The value that a step gives an attribute. Raises `Forbidden`, `Conflict`."""
     name: str = change.name
     value: Any = change.value
@@ -312,7 +312,7 @@ def _attribute(ctx: Context, image: Image, attributes: Mapping[str, Any], change
     if (
         name in ("disk_format", "container_format")
         and image.status not in FORMATS_OPEN
-        and value != attributes.get(name, getattr(image, name))
+        and value != getattr(image, name)
     ):
         raise errors.Forbidden(f"Attribute {name} can only be replaced for a queued image.")
     return value
