@@ -107,11 +107,11 @@ def wait_out(svc: Service, clock: Clock, seconds: float = LEASE.total_seconds())
 
 def hurry(app: App) -> None:
     """Nothing waits any longer for its next try."""
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         tx.execute(sa.update(tables.jobs).values(due_at=now()))
 
 
 def backlog(app: App) -> int:
     """How many jobs there are, in whatever state."""
-    with app.db.read() as tx:
+    with app.db.read_once() as tx:
         return int(tx.execute(sa.select(sa.func.count()).select_from(tables.jobs)).scalar_one())

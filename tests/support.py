@@ -217,7 +217,7 @@ def second_copy(service: Service, image_id: str, store: str = "cheap") -> None:
     """What an import into several stores will do: another copy and its location."""
     shutil.copyfile(service.state / "fast" / image_id, service.state / store / image_id)
     database = Database(service.database_url)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         images.add_location(tx, image_id, f"file://{service.state / store / image_id}", {"store": store}, now())
     database.close()
 

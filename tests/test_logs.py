@@ -147,7 +147,7 @@ def test_the_lines_of_a_job_tell_its_image_and_end_with_it(tmp_path: Path, heard
     with parts(tmp_path, f"sqlite:///{tmp_path}/db") as app:
         image_id = "11111111-2222-4333-8444-555555555555"
         logging.getLogger("calotype").setLevel(logging.INFO)
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             job = jobs.submit(tx, "upload", image_id, {"store": "one"})
         Runner(app.service, 1.0).work_off()
         assert heard.contexts

@@ -80,7 +80,7 @@ SENT: list[tuple[int, int]] = []
 
 
 def serve(address: str, threads: str, *tls: str) -> None:
-    server.LOOK, socket_body._SLOW = 0.5, SILENCE
+    server.CHECK_INTERVAL, socket_body._SLOW = 0.5, SILENCE
     real = os.sendfile
 
     def counted(out: int, source: int, offset: int, count: int) -> int:

@@ -73,10 +73,10 @@ class Events:
         found = self._read(tx, image) if wanted and isinstance(image, str) else image
         if isinstance(found, Image):
             for event_type in wanted:
-                told = about_image(found)
+                payload = about_image(found)
                 if event_type in ("image.prepare", "image.upload"):
-                    told |= about_import(found)
-                self._add(tx, event_type, told | more)
+                    payload |= about_import(found)
+                self._add(tx, event_type, payload | more)
 
     def deleted(self, tx: Any, image: Image, when: datetime) -> None:
         """The record was removed."""
@@ -90,8 +90,8 @@ class Events:
 
     def sent(self, tx: Any, image: Image, *, count: int, expected: int, project: str | None, user: str | None) -> None:
         """A client was sent so many of the bytes that it had asked for."""
-        told = about_sending(image, count, project, user)
-        self._add(tx, "image.send", told, "INFO" if count == expected else "ERROR")
+        payload = about_sending(image, count, project, user)
+        self._add(tx, "image.send", payload, "INFO" if count == expected else "ERROR")
 
     def member(self, tx: Any, member: Member, event_type: str, deleted_at: datetime | None = None) -> None:
         """Something happened to a member of an image."""
@@ -205,15 +205,17 @@ def about_part(
     namespace: str, part: MetadefPart, old_name: str | None = None, deleted_at: datetime | None = None
 ) -> dict[str, Any]:
     """A property, an object or a tag of a namespace."""
-    told: dict[str, Any] = {"namespace": namespace, "name": part.name, "name_old": old_name or part.name}
+    payload: dict[str, Any] = {"namespace": namespace, "name": part.name, "name_old": old_name or part.name}
     if isinstance(part, MetadefProperty):
-        return told | _about_definition(part.definition) | _deletion(deleted_at)
+        return payload | _about_definition(part.definition) | _deletion(deleted_at)
     if isinstance(part, MetadefObject):
-        told["properties"] = [
+        payload["properties"] = [
             {"name": name, **_about_definition(definition)} for name, definition in part.properties.items()
         ]
-        told |= {"required": list(part.required), "description": part.description}
-    return told | {"created_at": _time(part.created_at), "updated_at": _time(part.updated_at)} | _deletion(deleted_at)
+        payload |= {"required": list(part.required), "description": part.description}
+    return (
+        payload | {"created_at": _time(part.created_at), "updated_at": _time(part.updated_at)} | _deletion(deleted_at)
+    )
 
 
 def about_association(namespace: str, link: Association, deleted_at: datetime | None = None) -> dict[str, Any]:

@@ -207,12 +207,12 @@ class Visit:
         self.until = until
         self._places: tuple[str, ...] = ()
 
-    def left(self, most: float) -> float:
+    def remaining(self, most: float) -> float:
         """Seconds that may be waited now, at most so many. Raises `FetchFailed` when the time is over."""
-        left = min(most, self.until - time.monotonic())
-        if left <= 0:
+        remaining = min(most, self.until - time.monotonic())
+        if remaining <= 0:
             raise errors.FetchFailed("The URL's server is too slow.")
-        return left
+        return remaining
 
     def go(self, *places: str) -> None:
         """Wait at these places, a host and its address, and no more at those before. Raises `Busy`."""
@@ -315,10 +315,10 @@ class _Limited:
     until = 0.0  #: `time.monotonic`
 
     def _limit(self: Any) -> None:
-        left = self.until - time.monotonic()
-        if left <= 0:
+        remaining = self.until - time.monotonic()
+        if remaining <= 0:
             raise TimeoutError("the time is over")
-        self.settimeout(left)
+        self.settimeout(remaining)
 
     def recv_into(self: Any, *arguments: Any) -> Any:
         self._limit()
@@ -462,7 +462,7 @@ class Net:
             found = [ipaddress.ip_address(target.host)]
         except ValueError:
             visit.go(target.host)
-            seconds = visit.left(self.fetch_timeout)
+            seconds = visit.remaining(self.fetch_timeout)
             try:
                 texts = self.names.find(self.resolve, target.host, target.port, seconds)
                 found = [ipaddress.ip_address(text) for text in texts]
@@ -487,7 +487,7 @@ class Net:
         for address in self._addresses(target, visit):
             # A server at its address has no larger share under many names.
             visit.go(*{target.host, str(address)})
-            wire = _Wire(address, target.port, time.monotonic() + visit.left(self.connect_timeout))
+            wire = _Wire(address, target.port, time.monotonic() + visit.remaining(self.connect_timeout))
             try:
                 wire.connect()
                 if target.scheme == "https":
@@ -516,7 +516,7 @@ class Net:
         try:
             sock = wire.sock
             assert isinstance(sock, _Limited)
-            sock.until = time.monotonic() + visit.left(self.head_timeout)
+            sock.until = time.monotonic() + visit.remaining(self.head_timeout)
             wire.request(
                 method,
                 target.path,

@@ -152,7 +152,7 @@ _FLOOR_FOR_SERVICES: Final = frozenset({"add_image_location"})
 _PROJECTS: Final = frozenset(("project_id", "owner", "member_id"))
 
 Target = Mapping[str, Any]
-_LOOK_SECONDS = 1.0  #: How often policy files are looked at.
+_CHECK_SECONDS = 1.0  #: How often policy files are looked at.
 _KNOWN = 50_000  #: Answers remembered, some 15 MiB at most.
 #: A field that `_FIELD` does not find.
 _ODD_FIELD = re.compile(r"%\([^)]*\(")
@@ -173,7 +173,7 @@ class Policy:
         self._files = _files(conf)
         self._service_roles = _service_roles(conf)
         self._reading = threading.Lock()
-        self._next_look = time.monotonic() + _LOOK_SECONDS
+        self._next_check = time.monotonic() + _CHECK_SECONDS
         #: The rules that the rest was made from; the fields that a rule reads; answers given.
         self._known: tuple[object, dict[str, tuple[str, ...] | None], dict[tuple[Any, ...], bool]] = (None, {}, {})
 
@@ -242,7 +242,7 @@ class Policy:
 
     def reload(self) -> None:
         """Look at the policy files now rather than within a second."""
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._refresh()
 
     def _refresh(self) -> None:
@@ -250,10 +250,10 @@ class Policy:
 
         With a file that is broken, or gone, the rules in force stay: half of an operator's rules are none.
         """
-        if time.monotonic() < self._next_look or not self._reading.acquire(blocking=False):
+        if time.monotonic() < self._next_check or not self._reading.acquire(blocking=False):
             return
         try:
-            self._next_look = time.monotonic() + _LOOK_SECONDS
+            self._next_check = time.monotonic() + _CHECK_SECONDS
             found = _files(self._conf)
             if found == self._files:
                 return

@@ -51,7 +51,7 @@ HEAD_BYTES = 32 << 10
 #: Seconds that transfers get to clean up after themselves when their grace is over.
 CLEANING = 10
 #: How often, in seconds, those who take their answers slowly are looked at.
-LOOK = 5.0
+CHECK_INTERVAL = 5.0
 #: How long a thread waits for its client's next request before it gives the connection back, milliseconds. To go to the
 #: main loop and come back costs as much as a small answer does.
 NEXT_REQUEST = 2
@@ -106,8 +106,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         # whose head a thread reads.
         self._begun: dict[Any, float] = {}
         self._heads: dict[Any, float] = {}
-        self._answered: dict[Any, Taking] = {}  # connections with a request in work
-        self._looked = 0.0
+        self._answered: dict[Any, SendProgress] = {}  # connections with a request in work
+        self._checked_at = 0.0
         self._end: float | None = None  # of all transfers, once we were told to stop
 
     def init_signals(self) -> None:
@@ -244,7 +244,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
             req.body = body
             asked = req.should_close
             req.should_close = lambda: not self.alive or body.must_close() or asked()
-        self._answered[conn] = Taking()
+        self._answered[conn] = SendProgress()
         try:
             announced = super().handle_request(req, conn)
         except OSError as exc:
@@ -282,10 +282,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
             until = time.monotonic() + LINGER_TIME
             scratch = bytearray(64 << 10)
             drained = 0
-            while (left := until - time.monotonic()) > 0:
+            while (remaining := until - time.monotonic()) > 0:
                 if drained >= LINGER_BYTES and _heard(sock):
                     break
-                sock.settimeout(left)
+                sock.settimeout(remaining)
                 if drained >= LINGER_BYTES:
                     time.sleep(0.02)
                     continue
@@ -315,10 +315,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
                 # They fail as if their clients had gone, and clean up after themselves.
                 for conn in list(self._answered):
                     _break(conn)
-        elif now - self._looked >= LOOK:
-            self._looked = now
-            for conn, taking in list(self._answered.items()):
-                if taking.too_slow(conn.sock, now, self._patience):
+        elif now - self._checked_at >= CHECK_INTERVAL:
+            self._checked_at = now
+            for conn, progress in list(self._answered.items()):
+                if progress.too_slow(conn.sock, now, self._patience):
                     self.log.warning("%s takes its answer too slowly and is given up", conn.client)
                     _break(conn)
 
@@ -342,7 +342,7 @@ class _Done:
         return self._result
 
 
-class Taking:
+class SendProgress:
     """How fast a client takes an answer, as the kernel tells."""
 
     def __init__(self) -> None:

@@ -78,8 +78,8 @@ class SocketBody:
         reader = req.body.reader
         self._chunked = isinstance(reader, ChunkedReader)
         self._length = reader.length if isinstance(reader, LengthReader) else 0
-        self._left: int = self._length  # of the body, or of the chunk
-        self._ended = not self._chunked and self._left == 0
+        self._remaining: int = self._length  # of the body, or of the chunk
+        self._ended = not self._chunked and self._remaining == 0
         self._timed = False
         self._plain = not isinstance(self._sock, ssl.SSLSocket)
         self._lines = bytearray()  # read ahead by readline
@@ -110,7 +110,7 @@ class SocketBody:
         if self._chunked:
             self._skip_received()
             return not self._ended
-        return self._left > DRAIN_BYTES
+        return self._remaining > DRAIN_BYTES
 
     def finish(self, seconds: float) -> bool:
         """After the answer: read a small rest. Whether the next request can follow."""
@@ -150,13 +150,13 @@ class SocketBody:
         return there
 
     def _ready_length(self, size: int) -> int:
-        return self._ahead() or self._wait(min(size, self._left))
+        return self._ahead() or self._wait(min(size, self._remaining))
 
     def _ready_chunked(self, size: int) -> int:
         while True:
             held = self._have - self._at
-            if self._left:
-                return held or self._ahead() or self._wait(min(size, self._left))
+            if self._remaining:
+                return held or self._ahead() or self._wait(min(size, self._remaining))
             if self._next_chunk(wait=False):
                 if self._ended:
                     return 1
@@ -202,7 +202,7 @@ class SocketBody:
         if size is None or size < 0:
             return b"".join(iter(partial(self.read, 1 << 20), b""))
         if not self._chunked:
-            size = min(size, self._left + len(self._lines))
+            size = min(size, self._remaining + len(self._lines))
         data = bytearray()
         while len(data) < size:
             # grown by what arrives: a large `size` alone takes no memory
@@ -256,13 +256,13 @@ class SocketBody:
     # --- Content-Length ----------------------------------------------------------------------------------
 
     def _read_length(self, view: memoryview) -> int:
-        with view[: self._left] as part:  # released at once, also where an error keeps this frame
+        with view[: self._remaining] as part:  # released at once, also where an error keeps this frame
             got = self._take_ahead(part) or self._receive(part)
         if not got:
-            done = self._length - self._left
+            done = self._length - self._remaining
             raise errors.BodyBroken(f"the connection ended after {done} of the {self._length} bytes of the body")
-        self._left -= got
-        if not self._left:
+        self._remaining -= got
+        if not self._remaining:
             self._end()
         return got
 
@@ -283,12 +283,12 @@ class SocketBody:
         filled = 0
         room = len(view)
         while filled < room:
-            if not self._left:
+            if not self._remaining:
                 if not self._next_chunk(wait=not filled):
                     break
                 if self._ended:
                     break
-            want = min(self._left, room - filled)
+            want = min(self._remaining, room - filled)
             held = self._have - self._at
             if held:
                 got = min(want, held)
@@ -305,8 +305,8 @@ class SocketBody:
                 self._receive_block(self._size)
                 continue
             filled += got
-            self._left -= got
-            self._between = not self._left
+            self._remaining -= got
+            self._between = not self._remaining
         return filled
 
     def _next_chunk(self, *, wait: bool) -> bool:
@@ -326,7 +326,7 @@ class SocketBody:
         self._overhead = max(0, self._overhead + _CUT + len(line) - size)
         if self._overhead > _OVERHEAD:
             raise errors.BodyBroken("the body has too little data for its chunks")
-        self._recent = self._left = size
+        self._recent = self._remaining = size
         if not size:
             self._trailers()
         return True
@@ -403,11 +403,11 @@ class SocketBody:
             self._unreader.unread(ahead)
         elif self._have == self._at and not _readable(self._sock):
             return
-        if self._left > DRAIN_BYTES:
+        if self._remaining > DRAIN_BYTES:
             return
         with contextlib.suppress(errors.BodyBroken):
             self.readinto(memoryview(bytearray(DRAIN_BYTES)))
-            if not self._ended and not self._left and self._have > self._at:
+            if not self._ended and not self._remaining and self._have > self._at:
                 self.readinto(memoryview(bytearray(DRAIN_BYTES)))
 
     # --- the socket --------------------------------------------------------------------------------------

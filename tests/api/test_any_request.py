@@ -238,7 +238,7 @@ class Answering:
             ))  # fmt: skip
 
     def _rows(self) -> Any:
-        with self._app.db.read() as tx:
+        with self._app.db.read_once() as tx:
             rows = [
                 tx.execute(sa.select(table).order_by(*table.c)).fetchall() for table in tables.metadata.sorted_tables
             ]

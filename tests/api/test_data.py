@@ -277,7 +277,7 @@ NO_DIGESTS = dict.fromkeys(("checksum", "os_hash_algo", "os_hash_value"))
 def records(service: Service, image_id: str, **values: Any) -> None:
     """What a record that was taken over from Glance may say."""
     database = Database(service.database_url)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         tx.execute(sa.update(tables.images).where(tables.images.c.id == image_id).values(**values))
     database.close()
 

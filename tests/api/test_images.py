@@ -317,7 +317,7 @@ def test_all_properties_of_an_image_together_have_a_limit(alice: Client) -> None
 def test_an_adopted_image_beyond_that_limit_may_be_changed_but_not_grow(service: Service, alice: Client) -> None:
     image_id = alice.queued()
     database = Database(service.database_url)
-    with database.begin() as tx:  # as Glance left it, which has no such limit
+    with database.write_once() as tx:  # as Glance left it, which has no such limit
         before = images.get(tx, SERVICE, image_id, lock=True)
         assert before
         images.save(tx, before, replace(before, properties={f"p{number}": "x" * 60_000 for number in range(7)}))

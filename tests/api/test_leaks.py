@@ -116,7 +116,7 @@ def filled(place: Place) -> Place:
     web.files["/private-path/2"] = web.leads("http://127.0.0.1:1/private-path")
     ids["old"] = alice.queued()
     database = Database(service.database_url)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         images.move(tx, ids["old"], "queued", "active", now=now(), size=3)
         for url in (
             f"swift+https://t%3Aaccount:{PASSWORD}@host/v3/c/o",

@@ -39,7 +39,7 @@ def images(service: Service, owner: Client) -> list[dict[str, Any]]:
             ids.append(owner.active(b"x" * (10 - number), **values))
     # A second apart, whatever the database makes of fractions of one.
     database, begin = Database(service.database_url), now() - timedelta(hours=1)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         for place, image_id in enumerate(ids):
             when = begin + timedelta(seconds=place)
             which = tables.images.c.id == image_id

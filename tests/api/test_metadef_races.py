@@ -154,7 +154,7 @@ def test_what_is_added_to_a_namespace_that_is_deleted_goes_with_it(
     assert answers[7].status_code in (200, 404)
     assert send("GET", name)(admin).status_code == 404
     database = Database(service.database_url)
-    with database.read() as tx:
+    with database.read_once() as tx:
         there = sa.select(tables.metadef_namespaces.c.id)
         for table in (
             tables.metadef_tags,

@@ -163,7 +163,7 @@ def test_no_job_is_left_of_them(service: Service) -> None:
     database, end = Database(service.database_url), time.monotonic() + 10
     with contextlib.closing(database):
         while True:
-            with database.read() as tx:
+            with database.read_once() as tx:
                 if not tx.execute(sa.select(sa.func.count()).select_from(tables.jobs)).scalar_one():
                     return
             assert time.monotonic() < end, "somebody left work behind"

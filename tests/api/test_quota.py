@@ -56,7 +56,7 @@ class Watch:
 
     def uses(self) -> tuple[int, int]:
         """Bytes, and how many jobs there are."""
-        with self._db.read() as tx:
+        with self._db.read_once() as tx:
             used, jobs = tx.execute(sa.text(self._SQL)).one()
         return int(used), int(jobs)
 

@@ -43,7 +43,7 @@ MESSAGE = (
 def given(service: Service, *found: Task) -> None:
     """Tasks as work that goes on after the answer writes them."""
     database = Database(service.database_url)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         for task in found:
             tasks.add(tx, task)
     database.close()
@@ -231,7 +231,7 @@ def test_what_a_policy_lets_in_is_still_redacted(tmp_path: Path) -> None:
     conf = f"{CONF}[oslo_policy]\npolicy_file = {tmp_path}/policy.yaml\n"
     with parts(tmp_path, f"sqlite:///{tmp_path}/db", conf) as app:
         own, others = task(input=INPUT, result=RESULT, message=MESSAGE), task(owner="blue")
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             tasks.add(tx, own)
             tasks.add(tx, others)
         wanted: dict[str, Any] = {"limit": 9, "marker": None, "sort_key": "id", "descending": True, "filters": {}}

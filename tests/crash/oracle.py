@@ -35,7 +35,7 @@ def below(url: str) -> Iterator[Tx]:
     """One look into a database, past the service. Nothing stays open: SQLite recovers when the first one opens it."""
     database = Database(url)
     try:
-        with database.read() as tx:
+        with database.read_once() as tx:
             yield tx
     finally:
         database.close()

@@ -62,7 +62,7 @@ def _ten_thousand(service: Service) -> frozenset[str]:
         (service.images / image_id).write_bytes(b"x")
     times = {"created_at": now(), "updated_at": now(), "deleted": False}
     record = {"status": "active", "size": 1, "visibility": "shared", "owner": "red", "min_disk": 0, "min_ram": 0}
-    with db.begin() as tx:
+    with db.write_once() as tx:
         tx.execute(sa.insert(images), [{"id": one, "name": one, **record, **times} for one in ids])
         place = [
             {"image_id": one, "value": f"file://{service.images}/{one}", "meta_data": "{}", **times} for one in ids
@@ -105,7 +105,7 @@ class Specimen:
 
     def sql(self, statement: str, image_id: str) -> None:
         db = Database(self.service.database_url)
-        with db.begin() as tx:
+        with db.write_once() as tx:
             assert tx.execute(sa.text(statement), {"id": image_id}).rowcount > 0
         db.close()
 

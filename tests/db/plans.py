@@ -109,7 +109,7 @@ def fill(db: Database) -> None:
         properties.append(child | {"name": "distro", "value": choose.choice(("debian", "rocky"))})
         properties.append(child | {"name": "serial", "value": str(number)})
         locations.append(child | {"value": f"file:///{image_id}", "meta_data": "{}", "status": "active"})
-    with db.begin() as tx:
+    with db.write_once() as tx:
         for table, rows in (
             (tables.images, images),
             (tables.image_members, members),
@@ -144,7 +144,7 @@ def _plan(db: Database, wanted: List) -> Iterator[str]:
         seen.append((statement, values))
 
     query = wanted.query
-    with db.read() as tx:
+    with db.read_once() as tx:
         if wanted.deep:
             some = pages.page(tx, Known(), wanted.caller, replace(query, limit=1000))
             query = replace(query, marker=some[-1].id)

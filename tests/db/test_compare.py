@@ -17,7 +17,7 @@ ALIKE = ("Demo", "DEMO", "demo ", "demo  ", "démo")
 def add(db: Database, owner: str, **values: object) -> Image:
     image = Image(ID, "n", "queued", "shared", owner, now(), now())
     image = replace(image, **values)  # type: ignore[arg-type]
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, image)
     return image
 
@@ -29,7 +29,7 @@ def member_of(project: str) -> Context:
 @pytest.mark.parametrize("project", ALIKE)
 def test_projects_alike_see_nothing_of_each_other(db: Database, project: str) -> None:
     add(db, "demo")
-    with db.read() as tx:
+    with db.read_once() as tx:
         assert images.get(tx, member_of("demo"), ID)
         assert images.get(tx, member_of(project), ID) is None
         for visibility in (None, "all", "shared"):
@@ -41,9 +41,9 @@ def test_projects_alike_see_nothing_of_each_other(db: Database, project: str) ->
 @pytest.mark.parametrize("project", ALIKE)
 def test_members_alike_are_not_the_member(db: Database, project: str) -> None:
     add(db, "owner")
-    with db.begin() as tx:
+    with db.write_once() as tx:
         members.add(tx, ID, "demo", now())
-    with db.read() as tx:
+    with db.read_once() as tx:
         assert images.get(tx, member_of("demo"), ID)
         assert images.get(tx, member_of(project), ID) is None
         assert members.get(tx, ID, project) is None
@@ -51,9 +51,9 @@ def test_members_alike_are_not_the_member(db: Database, project: str) -> None:
 
 def test_removing_a_tag_leaves_those_alike(db: Database) -> None:
     before = add(db, "demo", tags=("Tag", "tag"))
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.save(tx, before, replace(before, tags=("Tag",), updated_at=now()))
-    with db.read() as tx:
+    with db.read_once() as tx:
         found = images.get(tx, SERVICE, ID)
     assert found
     assert found.tags == ("Tag",)

@@ -26,9 +26,9 @@ STRANGE = (
 
 
 def stored(db: Database, image: Image) -> Image:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, image)
-    with db.read() as tx:
+    with db.read_once() as tx:
         found = images.get(tx, SERVICE, image.id)
         assert found is not None
         assert pages.page(tx, Known(), SERVICE, Query(5)) == [found]
@@ -66,14 +66,14 @@ def test_many_long_properties_come_back_whole(db: Database) -> None:
 
 def test_locations_come_back_with_what_is_known_of_them(db: Database) -> None:
     places = {f"file:///{number}": {"store": f"s{number}", "more": {"x": ['"', "\\"]}} for number in range(12)}
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, BASE)
         for url, more in places.items():
             images.add_location(tx, BASE.id, url, more, WHEN)
         for url, text in (("file:///old", None), ("file:///odd", "null")):
             values = {"image_id": BASE.id, "value": url, "meta_data": text, "status": "active"}
             tx.execute(sa.insert(tables.image_locations).values(values | {"created_at": WHEN, "deleted": False}))
-    with db.read() as tx:
+    with db.read_once() as tx:
         found = images.get(tx, SERVICE, BASE.id)
     assert found is not None
     assert [(place.url, dict(place.metadata)) for place in found.locations] == [
@@ -84,11 +84,11 @@ def test_locations_come_back_with_what_is_known_of_them(db: Database) -> None:
 
 
 def test_a_property_without_a_value_is_there(db: Database) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, BASE)
         values = {"image_id": BASE.id, "name": "empty", "value": None, "created_at": WHEN, "deleted": False}
         tx.execute(sa.insert(tables.image_properties).values(values))
-    with db.read() as tx:
+    with db.read_once() as tx:
         found = images.get(tx, SERVICE, BASE.id)
     assert found is not None
     assert dict(found.properties) == {"empty": None}

@@ -31,7 +31,7 @@ def an_image(number: int, **values: object) -> Image:
 
 
 def test_sqlite_is_opened_so_that_a_commit_is_durable(tmp_path: Path) -> None:
-    with Database(f"sqlite:///{tmp_path / 'c.db'}").begin() as tx:
+    with Database(f"sqlite:///{tmp_path / 'c.db'}").write_once() as tx:
         settings = {
             name: tx.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")
@@ -40,10 +40,10 @@ def test_sqlite_is_opened_so_that_a_commit_is_durable(tmp_path: Path) -> None:
 
 
 def test_a_block_that_raises_changes_nothing(db: Database) -> None:
-    with pytest.raises(KeyError), db.begin() as tx:
+    with pytest.raises(KeyError), db.write_once() as tx:
         images.add(tx, an_image(1))
         raise KeyError
-    with db.read() as tx:
+    with db.read_once() as tx:
         assert images.get(tx, SERVICE, an_image(1).id) is None
 
 
@@ -54,7 +54,7 @@ def test_writers_of_several_connections_wait_for_each_other(database_url: str, d
     def write(database: Database, start: int) -> None:
         try:
             for number in range(start, start + 40):
-                with database.begin() as tx:
+                with database.write_once() as tx:
                     images.get(tx, SERVICE, an_image(1).id)
                     images.add(tx, an_image(number))
         except BaseException as exc:
@@ -68,7 +68,7 @@ def test_writers_of_several_connections_wait_for_each_other(database_url: str, d
     for thread in threads:
         thread.join()
     assert failures == []
-    with db.read() as tx:
+    with db.read_once() as tx:
         assert len(pages.page(tx, Known(), SERVICE, Query(limit=1000))) == 160
     other.close()
 
@@ -82,27 +82,27 @@ def test_a_look_sees_one_moment_whatever_the_server_gives_its_sessions(
     }.get(database_kind)
     other = Database(database_url)
     if setting:
-        with db.begin() as tx:
+        with db.write_once() as tx:
             tx.exec_driver_sql(setting.format("READ COMMITTED"))
     try:
 
         def work(tx: Tx) -> list[int]:
             count = sa.select(sa.func.count()).select_from(tables.images)
             before = tx.execute(count).scalar_one()
-            with db.begin() as writer:
+            with db.write_once() as writer:
                 images.add(writer, an_image(1))
             return [before, tx.execute(count).scalar_one()]
 
-        assert other.look(work) == [0, 0]
+        assert other.snapshot(work) == [0, 0]
     finally:
         other.close()
         if database_kind == "mariadb":
-            with db.begin() as tx:
+            with db.write_once() as tx:
                 tx.exec_driver_sql("SET GLOBAL TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
 
 def test_reading_n_images_costs_a_fixed_number_of_statements(db: Database) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         for number in range(50):
             images.add(tx, an_image(number))
     statements: list[str] = []
@@ -112,62 +112,62 @@ def test_reading_n_images_costs_a_fixed_number_of_statements(db: Database) -> No
     counts = []
     for limit in (1, 10, 50, 50):  # the last finds nothing that it does not know
         statements.clear()
-        with db.read() as tx:
+        with db.read_once() as tx:
             assert len(pages.page(tx, known, alice, Query(limit=limit))) == limit
         counts.append(len([s for s in statements if s.startswith("SELECT")]))
     assert counts == [2, 2, 2, 1]
     statements.clear()
-    with db.read() as tx:
+    with db.read_once() as tx:
         assert images.get(tx, alice, an_image(7).id)
     assert len([s for s in statements if s.startswith("SELECT")]) == 1
 
 
 def test_purging_keeps_the_ids_refused(db: Database) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         for number in range(10):
             images.add(tx, an_image(number))
             images.add_location(tx, an_image(number).id, "file:///x", {}, now())
-    with db.begin() as tx:
+    with db.write_once() as tx:
         for number in range(6):
             image = images.get(tx, SERVICE, an_image(number).id)
             assert image
             assert images.delete(tx, image, now())
-    with db.begin() as tx:
+    with db.write_once() as tx:
         assert images.purge(tx, now() - timedelta(days=1), 100)[0] == 0
         assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 6
         assert tx.execute(sa.select(sa.func.count()).select_from(tables.images)).scalar() == 4
         assert tx.execute(sa.select(sa.func.count()).select_from(tables.image_properties)).scalar() == 8
     for number in range(6):
-        with pytest.raises(errors.Conflict), db.begin() as tx:
+        with pytest.raises(errors.Conflict), db.write_once() as tx:
             images.add(tx, an_image(number))
 
 
 def test_a_purge_takes_no_more_than_it_is_allowed(db: Database) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         for number in range(4):
             images.add(tx, an_image(number, properties={}, tags=()))
             image = images.get(tx, SERVICE, an_image(number).id)
             assert image
             images.delete(tx, image, now())
-    with db.begin() as tx:
+    with db.write_once() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 3) == (3, 3)
 
 
 def test_a_delete_that_is_undone_brings_everything_back(db: Database) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, an_image(1))
         for store in ("a", "b"):
             images.add_location(tx, an_image(1).id, f"file:///{store}", {"store": store}, now())
-    with db.read() as tx:
+    with db.read_once() as tx:
         before = images.get(tx, SERVICE, an_image(1).id)
     assert before
-    with db.begin() as tx:
+    with db.write_once() as tx:
         rows = images.delete(tx, before, now())
     assert rows
-    with db.begin() as tx:
+    with db.write_once() as tx:
         assert tombstones.holds(tx, before.id)
         images.restore(tx, before.id, before.status, rows, without=[before.locations[0].id])
-    with db.read() as tx:
+    with db.read_once() as tx:
         after = images.get(tx, SERVICE, before.id)
         assert after
         assert not tombstones.holds(tx, before.id)
@@ -198,7 +198,7 @@ def test_migrations_make_the_tables_that_the_code_describes(db: Database) -> Non
 
 def test_syncing_again_changes_nothing_and_glance_still_finds_its_head(db: Database) -> None:
     assert schema.sync(db) == schema.HEAD
-    with db.read() as tx:
+    with db.read_once() as tx:
         assert tx.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == ["2024_1_contract01"]
 
 
@@ -207,7 +207,7 @@ def test_an_index_that_somebody_dropped_is_reported_and_made_anew(db: Database, 
     ours = tables.our_indexes(db.writes.dialect.name)
     assert len(ours) == 21
     assert schema.inspect(db).ready
-    with db.begin() as tx:
+    with db.write_once() as tx:
         for index in ours:
             index.drop(tx)
         tx.execute(sa.text("UPDATE calotype_version SET version_num = :revision"), {"revision": revision})
@@ -220,18 +220,18 @@ def test_an_index_that_somebody_dropped_is_reported_and_made_anew(db: Database, 
 
 def test_our_column_is_missed_and_made_anew(db: Database) -> None:
     """As after `images` came back from a dump of Glance's."""
-    with db.begin() as tx:
+    with db.write_once() as tx:
         tx.exec_driver_sql("ALTER TABLE images DROP COLUMN calotype_revision")
     assert schema.inspect(db).missing == ("calotype_revision",)
     schema.sync(db)
     assert schema.inspect(db).ready
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, an_image(1))
 
 
 def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(database_url: str) -> None:
     database = Database(database_url)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         tx.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
         tx.exec_driver_sql("INSERT INTO alembic_version VALUES ('2023_1_contract01')")
     with pytest.raises(errors.ConfigError, match="glance-manage"):
@@ -241,7 +241,7 @@ def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(data
 
 @pytest.mark.parametrize("lost", ["DROP TABLE calotype_version", "DELETE FROM calotype_version"])
 def test_tombstones_and_jobs_outlive_the_note_of_which_migrations_were_run(db: Database, lost: str) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, an_image(1))
         gone = images.get(tx, SERVICE, an_image(1).id)
         assert gone
@@ -253,7 +253,7 @@ def test_tombstones_and_jobs_outlive_the_note_of_which_migrations_were_run(db: D
         index.drop(tx)
         tx.exec_driver_sql(lost)
     assert schema.sync(db) is None
-    with db.read() as tx:
+    with db.read_once() as tx:
         assert [tx.execute(sa.select(table)).all() for table in (tables.tombstones, tables.jobs)] == before
         assert len(before[0]) == 2
         assert jobs.lives(tx, job.token)
@@ -269,24 +269,24 @@ def test_our_ids_compare_with_glances_when_the_collation_of_the_database_is_anot
         return  # the others compare what they are given
     database = Database(database_url)
     tables.glance_tables().create_all(database.writes)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
         tx.exec_driver_sql(f"ALTER DATABASE {database.url.database} CHARACTER SET latin1")
     database.close()  # so that the next connection hears of it
     schema.sync(database)
     if release == "first":  # it let the database choose
-        with database.begin() as tx:
+        with database.write_once() as tx:
             tables.notes.drop(tx)  # which that release had not
             for table in ("calotype_jobs", "calotype_tombstones"):
                 tx.exec_driver_sql(f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb3 COLLATE utf8mb3_unicode_ci")
             tx.exec_driver_sql("UPDATE calotype_version SET version_num = '0002'")
         schema.sync(database)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         images.add(tx, an_image(1))
         gone = images.get(tx, SERVICE, an_image(1).id)
         assert gone
         images.delete(tx, gone, now())
-    with database.begin() as tx:
+    with database.write_once() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 1
         outbox.add(tx, Event("1", "image.create", "INFO", {"name": "照相 é"}, now()))
         assert outbox.first(tx, 1)[0].payload == {"name": "照相 é"}
@@ -294,7 +294,7 @@ def test_our_ids_compare_with_glances_when_the_collation_of_the_database_is_anot
 
 
 def test_a_database_of_a_newer_release_is_refused(db: Database) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         tx.exec_driver_sql("UPDATE calotype_version SET version_num = '9999'")
     with pytest.raises(errors.ConfigError, match="newer"):
         schema.pending(db)
@@ -307,18 +307,18 @@ def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_on
     database = Database(database_url)
     config = Config()
     config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
-    with database.begin() as tx:
+    with database.write_once() as tx:
         config.attributes["connection"] = tx
         command.upgrade(config, "0001")
     for number in range(30):
         _by_glance(database, an_image(number).id, name=f"n{number}")
     if not database.is_sqlite and database.url.get_backend_name() != "postgresql":  # where a migration can break off
-        with database.begin() as tx:
+        with database.write_once() as tx:
             index = next(i for i in tables.images.indexes if i.name == "calotype_owner_name")
             index.create(tx)
     assert schema.sync(database) == "0001"
     assert schema.inspect(database).ready
-    with database.read() as tx:
+    with database.read_once() as tx:
         assert len(pages.page(tx, Known(), SERVICE, Query(limit=50, sort=(("name", "asc"),)))) == 30
     database.close()
 
@@ -330,14 +330,14 @@ def test_notes_of_jobs_become_rows_also_when_that_broke_off_again_and_again(data
     database = Database(database_url)
     config = Config()
     config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
-    with database.begin() as tx:
+    with database.write_once() as tx:
         config.attributes["connection"] = tx
         command.upgrade(config, "0004")
     notes = [{}, {"object": "first"}, {"object": "last"}]
     old = sa.table("calotype_jobs", *(sa.column(name) for name in (*tables.jobs.c.keys(), "notes")))
     row = {"kind": "upload", "image_id": "i", "state": "running", "attempt": 1, "owner": "o", "payload": "{}"}
     row |= {"due_at": now(), "created_at": now()}
-    with database.begin() as tx:
+    with database.write_once() as tx:
         tx.execute(sa.insert(old), [row | {"id": "1", "notes": json.dumps(notes)}, row | {"id": "2", "notes": "[]"}])
     allowed = done = 0
 
@@ -354,7 +354,7 @@ def test_notes_of_jobs_become_rows_also_when_that_broke_off_again_and_again(data
             schema.sync(database)
     event.remove(database.writes, "before_cursor_execute", break_off)
     assert allowed > 5
-    with database.begin() as tx:
+    with database.write_once() as tx:
         assert jobs.settle(tx, Job("1", "upload", "i", 1, "o", {})) == (True, {"1-1": "last"})
         assert jobs.settle(tx, Job("2", "upload", "i", 1, "o", {})) == (True, {})
         assert tx.execute(sa.select(tables.locks.c.name)).scalars().all() == ["events", "sweep"]
@@ -395,7 +395,7 @@ def test_a_first_migration_that_broke_off_anywhere_is_finished_by_the_next(
         assert statements(stop) == stop
         schema.sync(database)
         assert schema.inspect(database).ready, stop
-        with database.read() as tx:
+        with database.read_once() as tx:
             found = {index["name"] for rows in sa.inspect(tx).get_multi_indexes().values() for index in rows}
         wanted = {index.name for table in tables.glance_tables().tables.values() for index in table.indexes}
         assert wanted <= found, stop
@@ -407,7 +407,7 @@ def _by_glance(database: Database, image_id: str, **more: Any) -> None:
     row = {"id": image_id, "status": "queued", "visibility": "shared", "created_at": now(), "deleted": False}
     row |= {"protected": False, "os_hidden": False, "min_disk": 0, "min_ram": 0, **more}
     theirs = sa.table("images", *(sa.column(name, tables.images.c[name].type) for name in row))
-    with database.begin() as tx:
+    with database.write_once() as tx:
         tx.execute(sa.insert(theirs).values(row))
 
 
@@ -415,11 +415,11 @@ def test_ids_that_glance_deleted_before_us_are_refused(database_url: str) -> Non
     database = Database(database_url)
     tables.glance_tables().create_all(database.writes)
     gone, when = an_image(1).id.upper(), now()
-    with database.begin() as tx:
+    with database.write_once() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
     _by_glance(database, gone, status="deleted", deleted=True, deleted_at=when)
     schema.sync(database)
-    with pytest.raises(errors.Conflict), database.begin() as tx:
+    with pytest.raises(errors.Conflict), database.write_once() as tx:
         images.add(tx, an_image(1))
 
 
@@ -427,34 +427,34 @@ def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(database_
     database = Database(database_url)
     tables.glance_tables().create_all(database.writes)
     capital = "ABCDEF00-0000-4000-8000-000000000001"
-    with database.begin() as tx:
+    with database.write_once() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
     _by_glance(database, capital, owner="red")
     schema.sync(database)
-    with database.read() as tx:
+    with database.read_once() as tx:
         found = images.get(tx, SERVICE, capital)
         assert found
         assert [image.id for image in pages.page(tx, Known(), SERVICE, Query(limit=5))] == [capital]
         assert pages.page(tx, Known(), SERVICE, Query(limit=5, marker=capital)) == []
-    with pytest.raises(errors.Conflict), database.begin() as tx:
+    with pytest.raises(errors.Conflict), database.write_once() as tx:
         images.add(tx, replace(an_image(1), id=capital.lower()))
-    with database.begin() as tx:
+    with database.write_once() as tx:
         rows = images.delete(tx, found, now())
         assert rows is not None
         images.restore(tx, capital, "queued", rows)
-    with pytest.raises(errors.Conflict), database.begin() as tx:
+    with pytest.raises(errors.Conflict), database.write_once() as tx:
         images.add(tx, replace(an_image(1), id=capital.lower()))
     database.close()
 
 
 def test_a_crowd_of_readers_keeps_no_connection_from_a_writer(database_url: str, db: Database) -> None:
     small = Database(database_url, Settings(max_pool_size=1, max_overflow=0, pool_timeout=5))
-    with small.read(), small.begin() as tx:
+    with small.read_once(), small.write_once() as tx:
         images.add(tx, an_image(1))
     small.close()
 
 
-@pytest.mark.parametrize("kind", ["look", "transact"])
+@pytest.mark.parametrize("kind", ["snapshot", "write"])
 def test_a_crowd_waits_a_moment_for_the_connections_that_are_kept(
     database_url: str, db: Database, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,14 +482,14 @@ def test_a_crowd_waits_a_moment_for_the_connections_that_are_kept(
             thread.join()
     assert len(opened) == 1
     begun = time.monotonic()
-    with small.read():
-        small.look(work)
+    with small.read_once():
+        small.snapshot(work)
     assert time.monotonic() - begun < 1
     small.close()
 
 
 def test_purging_leaves_images_that_a_job_may_bring_back(db: Database) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, an_image(1))
         images.add_location(tx, an_image(1).id, "file:///x", {}, now())
         images.add(tx, an_image(2, properties={}, tags=()))
@@ -497,7 +497,7 @@ def test_purging_leaves_images_that_a_job_may_bring_back(db: Database) -> None:
         before = [images.get(tx, SERVICE, an_image(number).id) for number in (1, 2, 3)]
         rows = [images.delete(tx, image, now()) for image in before if image]
         work = [jobs.submit(tx, "delete", an_image(number).id, {}) for number in (1, 2)]
-    with db.begin() as tx:
+    with db.write_once() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 100) == (1, 1)
         for image, job, marked in zip(before, work, rows, strict=False):
             assert image
@@ -508,14 +508,14 @@ def test_purging_leaves_images_that_a_job_may_bring_back(db: Database) -> None:
             assert replace(after, updated_at=image.updated_at) == image
             images.delete(tx, image, now())
             jobs.finish(tx, job)
-    with db.begin() as tx:
+    with db.write_once() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 2
 
 
 def test_an_id_that_a_purge_is_about_to_bury_is_refused(database_kind: str, db: Database) -> None:
     if database_kind == "sqlite":
         return  # it has one writer
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, an_image(1, properties={}, tags=()))
         gone = {"deleted": True, "deleted_at": now(), "status": "deleted"}
         tx.execute(sa.update(tables.images).values(gone))  # by a Glance beside us, which buries nothing
@@ -523,14 +523,14 @@ def test_an_id_that_a_purge_is_about_to_bury_is_refused(database_kind: str, db: 
 
     def create() -> None:
         try:
-            with db.begin() as tx:
+            with db.write_once() as tx:
                 images.add(tx, an_image(1))
             ends.append("created")
         except errors.Conflict:
             ends.append("refused")
 
     creating = threading.Thread(target=create)
-    with db.begin() as tx:
+    with db.write_once() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 100) == (1, 1)
         creating.start()
         creating.join(0.5)
@@ -540,7 +540,7 @@ def test_an_id_that_a_purge_is_about_to_bury_is_refused(database_kind: str, db: 
 
 
 def test_purging_buries_what_somebody_else_deleted_and_leaves_what_is_still_to_be_scrubbed(db: Database) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         for number in (1, 2):
             images.add(tx, an_image(number, properties={}, tags=()))
             images.add_location(tx, an_image(number).id, "file:///x", {}, now())
@@ -550,19 +550,19 @@ def test_purging_buries_what_somebody_else_deleted_and_leaves_what_is_still_to_b
             tx.execute(sa.update(tables.images).where(which).values(gone))
             place = tables.image_locations.c.image_id == an_image(number).id
             tx.execute(sa.update(tables.image_locations).where(place).values(gone))
-    with db.begin() as tx:
+    with db.write_once() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 1
         assert tx.execute(sa.select(tables.image_locations.c.status)).scalars().all() == ["pending_delete"]
-    with pytest.raises(errors.Conflict), db.begin() as tx:
+    with pytest.raises(errors.Conflict), db.write_once() as tx:
         images.add(tx, an_image(1))
 
 
 def test_a_name_that_comes_back_in_other_letters_is_another_property_or_refused(db: Database) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, an_image(1, properties={"Distro": "x", "other": "y"}))
 
     def change(properties: dict[str, str]) -> Image:
-        with db.begin() as tx:
+        with db.write_once() as tx:
             before = images.get(tx, SERVICE, an_image(1).id, lock=True)
             assert before
             images.save(tx, before, replace(before, properties=properties, updated_at=now()))
@@ -572,19 +572,19 @@ def test_a_name_that_comes_back_in_other_letters_is_another_property_or_refused(
 
     assert dict(change({"other": "y"}).properties) == {"other": "y"}
     assert dict(change({"other": "y", "distro": "z"}).properties) == {"other": "y", "distro": "z"}
-    with db.begin() as tx:  # as a Glance beside us removes one
+    with db.write_once() as tx:  # as a Glance beside us removes one
         rows = tables.image_properties
         tx.execute(sa.update(rows).where(rows.c.name == "distro").values(deleted=True, deleted_at=now()))
     assert dict(change({"other": "y", "DISTRO": "w"}).properties) == {"other": "y", "DISTRO": "w"}
 
 
 def test_what_is_removed_from_a_living_image_leaves_no_rows(db: Database) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, an_image(1))
-    with db.begin() as tx:
+    with db.write_once() as tx:
         before = images.get(tx, SERVICE, an_image(1).id, lock=True)
         assert before
         images.save(tx, before, replace(before, properties={}, tags=(), updated_at=now()))
-    with db.read() as tx:
+    with db.read_once() as tx:
         for table in (tables.image_properties, tables.image_tags):
             assert tx.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 0

@@ -33,15 +33,15 @@ def app(tmp_path: Path, database_url: str) -> Iterator[App]:
 
 
 def fresh(db: Database, ctx: Context, image_id: str) -> Image | None:
-    return db.look(lambda tx: images.get(tx, ctx, image_id))
+    return db.snapshot(lambda tx: images.get(tx, ctx, image_id))
 
 
 def remembered(db: Database, memory: Known, ctx: Context, image_id: str) -> Image | None:
-    return db.look(lambda tx: images.show(tx, memory, ctx, image_id))
+    return db.snapshot(lambda tx: images.show(tx, memory, ctx, image_id))
 
 
 def listed(db: Database, memory: Known, ctx: Context) -> list[Image]:
-    return db.look(lambda tx: pages.page(tx, memory, ctx, Query(100)))
+    return db.snapshot(lambda tx: pages.page(tx, memory, ctx, Query(100)))
 
 
 def test_every_change_is_seen_by_those_who_know_the_record(
@@ -62,7 +62,7 @@ def test_every_change_is_seen_by_those_who_know_the_record(
 
     def another_copy(store: str) -> None:
         (tmp_path / store / image_id).write_bytes(b"data")
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             images.add_location(tx, image_id, f"file://{tmp_path}/{store}/{image_id}", {"store": store}, now())
 
     def in_use(url: str, *, object_id: str | None, ctx: object) -> None:
@@ -158,7 +158,7 @@ def test_what_somebody_else_writes_into_the_tables_is_seen_after_a_while(
     image_id = make_active(app, properties={"a": "1"})
     memory = Known()
     assert remembered(app.db, memory, ALICE, image_id)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         tx.execute(sa.update(tables.image_properties).values(value="2"))
     seen = remembered(app.db, memory, ALICE, image_id)
     assert seen
@@ -217,7 +217,7 @@ def test_a_record_that_mariadb_cannot_answer_with_is_busy_and_left_out_of_lists(
     if database_kind != "mariadb":
         return  # the others have no such limit
     good, bad = make_active(app), make_active(app)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         # The one that cannot be read comes first, however fast both were made.
         tx.execute(sa.update(tables.images).where(tables.images.c.id == good).values(created_at=datetime(2026, 1, 1)))
         before = tx.exec_driver_sql("SELECT @@global.max_allowed_packet").scalar_one()
@@ -234,7 +234,7 @@ def test_a_record_that_mariadb_cannot_answer_with_is_busy_and_left_out_of_lists(
         assert lifecycle.list_(app.service, ALICE, Query(1)) == ([], bad)
         assert [image.id for image in lifecycle.list_(app.service, ALICE, Query(1, marker=bad))[0]] == [good]
     finally:
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             tx.exec_driver_sql(f"SET GLOBAL max_allowed_packet = {before}")
         app.db.close()
     assert len(lifecycle.list_(app.service, ALICE, Query(10))[0]) == 2
@@ -249,7 +249,7 @@ def test_records_are_known_whatever_the_database_makes_of_texts_and_times(
     }
     if database_kind in settings:
         database = Database(database_url)
-        with database.begin() as tx:
+        with database.write_once() as tx:
             tx.exec_driver_sql(f"ALTER DATABASE {database.url.database} {settings[database_kind]}")
         database.close()
     with parts(tmp_path, database_url) as app:

@@ -31,7 +31,7 @@ _PARTS = (
 @pytest.fixture
 def db(module_db: Database) -> Database:
     """The database of this file, without definitions."""
-    with module_db.begin() as tx:
+    with module_db.write_once() as tx:
         for table in (*_PARTS, tables.metadef_namespaces, tables.metadef_resource_types):
             tx.execute(sa.delete(table))
     return module_db
@@ -43,7 +43,7 @@ def namespace(name: str, **values: Any) -> Namespace:
 
 def fill(db: Database, name: str, parts: int = 1, **values: Any) -> int:
     """A namespace with some parts of each kind; its number."""
-    with db.begin() as tx:
+    with db.write_once() as tx:
         made = metadefs.add(tx, namespace(name, **values)).id
         for n in range(parts):
             metadefs.add_association(tx, made, Association(f"OS::{n}", NOON, NOON, prefix="x_"))
@@ -54,14 +54,14 @@ def fill(db: Database, name: str, parts: int = 1, **values: Any) -> int:
 
 
 def write(db: Database, table: sa.Table, *rows: dict[str, Any]) -> None:
-    with db.begin() as tx:
+    with db.write_once() as tx:
         for row in rows:
             tx.execute(sa.insert(table).values(**{"created_at": NOON, **row}))
 
 
 def counts(db: Database, made: int) -> list[int]:
     """How many rows each table of parts has for a namespace."""
-    with db.read() as tx:
+    with db.read_once() as tx:
         return [
             tx.execute(sa.select(sa.func.count()).select_from(table).where(table.c.namespace_id == made)).scalar_one()
             for table in _PARTS
@@ -90,7 +90,7 @@ def test_an_object_is_read_whatever_its_column_holds(db: Database, text: str, wa
     made = fill(db, f"object {text}", parts=0)
     row = {"namespace_id": made, "name": "o", "json_schema": text}
     write(db, tables.metadef_objects, row | {"required": None})
-    with db.read() as tx:
+    with db.read_once() as tx:
         found = metadefs.part(tx, OBJECT, made, "o")
         (listed,) = metadefs.parts(tx, OBJECT, made)
     assert found == listed
@@ -104,7 +104,7 @@ def test_an_object_is_read_whatever_its_column_holds(db: Database, text: str, wa
 def test_a_property_is_read_whatever_its_column_holds(db: Database, text: str, wanted: dict[str, Any]) -> None:
     made = fill(db, f"property {text}", parts=0)
     write(db, tables.metadef_properties, {"namespace_id": made, "name": "p", "json_schema": text})
-    with db.read() as tx:
+    with db.read_once() as tx:
         found = metadefs.part(tx, PROPERTY, made, "p")
     assert found
     assert (found.name, found.definition, found.updated_at) == ("p", wanted, NOON)
@@ -118,7 +118,7 @@ def test_required_is_a_list_with_commas(db: Database, text: str | None, wanted: 
         tables.metadef_objects,
         {"namespace_id": made, "name": "o", "json_schema": "{}", "required": text},
     )
-    with db.read() as tx:
+    with db.read_once() as tx:
         found = metadefs.part(tx, OBJECT, made, "o")
     assert found
     assert found.required == wanted
@@ -126,7 +126,7 @@ def test_required_is_a_list_with_commas(db: Database, text: str | None, wanted: 
 
 def test_what_has_no_value_is_shown_as_private_not_protected_and_as_old_as_it_is(db: Database) -> None:
     write(db, tables.metadef_namespaces, {"namespace": "bare", "owner": "red"})
-    with db.read() as tx:
+    with db.read_once() as tx:
         found = metadefs.get(tx, ALICE, "bare")
         assert found
         assert (found.visibility, found.protected, found.updated_at) == ("private", False, NOON)
@@ -146,7 +146,7 @@ def test_a_namespace_is_read_as_its_parts_are_each(db: Database) -> None:
     write(db, tables.metadef_objects, odd | {"name": "o", "json_schema": "null", "description": "", "required": None})
     write(db, tables.metadef_tags, odd | {"name": "newer", "updated_at": NOON + timedelta(days=2)})
     fill(db, "other", parts=1)
-    with db.read() as tx:
+    with db.read_once() as tx:
         links = tuple(metadefs.associations(tx, made))
         properties, objects, tags = (tuple(metadefs.parts(tx, kind, made)) for kind in (PROPERTY, OBJECT, TAG))  # type: ignore[arg-type, var-annotated]
         found = metadefs.whole(tx, ALICE, "one")
@@ -175,7 +175,7 @@ def test_pages_hold_each_namespace_once_whatever_has_no_value(db: Database, key:
         {"namespace": f"{name} {number:02}", "owner": name, **row} for number, row in enumerate(rows)
     ))  # fmt: skip
     ctx = Context("req-5", "one", name, frozenset())
-    with db.read() as tx:
+    with db.read_once() as tx:
         everything = metadefs.page(tx, ctx, limit=1000, sort_key=key, descending=descending)
         seen: list[Definitions] = []
         while page := metadefs.page(
@@ -196,7 +196,7 @@ def test_projects_are_told_apart_to_the_letter_and_whoever_has_none_sees_what_is
         for visibility in ("public", "private"):
             fill(db, f"{visibility} {number}", 0, owner=owner, visibility=visibility)
     public = {f"public {number}" for number in range(4)}
-    with db.read() as tx:
+    with db.read_once() as tx:
         for ctx, mine in ((ALICE, {"private 0"}), (BOB, {"private 3"}), (NOBODY, set())):
             assert {one.namespace.name for one in metadefs.page(tx, ctx, limit=99)} == public | mine
             assert {f"private {n}" for n in range(4) if metadefs.get(tx, ctx, f"private {n}")} == mine
@@ -208,18 +208,18 @@ def test_projects_are_told_apart_to_the_letter_and_whoever_has_none_sees_what_is
 
 def test_with_a_namespace_goes_all_that_is_in_it_and_nothing_else(db: Database) -> None:
     one, other = fill(db, "one", parts=3), fill(db, "other", parts=2)
-    with db.begin() as tx:
+    with db.write_once() as tx:
         metadefs.remove(tx, one)
     assert counts(db, one) == [0, 0, 0, 0]
     assert counts(db, other) == [2, 2, 2, 2]
-    with db.read() as tx:
+    with db.read_once() as tx:
         assert metadefs.by_id(tx, one) is None
         assert [kind.name for kind in metadefs.resource_types(tx)] == ["OS::0", "OS::1", "OS::2"]
 
 
 def test_parts_are_removed_by_kind_and_by_name(db: Database) -> None:
     one, other = fill(db, "one", parts=3), fill(db, "other", parts=2)
-    with db.begin() as tx:
+    with db.write_once() as tx:
         metadefs.remove_parts(tx, OBJECT, one)
         assert metadefs.remove_part(tx, TAG, one, "t1")
         assert not metadefs.remove_part(tx, TAG, one, "t1")
@@ -232,7 +232,7 @@ def test_parts_are_removed_by_kind_and_by_name(db: Database) -> None:
 def test_a_name_that_is_taken_is_a_conflict_and_leaves_the_rest_of_the_transaction_in_force(db: Database) -> None:
     one = fill(db, "one")
     other = fill(db, "other")
-    with db.begin() as tx:
+    with db.write_once() as tx:
         metadefs.add_parts(tx, TAG, one, [MetadefTag("kept", NOON, NOON)])
         with pytest.raises(errors.Conflict):
             metadefs.add(tx, namespace("one"))
@@ -246,7 +246,7 @@ def test_a_name_that_is_taken_is_a_conflict_and_leaves_the_rest_of_the_transacti
         assert found
         with pytest.raises(errors.Conflict):
             metadefs.update(tx, Namespace(other, "one", "red", NOON, NOON))
-    with db.read() as tx:
+    with db.read_once() as tx:
         assert [tag.name for tag in metadefs.parts(tx, TAG, one)] == ["t0", "kept"]
         assert metadefs.by_id(tx, other) == found
 
@@ -270,7 +270,7 @@ def test_a_part_is_held_as_it_was_written_and_when(db: Database) -> None:
             ],
         ),
     ):  # fmt: skip
-        with db.read() as tx:
+        with db.read_once() as tx:
             assert metadefs.holds(tx, kind, made, there)  # type: ignore[arg-type]
             assert not [other for other in others if metadefs.holds(tx, kind, made, other)]  # type: ignore[arg-type]
 
@@ -279,7 +279,7 @@ def test_a_list_goes_on_behind_a_namespace_that_has_gone(db: Database) -> None:
     for number in range(3):
         fill(db, f"{number}", parts=0)
     for key, descending in (("id", False), ("created_at", True), ("description", False)):
-        with db.begin() as tx:
+        with db.write_once() as tx:
             first, *rest = metadefs.page(tx, ADMIN, limit=9, sort_key=key, descending=descending)
             metadefs.remove(tx, first.namespace.id)
             after = first.namespace
@@ -292,7 +292,7 @@ def test_a_list_goes_on_behind_a_namespace_that_has_gone(db: Database) -> None:
 
 def test_statements_that_find_a_namespace_are_built_once(db: Database) -> None:
     def look() -> int:
-        with db.begin() as tx:
+        with db.write_once() as tx:
             for ctx in (ADMIN, ALICE, NOBODY):
                 assert metadefs.get(tx, ctx, "none") is metadefs.get(tx, ctx, "none", lock=True) is None
         return metadefs._named_namespace.cache_info().misses
@@ -308,7 +308,7 @@ def test_reading_n_namespaces_costs_a_fixed_number_of_statements(db: Database) -
 
     def cost(limit: int) -> int:
         statements.clear()
-        with db.read() as tx:
+        with db.read_once() as tx:
             found = metadefs.page(tx, ADMIN, limit=limit)
             assert len(found) == limit
             assert all(one.associations for one in found)
@@ -318,7 +318,7 @@ def test_reading_n_namespaces_costs_a_fixed_number_of_statements(db: Database) -
 
     def show(name: str) -> int:
         statements.clear()
-        with db.read() as tx:
+        with db.read_once() as tx:
             found = metadefs.whole(tx, ADMIN, name)
             assert found
             assert found.objects

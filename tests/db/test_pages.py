@@ -84,7 +84,7 @@ def entries() -> list[Entry]:
 
 @pytest.fixture(scope="module")
 def full(module_db: Database, entries: list[Entry]) -> Database:
-    with module_db.begin() as tx:
+    with module_db.write_once() as tx:
         for entry in entries:
             images.add(tx, entry.image)
         rows = [
@@ -158,7 +158,7 @@ def expected(entries: list[Entry], ctx: Context, query: Query) -> list[str]:
 def walked(db: Database, ctx: Context, query: Query) -> list[str]:
     """All pages, one after the other."""
     found: list[str] = []
-    with db.read() as tx:
+    with db.read_once() as tx:
         tx.execution_options(compiled_cache=COMPILED)
         while True:
             page = pages.page(tx, KNOWN, ctx, replace(query, marker=found[-1] if found else None))
@@ -272,7 +272,7 @@ def test_images_whose_names_a_database_takes_for_the_same_are_each_on_one_page(
 ) -> None:
     """MariaDB does not tell `A` from `a`: whoever has one of them is alike, also where a page begins."""
     monkeypatch.setattr(pages, "_TIES", 3)
-    with db.begin() as tx:
+    with db.write_once() as tx:
         for number in range(24):
             image_id = f"{number:08}-0000-4000-8000-000000000000"
             images.add(tx, Image(image_id, "aA"[number % 2], "active", "shared", "red", BEGIN, BEGIN, size=number // 6))
@@ -301,7 +301,7 @@ def test_statements_that_anybody_can_think_up_are_not_kept(full: Database) -> No
 def test_all_that_can_be_listed_is_all_that_can_be_fetched(full: Database, entries: list[Entry]) -> None:
     assert set(STATUSES) >= {entry.image.status for entry in entries}
     for name, ctx in CALLERS.items():
-        with full.read() as tx:
+        with full.read_once() as tx:
             fetched = {e.image.id for e in entries if e.image.status != "killed" and images.get(tx, ctx, e.image.id)}
         both = [Query(1000, visibility="all", member_status="all", os_hidden=hidden) for hidden in (True, False)]
         assert {each for query in both for each in walked(full, ctx, query)} == fetched, name
@@ -316,7 +316,7 @@ def test_on_sqlite_what_others_share_with_others_costs_a_list_nothing(tmp_path: 
         steps += 1
 
     def share(app: App, numbers: range, project: str) -> None:
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             for number in numbers:
                 image_id = f"00000000-0000-4000-8000-{number:012}"
                 images.add(tx, Image(image_id, "n", "active", "shared", "red", BEGIN, BEGIN))
@@ -354,7 +354,7 @@ def test_on_sqlite_a_list_costs_what_its_page_does(tmp_path: Path, monkeypatch: 
         def add(numbers: range) -> None:
             row = {"visibility": "shared", "owner": "blue", "protected": False, "os_hidden": False, "deleted": False}
             row |= {"min_disk": 0, "min_ram": 0, "container_format": "bare"}
-            with app.db.begin() as tx:
+            with app.db.write_once() as tx:
                 rows = [
                     row
                     | {
@@ -416,12 +416,12 @@ def test_a_page_begins_where_its_marker_would_be_also_when_that_does_not_meet_th
                     everything = expected(entries, ctx, replace(query, one_of={}, comparisons=()))
                     wanted = set(expected(entries, ctx, query))
                     after = everything[everything.index(marker.image.id) + 1 :]
-                    with full.read() as tx:
+                    with full.read_once() as tx:
                         page = pages.page(tx, KNOWN, ctx, replace(query, marker=marker.image.id))
                     assert [image.id for image in page] == [one for one in after if one in wanted], (query, marker)
 
 
 def test_a_marker_that_the_caller_cannot_see_is_refused(full: Database, entries: list[Entry]) -> None:
     private = next(e.image.id for e in entries if e.image.visibility == "private" and e.image.owner == "green")
-    with full.read() as tx, pytest.raises(errors.Invalid):
+    with full.read_once() as tx, pytest.raises(errors.Invalid):
         pages.page(tx, KNOWN, CALLERS["red"], Query(5, marker=private))

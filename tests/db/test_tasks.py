@@ -34,7 +34,7 @@ def task(**values: object) -> Task:
 
 
 def write(database: Database, *found: Task) -> None:
-    with database.begin() as tx:
+    with database.write_once() as tx:
         for one in found:
             tasks.add(tx, one)
 
@@ -49,14 +49,14 @@ def test_a_task_comes_back_as_it_was_written(database: Database) -> None:
         expires_at=NOON + timedelta(hours=1),
     )
     write(database, whole)
-    with database.read() as tx:
+    with database.read_once() as tx:
         assert tasks.get(tx, ALICE, whole.id, NOON) == whole
 
 
 def test_a_row_without_its_second_half_and_one_with_text_that_is_no_json_are_shown(database: Database) -> None:
     bare, odd = task(), task()
     write(database, bare, odd)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         tx.execute(sa.delete(t.task_info).where(t.task_info.c.task_id == bare.id))
         tx.execute(sa.update(t.task_info).where(t.task_info.c.task_id == odd.id).values(input="{'no': json"))
         assert tasks.get(tx, ALICE, bare.id, NOON) == replace(bare, input=None)
@@ -75,7 +75,7 @@ def test_only_the_owners_project_and_an_admin_see_a_task_and_only_an_admin_one_t
         NOBODY: set(),
         ADMIN: {own.id, nobodys.id, alike.id},
     }
-    with database.read() as tx:
+    with database.read_once() as tx:
         for ctx, ids in seen.items():
             assert {one.id for one in tasks.of_image(tx, ctx, image_id, NOON)} == ids
             assert {one.id for one in tasks.page(tx, ctx, limit=10, now=NOON)} == ids
@@ -98,7 +98,7 @@ def test_pages_walk_the_whole_list_once_whatever_it_is_sorted_by(database: Datab
     write(database, *every)
     for sort_key, descending in product(tasks.COLUMNS, (True, False)):
         walked: list[Task] = []
-        with database.read() as tx:
+        with database.read_once() as tx:
             while found := tasks.page(
                 tx,
                 ADMIN,
@@ -120,7 +120,7 @@ def test_pages_walk_the_whole_list_once_whatever_it_is_sorted_by(database: Datab
 def test_a_list_is_filtered_by_columns(database: Database) -> None:
     one, other = task(status="success"), task(type="import")
     write(database, one, other)
-    with database.read() as tx:
+    with database.read_once() as tx:
         assert [found.id for found in tasks.page(tx, ADMIN, limit=9, now=NOON, filters={"status": "success"})] == [
             one.id
         ]
@@ -135,7 +135,7 @@ def test_a_task_goes_forward_only_and_ends_once(database: Database) -> None:
     for start, status in product(("pending", "processing", "success", "failure"), repeat=2):
         one = task(status=start)
         write(database, one)
-        with database.begin() as tx:
+        with database.write_once() as tx:
             moved = tasks.move(tx, one.id, status, now=NOON, message="why", result={"n": 1})
             found = tasks.get(tx, ALICE, one.id, NOON)
         assert moved == (status in forward.get(start, set()))
@@ -146,7 +146,7 @@ def test_a_task_tells_how_far_it_is_only_while_it_is_being_worked_on(database: D
     for status in ("pending", "processing", "success", "failure"):
         one = task(status=status)
         write(database, one)
-        with database.begin() as tx:
+        with database.write_once() as tx:
             assert tasks.progress(tx, one.id, "half", NOON) == (status == "processing")
             found = tasks.get(tx, ALICE, one.id, NOON)
         assert found is not None
@@ -157,7 +157,7 @@ def test_an_expired_task_is_found_by_nobody_and_marked_by_the_sweep(database: Da
     hour = timedelta(hours=1)
     ended, lasting = task(status="processing", image_id="i"), task(image_id="i")
     write(database, ended, lasting)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         assert tasks.move(tx, ended.id, "success", now=NOON, expires_at=NOON + hour)
         assert tasks.get(tx, ADMIN, ended.id, NOON + hour / 2) is not None
         later = NOON + hour

@@ -1,4 +1,4 @@
-"""Use-cases go through `transact` and `look`, which outlive what databases do."""
+"""Use-cases go through `write`, `snapshot` and `read`, which outlive what databases do."""
 
 import ast
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_outside_of_db_and_commands_nobody_begins_a_transaction_that_is_tried_on
         for path in files
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute)
-        and node.attr in ("begin", "read")
+        and node.attr in ("write_once", "read_once")
         and isinstance(node.value, ast.Name | ast.Attribute)
         and (node.value.id if isinstance(node.value, ast.Name) else node.value.attr) in ("db", "database", "_db")
     ]

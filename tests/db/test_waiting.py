@@ -70,7 +70,7 @@ def in_the_way(kind: str, db: Database) -> Iterator[None]:
         with another_process(_HOLDS, db):
             yield
     else:
-        with db.begin() as keeper:
+        with db.write_once() as keeper:
             images.get(keeper, SERVICE, an_image(1).id, lock=True)
             yield
 
@@ -96,29 +96,29 @@ def test_all_who_wait_for_a_writer_are_answered_when_their_time_is_over_and_go_o
     crowd = 100 if database_kind == "sqlite" else 20
     # Also where the last of them get no connection before: the pool has fewer.
     hasty = Database(database_url, Settings(transaction_timeout=1, max_pool_size=4, max_overflow=16))
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, an_image(1))
     with ThreadPoolExecutor(crowd) as threads:
         with in_the_way(database_kind, db):
-            waiting = [threads.submit(took, lambda: hasty.transact(change)) for _ in range(crowd)]
-            for read in (hasty.look, hasty.ask):
+            waiting = [threads.submit(took, lambda: hasty.write(change)) for _ in range(crowd)]
+            for read in (hasty.snapshot, hasty.read):
                 assert read(lambda tx: images.get(tx, SERVICE, an_image(1).id))
             answers = [one.result() for one in waiting]
         assert {type(failure) for _, failure in answers} == {errors.Busy}
         assert min(seconds for seconds, _ in answers) > 0.9
         assert max(seconds for seconds, _ in answers) < 2.5
         # What holds the row on a server for those who gave up is over with their connections.
-        assert [
-            one.result()[1] for one in [threads.submit(took, lambda: db.transact(change)) for _ in range(crowd)]
-        ] == ([None] * crowd)
+        assert [one.result()[1] for one in [threads.submit(took, lambda: db.write(change)) for _ in range(crowd)]] == (
+            [None] * crowd
+        )
     hasty.close()
 
 
 def test_who_gets_no_connection_waits_no_longer_than_for_anything_else(database_url: str, db: Database) -> None:
     small = Database(database_url, Settings(transaction_timeout=0.5, max_pool_size=1, max_overflow=0))
     work: Callable[[Tx], object] = lambda tx: tx.execute(sa.text("SELECT 1")).scalar()  # noqa: E731
-    with small.read(), small.begin():
-        for many in (small.look, small.ask, small.transact):
+    with small.read_once(), small.write_once():
+        for many in (small.snapshot, small.read, small.write):
             seconds, failure = took(lambda many=many: many(work))  # type: ignore[misc]
             assert isinstance(failure, errors.Busy)
             assert 0.4 < seconds < 1.5
@@ -130,7 +130,7 @@ def test_tries_that_are_in_vain_end_with_the_time_of_all_of_them(database_kind: 
         return  # it has nothing to run again
     url = sa.make_url(database_url).set(port=1)
     db = Database(url, Settings(transaction_timeout=0.5, db_max_retries=10_000))
-    for many in (db.look, db.ask, db.transact):
+    for many in (db.snapshot, db.read, db.write):
         seconds, failure = took(lambda many=many: many(lambda tx: None))  # type: ignore[misc]
         assert isinstance(failure, errors.Busy)
         assert 0.4 < seconds < 2
@@ -163,7 +163,7 @@ def test_no_crowd_of_writers_lets_a_lease_run_out(database_kind: str, tmp_path: 
     if database_kind != "sqlite":
         return  # others lock rows
     leases = Leases(db.reserve(), tmp_path)
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, an_image(1))
         jobs.submit(tx, "upload", an_image(1).id, {}, owner=leases.owner)
     over = threading.Event()
@@ -174,7 +174,7 @@ def test_no_crowd_of_writers_lets_a_lease_run_out(database_kind: str, tmp_path: 
 
     def write() -> None:
         while not over.is_set():
-            db.transact(slowly)
+            db.write(slowly)
 
     crowd = [threading.Thread(target=write) for _ in range(100)]
     for thread in crowd:
@@ -194,9 +194,9 @@ def test_no_crowd_of_writers_lets_a_lease_run_out(database_kind: str, tmp_path: 
 def test_a_crowd_of_writers_in_another_process_keeps_nobody_out(database_kind: str, db: Database) -> None:
     if database_kind != "sqlite":
         return  # others lock rows
-    with db.begin() as tx:
+    with db.write_once() as tx:
         images.add(tx, an_image(1))
     with another_process(_CROWDS, db):
-        waits = [took(partial(one.transact, change)) for _ in range(10) for one in (db, db.reserve())]
+        waits = [took(partial(one.write, change)) for _ in range(10) for one in (db, db.reserve())]
     assert {failure for _, failure in waits} == {None}
     assert max(seconds for seconds, _ in waits) < 5

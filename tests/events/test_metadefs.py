@@ -38,7 +38,7 @@ def told(app: App) -> list[Event]:
         outbox.remove(tx, found)
         return found
 
-    return app.db.transact(work)
+    return app.db.write(work)
 
 
 def types(app: App) -> list[str]:

@@ -45,7 +45,7 @@ def create(app: App, count: int) -> list[str]:
 
 
 def waiting(app: App) -> int:
-    return app.db.look(outbox.waiting)
+    return app.db.snapshot(outbox.waiting)
 
 
 def test_all_that_waits_is_sent_in_order_and_forgotten(app: App) -> None:
@@ -105,14 +105,14 @@ def test_one_process_sends_at_a_time_and_one_that_slept_too_long_forgets_nothing
         # It is silent for too long, another one begins to send, and something new happens.
         lock = locks.Lock(sender.LOCK, sender.LEASE, other.leases)
         for _ in range(3):
-            assert not app.db.transact(lock.take)
+            assert not app.db.write(lock.take)
             clock.seconds += 5
-        assert app.db.transact(lock.take)
+        assert app.db.write(lock.take)
         wake.set()
         thread.join(20)
         assert slow.names == names
         assert waiting(app) == 3
-        app.db.transact(lock.release)
+        app.db.write(lock.release)
         assert Sender(other, [quick], 60).send_waiting() == 3
     assert quick.names == names
 
@@ -120,7 +120,7 @@ def test_one_process_sends_at_a_time_and_one_that_slept_too_long_forgets_nothing
 def test_the_lock_of_who_died_is_free_at_once(app: App, tmp_path: Path) -> None:
     create(app, 1)
     with another_host(app, tmp_path) as (other, _):
-        assert app.db.transact(locks.Lock(sender.LOCK, sender.LEASE, other.leases).take)
+        assert app.db.write(locks.Lock(sender.LOCK, sender.LEASE, other.leases).take)
         one = Sender(app.service, [Listener()], 60)
         assert one.send_waiting() == 0
         owners = config.state_path(app.conf, "owners")
@@ -165,17 +165,17 @@ def test_an_announced_event_is_sent_soon_and_a_failing_driver_is_left_alone_for_
 def test_a_database_that_fails_in_any_way_does_not_end_the_sending(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "_FIRST_PAUSE", 0.01)
     failures = []
-    look = app.db.look
+    snapshot = app.db.snapshot
 
     def forbidden(work: Callable[[Tx], Any]) -> Any:
         if len(failures) < 2:  # the sender's look, and the one to say how many events wait
             failures.append(1)
             raise sa.exc.ProgrammingError("SELECT", None, Exception("permission denied"))
-        return look(work)
+        return snapshot(work)
 
     listener = Listener()
     app.sender = Sender(app.service, [listener], poll=0.02)
-    monkeypatch.setattr(app.db, "look", forbidden)
+    monkeypatch.setattr(app.db, "snapshot", forbidden)
     app.sender.start()
     until(lambda: len(failures) == 2)
     names = create(app, 1)

@@ -43,7 +43,7 @@ def left(service: Service) -> int:
     """How many events wait."""
     db = Database(service.database_url)
     try:
-        with db.read() as tx:
+        with db.read_once() as tx:
             return int(tx.execute(sa.text("SELECT count(*) FROM calotype_outbox")).scalar_one())
     finally:
         db.close()
@@ -178,7 +178,7 @@ def test_what_clients_were_sent_is_told_as_it_was_and_goes_by_sendfile(state: Pa
             "receiver_user_id": "alice",
         }
         database = Database(service.database_url)
-        with database.begin() as tx:
+        with database.write_once() as tx:
             tx.execute(sa.update(tables.images).where(tables.images.c.id == kept).values(size=None))
         database.close()
         assert alice.file(kept).content == bytes(1000)

@@ -30,7 +30,7 @@ def told(app: App) -> list[Event]:
         outbox.remove(tx, found)
         return found
 
-    return app.db.transact(work)
+    return app.db.write(work)
 
 
 def types(app: App) -> list[str]:
@@ -121,7 +121,7 @@ def test_a_task_is_told_without_what_it_was_given_and_what_came_of_it(app: App) 
     now = app.service.now()
     secret = "http://user:secret@host/path"
     task = Task("1", "import", "failure", "red", now, now, input=secret, result={"url": secret}, message=secret)
-    app.db.transact(lambda tx: app.service.events.task(tx, task, "task.failure"))
+    app.db.write(lambda tx: app.service.events.task(tx, task, "task.failure"))
     (event,) = told(app)
     assert isinstance(event.payload, dict)
     names = "id type status result owner message expires_at created_at updated_at deleted deleted_at"
@@ -135,7 +135,7 @@ def test_a_task_is_told_from_its_beginning_to_its_end(app: App) -> None:
     image_id = queued(app)
     types(app)
     for ends in ("success", "failure"):
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             task = tasks.begin(svc, tx, ALICE, "location_import", image_id, {"secret": "given"})
             for status in ("processing", ends):
                 assert tasks.move(svc, tx, task.id, status, message="a secret")
@@ -197,10 +197,10 @@ def test_what_is_not_committed_is_not_told_and_what_is_run_again_is_told_once(ap
 
     if app.db.is_sqlite:  # which has nothing to run again: writers take turns
         with pytest.raises(errors.Busy):
-            app.db.transact(work)
+            app.db.write(work)
         assert types(app) == []
     else:
-        app.db.transact(work)
+        app.db.write(work)
         assert len(runs) == 2
         assert types(app) == ["image.update"]
 
@@ -209,7 +209,7 @@ def test_what_is_not_committed_is_not_told_and_what_is_run_again_is_told_once(ap
         raise errors.Conflict("no")
 
     with pytest.raises(errors.Conflict):
-        app.db.transact(broken)
+        app.db.write(broken)
     assert types(app) == []
 
 

@@ -87,7 +87,7 @@ class Place:
     def database(self) -> Iterator[Any]:
         database = Database(self.service.database_url)
         try:
-            with database.begin() as tx:
+            with database.write_once() as tx:
                 yield tx
         finally:
             database.close()

@@ -59,7 +59,7 @@ def two_copies(app: App, second: bytes = CONTENT) -> str:
     image_id = lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare")).id
     data.upload(app.service, ALICE, image_id, Pieces([CONTENT]), store_name="red", size=None)
     url = write(store(app, "blue"), [second], image_id)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         db_images.add_location(tx, image_id, url, {"store": "blue"}, now())
     return image_id
 

@@ -315,7 +315,7 @@ def test_a_long_job_keeps_to_its_rate_and_nobody_else_from_working(tmp_path: Pat
         begun = time.monotonic()
         runner = Runner(app.service, 1)
         assert runner.work_off() == 1
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             db_images.move(tx, orphan, "queued", "saving", now=now())
             jobs.submit(tx, "upload", orphan, {"store": "one"})
         assert runner.work_off() == 1
@@ -336,7 +336,7 @@ def test_an_image_that_is_deleted_while_it_waits_to_be_read_keeps_nothing(tmp_pa
             url = kept(app, content, one)
             locations.add(app.service, NOVA, one, url, given(content))
         lifecycle.delete(app.service, ALICE, image_id)
-        with app.db.read() as tx:
+        with app.db.read_once() as tx:
             assert tx.execute(sa.select(tables.jobs.c.image_id, tables.jobs.c.reserved)).all() == [(other, 9)]
             task = next(one for one in db_tasks.page(tx, SERVICE, limit=9, now=now()) if one.image_id == image_id)
         assert task.status == "failure"
@@ -357,7 +357,7 @@ def test_a_runner_that_ends_leaves_its_long_job_to_the_next(tmp_path: Path) -> N
         assert time.monotonic() - begun < 3
         assert not runner._busy()
         assert backlog(app) == 1
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             assert jobs.claim(tx, "next")
 
 
@@ -400,7 +400,7 @@ def test_roles_of_service_tokens_are_those_of_the_configuration(tmp_path: Path, 
 def test_no_credential_of_an_old_location_is_shown(app: App, url: str, clean: str) -> None:
     assert without_secrets(url) == clean
     image_id = queued(app)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         db_images.move(tx, image_id, "queued", "active", now=app.service.now(), size=1)
         db_images.add_location(tx, image_id, url, {}, app.service.now())
     assert [one.url for one in locations.list_(app.service, NOVA, image_id)] == [clean]

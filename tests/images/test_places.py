@@ -53,12 +53,12 @@ def command(path: Path, *arguments: str, conf: str = "again.conf") -> int:
 
 
 def known(app: App) -> dict[str, Place]:
-    return {place.name: place for place in app.db.look(db_stores.all_)}
+    return {place.name: place for place in app.db.snapshot(db_stores.all_)}
 
 
 def forget(app: App) -> None:
     """As a release without identities, or a Glance, left database and stores."""
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         tx.execute(sa.delete(tables.stores))
         tx.execute(sa.update(tables.image_locations).values(calotype_object=None))
     for store in app.service.stores:
@@ -68,11 +68,15 @@ def forget(app: App) -> None:
 def refused(app: App, store: str = "one") -> bool:
     """Whether an upload is refused; then nothing is changed for it."""
     image_id = lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare")).id
-    before = app.db.look(lambda tx: tx.execute(sa.select(tables.images).where(tables.images.c.id == image_id)).one())
+    before = app.db.snapshot(
+        lambda tx: tx.execute(sa.select(tables.images).where(tables.images.c.id == image_id)).one()
+    )
     try:
         data.upload(app.service, ALICE, image_id, Pieces([b"x"]), store_name=store, size=None)
     except errors.StoreUnavailable:
-        after = app.db.look(lambda tx: tx.execute(sa.select(tables.images).where(tables.images.c.id == image_id)).one())
+        after = app.db.snapshot(
+            lambda tx: tx.execute(sa.select(tables.images).where(tables.images.c.id == image_id)).one()
+        )
         assert after == before
         return True
     return False
@@ -101,7 +105,7 @@ def test_a_new_store_is_taken_into_use_and_known_from_then_on(app: App, tmp_path
 def test_a_store_that_was_being_taken_into_use_when_the_service_died_is_ready_after_the_next_start(
     app: App, tmp_path: Path
 ) -> None:
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         tx.execute(sa.update(tables.stores).values(established=False))
     (tmp_path / "one" / ".calotype-store").unlink()
     with again(app, tmp_path) as second:
@@ -260,7 +264,7 @@ def test_copies_that_no_store_serves_are_counted_and_brought_back(
     app: App, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image_ids = [make_active(app) for _ in range(3)]
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         db_images.add_location(tx, image_ids[0], "rbd://fsid/pool/image/snap", {"store": "ceph"}, now())
         db_images.add_location(tx, image_ids[0], f"file://{tmp_path}/two/below/x", {"store": "two"}, now())
     forget(app)
@@ -305,7 +309,7 @@ def test_two_copies_of_a_place_are_not_both_served(app: App, tmp_path: Path) -> 
 def test_a_delete_that_waits_leaves_what_has_the_url_since(app: App, tmp_path: Path) -> None:
     for object_known in (True, False):
         image_id = make_active(app)
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             image = db_images.get(tx, ADMIN, image_id)
             assert image
             second = f"file://{tmp_path}/two/{image_id}"
@@ -315,7 +319,7 @@ def test_a_delete_that_waits_leaves_what_has_the_url_since(app: App, tmp_path: P
             assert image
             job = removal.begin_copy(app.service, tx, image, image.locations[1])
         (tmp_path / "two" / image_id).unlink()
-        with app.db.begin() as tx:  # as an import to this store does, while the job waits
+        with app.db.write_once() as tx:  # as an import to this store does, while the job waits
             (tmp_path / "two" / image_id).write_bytes(b"data")
             db_images.add_location(tx, image_id, second, {"store": "two"}, now())
         removal.carry_out(app.service, ADMIN, job, asked=False)
@@ -325,7 +329,7 @@ def test_a_delete_that_waits_leaves_what_has_the_url_since(app: App, tmp_path: P
 
 def test_a_copy_that_was_removed_is_not_taken_for_the_one_that_is_being_added(app: App) -> None:
     image_id = make_active(app)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         image = db_images.get(tx, ADMIN, image_id)
         assert image
         (place,) = image.locations
@@ -393,7 +397,7 @@ def put_at(app: App, image_id: str, directory: Path, url: str | None = None) -> 
     directory.mkdir(exist_ok=True)
     (copy,) = lifecycle.show(app.service, ADMIN, image_id).locations
     (Path(copy.url.removeprefix("file://"))).rename(directory / image_id)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         assert db_images.move_location(tx, image_id, copy, url or f"file://{directory}/{image_id}", {})
 
 
@@ -452,13 +456,13 @@ def test_a_name_that_differs_from_a_former_one_in_the_case_of_letters_only_is_no
     conf = CONF.replace("one:file", "ONE:file").replace("[one]", "[ONE]").replace("{path}/one", "{path}/three")
     with again(app, tmp_path, conf.replace("= one", "= ONE")) as second:
         assert not refused(second, "two")
-        alike = app.db.look(lambda tx: tx.execute(sa.text("SELECT 'a' = 'A'")).scalar())  # what MariaDB thinks
+        alike = app.db.snapshot(lambda tx: tx.execute(sa.text("SELECT 'a' = 'A'")).scalar())  # what MariaDB thinks
         assert refused(second, "ONE") == bool(alike)
 
 
 def test_thousands_of_copies_that_no_store_serves_are_a_few_lines(app: App) -> None:
     image_id = make_active(app)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         for number in range(40):
             db_images.add_location(tx, image_id, f"rbd://fsid/pool/{number}/snap", {"store": "ceph"}, now())
         db_images.add_location(tx, image_id, "rbd://fsid/other/1/snap", {"store": "cheap"}, now())
@@ -483,7 +487,7 @@ def test_a_place_with_data_that_was_being_adopted_is_not_made_anew_where_it_is_n
     app: App, tmp_path: Path
 ) -> None:
     make_active(app)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         tx.execute(sa.update(tables.stores).values(established=False))  # killed after the identity was written
     (tmp_path / "one").rename(tmp_path / "unmounted")
     (tmp_path / "one").mkdir()

@@ -62,13 +62,13 @@ def uses(app: App, project: str = "red") -> int:
         "AND i.status <> 'deleted' AND l.status = 'active'"
     )
     reserved = "SELECT SUM(reserved) FROM calotype_jobs WHERE project = :project"
-    return app.db.look(
+    return app.db.snapshot(
         lambda tx: sum(int(tx.execute(sa.text(sql), {"project": project}).scalar() or 0) for sql in (stored, reserved))
     )
 
 
 def reserved(app: App) -> int:
-    with app.db.read() as tx:
+    with app.db.read_once() as tx:
         return int(tx.execute(sa.select(sa.func.sum(tables.jobs.c.reserved))).scalar() or 0)
 
 
@@ -167,7 +167,7 @@ def test_an_upload_that_fails_gives_its_room_back(lite: App) -> None:
 def test_a_delete_makes_room_and_so_does_a_copy_that_is_removed(app: App, tmp_path: Path) -> None:
     image_id = put(app, 20 * UNIT)
     (tmp_path / "two" / image_id).write_bytes(b"x")
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         db_images.add_location(tx, image_id, f"file://{tmp_path}/two/{image_id}", {"store": "two"}, now())
     with pytest.raises(errors.OverLimit):
         put(app, 1)
@@ -290,7 +290,7 @@ def second_is_refused(app: App, first: Callable[[Tx], object], second: Callable[
         ended.set()
 
     other = threading.Thread(target=run)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         first(tx)
         other.start()
         assert not ended.wait(0.3)
@@ -440,7 +440,7 @@ def test_unified_limits_are_the_callers_and_what_is_used_is_told(lite: App) -> N
 
 def test_what_glance_left_half_imported_counts_as_it_did_there(app: App) -> None:
     copying, staged = put(app, MIB), queued(app)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         tx.execute(sa.update(tables.images).where(tables.images.c.id == staged).values(status="uploading", size=MIB))
         values = {"image_id": copying, "name": "os_glance_importing_to_stores", "value": "two", "deleted": False}
         tx.execute(sa.insert(tables.image_properties).values(created_at=now(), **values))
@@ -454,7 +454,7 @@ def test_what_glance_left_half_imported_counts_as_it_did_there(app: App) -> None
 
 
 def test_usage_costs_what_a_project_has_and_not_its_square(lite: App) -> None:
-    with lite.db.read() as tx:
+    with lite.db.read_once() as tx:
         question = _statement(("stored", "reserved")).params(project="red", job="")
         text = str(question.compile(dialect=tx.dialect, compile_kwargs={"literal_binds": True}))
         plan = [str(row[3]) for row in tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")]

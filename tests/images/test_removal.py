@@ -43,7 +43,7 @@ def fail_delete(app: App, monkeypatch: pytest.MonkeyPatch, error: Exception, nam
 def two_copies(app: App, tmp_path: Path) -> str:
     image_id = make_active(app)
     (tmp_path / "two" / image_id).write_bytes(b"data")
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         db_images.add_location(tx, image_id, f"file://{tmp_path}/two/{image_id}", {"store": "two"}, now())
     return image_id
 
@@ -107,7 +107,7 @@ def test_a_store_that_needs_time_for_a_delete_is_asked_again_when_it_said(
     real = store(app).delete
     monkeypatch.setattr(store(app), "delete", lambda *_, **__: Later(1800))
     lifecycle.delete(app.service, ALICE, image_id)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         due = tx.execute(sa.select(tables.jobs.c.due_at)).scalar_one()
     assert timedelta(seconds=1700) < due - now() < timedelta(seconds=1900)
     asked: list[str] = []
@@ -121,7 +121,7 @@ def test_a_store_that_needs_time_for_a_delete_is_asked_again_when_it_said(
 def test_data_that_proves_in_use_after_a_crash_keeps_its_job(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     image_id = make_active(app)
     fail_delete(app, monkeypatch, errors.InUse("x", "one"))
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         image = db_images.get(tx, ADMIN, image_id)
         assert image
         job = removal.begin(app.service, tx, image)
@@ -143,7 +143,7 @@ def test_a_copy_in_use_stays_in_its_store(app: App, monkeypatch: pytest.MonkeyPa
 
 def test_data_in_a_store_that_is_not_configured_is_remembered(app: App, tmp_path: Path) -> None:
     image_id = make_active(app)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         db_images.add_location(tx, image_id, "rbd://fsid/pool/x/snap", {"store": "gone"}, now())
     lifecycle.delete(app.service, ALICE, image_id)
     with pytest.raises(errors.NotFound):
@@ -159,7 +159,7 @@ def test_a_copy_whose_removal_proves_in_use_while_the_image_is_deleted_goes_in_t
         image_id = make_active(app)
         copy = tmp_path / "two" / image_id
         copy.write_bytes(b"data")
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             db_images.add_location(tx, image_id, f"file://{copy}", {"store": "two"}, now())
         two = app.service.stores.get("two")
         assert two is not None
@@ -186,7 +186,7 @@ def test_members_go_with_their_image_and_come_back_with_it(app: App, monkeypatch
     assert lifecycle.show(app.service, BOB, image_id).member == "blue"
     monkeypatch.undo()
     lifecycle.delete(app.service, ALICE, image_id)
-    with app.db.begin() as tx:  # what is not marked stays for ever, and its image with it
+    with app.db.write_once() as tx:  # what is not marked stays for ever, and its image with it
         assert db_images.purge(tx, now() + timedelta(days=1), 100) == (1, 3)
 
 
@@ -199,7 +199,7 @@ def test_what_was_removed_in_the_same_second_does_not_come_back_with_its_image(
     moment = now()
     object.__setattr__(app.service, "now", lambda: moment)
     sharing.remove(app.service, ALICE, image_id, "blue")
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         db_images.add_location(tx, image_id, "file:///gone", {"store": "one"}, moment)
         image = db_images.get(tx, ADMIN, image_id)
         assert image

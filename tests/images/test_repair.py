@@ -79,7 +79,7 @@ def content(number: int) -> bytes:
 def copy(app: App, path: Path, image_id: str) -> None:
     """A second copy, in store two."""
     shutil.copyfile(path / "one" / image_id, path / "two" / image_id)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         db_images.add_location(tx, image_id, f"file://{path}/two/{image_id}", {"store": "two"}, now())
 
 
@@ -214,7 +214,7 @@ def test_another_database_quarantines_nothing(app: App, tmp_path: Path) -> None:
 def test_old_records_are_compared_by_what_they_have(app_on_each: App, tmp_path: Path) -> None:
     app = app_on_each
     md5, none = make_active(app, content=b"old"), make_active(app, content=b"older")
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         for image_id, values in ((md5, {}), (none, {"checksum": None})):
             values |= {"os_hash_algo": None, "os_hash_value": None}
             tx.execute(sa.update(tables.images).where(tables.images.c.id == image_id).values(values))
@@ -238,7 +238,7 @@ def test_what_a_glance_beside_us_works_on_is_left_alone(app_on_each: App, tmp_pa
     make_active(app)
     saving = lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare")).id
     scrubbed = make_active(app)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         db_images.move(tx, saving, "queued", "saving", now=now())
         pending = {"deleted": True, "deleted_at": now(), "status": "pending_delete"}
         for table, key in ((tables.images, "id"), (tables.image_locations, "image_id")):
@@ -252,7 +252,7 @@ def test_a_copy_stays_on_record_when_nobody_knows_whether_the_other_one_is_sound
 ) -> None:
     app = app_on_each
     image_id = make_active(app)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         db_images.add_location(tx, image_id, "file:///far/away", {"store": "far"}, now())
     flip(tmp_path / "one" / image_id, 0)
     left = command(tmp_path, "repair", "--deep", "--yes", code=1)
@@ -329,7 +329,7 @@ def test_data_that_a_record_names_otherwise_or_a_scrubber_will_delete_is_no_stra
     image_id, other = make_active(app), make_active(app)
     copy(app, tmp_path, other)
     (tmp_path / "two" / "odd").write_bytes(b"data")
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         table = tables.image_locations
         scrubbed = {"deleted": True, "deleted_at": now(), "status": "pending_delete"}
         tx.execute(sa.update(table).where(table.c.value == f"file://{tmp_path}/two/{other}").values(scrubbed))

@@ -150,7 +150,7 @@ def judged(content: bytes, sample: Sample, step: int) -> int | str | None:
     inspection = Inspection(sample.declared, FormatRules())
     try:
         for at in range(0, len(content), step):
-            inspection.look(memoryview(content)[at : at + step])
+            inspection.feed(memoryview(content)[at : at + step])
         return inspection.finish(len(content))
     except errors.ContentRejected as exc:
         return str(exc)
@@ -169,7 +169,7 @@ def look(content: bytes, declared: str, step: int = BUFFER) -> None:
     try:
         view = memoryview(content)
         for at in range(0, len(view), step):
-            inspection.look(view[at : at + step])
+            inspection.feed(view[at : at + step])
         inspection.finish(len(view))
     except errors.ContentRejected:
         pass
@@ -184,7 +184,7 @@ def test_what_is_unsafe_is_refused_though_no_match_is_required(declared: str) ->
         inspection = Inspection(declared, FormatRules(require_match=False))
         with pytest.raises(errors.ContentRejected):
             for at in range(0, len(content), BUFFER):
-                inspection.look(memoryview(content)[at : at + BUFFER])
+                inspection.feed(memoryview(content)[at : at + BUFFER])
             inspection.finish(len(content))
             pytest.fail(f"{sample} was accepted")
 

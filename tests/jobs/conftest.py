@@ -21,7 +21,7 @@ def jobs_url(database_kind: str, tmp_path_factory: pytest.TempPathFactory) -> st
 @pytest.fixture
 def app(tmp_path: Path, jobs_url: str) -> Iterator[App]:
     with parts(tmp_path, jobs_url) as made:
-        with made.db.begin() as tx:
+        with made.db.write_once() as tx:
             tx.execute(sa.delete(tables.jobs))
             tx.execute(sa.delete(tables.processes))
             tx.execute(sa.delete(tables.stores))

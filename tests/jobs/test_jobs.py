@@ -28,17 +28,17 @@ MINUTE = timedelta(minutes=1)
 
 
 def submit(app: App, delay: timedelta = timedelta(0), owner: str | None = None) -> jobs.Job:
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         return jobs.submit(tx, "delete", "image", {"a": 1}, delay=delay, owner=owner)
 
 
 def claim(app: App, owner: str, **more: Any) -> jobs.Job | None:
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         return jobs.claim(tx, owner, **more)
 
 
 def running(app: App) -> list[Running]:
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         return jobs.running(tx)
 
 
@@ -69,7 +69,7 @@ def test_an_orphan_passes_on_and_the_sleeper_is_fenced_off(app: App) -> None:
     assert second
     assert second.attempt == 2
     assert first.token != second.token
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         assert not jobs.note(tx, first, "x")
         assert not jobs.fail(tx, first, "late", delay=MINUTE)
         assert not jobs.finish(tx, first)
@@ -83,7 +83,7 @@ def test_who_was_heard_since_it_seemed_silent_keeps_its_job(app: App) -> None:
     assert claim(app, "a")
     for _ in range(2):  # the first beat of all, and another one
         orphans = running(app)
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             processes.beat(tx, "a", "host")
         assert claim(app, "b", orphans=orphans) is None
     assert claim(app, "b", orphans=running(app))
@@ -99,7 +99,7 @@ def test_a_failed_job_is_tried_again_later(app: App) -> None:
     submit(app)
     job = claim(app, "a")
     assert job
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         assert jobs.fail(tx, job, "why", delay=MINUTE)
     assert claim(app, "a") is None
     hurry(app)
@@ -110,21 +110,21 @@ def test_a_failed_job_is_tried_again_later(app: App) -> None:
 
 def test_notes_and_payloads_may_be_long_and_the_last_note_of_an_attempt_counts(app: App) -> None:
     payload = {"locations": [{"url": f"rbd://{'x' * 500}/{number}"} for number in range(300)]}
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         job = jobs.submit(tx, "upload", "image", payload, owner="a")
         other = jobs.submit(tx, "upload", "another", {}, owner="c")
         assert jobs.note(tx, other, "volume")
     notes = ["first", "x" * 100_000]
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         for note in notes:
             assert jobs.note(tx, job, note)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         assert jobs.settle(tx, job) == (True, {job.token: notes[-1]})
         again = jobs.claim(tx, "b", dead=("a",))
         assert again
         assert again.payload == payload
         assert jobs.finish(tx, again)
-    with app.db.read() as tx:
+    with app.db.read_once() as tx:
         assert tx.execute(sa.select(tables.notes.c.note)).scalars().all() == [f'["{other.token}", "volume"]']
 
 
@@ -233,7 +233,7 @@ def test_a_report_that_comes_late_does_not_activate_somebody_elses_upload(
     def slow_commit(write: file._FileWrite) -> Stored:
         stored = commit(write)
         monkeypatch.undo()
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             jobs.revoke(tx, image_id)
         assert Runner(app.service, 1).work_off() == 1
         thread.start()
@@ -264,7 +264,7 @@ def test_deleting_an_image_stops_its_upload(app: App, tmp_path: Path) -> None:
     Runner(app.service, 1).work_off()
     assert names(tmp_path / "one") == []
     assert backlog(app) == 0
-    with app.db.read() as tx:
+    with app.db.read_once() as tx:
         assert db_images.get(tx, ADMIN, image_id) is None
 
 
@@ -293,7 +293,7 @@ def test_a_lost_lease_is_noticed_within_seconds(app: App, monkeypatch: pytest.Mo
     job = submit(app, owner=app.service.leases.owner)
     with app.service.leases.holding(job) as alive:
         alive()
-        with app.db.begin() as tx:
+        with app.db.write_once() as tx:
             jobs.revoke(tx, "image")
         end = time.monotonic() + 5
         with pytest.raises(errors.Gone):

@@ -41,7 +41,7 @@ def watch(looks: list[tuple[float, dict[str, Any]]], key: str = "a") -> float:
     made = Watch(clock)
     for later, seen in looks:
         clock.seconds += later
-        made.look(seen)
+        made.observe(seen)
     return made.age(key)
 
 
@@ -69,7 +69,7 @@ def test_a_pause_of_the_watcher_adds_next_to_nothing() -> None:
 
 def submit(svc: Service, image_id: str = "image") -> Job:
     owner = svc.leases.owner
-    return svc.db.transact(lambda tx: jobs.submit(tx, "upload", image_id, {"store": "one"}, owner=owner))
+    return svc.db.write(lambda tx: jobs.submit(tx, "upload", image_id, {"store": "one"}, owner=owner))
 
 
 def claimed(svc: Service) -> list[str]:
@@ -85,11 +85,11 @@ def test_who_is_silent_for_a_lease_loses_its_jobs_and_who_beats_keeps_them(app: 
         silent, beating = submit(app.service), submit(replace_owner(app, "b"))
         for _ in range(7):
             assert claimed(other) == []
-            app.db.transact(lambda tx: processes.beat(tx, "b", "b"))
+            app.db.write(lambda tx: processes.beat(tx, "b", "b"))
             other.leases.beat()
             clock.seconds += 5
         assert claimed(other) == [silent.id]
-        with app.db.read() as tx:
+        with app.db.read_once() as tx:
             assert jobs.held(tx, beating)
 
 
@@ -109,7 +109,7 @@ def test_the_moments_of_hosts_and_of_the_database_are_nobodys_business(app: App,
         app.service.leases.beat()
         for days in (-400, 400):
             then = engine.now() + timedelta(days=days)
-            with app.db.begin() as tx:
+            with app.db.write_once() as tx:
                 tx.execute(sa.update(tables.jobs).values(due_at=then))
                 tx.execute(sa.update(tables.processes).values(seen_at=then))
             wait_out(other, clock, 25)
@@ -195,7 +195,7 @@ def test_a_beat_tells_what_was_lost(app: App) -> None:
     with app.service.leases.holding(kept) as keeps, app.service.leases.holding(lost) as loses:
         app.service.leases.beat()
         loses()
-        app.db.transact(lambda tx: jobs.revoke(tx, "lost"))
+        app.db.write(lambda tx: jobs.revoke(tx, "lost"))
         app.service.leases.beat()
         keeps()
         with pytest.raises(errors.Gone):
@@ -204,7 +204,7 @@ def test_a_beat_tells_what_was_lost(app: App) -> None:
 
 def test_one_row_beats_for_all_jobs_and_goes_with_its_process(app: App, tmp_path: Path) -> None:
     def rows() -> list[Any]:
-        with app.db.read() as tx:
+        with app.db.read_once() as tx:
             return list(tx.execute(sa.select(tables.processes.c.owner, tables.processes.c.host)))
 
     with another_host(app, tmp_path) as (other, _):
@@ -215,7 +215,7 @@ def test_one_row_beats_for_all_jobs_and_goes_with_its_process(app: App, tmp_path
         assert sorted(rows()) == sorted([(app.service.leases.owner, here), (other.leases.owner, here)])
     assert rows() == [(app.service.leases.owner, here)]
     idle = engine.now() - timedelta(days=1)
-    with app.db.begin() as tx:
+    with app.db.write_once() as tx:
         busy = [{"owner": owner, "host": "h", "beat": 1, "seen_at": idle} for owner in ("busy", "gone")]
         tx.execute(sa.insert(tables.processes), busy)
         jobs.submit(tx, "upload", "image", {}, owner="busy")
@@ -288,12 +288,12 @@ def test_a_process_is_alive_until_it_dies(app: App, tmp_path: Path) -> None:
         other.send_signal(signal.SIGKILL)
         other.wait()
     assert ours.dead() == [name]
-    app.db.transact(lambda tx: processes.beat(tx, name, "host"))
+    app.db.write(lambda tx: processes.beat(tx, name, "host"))
     ours.forget([name])
     assert ours.dead() == []
     ours.close()
     assert os.listdir(tmp_path / "owners") == []
-    with app.db.read() as tx:
+    with app.db.read_once() as tx:
         assert tx.execute(sa.select(tables.processes)).all() == []
 
 
@@ -326,8 +326,8 @@ def test_old_files_of_hosts_that_are_gone_go_unless_they_are_known(app: App) -> 
         (ours._directory / name).write_text("another boot")
         if "young" not in name:
             os.utime(ours._directory / name, (old, old))
-    app.db.transact(lambda tx: jobs.submit(tx, "delete", "image", {}, owner="busy:7:b"))
-    app.db.transact(lambda tx: processes.beat(tx, "beats:7:c", "beats"))
+    app.db.write(lambda tx: jobs.submit(tx, "delete", "image", {}, owner="busy:7:b"))
+    app.db.write(lambda tx: processes.beat(tx, "beats:7:c", "beats"))
     neighbour = Leases(app.db, ours._directory)
     for alive in (ours.owner, neighbour.owner):
         os.utime(ours._directory / alive, (old, old))
@@ -385,21 +385,21 @@ def lock(svc: Service, name: str = "sweep") -> locks.Lock:
 def test_a_lock_passes_on_when_its_holder_is_silent_and_the_holder_learns_it(app: App, tmp_path: Path) -> None:
     with another_host(app, tmp_path) as (other, clock):
         ours, theirs = lock(app.service), lock(other)
-        assert app.db.transact(ours.take)
-        assert app.db.transact(ours.take)  # nobody waits for itself
+        assert app.db.write(ours.take)
+        assert app.db.write(ours.take)  # nobody waits for itself
         for _ in range(6):
-            assert not app.db.transact(theirs.take)
+            assert not app.db.write(theirs.take)
             clock.seconds += 4
-            assert app.db.transact(ours.keep)
+            assert app.db.write(ours.keep)
         for pause in (3600, 5, 0):  # who waits was away itself, which counts as little as one look
-            assert not app.db.transact(theirs.take)
+            assert not app.db.write(theirs.take)
             clock.seconds += pause
-        assert app.db.transact(theirs.take)
-        assert not app.db.transact(ours.keep)
-        app.db.transact(ours.release)  # is none of its business any more
-        assert app.db.transact(theirs.keep)
-        app.db.transact(theirs.release)
-        assert app.db.transact(ours.take)
+        assert app.db.write(theirs.take)
+        assert not app.db.write(ours.keep)
+        app.db.write(ours.release)  # is none of its business any more
+        assert app.db.write(theirs.keep)
+        app.db.write(theirs.release)
+        assert app.db.write(ours.take)
 
 
 def test_the_lock_of_the_dead_is_free_at_once_and_when_they_are_forgotten(app: App, tmp_path: Path) -> None:
@@ -408,12 +408,12 @@ def test_the_lock_of_the_dead_is_free_at_once_and_when_they_are_forgotten(app: A
     dead = f"{socket.gethostname()}:1:dead"
     (ours._directory / dead).touch()
     take = replace_owner(app, dead)
-    assert app.db.transact(lock(take).take)
-    assert app.db.transact(lock(app.service).take)
-    assert app.db.transact(lock(take, "events").take)
+    assert app.db.write(lock(take).take)
+    assert app.db.write(lock(app.service).take)
+    assert app.db.write(lock(take, "events").take)
     ours.forget([dead])
     with another_host(app, tmp_path) as (other, _):
-        assert app.db.transact(lock(other, "events").take)
+        assert app.db.write(lock(other, "events").take)
 
 
 def test_one_process_of_all_sweeps_and_another_one_when_it_ends(

@@ -335,7 +335,7 @@ def test_names_that_only_glance_gave_lead_nowhere_else_and_the_rest_is_exported(
     calotype("db", "sync", *place)
     db = Database(database_url)
     names = ["", "..", "a/b", "../../evil", "/etc/evil", "new\nline", "€" * 80]
-    with db.begin() as tx:
+    with db.write_once() as tx:
         for name in names:
             metadefs.add(tx, Namespace(0, name, "red", now(), now()))
     db.close()
@@ -355,7 +355,7 @@ def test_a_conflict_undoes_the_whole_namespace(db: Database) -> None:
     assert loading.load(db, read(OLD), Mode.SKIP).is_new
     found = next(loading.catalogue(db))
     assert isinstance(found, Definitions)
-    assert [kind.protected for kind in db.ask(metadefs.resource_types)] == [True, True]
+    assert [kind.protected for kind in db.read(metadefs.resource_types)] == [True, True]
     assert [link.resource_type for link in found.associations] == ["OS::Glance::Image", "Site::Shelf"]
 
 
@@ -407,7 +407,7 @@ def test_of_many_who_load_the_same_at_once_one_adds_it_and_nobody_fails(db: Data
 def test_all_goes_even_what_is_being_added(db: Database) -> None:
     loading.load(db, read(OLD), Mode.SKIP)
     with ThreadPoolExecutor(1) as threads:
-        with db.begin() as tx:
+        with db.write_once() as tx:
             found = metadefs.get(tx, SERVICE, OLD["namespace"], lock=True)
             assert found
             metadefs.add_parts(tx, TAG, found.id, [MetadefTag("late", now(), now())])

@@ -24,7 +24,7 @@ IDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2)]
 def url(server: Server) -> str:
     url = synced(server.fresh())
     database = Database(url)
-    with database.begin() as tx:
+    with database.write_once() as tx:
         for image_id in IDS:
             images.add(tx, Image(image_id, "n", "queued", "shared", "red", now(), now()))
     database.close()
@@ -76,8 +76,7 @@ def _both(*functions: object) -> list[BaseException]:
 def test_of_two_that_wait_for_each_other_both_succeed(db: Database) -> None:
     crossing = Crossing()
     assert (
-        _both(*(lambda order=order: db.transact(lambda tx: crossing.work(tx, order)) for order in (IDS, IDS[::-1])))
-        == []
+        _both(*(lambda order=order: db.write(lambda tx: crossing.work(tx, order)) for order in (IDS, IDS[::-1]))) == []
     )
     assert crossing.runs >= 3, "nobody was in anybody's way"
 
@@ -88,7 +87,7 @@ def deadlock(db: Database) -> sa.exc.DBAPIError:
     crossing = Crossing()
 
     def once(order: list[str]) -> None:
-        with db.begin() as tx:
+        with db.write_once() as tx:
             crossing.work(tx, order)
 
     (failure,) = _both(lambda: once(IDS), lambda: once(IDS[::-1]))
@@ -104,7 +103,7 @@ def test_one_that_never_succeeds_is_given_up_after_a_number_of_tries(url: str, d
         runs.append(time.monotonic())
         raise deadlock
 
-    for many in (db.transact, db.look):
+    for many in (db.write, db.snapshot):
         runs.clear()
         with pytest.raises(errors.Busy):
             many(work)
@@ -124,20 +123,20 @@ def test_one_that_never_succeeds_is_given_up_after_a_while(
         raise deadlock
 
     with pytest.raises(errors.Busy):
-        db.transact(work)
+        db.write(work)
     assert 0.2 <= time.monotonic() - begin < 2
 
 
 def test_a_lock_that_somebody_keeps_is_waited_for_and_then_answered_503(url: str, db: Database) -> None:
     hasty = Database(url, Settings(response_timeout=2))
-    with db.begin() as keeper:
+    with db.write_once() as keeper:
         images.get(keeper, SERVICE, IDS[0], lock=True)
         begin = time.monotonic()
         with pytest.raises(errors.Busy):
-            hasty.transact(lambda tx: images.get(tx, SERVICE, IDS[0], lock=True))
+            hasty.write(lambda tx: images.get(tx, SERVICE, IDS[0], lock=True))
         assert 0.9 < time.monotonic() - begin < 6
         # The connection that waited was not taken for a broken one.
-        assert hasty.transact(lambda tx: images.get(tx, SERVICE, IDS[1], lock=True))
+        assert hasty.write(lambda tx: images.get(tx, SERVICE, IDS[1], lock=True))
     hasty.close()
 
 
@@ -162,12 +161,12 @@ def test_a_transaction_that_breaks_leaves_neither_a_change_nor_a_lock(url: str, 
         assert images.get(tx, SERVICE, IDS[0])
         raise raised
 
-    for many, what in ((small.transact, work), (small.look, reading), (small.ask, reading)):
+    for many, what in ((small.write, work), (small.snapshot, reading), (small.read, reading)):
         for _ in range(3):
             with pytest.raises(raised):
                 many(what)
     other = Database(url, Settings(response_timeout=4))
-    found = other.transact(lambda tx: images.get(tx, SERVICE, IDS[0], lock=True))
+    found = other.write(lambda tx: images.get(tx, SERVICE, IDS[0], lock=True))
     assert found
     assert found.status == "queued"
     # Each database's own word on what is open: nothing that the small one left.
@@ -185,7 +184,7 @@ def test_a_transaction_costs_no_ping_and_no_rollback(server: Server, url: str) -
     proxy = Proxy(server.port)
     db = Database(server.url(url.rpartition("/")[2], proxy.port))
     wanted = {"mariadb": (20, 30, 10), "postgresql": (30, 30, 10)}[server.kind]
-    for many, messages in zip((db.transact, db.look, db.ask), wanted, strict=True):
+    for many, messages in zip((db.write, db.snapshot, db.read), wanted, strict=True):
         for _ in range(10):  # until psycopg has prepared the statement
             many(lambda tx: tx.exec_driver_sql("SELECT 1").scalar())
         before = proxy.messages
@@ -204,14 +203,14 @@ def test_sessions_are_as_the_options_say(server: Server, url: str) -> None:
     db = Database(f"{url}?charset=utf8" if server.kind == "mariadb" else url)
     if server.kind == "mariadb":
         name = "SELECT @@sql_mode, @@innodb_lock_wait_timeout, @@character_set_client, @@tx_isolation"
-        strict, lock, charset, _ = db.look(lambda tx: tx.exec_driver_sql(name).one())
+        strict, lock, charset, _ = db.snapshot(lambda tx: tx.exec_driver_sql(name).one())
         assert "STRICT_ALL_TABLES" in strict
         assert (lock, charset) == (10, "utf8mb4")
-        levels = [many(lambda tx: tx.exec_driver_sql(name).one())[3] for many in (db.look, db.transact)]
+        levels = [many(lambda tx: tx.exec_driver_sql(name).one())[3] for many in (db.snapshot, db.write)]
     else:
-        assert db.look(lambda tx: tx.exec_driver_sql("SHOW lock_timeout").scalar()) == "10s"
+        assert db.snapshot(lambda tx: tx.exec_driver_sql("SHOW lock_timeout").scalar()) == "10s"
         show = "SHOW transaction_isolation"
-        levels = [many(lambda tx: tx.exec_driver_sql(show).scalar()) for many in (db.look, db.transact)]
+        levels = [many(lambda tx: tx.exec_driver_sql(show).scalar()) for many in (db.snapshot, db.write)]
     assert [level.upper().replace("-", " ") for level in levels] == ["REPEATABLE READ", "READ COMMITTED"]
     db.close()
 
@@ -247,11 +246,11 @@ def test_a_server_that_became_read_only_is_connected_to_anew(server: Server) -> 
         return len(seen)
 
     seen: list[int] = []
-    db.transact(lambda tx: tx.exec_driver_sql("CREATE TABLE facts (a INTEGER)"))
+    db.write(lambda tx: tx.exec_driver_sql("CREATE TABLE facts (a INTEGER)"))
     server.sql(off)
     try:
         db.close()  # PostgreSQL tells sessions only when they begin
-        assert db.transact(work) >= 2
+        assert db.write(work) >= 2
     finally:
         server.sql(on)
     assert seen[0] != seen[1]

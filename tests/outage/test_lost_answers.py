@@ -67,7 +67,7 @@ class Bench:
         return make_active(self.app)
 
     def show(self, image_id: str) -> Image | None:
-        return self.app.db.look(lambda tx: db_images.get(tx, SERVICE, image_id))
+        return self.app.db.snapshot(lambda tx: db_images.get(tx, SERVICE, image_id))
 
     def files(self, image_id: str) -> int:
         return sum((self.path / store / image_id).exists() for store in ("one", "two"))
@@ -85,10 +85,10 @@ class Bench:
             outbox.remove(tx, found)
             return [event.type.removeprefix("image.") for event in found]
 
-        return self.app.db.transact(work)
+        return self.app.db.write(work)
 
     def members(self, image_id: str) -> list[str]:
-        return [member.member for member in self.app.db.look(lambda tx: members.members_of(tx, image_id))]
+        return [member.member for member in self.app.db.snapshot(lambda tx: members.members_of(tx, image_id))]
 
 
 def _benches(server: Server, path: Path, more: str = "") -> Iterator[Bench]:
@@ -192,7 +192,7 @@ def _two_copies(bench: Bench) -> str:
     image_id = bench.active()
     (bench.path / "two" / image_id).write_bytes(b"data")
     url = f"file://{bench.path}/two/{image_id}"
-    bench.app.db.transact(lambda tx: db_images.add_location(tx, image_id, url, {"store": "two"}, bench.svc.now()))
+    bench.app.db.write(lambda tx: db_images.add_location(tx, image_id, url, {"store": "two"}, bench.svc.now()))
     return image_id
 
 
@@ -488,7 +488,7 @@ def test_a_job_is_claimed_once_and_done(bench: Bench, how: str) -> None:
         db_images.move(tx, image_id, "queued", "saving", now=when)
         return db_jobs.submit(tx, data.KIND, image_id, {"store": "one"})
 
-    bench.app.db.transact(orphan)
+    bench.app.db.write(orphan)
     bench.proxy.arm(how)
     runner, done, end = Runner(bench.svc, 60), 0, time.monotonic() + 5
     while backlog(bench.app) and time.monotonic() < end:

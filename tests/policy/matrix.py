@@ -664,7 +664,7 @@ class World:
             **more,
             **full,
         )
-        with database.begin() as tx:
+        with database.write_once() as tx:
             db_images.add(tx, record)
             for member in MEMBERS:
                 db_members.add(tx, image.id, self.project(member), when)
@@ -684,7 +684,7 @@ class World:
             visibility=namespace.visibility,
             protected=namespace.protected,
         )
-        with database.begin() as tx:
+        with database.write_once() as tx:
             made = db_metadefs.add(tx, record).id
             db_metadefs.add_association(tx, made, Association(TYPE, when, when, prefix=PREFIX))
             db_metadefs.add_parts(tx, db_metadefs.PROPERTY, made, [MetadefProperty("p", _PROPERTY, when, when)])

@@ -204,6 +204,6 @@ def test_who_has_a_connection_and_does_not_give_it_back_asks_nothing(tmp_path: P
             with pytest.raises(questions.Later), one():
                 app.service.policy.check_image(ALICE, "modify_image", IMAGE)
         # Nor where one that is run again is within another.
-        with pytest.raises(questions.Later), app.db.read():
-            app.db.look(lambda tx: app.service.policy.check_image(ALICE, "modify_image", IMAGE))
+        with pytest.raises(questions.Later), app.db.read_once():
+            app.db.snapshot(lambda tx: app.service.policy.check_image(ALICE, "modify_image", IMAGE))
     assert web.seen == []

@@ -208,7 +208,7 @@ def full(app: App) -> Image:
 
 
 def stored(app: App, image_id: str) -> dict[str, str]:
-    found = app.db.look(lambda tx: db_images.get(tx, ADMIN, image_id))
+    found = app.db.snapshot(lambda tx: db_images.get(tx, ADMIN, image_id))
     assert found
     return dict(found.properties)
 

@@ -41,10 +41,10 @@ def source(environ: _Environ) -> Source:
         return own
     if _SOURCE not in environ:
         if not _chunked(environ):
-            read, left = raw.read, length or 0
+            read, remaining = raw.read, length or 0
         else:
-            read, left = raw.read if environ.get("wsgi.input_terminated") else _uwsgi_chunks(environ), None
-        environ[_SOURCE] = _Reads(read, left, _uwsgi_continue if _waits(environ) else None)
+            read, remaining = raw.read if environ.get("wsgi.input_terminated") else _uwsgi_chunks(environ), None
+        environ[_SOURCE] = _Reads(read, remaining, _uwsgi_continue if _waits(environ) else None)
     found: Source = environ[_SOURCE]
     return found
 
@@ -56,11 +56,11 @@ def drain(environ: _Environ) -> None:
     with contextlib.suppress(errors.CalotypeError):  # what is wrong with the body was answered already
         if not has_body(environ):
             return
-        rest, left, scratch = source(environ), _DRAIN, memoryview(bytearray(64 << 10))
+        rest, remaining, scratch = source(environ), _DRAIN, memoryview(bytearray(64 << 10))
         poll = select.poll()
         poll.register(_uwsgi().connection_fd(), select.POLLIN)
-        while left > 0 and poll.poll(_PAUSE) and (got := rest.readinto(scratch)):
-            left -= got
+        while remaining > 0 and poll.poll(_PAUSE) and (got := rest.readinto(scratch)):
+            remaining -= got
 
 
 def content_length(environ: _Environ) -> int | None:
@@ -112,15 +112,17 @@ def _uwsgi() -> Any:
 
 
 class _Reads:
-    """A source made of a `read(size)`; `left` is what the body still owes, None where the server marks the end.
+    """A source made of a `read(size)`; `remaining` is what the body still owes, None where the server marks the end.
 
     `go_on` tells a client that waits for it to send the body; it is called before the first read.
     """
 
-    def __init__(self, read: Callable[[int], bytes], left: int | None, go_on: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, read: Callable[[int], bytes], remaining: int | None, go_on: Callable[[], None] | None = None
+    ) -> None:
         self._read = read
         self._go_on = go_on
-        self._left = left
+        self._remaining = remaining
         self._held = memoryview(b"")
         self._ended = False
 
@@ -128,7 +130,7 @@ class _Reads:
         if self._go_on is not None:
             self._go_on()
             self._go_on = None
-        if not self._held and not self._ended and self._left != 0:
+        if not self._held and not self._ended and self._remaining != 0:
             self._held = memoryview(self._next(min(size, _STEP)))
         return len(self._held) or 1
 
@@ -142,8 +144,8 @@ class _Reads:
 
     def _next(self, size: int) -> bytes:
         """What the server has of the body, or hands over when it has come; empty at the end."""
-        if self._left is not None:
-            size = min(size, self._left)
+        if self._remaining is not None:
+            size = min(size, self._remaining)
         try:
             data = self._read(size)
         except Exception as exc:
@@ -151,8 +153,8 @@ class _Reads:
             raise errors.BodyBroken("the request body broke off") from exc
         if not data:
             self._ended = True
-            if self._left:
-                raise errors.BodyBroken(f"the body ended {self._left} bytes before its Content-Length")
-        elif self._left is not None:
-            self._left -= len(data)
+            if self._remaining:
+                raise errors.BodyBroken(f"the body ended {self._remaining} bytes before its Content-Length")
+        elif self._remaining is not None:
+            self._remaining -= len(data)
         return data

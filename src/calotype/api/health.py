@@ -19,7 +19,7 @@ def show(req: falcon.Request, resp: falcon.Response) -> None:
     health: Health = req.context.health
     detailed: bool = service(req).conf.healthcheck.detailed
     port = str(req.env.get("SERVER_PORT", ""))  # gunicorn takes it from the header Host where it listens on no port
-    well, found = health.look(int(port) if re.fullmatch("[0-9]{1,5}", port) else 0)
+    well, found = health.check(int(port) if re.fullmatch("[0-9]{1,5}", port) else 0)
     resp.status = 200 if well else 503
     if "application/json" in (req.get_header("Accept") or ""):
         resp.content_type = "application/json; charset=UTF-8"

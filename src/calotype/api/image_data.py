@@ -86,13 +86,13 @@ def _send(
         content.close()
         return
     # The server sends a file by sendfile, when it gets one: whatever else wraps it makes it read and write.
-    told = _told(svc, ctx, found, length)
-    whole = offset == 0 and length == found.size and told is None
+    on_sent = _on_sent(svc, ctx, found, length)
+    whole = offset == 0 and length == found.size and on_sent is None
     file = content.file() if whole or _is_ours(req) else None
     if file is None:
-        resp.stream = _Stream(content, told)
+        resp.stream = _Stream(content, on_sent)
         return
-    counted: Any = file if told is None else _CountedFile(file, told)
+    counted: Any = file if on_sent is None else _CountedFile(file, on_sent)
     wrap = req.env.get("wsgi.file_wrapper") if _is_ours(req) else None
     resp.stream = wrap(counted, _STEP) if wrap is not None else counted
 
@@ -120,7 +120,7 @@ def _send_parts(
         first.close()
         return
 
-    told = _told(svc, ctx, found, sum(length for _, length in wanted))
+    on_sent = _on_sent(svc, ctx, found, sum(length for _, length in wanted))
 
     def parts() -> Iterator[bytes]:
         count = 0
@@ -136,13 +136,13 @@ def _send_parts(
                     content.close()
             yield end
         finally:
-            if told is not None:
-                told(count)
+            if on_sent is not None:
+                on_sent(count)
 
     resp.stream = parts()
 
 
-def _told(svc: Service, ctx: Context, found: Download, length: int) -> Callable[[int], None] | None:
+def _on_sent(svc: Service, ctx: Context, found: Download, length: int) -> Callable[[int], None] | None:
     """What is to hear, when the answer is over, how many bytes of the data were sent; None when nobody wants to."""
     if not svc.events.wants("image.send"):
         return None
@@ -152,9 +152,9 @@ def _told(svc: Service, ctx: Context, found: Download, length: int) -> Callable[
 class _Stream:
     """A body that is read and written; closed by the server whatever happens."""
 
-    def __init__(self, content: Body, told: Callable[[int], None] | None) -> None:
+    def __init__(self, content: Body, on_sent: Callable[[int], None] | None) -> None:
         self._content = content
-        self._told = told
+        self._on_sent = on_sent
         self._count = 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -166,16 +166,16 @@ class _Stream:
         try:
             self._content.close()
         finally:
-            if self._told is not None:
-                self._told(self._count)
+            if self._on_sent is not None:
+                self._on_sent(self._count)
 
 
 class _CountedFile:
     """A file that goes by sendfile, or is read, and tells how much of it was sent when it is closed."""
 
-    def __init__(self, file: IO[bytes], told: Callable[[int], None]) -> None:
+    def __init__(self, file: IO[bytes], on_sent: Callable[[int], None]) -> None:
         self._file = file
-        self._told = told
+        self._on_sent = on_sent
         self._start = os.lseek(file.fileno(), 0, os.SEEK_CUR)
         self._count = self._read = 0
 
@@ -196,7 +196,7 @@ class _CountedFile:
         try:
             self._file.close()
         finally:
-            self._told(self._count)
+            self._on_sent(self._count)
 
 
 def _names(header: str | None, etag: str) -> bool:

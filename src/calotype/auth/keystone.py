@@ -203,12 +203,12 @@ def _lifetime(found: Mapping[str, Any]) -> float:
     if rules is not None or said.get("bind"):
         return 0.0  # it depends on more than the tokens
     asked = found["keystone.token_auth"]
-    left = [_left(token) for token in (asked.user, asked.service) if token is not None]
-    if asked.service is not None and left[0] <= 0:
-        del left[0]  # Keystone let it pass with the service's
-    return min(left)
+    remaining = [_remaining(token) for token in (asked.user, asked.service) if token is not None]
+    if asked.service is not None and remaining[0] <= 0:
+        del remaining[0]  # Keystone let it pass with the service's
+    return min(remaining)
 
 
-def _left(token: Any) -> float:
+def _remaining(token: Any) -> float:
     """Seconds until a token expires."""
     return float((token.expires - datetime.now(UTC)).total_seconds()) if token.expires is not None else 0.0

@@ -91,14 +91,14 @@ def run_purge(options: argparse.Namespace) -> int:
     conf = load(options)
     db = app.database(conf, patient=True)
     age = conf.database.purge_age_in_days if options.age_in_days is None else options.age_in_days
-    before, left = now() - timedelta(days=age), options.max_rows
+    before, remaining = now() - timedelta(days=age), options.max_rows
     images_gone = 0
-    while left:
-        some = _BATCH if left < 0 else min(_BATCH, left)
-        with db.begin() as tx:
+    while remaining:
+        some = _BATCH if remaining < 0 else min(_BATCH, remaining)
+        with db.write_once() as tx:
             gone, rows = images.purge(tx, before, some)
         images_gone += gone
-        left -= some if left > 0 else 0
+        remaining -= some if remaining > 0 else 0
         if not rows:
             break
     print(f"{images_gone} deleted images purged; their ids stay refused.")

@@ -156,14 +156,14 @@ def _read(path: Path) -> Definitions:
     if not isinstance(found, dict):
         raise errors.Invalid("The file must hold a JSON object: a namespace.")
     try:
-        values = _without_what_is_told(found)
+        values = _without_derived(found)
         schemas.check(metadef_schemas.NAMESPACE, values)
     except errors.Invalid as exc:
         raise errors.Invalid(str(exc).replace("Provided object", "The file")) from exc
     return metadef_views.to_definitions(values, _OWNER, now())
 
 
-def _without_what_is_told(found: dict[str, Any]) -> dict[str, Any]:
+def _without_derived(found: dict[str, Any]) -> dict[str, Any]:
     """What a file says of a namespace, as a request would.
 
     So answers of the API can be loaded as well, and what Glance exported, with null for whatever there is not.
@@ -179,15 +179,15 @@ def _without_what_is_told(found: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _given(found: Any, told: Collection[str] = ()) -> Any:
+def _given(found: Any, derived: Collection[str] = ()) -> Any:
     """A JSON object without what is null in it, and without what only answers say."""
     if not isinstance(found, dict):
         return found
-    return {name: value for name, value in found.items() if value is not None and name not in told}
+    return {name: value for name, value in found.items() if value is not None and name not in derived}
 
 
 def _exported(found: Definitions) -> dict[str, Any]:
-    return _without_what_is_told(metadef_views.definitions(found))
+    return _without_derived(metadef_views.definitions(found))
 
 
 def _verdict(outcome: Outcome) -> str:

@@ -58,8 +58,8 @@ def run(options: argparse.Namespace) -> int:
         if not options.yes and not _agreed(len(wrong)):
             print("Nothing was changed.", file=sys.stderr)
             return 1
-        left = _mend(svc, wrong, age, options.json)
-        return code([*left, *(one for one in found if one.problem not in WRONG)])
+        remaining = _mend(svc, wrong, age, options.json)
+        return code([*remaining, *(one for one in found if one.problem not in WRONG)])
     except errors.CalotypeError as exc:
         print(f"calotype: {exc}", file=sys.stderr)
         return 3
@@ -67,18 +67,24 @@ def run(options: argparse.Namespace) -> int:
 
 def _mend(svc: Service, wrong: list[Finding], age: timedelta, as_json: bool) -> list[Finding]:
     """What could not be repaired."""
-    left = []
+    remaining = []
     for one in wrong:
         try:
             done = repair.mend(svc, one, age) or "it is not wrong any more"
         except errors.CalotypeError as exc:
             done = f"nothing was done: {exc}"
-            left.append(one)
-        words = {"repaired": one not in left, "store": one.store, "image": one.image_id, "name": one.name, "done": done}
+            remaining.append(one)
+        words = {
+            "repaired": one not in remaining,
+            "store": one.store,
+            "image": one.image_id,
+            "name": one.name,
+            "done": done,
+        }
         print(
             json.dumps(words) if as_json else f"{text(one).partition(': ')[2].rpartition(':')[0]}: {done}", flush=True
         )
-    return left
+    return remaining
 
 
 def _list(svc: Service, what: Selection, as_json: bool) -> int:

@@ -131,14 +131,14 @@ def run_adopt(options: argparse.Namespace) -> int:
 
 def run_relocate(options: argparse.Namespace) -> int:
     svc = app.build(load(options), wait=False).service
-    done, left = 0, 0
+    done, remaining = 0, 0
     for one in places.relocate(svc, options.name, options.origin, change=not options.dry_run):
-        done, left = done + one.done, left + (not one.done)
+        done, remaining = done + one.done, remaining + (not one.done)
         if not one.done:
             print(f"image {one.image_id}: its data is not in store {options.name} as the record says", file=sys.stderr)
     would = "would have" if options.dry_run else "have"
-    print(f"{done} copies {would} a new location; {left} are not there and stay as they are.")
-    return 1 if left else 0
+    print(f"{done} copies {would} a new location; {remaining} are not there and stay as they are.")
+    return 1 if remaining else 0
 
 
 def service(options: argparse.Namespace, what: Selection) -> Service:
@@ -162,7 +162,7 @@ class Progress:
         self._rate = rate
         self._bytes = self._shown = 0.0
         self._terminal = sys.stderr.isatty()
-        self._svc, self._all = svc, svc.db.look(audit.count_images_with_data) if self._terminal else 0
+        self._svc, self._all = svc, svc.db.snapshot(audit.count_images_with_data) if self._terminal else 0
         self._what = what
 
     def read(self, count: int) -> None:

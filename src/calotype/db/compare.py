@@ -185,26 +185,26 @@ compiles(has_value, "mysql")(_unnamed)
 compiles(has_value, "mariadb")(_unnamed)
 
 
-class apart(FunctionElement[Any]):  # noqa: N801
-    """`apart(column)`: the column, but no index on it, which a database without statistics may take for a good one.
+class unindexed(FunctionElement[Any]):  # noqa: N801
+    """`unindexed(column)`: the column, but no index on it, which a database without statistics may take for a good one.
 
     For texts on SQLite alone, which also must not put a text that is asked for into other conditions on the column.
     """
 
-    name = "apart"
+    name = "unindexed"
     inherit_cache = True
 
 
-compiles(apart)(_itself)
+compiles(unindexed)(_itself)
 
 
-@compiles(apart, "sqlite")
+@compiles(unindexed, "sqlite")
 def _with_plus(element: Any, compiler: Any, **options: Any) -> str:
     return f"+{_processed(element, compiler, options)[0]}"
 
 
-@compiles(apart, "mysql")
-@compiles(apart, "mariadb")
+@compiles(unindexed, "mysql")
+@compiles(unindexed, "mariadb")
 def _with_zero(element: Any, compiler: Any, **options: Any) -> str:
     (column,) = element.clauses
     text = str(compiler.process(column, **options))

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from calotype import errors
 from calotype.context import Context
-from calotype.db.compare import apart
+from calotype.db.compare import unindexed
 from calotype.db.nesting import array, collected, nested
 from calotype.db.tables import image_locations, image_properties, image_tags, images
 from calotype.model import Image, Location
@@ -35,7 +35,7 @@ COLUMNS: Final = (
 
 
 def _collected(table: sa.Table, name: Any, value: Any, *where: sa.ColumnElement[bool]) -> Any:
-    living: sa.ColumnElement[bool] = apart(table.c.deleted) == sa.false()
+    living: sa.ColumnElement[bool] = unindexed(table.c.deleted) == sa.false()
     found = sa.select(collected(name, value)).where(table.c.image_id == images.c.id, living, *where)
     return nested(found.correlate(images).scalar_subquery())
 

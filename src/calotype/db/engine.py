@@ -1,6 +1,6 @@
 """The database: transactions that survive what databases do. Connections are made in `drivers.py`.
 
-Functions of this package take the `Tx` that `Database.transact`, `.look` or `.ask` hands to the work, so that
+Functions of this package take the `Tx` that `Database.write`, `.snapshot` or `.read` hands to the work, so that
 several of them commit together. Nothing else in Calotype opens a connection.
 """
 
@@ -45,7 +45,7 @@ _MOMENT = 0.1
 #: Pauses between two tries, seconds: the first, and what they double up to.
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 #: How often another process that writes to SQLite is looked after, seconds; and by those who are in a hurry.
-_LOOK, _SOON = 0.005, 0.001
+_POLL, _POLL_IN_HURRY = 0.005, 0.001
 
 
 def now() -> datetime:
@@ -65,7 +65,7 @@ class Database:
     """Connections for reading and for writing. Make it before forking, but begin the first transaction after.
 
     Readers and writers have pools of their own: a crowd of lists must not keep the connection from a writer. Use
-    `transact`, `look` and `ask`; `begin` and `read` try once, for commands that a person can repeat.
+    `write`, `snapshot` and `read`; `write_once` and `read_once` try once, for commands that a person can repeat.
     """
 
     def __init__(self, url: str | sa.URL, settings: Settings = _DEFAULTS) -> None:
@@ -91,39 +91,39 @@ class Database:
 
     # --- transactions ------------------------------------------------------------------------------------
 
-    def transact(
+    def write(
         self,
         work: Callable[[Tx], T],
-        landed: Callable[[Tx, T], bool] | None = None,
-        adrift: Callable[[T], object] | None = None,
+        committed: Callable[[Tx, T], bool] | None = None,
+        on_unknown: Callable[[T], object] | None = None,
     ) -> T:
         """Run `work` in a transaction that writes; it is durable on return, and undone when `work` raises.
 
         What the database gives up (a deadlock, a conflict on Galera, a lost connection) is run again, a number of
         times, with pauses. So `work` changes nothing but the database, and is harmless to repeat, even when it
-        was committed and only the answer to that got lost; or else `landed` tells from the tables, and from what
-        `work` returned, whether that commit is in force. `adrift` is told what `work` returned when in the end
+        was committed and only the answer to that got lost; or else `committed` tells from the tables, and from what
+        `work` returned, whether that commit is in force. `on_unknown` is told what `work` returned when in the end
         nobody knows whether that was committed. Raises what `work` raises, and `Busy`.
         """
         unheard: list[T] = []  # what the work returned before each COMMIT that nobody answered
 
         def in_force(tx: Tx) -> list[T]:
-            return [one for one in unheard if landed is not None and landed(tx, one)]
+            return [one for one in unheard if committed is not None and committed(tx, one)]
 
         try:
             try:
                 result = self._persist(work, in_force, unheard)
             except (errors.CalotypeError, sa.exc.SQLAlchemyError):
                 # A commit may come into force after we looked for it; then it is what the work stumbled over now.
-                if not unheard or not (found := self.look(in_force)):
+                if not unheard or not (found := self.snapshot(in_force)):
                     raise
                 result = found[0]
             unheard = [other for other in unheard if other is not result]
             return result
         finally:
-            if adrift is not None:
+            if on_unknown is not None:
                 for one in unheard:
-                    adrift(one)
+                    on_unknown(one)
 
     def _persist(self, work: Callable[[Tx], T], in_force: Callable[[Tx], list[T]], unheard: list[T]) -> T:
         begun, tries = time.monotonic(), 0
@@ -143,16 +143,16 @@ class Database:
                     doubtful = committing and failures.doubtful(exc)
                     if doubtful:
                         unheard.append(result)
-                    if not ((doubtful or failures.repeatable(exc)) and self._again(tries, begun, exc)):
+                    if not ((doubtful or failures.repeatable(exc)) and self._pause(tries, begun, exc)):
                         raise failures.translated(exc)  # noqa: B904  # it has its cause
                     tries += 1
 
-    def look(self, work: Callable[[Tx], T]) -> T:
-        """Run `work` in a transaction that only reads, and sees one moment throughout; again, as `transact` does."""
+    def snapshot(self, work: Callable[[Tx], T]) -> T:
+        """Run `work` in a transaction that only reads, and sees one moment throughout; again, as `write` does."""
         return self._answered(work, self._snapshot)
 
-    def ask(self, work: Callable[[Tx], T]) -> T:
-        """As `look`, but each statement sees what is committed when it begins. For one statement that is the same.
+    def read(self, work: Callable[[Tx], T]) -> T:
+        """As `snapshot`, but each statement sees what is committed when it begins. For one statement that is the same.
 
         Without a transaction there is a round trip less, or two: what a process waits for costs it caches as well.
         """
@@ -160,7 +160,7 @@ class Database:
 
     def check(self) -> None:
         """Ask it something that costs nothing. Raises `Busy` when there is no answer."""
-        self.ask(lambda tx: tx.execute(sa.select(sa.literal(1))).scalar_one())
+        self.read(lambda tx: tx.execute(sa.select(sa.literal(1))).scalar_one())
 
     def _answered(self, work: Callable[[Tx], T], begin: str) -> T:
         begun = time.monotonic()
@@ -184,23 +184,23 @@ class Database:
                 with self._reading(begin, begun) as tx:
                     return work(tx)
             except sa.exc.SQLAlchemyError as exc:
-                if not (failures.repeatable(exc) and self._again(tries, begun, exc)):
+                if not (failures.repeatable(exc) and self._pause(tries, begun, exc)):
                     raise failures.translated(exc)  # noqa: B904  # it has its cause
                 tries += 1
 
     @contextmanager
-    def begin(self) -> Iterator[Tx]:
+    def write_once(self) -> Iterator[Tx]:
         """One try of a transaction that writes; durable when the block ends, undone when it raises."""
         with _translated(), self._writing(time.monotonic()) as tx:
             yield tx
 
     @contextmanager
-    def read(self) -> Iterator[Tx]:
+    def read_once(self) -> Iterator[Tx]:
         """One try of a transaction that only reads, and sees one moment throughout."""
         with _translated(), self._reading(self._snapshot, time.monotonic()) as tx:
             yield tx
 
-    def _again(self, tries: int, begun: float, exc: Exception) -> bool:
+    def _pause(self, tries: int, begun: float, exc: Exception) -> bool:
         """Pause before another try; False when there were enough of them."""
         if tries >= self._settings.db_max_retries or time.monotonic() - begun > self._patience:
             return False
@@ -231,7 +231,7 @@ class Database:
         """Return once the database answers; `Busy` when it still does not after so many more tries (-1: no end)."""
         while True:
             try:
-                with self.read():
+                with self.read_once():
                     return
             except errors.Busy as exc:
                 if tries == 0 or failures.hopeless(exc.__cause__):
@@ -255,12 +255,12 @@ class Database:
     def _connection(self, engine: Engine, until: float) -> Iterator[Tx]:
         """A connection of a pool, once there is one or it is worth while to open one more."""
         kept, more = self._seats[engine]
-        left = max(0.0, min(self._settings.pool_timeout, until - time.monotonic()))
-        if kept.acquire(timeout=min(_MOMENT, left)):
+        remaining = max(0.0, min(self._settings.pool_timeout, until - time.monotonic()))
+        if kept.acquire(timeout=min(_MOMENT, remaining)):
             seat = kept
         elif more.acquire(blocking=False):
             seat = more
-        elif kept.acquire(timeout=max(0.0, left - _MOMENT)):
+        elif kept.acquire(timeout=max(0.0, remaining - _MOMENT)):
             seat = kept
         else:
             raise errors.Busy("Too many wait for the database; try again later.")
@@ -287,7 +287,7 @@ class Database:
             tx.begin()
             try:
                 if self._turns is not None:
-                    drivers.begin_writing(tx, self._settings, until, _SOON if self._hurry else _LOOK)
+                    drivers.begin_writing(tx, self._settings, until, _POLL_IN_HURRY if self._hurry else _POLL)
                 yield tx
             except BaseException:
                 _undo(tx, tx.rollback)

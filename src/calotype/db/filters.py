@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from calotype.db.compare import apart, has_value
+from calotype.db.compare import has_value, unindexed
 from calotype.db.tables import INDEXED_VALUE, image_properties, image_tags, images, property_start, walk_columns
 from calotype.model import Query
 
@@ -129,7 +129,7 @@ def parameter(name: str, column: str) -> sa.BindParameter[Any]:
 def is_one_of(name: str, *, several: bool, walked: bool = True) -> sa.ColumnElement[bool]:
     """Whether a column has the value that is wanted, or one of them; of a text by its index only if it is `walked`."""
     column: Any = images.c[name]
-    column = column if walked or not isinstance(column.type, sa.String) else apart(column)
+    column = column if walked or not isinstance(column.type, sa.String) else unindexed(column)
     value: Any = sa.bindparam(f"is_{name}", type_=images.c[name].type, expanding=True) if several else None
     found: sa.ColumnElement[bool] = column.in_(value) if several else column == parameter(f"is_{name}", name)
     return found
@@ -138,7 +138,7 @@ def is_one_of(name: str, *, several: bool, walked: bool = True) -> sa.ColumnElem
 def tagged(number: int) -> list[sa.ColumnElement[bool]]:
     """On `image_tags`: the tag with a number."""
     wanted: sa.BindParameter[str] = sa.bindparam(f"tag_{number}", type_=image_tags.c.value.type)
-    return [image_tags.c.value == wanted, apart(image_tags.c.deleted) == sa.false()]
+    return [image_tags.c.value == wanted, unindexed(image_tags.c.deleted) == sa.false()]
 
 
 def has_property(number: int) -> list[sa.ColumnElement[bool]]:
@@ -148,7 +148,7 @@ def has_property(number: int) -> list[sa.ColumnElement[bool]]:
         sa.bindparam(f"{part}_{number}", type_=sa.String()) for part in ("property", "start", "value")
     )
     starts = property_start == start
-    return [table.name == name, starts, apart(table.value) == value, apart(table.deleted) == sa.false()]
+    return [table.name == name, starts, unindexed(table.value) == value, unindexed(table.deleted) == sa.false()]
 
 
 # --- order -----------------------------------------------------------------------------------------------

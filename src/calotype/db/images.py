@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from calotype import errors
 from calotype.context import Context
 from calotype.db import documents, tombstones, visibility
-from calotype.db.compare import apart, exactly
+from calotype.db.compare import exactly, unindexed
 from calotype.db.documents import COLUMNS, document
 from calotype.db.engine import Tx
 from calotype.db.known import Known, stamp, stamp_is
@@ -159,7 +159,7 @@ _SOFT_DELETE = {table: _soft_delete(table) for table in _CHILDREN}
 def _named_rows(table: sa.Table) -> Any:
     rows = sa.select(sa.literal(table.name).label("table"), sa.cast(table.c.id, sa.String(32)).label("row"))
     rows = rows.where(table.c.image_id == _WHICH)
-    return rows if table is jobs else rows.where(apart(table.c.deleted) == sa.false())
+    return rows if table is jobs else rows.where(unindexed(table.c.deleted) == sa.false())
 
 
 _ATTACHED = sa.union_all(*(_named_rows(table) for table in (*_CHILDREN, jobs)))

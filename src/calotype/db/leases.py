@@ -53,7 +53,7 @@ class Leases:
 
     def _begin(self) -> None:
         self._held: dict[str, threading.Event] = {}
-        self._left: dict[str, tuple[float, Running]] = {}
+        self._remaining: dict[str, tuple[float, Running]] = {}
         self._silent: dict[str, Running] = {}
         self._watch = Watch(self.clock)
         self._beating = False
@@ -96,12 +96,12 @@ class Leases:
             owner = self.owner
             with self._lock:
                 self._start_beating()
-                self._left[job.token] = (self.clock(), Running(job.id, job.attempt, owner))
+                self._remaining[job.token] = (self.clock(), Running(job.id, job.attempt, owner))
 
     def orphans(self) -> list[Running]:
         """Attempts of this process that were left, and of others that have been silent for a lease."""
         with self._lock:
-            return [one for _, one in self._left.values()] + list(self._silent.values())
+            return [one for _, one in self._remaining.values()] + list(self._silent.values())
 
     def beat(self) -> None:
         """Say that this process lives; learn which jobs it lost, and who else is silent. Raises `Busy`.
@@ -118,7 +118,7 @@ class Leases:
             processes.beat(tx, owner, socket.gethostname())
             return jobs.running(tx, but=alive)
 
-        running = {one.token: one for one in self._db.transact(work)}
+        running = {one.token: one for one in self._db.write(work)}
         self._has_beaten = True
         for token, lost in before.items():
             if token not in running:
@@ -129,17 +129,19 @@ class Leases:
             # What nobody here holds is just beginning, or of a commit whose answer got lost, and that nobody left.
             mine = {token for token, one in running.items() if one.owner == owner}
             watched = {token: one.beat for token, one in running.items() if token not in mine}
-            self._watch.look(watched | dict.fromkeys(mine - held))
+            self._watch.observe(watched | dict.fromkeys(mine - held))
             silent = [one for token, one in running.items() if self._watch.age(token) >= patience]
             self._silent = {one.job_id: one for one in silent if one.owner != owner}
             idle = [one for one in silent if one.owner == owner]
-            idle += [running[token] for token in self._left.keys() & mine]
+            idle += [running[token] for token in self._remaining.keys() & mine]
             # Such a commit may be carried out after it was looked for, but not that much later.
-            self._left = {
-                token: left for token, left in self._left.items() if token not in mine and begun - left[0] < patience
+            self._remaining = {
+                token: remaining
+                for token, remaining in self._remaining.items()
+                if token not in mine and begun - remaining[0] < patience
             }
         if idle:
-            self._db.transact(lambda tx: jobs.give_back(tx, idle))
+            self._db.write(lambda tx: jobs.give_back(tx, idle))
 
     # --- processes of this host --------------------------------------------------------------------------
 
@@ -150,7 +152,7 @@ class Leases:
     def forget(self, owners: list[str]) -> None:
         """Remove what tells of dead owners, once none of their jobs is left."""
         if owners:
-            self._db.transact(lambda tx: processes.forget(tx, owners))
+            self._db.write(lambda tx: processes.forget(tx, owners))
         for owner in owners:
             (self._directory / owner).unlink(missing_ok=True)
 
@@ -162,7 +164,7 @@ class Leases:
                 # A clock that is wrong does no harm: what lives without a file is known by its beat.
                 if time.time() - path.stat().st_mtime > _KEPT and self._life(path) is not True:
                     old.append(path.name)
-        known = self._db.look(lambda tx: processes.known(tx, old)) if old else frozenset()
+        known = self._db.snapshot(lambda tx: processes.known(tx, old)) if old else frozenset()
         for name in old:
             if name not in known:
                 (self._directory / name).unlink(missing_ok=True)
@@ -241,9 +243,12 @@ class Leases:
         """Say good-bye: whatever this process still held may be taken over at once."""
         self._wake.set()
         owner = self._owner[1] if self._owner and self._owner[0] == os.getpid() else None
-        rest = self._held or self._left
+        rest = self._held or self._remaining
         if owner and self._has_beaten and not rest:
-            with contextlib.suppress(errors.CalotypeError), self._db.begin() as tx:  # one try: others forget us as well
+            with (
+                contextlib.suppress(errors.CalotypeError),
+                self._db.write_once() as tx,
+            ):  # one try: others forget us as well
                 processes.forget(tx, [owner])
         with self._lock:
             if owner:
@@ -264,18 +269,18 @@ class Leases:
             if self._runs_jobs and self._held:
                 self.pulse()
             with self._lock:
-                if not (self._held or self._left or self._runs_jobs):
+                if not (self._held or self._remaining or self._runs_jobs):
                     self._beating = False
                     return
             try:
-                if self._held or self._left or self._others_work():
+                if self._held or self._remaining or self._others_work():
                     self.beat()
             except Exception as exc:  # noqa: BLE001  # whatever it is: without this thread every lease would run out
                 LOG.warning("leases could not be renewed: %s", errors.reason(exc))
 
     def _others_work(self) -> bool:
         alive, _ = self._neighbours()
-        return self._db.ask(lambda tx: jobs.any_running(tx, but=alive))
+        return self._db.read(lambda tx: jobs.any_running(tx, but=alive))
 
 
 @functools.cache

@@ -39,7 +39,7 @@ class Lock:
             self._silent = None
             return True
         row = tx.execute(sa.select(locks.c.owner, locks.c.beat).where(self._row)).one()
-        self._watch.look({"": (row.owner, row.beat)})
+        self._watch.observe({"": (row.owner, row.beat)})
         self._silent = (row.owner, row.beat) if self._watch.age("") >= self._lease else None
         return False
 
@@ -55,5 +55,5 @@ class Lock:
 
     def give_up(self, db: Database) -> None:
         """Let others have it at the end of this process, if the database can be told at once; else they notice."""
-        with contextlib.suppress(errors.CalotypeError), db.begin() as tx:
+        with contextlib.suppress(errors.CalotypeError), db.write_once() as tx:
             self.release(tx)

@@ -553,23 +553,23 @@ class _Search:
         search = self if start == "value" else replace(self, marker=None)
         walk = replace(self._way(key, self.order.descending), start=start, begins="at", valued=True)
         while True:
-            left = limit - len(found)
+            remaining = limit - len(found)
             if key in _COARSE:
-                rows = search._run(_alike, walk, self.order, search._unset(), window=FEW, most=left).all()
+                rows = search._run(_alike, walk, self.order, search._unset(), window=FEW, most=remaining).all()
                 last = next((row for row in rows if row.first is not None), None)
                 ended, many = last is None, last is not None and bool(last.many)
-                apart = many or key == _DOMINATED
-                found += [row.stamp for row in rows if row.stamp is not None and not apart]
+                separately = many or key == _DOMINATED
+                found += [row.stamp for row in rows if row.stamp is not None and not separately]
             else:
-                window = left + _TIES
-                rows = search._window(walk, left, window)
+                window = remaining + _TIES
+                rows = search._window(walk, remaining, window)
                 ended = not rows or rows[0].total < window
-                found += [row.stamp for row in rows if row.wanted and (ended or row.place < row.total)][:left]
+                found += [row.stamp for row in rows if row.wanted and (ended or row.place < row.total)][:remaining]
                 last, many = next((row for row in rows if row.place == row.total), None), False
-                apart = True
+                separately = True
             if ended or last is None or len(found) == limit:
                 return found
-            if apart:
+            if separately:
                 found += search._group(last.first, bool(last.here), limit - len(found), many=many)
             if len(found) == limit:
                 return found

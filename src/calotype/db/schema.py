@@ -22,7 +22,7 @@ _COLUMNS = (images.c.calotype_revision, image_locations.c.calotype_object)
 
 def current(db: Database) -> str | None:
     """Our revision in the database, None before the first `sync`."""
-    with db.read() as tx:
+    with db.read_once() as tx:
         if not sa.inspect(tx).has_table("calotype_version"):
             return None
         return tx.execute(sa.text("SELECT version_num FROM calotype_version")).scalar()
@@ -61,7 +61,7 @@ class Report:
 def inspect(db: Database) -> Report:
     """Compare the database with this release. Reads only."""
     found = current(db)
-    with db.read() as tx:
+    with db.read_once() as tx:
         glance: tuple[str, ...] = ()
         if sa.inspect(tx).has_table("alembic_version"):
             glance = tuple(sorted(tx.execute(sa.select(alembic_version.c.version_num)).scalars()))
@@ -86,7 +86,7 @@ def missing(tx: sa.Connection) -> list[sa.Index]:
 def sync(db: Database) -> str | None:
     """Bring the schema to this release's revision; the revision that was found. One at a time, repeatable."""
     found, behind = current(db), pending(db)
-    with db.begin() as tx:
+    with db.write_once() as tx:
         if behind:
             _refuse_half_migrated(tx)
             _upgrade(tx)

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import sqlalchemy as sa
 
-from calotype.db.compare import apart, exactly, join_from
+from calotype.db.compare import exactly, join_from, unindexed
 from calotype.db.engine import Tx
 from calotype.db.tables import image_locations, image_properties, images, jobs, projects
 
@@ -28,7 +28,7 @@ _COPIES = join_from(
     images,
     image_locations,
     # Each image's own: SQLite would look through all locations that are not deleted, for each image.
-    (image_locations.c.image_id == images.c.id) & (apart(image_locations.c.deleted) == sa.false()),
+    (image_locations.c.image_id == images.c.id) & (unindexed(image_locations.c.deleted) == sa.false()),
 )
 
 
@@ -55,14 +55,14 @@ _PARTS = {
 }
 
 
-def usage(tx: Tx, project: str, *parts: str, apart_from: str = "") -> dict[str, int]:
+def usage(tx: Tx, project: str, *parts: str, except_job: str = "") -> dict[str, int]:
     """What a project uses now, as far as it is asked for.
 
     `stored` is the bytes of all copies of its images, `reserved` what running work will add or bring back (but for
-    the job `apart_from`), `staged` the bytes that wait to be imported; `images` and `uploading` are numbers of images,
+    the job `except_job`), `staged` the bytes that wait to be imported; `images` and `uploading` are numbers of images,
     all, with those whose delete may yet be undone, and those that data is coming for.
     """
-    row = tx.execute(_statement(parts), {"project": project, "job": apart_from}).one()
+    row = tx.execute(_statement(parts), {"project": project, "job": except_job}).one()
     return {name: int(row._mapping[name]) for name in parts}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from calotype.context import Context
-from calotype.db.compare import apart, exactly
+from calotype.db.compare import exactly, unindexed
 from calotype.db.tables import image_members, images
 from calotype.model import VISIBILITIES
 
@@ -52,7 +52,7 @@ class Branch:
         """On `image_members`; all must hold."""
         table = image_members.c
         project: sa.BindParameter[str] = sa.bindparam("project", type_=sa.String())
-        found = [exactly(table.member, project), apart(table.deleted) == sa.false()]
+        found = [exactly(table.member, project), unindexed(table.deleted) == sa.false()]
         return found if self.of == "all" else [*found, table.status == self.of]
 
     def holds(self) -> sa.ColumnElement[bool]:

@@ -20,15 +20,15 @@ class Watch:
         self._clock = clock
         self._step = step
         self._lock = threading.Lock()
-        self._looked = 0.0
+        self._observed_at = 0.0
         self._seen: dict[Hashable, tuple[Hashable, float]] = {}
 
-    def look(self, present: Mapping[Hashable, Hashable]) -> None:
+    def observe(self, present: Mapping[Hashable, Hashable]) -> None:
         """What there is now. A key that is not there is forgotten."""
         with self._lock:
             now = self._clock()
-            passed = min(max(now - self._looked, 0.0), self._step)
-            self._looked = now
+            passed = min(max(now - self._observed_at, 0.0), self._step)
+            self._observed_at = now
             before, self._seen = self._seen, {}
             for key, value in present.items():
                 old, age = before.get(key, (value, -passed))

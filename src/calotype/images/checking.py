@@ -101,14 +101,14 @@ def images(svc: Service, what: Selection) -> Iterator[Image]:
     if what.image_ids:
         return
     after = ""
-    while batch := svc.db.look(partial(audit.images_with_data, after=after, limit=_BATCH)):
+    while batch := svc.db.snapshot(partial(audit.images_with_data, after=after, limit=_BATCH)):
         yield from (image for image in batch if what.has(image.id))
         after = batch[-1].id
 
 
 def record(svc: Service, image_id: str) -> Image | None:
     """The image as it is now, None when it is deleted."""
-    return svc.db.look(lambda tx: db_images.get(tx, SERVICE, image_id))
+    return svc.db.snapshot(lambda tx: db_images.get(tx, SERVICE, image_id))
 
 
 def verify(svc: Service, what: Selection, tally: Tally, pace: Pace = lambda _: None) -> Iterator[Finding]:
@@ -232,19 +232,19 @@ def strays(svc: Service, what: Selection, age: timedelta) -> Iterator[Finding]:
 
 def _unclaimed(svc: Service, store: Audits, age: timedelta) -> Iterator[Entry]:
     old = (entry for entry in store.entries() if entry.age >= age.total_seconds())
-    left = {entry.name: entry for batch in _batched(old) for entry in unclaimed(svc, store, batch, age)}
-    if not left:
+    remaining = {entry.name: entry for batch in _batched(old) for entry in unclaimed(svc, store, batch, age)}
+    if not remaining:
         return
     # What remains may still be named by a record of another image. Jobs before copies: one may become the other.
-    for place in svc.db.look(lambda tx: list(audit.job_locations(tx))):
-        left.pop(store.name_of(place.url) or "", None)
+    for place in svc.db.snapshot(lambda tx: list(audit.job_locations(tx))):
+        remaining.pop(store.name_of(place.url) or "", None)
     after = 0
-    while rows := svc.db.look(partial(audit.all_copies, after=after, limit=_BATCH)):
+    while rows := svc.db.snapshot(partial(audit.all_copies, after=after, limit=_BATCH)):
         for place in rows:
-            left.pop(store.name_of(place.url) or "", None)
+            remaining.pop(store.name_of(place.url) or "", None)
         after = rows[-1].id
     # Whoever was deleting it has removed it before the claim went.
-    for batch in _batched(left.values()):
+    for batch in _batched(remaining.values()):
         for entry in unclaimed(svc, store, batch, age):
             now = store.entry(entry.name)
             if now is not None and now.identity == entry.identity:
@@ -261,7 +261,7 @@ def unclaimed(svc: Service, store: Audits, entries: Sequence[Entry], age: timede
         free = [entry for entry in entries if entry.name not in taken and _id(entry) not in found.busy]
         return [entry for entry in free if entry.attempt is None or not jobs.lives(tx, entry.attempt)]
 
-    return svc.db.look(work)
+    return svc.db.snapshot(work)
 
 
 def _batched(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

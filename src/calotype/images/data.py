@@ -45,7 +45,7 @@ def upload(
     `Forbidden`, `Conflict` in the wrong status, `Invalid`, `BodyBroken`, `ContentRejected`, `OverLimit`,
     `Gone` when the image was deleted meanwhile, `Busy` when there are too many uploads, and `StoreError`s.
     """
-    image = svc.db.look(lambda tx: db_images.get(tx, ctx, image_id))
+    image = svc.db.snapshot(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "upload_image", image)
@@ -131,14 +131,14 @@ def _intend(
         svc.events.image(tx, saving, "image.prepare", backend=store.name)
         return image, job
 
-    return svc.db.transact(
-        work, lambda tx, intent: jobs.held(tx, intent[1]), adrift=lambda intent: svc.leases.leave(intent[1])
+    return svc.db.write(
+        work, lambda tx, intent: jobs.held(tx, intent[1]), on_unknown=lambda intent: svc.leases.leave(intent[1])
     )
 
 
 def _noting(svc: Service, job: Job) -> Note:
     def note(what: str) -> None:
-        if not svc.db.transact(lambda tx: jobs.note(tx, job, what)):
+        if not svc.db.write(lambda tx: jobs.note(tx, job, what)):
             raise errors.Gone("The upload was given up.")
 
     return note
@@ -171,7 +171,7 @@ def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Pas
         svc.events.image(tx, job.image_id, "image.upload", "image.activate", "image.update")
 
     # The object is ours alone; that it was added is enough, whatever happened to the image since.
-    svc.db.transact(work, lambda tx, _: db_images.has_location(tx, job.image_id, stored.url, stored.object_id))
+    svc.db.write(work, lambda tx, _: db_images.has_location(tx, job.image_id, stored.url, stored.object_id))
 
 
 @contextlib.contextmanager
@@ -199,7 +199,7 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     Does nothing when the job is done: the image is active after all, or somebody else has cleaned up. Where the
     job was only taken away, what is ours goes at once and the rest is left to whoever has it now.
     """
-    found = svc.db.transact(lambda tx: jobs.settle(tx, job))
+    found = svc.db.write(lambda tx: jobs.settle(tx, job))
     if found is None:
         return
     held, notes = found
@@ -227,7 +227,7 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
             raise errors.Gone("Somebody else has cleaned up.")  # and our change of the status is undone
 
     with contextlib.suppress(errors.Gone):
-        svc.db.transact(work)
+        svc.db.write(work)
 
 
 def _is_away(store: Store) -> bool:
@@ -268,7 +268,7 @@ def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = (
     Raises `NotFound`, `Forbidden`, `Invalid` for an unknown preferred store, and `StoreError` for an image whose record
     has no size where no copy tells one.
     """
-    image = svc.db.ask(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
+    image = svc.db.read(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "download_image", image)
@@ -314,10 +314,10 @@ def open_(svc: Service, ctx: Context, download: Download, *, offset: int = 0, le
     """
     length = download.size - offset if length is None else length
     reading = partial(_read, svc, ctx, download, end=offset + length)
-    body, left = reading(download.copies, offset)
-    if not left or body.file() is not None:
+    body, remaining = reading(download.copies, offset)
+    if not remaining or body.file() is not None:
         return body
-    return _Continued(body, left, offset, length, reading)
+    return _Continued(body, remaining, offset, length, reading)
 
 
 _Copies = Sequence[tuple[Store, Location]]
@@ -343,14 +343,14 @@ class _Continued:
     def __init__(
         self,
         body: Body,
-        left: _Copies,
+        remaining: _Copies,
         offset: int,
         size: int,
         reading: Callable[[_Copies, int], tuple[Body, _Copies]],
     ) -> None:
         self.size = size
         self._body = body
-        self._left = left
+        self._remaining = remaining
         self._offset = offset
         self._reading = reading
 
@@ -364,11 +364,11 @@ class _Continued:
                 if self._offset < end:
                     raise errors.StoreError("The object ended before its recorded size.")
             except errors.StoreError as exc:
-                if not self._left:
+                if not self._remaining:
                     raise
                 LOG.error("a copy failed at byte %s, another one goes on: %s", self._offset, errors.reason(exc))
                 self._body.close()
-                self._body, self._left = self._reading(self._left, self._offset)
+                self._body, self._remaining = self._reading(self._remaining, self._offset)
 
     def file(self) -> None:
         return None
@@ -403,7 +403,7 @@ def _of_first_copy(
             why = errors.reason(failure)
             LOG.error("image %s: a copy in store %s was passed over: %s", image.id, failure.store, why)
         return found
-    if svc.db.look(lambda tx: db_images.get(tx, ctx, image.id)) is None:
+    if svc.db.snapshot(lambda tx: db_images.get(tx, ctx, image.id)) is None:
         raise no_image(image.id)  # deleted since its record was read
     last = failed[-1] if failed else None
     raise errors.StoreUnavailable("None of the image's copies can be read.", last.store if last else "") from last
@@ -420,6 +420,6 @@ def sent(svc: Service, ctx: Context, download: Download, count: int, expected: i
         svc.events.sent(tx, image, count=count, expected=expected, project=ctx.project, user=ctx.user)
 
     try:
-        svc.db.transact(work)
+        svc.db.write(work)
     except errors.CalotypeError as exc:
         LOG.warning("that image %s was sent could not be noted down: %s", image.id, errors.reason(exc))

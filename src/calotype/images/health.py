@@ -52,7 +52,7 @@ class Health:
         if {"disable_by_file", "enable_by_files"} <= set(self._wanted):
             raise errors.ConfigError("[healthcheck] backends: disable_by_file and enable_by_files exclude each other.")
 
-    def look(self, port: int) -> tuple[bool, list[Finding]]:
+    def check(self, port: int) -> tuple[bool, list[Finding]]:
         """Whether all is well that must be, and how it is; with `detailed`, also what need not be. In two seconds."""
         wanted = list(self._wanted)
         if self._conf.detailed:

@@ -83,7 +83,7 @@ class Inspection:
         """Whether more data cannot change the verdict: `finish` may be called, with the size that there will be."""
         return self._trusted
 
-    def look(self, piece: memoryview) -> None:
+    def feed(self, piece: memoryview) -> None:
         """See the next piece, of any size. Raises `ContentRejected` once that is certain.
 
         The inspectors get it in no smaller pieces than `_STEP`: in tiny ones, some of them miss what is there.
@@ -98,13 +98,13 @@ class Inspection:
             if len(self._held) == _STEP:
                 self._look_at_held()
         if len(piece) >= _STEP:
-            self._look(piece)
+            self._inspect(piece)
         else:
             self._held += piece
 
     def _look_at_held(self) -> None:
         held, self._held = self._held, bytearray()
-        self._look(memoryview(held))
+        self._inspect(memoryview(held))
 
     def _begin(self) -> None:
         """Make the inspectors: not before there is something to look at, as they are larger than what drips in."""
@@ -115,7 +115,7 @@ class Inspection:
                 one.fixed = self._declared == "vhd"
         self._fed = list(self._inspectors)
 
-    def _look(self, piece: memoryview) -> None:
+    def _inspect(self, piece: memoryview) -> None:
         if not self._begun:
             self._begin()
         self._feed(piece)

@@ -99,17 +99,17 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
         quota.count_image(tx, allowed)
         svc.events.image(tx, image, "image.create")
 
-    def landed(tx: Tx, _: None) -> bool:
+    def committed(tx: Tx, _: None) -> bool:
         found = db_images.get(tx, ctx, image.id)
         return found is not None and found.owner == owner and same_moment(found.created_at, now)
 
-    svc.db.transact(work, landed)
+    svc.db.write(work, committed)
     return svc.protections.seen_by(ctx, image)
 
 
 def show(svc: Service, ctx: Context, image_id: str) -> Image:
     """The image. Raises `NotFound` whenever the caller may not see it."""
-    image = svc.db.ask(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
+    image = svc.db.read(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "get_image", image)
@@ -123,10 +123,10 @@ def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | 
         return [], None  # as if no image had it: what a filter finds tells what it is
     wanted = replace(query, limit=query.limit + 1 if query.limit else 0)
     try:
-        read = svc.db.ask if pages.one_statement(wanted) else svc.db.look
+        read = svc.db.read if pages.one_statement(wanted) else svc.db.snapshot
         rows = read(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
     except pages.Moved:
-        rows = svc.db.look(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
+        rows = svc.db.snapshot(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
     more = len(rows) > query.limit
     rows = rows[: query.limit]
     images = [row for row in rows if isinstance(row, Image)]
@@ -161,11 +161,11 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
         svc.events.image(tx, after, "image.update")
         return after
 
-    def landed(tx: Tx, after: Image) -> bool:
+    def committed(tx: Tx, after: Image) -> bool:
         found = db_images.get(tx, ctx, image_id)
         return found is not None and all(_value(found, change.name) == _value(after, change.name) for change in changes)
 
-    return svc.protections.seen_by(ctx, svc.db.transact(work, landed))
+    return svc.protections.seen_by(ctx, svc.db.write(work, committed))
 
 
 def _value(image: Image, name: str) -> Any:
@@ -185,7 +185,7 @@ def add_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
         db_images.save(tx, image, after)
         svc.events.image(tx, after, "image.update")
 
-    svc.db.transact(work)
+    svc.db.write(work)
 
 
 def remove_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
@@ -201,11 +201,11 @@ def remove_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
         db_images.save(tx, image, after)
         svc.events.image(tx, after, "image.update")
 
-    def landed(tx: Tx, _: None) -> bool:
+    def committed(tx: Tx, _: None) -> bool:
         found = db_images.get(tx, ctx, image_id)
         return found is not None and tag not in found.tags
 
-    svc.db.transact(work, landed)
+    svc.db.write(work, committed)
 
 
 def deactivate(svc: Service, ctx: Context, image_id: str) -> None:
@@ -229,7 +229,7 @@ def _switch(svc: Service, ctx: Context, image_id: str, action: str, expected: st
         db_images.move(tx, image.id, expected, to, now=svc.now())
         svc.events.image(tx, image.id, "image.update")
 
-    svc.db.transact(work)
+    svc.db.write(work)
 
 
 def delete(svc: Service, ctx: Context, image_id: str) -> None:
@@ -242,11 +242,11 @@ def delete(svc: Service, ctx: Context, image_id: str) -> None:
             raise errors.Forbidden(f"Image {image.id} is protected and cannot be deleted.")
         return image, removal.begin(svc, tx, image)
 
-    def landed(tx: Tx, begun: tuple[Image, Job | None]) -> bool:
+    def committed(tx: Tx, begun: tuple[Image, Job | None]) -> bool:
         image, job = begun
         return jobs.held(tx, job) if job else db_images.is_deleted(tx, image.id)
 
-    image, job = svc.db.transact(work, landed, adrift=lambda begun: svc.leases.leave(begun[1]))
+    image, job = svc.db.write(work, committed, on_unknown=lambda begun: svc.leases.leave(begun[1]))
     if job is not None:
         removal.carry_out(svc, ctx, job, asked=True)
     if image.status == "saving":

@@ -64,13 +64,13 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
     Raises `NotFound`, `Forbidden`, `Conflict` unless the image is queued, `Invalid` for a URL that is not acceptable or
     leads to nothing, `ContentRejected`, `OverLimit`.
     """
-    image = svc.db.look(lambda tx: db_images.get(tx, ctx, image_id))
+    image = svc.db.snapshot(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "add_image_location", image)
     store = _store(svc, ctx, url)
     data.refuse_unready(image)
-    size, settled, virtual_size = _look(svc, ctx, store, url, image)
+    size, settled, virtual_size = _inspect(svc, ctx, store, url, image)
     allowed = quota.allowance(svc, ctx, image.owner)
 
     hashes = {"os_hash_algo": given.algo, "os_hash_value": given.value} if given else {}
@@ -115,13 +115,13 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
             jobs.submit(tx, KIND, image.id, work_facts, project=project, reserved=reserved)
         return task
 
-    svc.db.transact(work, lambda tx, task: tasks.there(svc, tx, task))
+    svc.db.write(work, lambda tx, task: tasks.there(svc, tx, task))
     svc.nudge()
 
 
 def list_(svc: Service, ctx: Context, image_id: str) -> list[Location]:
     """Where the image's data lies, the copy to be read first at the front; for services, by the rule."""
-    image = svc.db.look(lambda tx: db_images.get(tx, ctx, image_id))
+    image = svc.db.snapshot(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "fetch_image_location", image)
@@ -187,7 +187,7 @@ def _has_secrets(query: str) -> bool:
     return any(_SECRET.search(name) for name, _ in parse_qsl(query.replace(";", "&"), keep_blank_values=True))
 
 
-def _look(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> tuple[int, bool, int | None]:
+def _inspect(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> tuple[int, bool, int | None]:
     """Size; whether what there is at the beginning settles what the data is; then its virtual size."""
     length = _HEAD if image.container_format == "bare" else 0
     try:
@@ -206,7 +206,7 @@ def _look(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> t
         LOG.warning("image %s: a location was refused, store %s: %s", image.id, store.name, errors.reason(exc))
         raise errors.Invalid(f"The URL leads to no data that can be read: {exc}") from exc
     for start in range(0, len(head), 1 << 20):
-        inspection.look(head[start : start + (1 << 20)])
+        inspection.feed(head[start : start + (1 << 20)])
     if len(head) < size and not inspection.settled:
         return size, False, None
     return size, True, inspection.finish(size)
@@ -269,11 +269,11 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
 
     def wanted() -> None:
         alive()
-        if not svc.db.look(lambda tx: jobs.held(tx, job)):
+        if not svc.db.snapshot(lambda tx: jobs.held(tx, job)):
             raise errors.Gone("The image was deleted while its data was being hashed.")
 
     try:
-        if svc.db.look(lambda tx: db_images.is_deleted(tx, job.image_id)):
+        if svc.db.snapshot(lambda tx: db_images.is_deleted(tx, job.image_id)):
             raise errors.Gone("The image is deleted.")
         if store is None:
             raise errors.StoreUnavailable("The store is not configured any more.", facts["store"])
@@ -333,11 +333,11 @@ def _write_down(svc: Service, job: Job, store: Store, passing: Passing, algo: st
         sizes = {"size": passing.size, "virtual_size": passing.virtual_size}
         _activate(svc, tx, image, store, job.payload["url"], **sizes, **found)
 
-    def landed(tx: Tx, _: None) -> bool:
+    def committed(tx: Tx, _: None) -> bool:
         image = db_images.get(tx, SERVICE, job.image_id)
         return image is not None and image.os_hash_value == passing.hash_value and not jobs.lives(tx, job.token)
 
-    svc.db.transact(work, landed)
+    svc.db.write(work, committed)
 
 
 def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
@@ -363,7 +363,7 @@ def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
                 db_images.move(tx, image.id, "active", "deactivated", now=svc.now())
         svc.events.image(tx, image.id, "image.update")
 
-    svc.db.transact(work)
+    svc.db.write(work)
 
 
 def _tell(svc: Service, tx: Tx, job: Job, why: errors.CalotypeError | None = None) -> None:

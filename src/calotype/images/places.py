@@ -208,14 +208,14 @@ def _looked_for(svc: Service, store: Identified) -> tuple[int, int, int]:
 
     Those of images that are out of service are not missed: `calotype repair` puts their data aside.
     """
-    rows = svc.db.look(lambda tx: db_stores.copies(tx, _prefixes(store), limit=_SAMPLE))
+    rows = svc.db.snapshot(lambda tx: db_stores.copies(tx, _prefixes(store), limit=_SAMPLE))
     found = [(_has(svc, store, image_id, location), image_id) for image_id, location in rows]
     missing = sum(_in_service(svc, image_id) for has, image_id in found if not has)
     return len(rows), sum(has for has, _ in found), missing
 
 
 def _in_service(svc: Service, image_id: str) -> bool:
-    image = svc.db.look(lambda tx: db_images.get(tx, SERVICE, image_id))
+    image = svc.db.snapshot(lambda tx: db_images.get(tx, SERVICE, image_id))
     return image is not None and image.status != "deactivated"
 
 
@@ -278,7 +278,7 @@ def _refuse_copies(stores: Iterable[Store]) -> None:
 
 def _has(svc: Service, store: Store, image_id: str, location: Location) -> bool:
     """Whether the copy is in the store, of the size that the record says."""
-    image = svc.db.look(lambda tx: db_images.get(tx, SERVICE, image_id))
+    image = svc.db.snapshot(lambda tx: db_images.get(tx, SERVICE, image_id))
     try:
         size = store.size(location.url, ctx=SERVICE)
     except errors.StoreError:
@@ -296,15 +296,15 @@ def _identified(svc: Service, name: str) -> Identified:
 
 
 def _known(svc: Service) -> list[Place]:
-    return svc.db.look(db_stores.all_)
+    return svc.db.snapshot(db_stores.all_)
 
 
 def _add(svc: Service, place: Place) -> None:
-    svc.db.transact(lambda tx: db_stores.add(tx, place, svc.now()), lambda tx, _: place in db_stores.all_(tx))
+    svc.db.write(lambda tx: db_stores.add(tx, place, svc.now()), lambda tx, _: place in db_stores.all_(tx))
 
 
 def _save(svc: Service, place: Place) -> None:
-    svc.db.transact(lambda tx: db_stores.save(tx, place))
+    svc.db.write(lambda tx: db_stores.save(tx, place))
 
 
 # --- copies that no store serves, or by an old URL --------------------------------------------------------
@@ -335,7 +335,7 @@ def unserved(svc: Service) -> list[Unserved]:
         others = (location for _, location in db_stores.other_copies(tx, prefixes, flat))
         return Counter((one.store or "", _below(one.url)) for one in others if svc.stores.of(one) is None)
 
-    counted = svc.db.look(count)
+    counted = svc.db.snapshot(count)
     while len(counted) > _TOLD:  # such as a directory for each image: what is above them will do
         higher: Counter[tuple[str, str]] = Counter()
         for (store, below), number in counted.items():
@@ -385,7 +385,7 @@ def relocate(svc: Service, name: str, origin: str | None = None, *, change: bool
         if change and origin != mine.place:
             _save(svc, replace(mine, former=former))
     after = 0
-    while rows := svc.db.look(partial(db_stores.copies, prefixes=_prefixes(store), after=after, limit=_BATCH)):
+    while rows := svc.db.snapshot(partial(db_stores.copies, prefixes=_prefixes(store), after=after, limit=_BATCH)):
         after = rows[-1][1].id
         for image_id, location in rows:
             named = svc.stores.get(location.store or "")
@@ -400,7 +400,7 @@ def relocate(svc: Service, name: str, origin: str | None = None, *, change: bool
             metadata = {key: value for key, value in location.metadata.items() if key != "backend"} | {"store": name}
             if change:
                 move = partial(db_images.move_location, image_id=image_id, before=location, url=url, metadata=metadata)
-                svc.db.transact(move)
+                svc.db.write(move)
             yield Relocation(image_id, done=True)
 
 

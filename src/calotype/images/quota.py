@@ -57,8 +57,8 @@ def room(tx: Tx, allowed: Allowance | None, size: int | None) -> int:
     """
     if allowed is None or allowed.size is None:
         return size or 0
-    left = _left(tx, allowed, allowed.size, 1 if size is None else size)
-    return min(FIRST_STEP, left) if size is None else size
+    remaining = _remaining(tx, allowed, allowed.size, 1 if size is None else size)
+    return min(FIRST_STEP, remaining) if size is None else size
 
 
 class Growing:
@@ -74,12 +74,12 @@ class Growing:
     def admit(self, size: int) -> None:
         """Data has come to this size, and may go on. Raises `OverLimit`, `Gone`, `Busy`."""
         if size > self._reserved:
-            self._reserved = self._svc.db.transact(lambda tx: self._reserve(tx, size))
+            self._reserved = self._svc.db.write(lambda tx: self._reserve(tx, size))
 
     def _reserve(self, tx: Tx, size: int) -> int:
-        left = _left(tx, self._allowed, self._limit, size, apart_from=self._job)
+        remaining = _remaining(tx, self._allowed, self._limit, size, except_job=self._job)
         step = min(max(self._reserved, FIRST_STEP), LARGEST_STEP)
-        reserved = min(max(size, self._reserved + step), left)
+        reserved = min(max(size, self._reserved + step), remaining)
         if not jobs.reserve(tx, self._job, reserved):
             raise errors.Gone("The image was deleted, or its upload given up, while data was arriving.")
         return reserved
@@ -92,17 +92,17 @@ def growing(svc: Service, allowed: Allowance | None, size: int | None, job: Job)
     return Growing(svc, allowed, allowed.size, job)
 
 
-def _left(tx: Tx, allowed: Allowance, limit: int, wanted: int, *, apart_from: Job | None = None) -> int:
+def _remaining(tx: Tx, allowed: Allowance, limit: int, wanted: int, *, except_job: Job | None = None) -> int:
     """The bytes that the project may use for this, at least as many as are wanted. Raises `OverLimit`."""
     take_turn(tx, allowed.project)
-    used = usage(tx, allowed.project, "stored", "reserved", apart_from=apart_from.id if apart_from else "")
-    left = limit - used["stored"] - used["reserved"]
-    if wanted > left:
+    used = usage(tx, allowed.project, "stored", "reserved", except_job=except_job.id if except_job else "")
+    remaining = limit - used["stored"] - used["reserved"]
+    if wanted > remaining:
         raise errors.OverLimit(
             f"Project {allowed.project} may store {limit} bytes; it has stored {used['stored']}, uploads and deletes "
             f"under way keep {used['reserved']}, and {wanted} more were asked for."
         )
-    return left
+    return remaining
 
 
 def within(limit: int, count: int, what: str) -> None:
@@ -128,7 +128,7 @@ def report(svc: Service, ctx: Context) -> dict[str, tuple[int, int]]:
     if allowed is None:
         return {}
     parts = ("stored", "reserved", "staged", "images", "uploading")
-    used = svc.db.look(lambda tx: usage(tx, allowed.project, *parts))
+    used = svc.db.snapshot(lambda tx: usage(tx, allowed.project, *parts))
     sizes = {
         "image_size_total": (used["stored"] + used["reserved"], allowed.size),
         "image_stage_total": (used["staged"], allowed.staged),

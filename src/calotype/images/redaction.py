@@ -21,12 +21,12 @@ _SAID: Final = re.compile(  # `… = secret`, beyond the names that oslo.utils k
 _WORD: Final = re.compile(r"\S+")
 
 
-def told(value: Any, *, locations: bool) -> Any:
+def redacted(value: Any, *, locations: bool) -> Any:
     """A JSON value as it may be told to somebody; `locations` tells whether that one may see those."""
     if isinstance(value, str):
         return _text(value, locations)
     if isinstance(value, list):
-        return [told(one, locations=locations) for one in value]
+        return [redacted(one, locations=locations) for one in value]
     if isinstance(value, dict):
         return {_text(name, locations): _entry(name, one, locations) for name, one in value.items()}
     return value
@@ -37,7 +37,7 @@ def _entry(name: str, value: Any, locations: bool) -> Any:
         return HIDDEN
     if _PLACES.search(name) and isinstance(value, str):
         return _url(_masked(value)) if locations else HIDDEN  # as a whole: what is in it may hold blanks
-    return told(value, locations=locations)
+    return redacted(value, locations=locations)
 
 
 def _masked(text: str) -> str:

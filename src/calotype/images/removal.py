@@ -102,20 +102,20 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
             except errors.StoreError as exc:
                 failure = exc  # the other copies can go all the same
     if failure is not None:
-        _again(svc, job, failure)
+        _retry_later(svc, job, failure)
         return
     if later:
         delay = min(timedelta(seconds=max(one.seconds for one in later)), jobs.LONGEST_PAUSE)
-        with _the_record_stands(svc, job):
-            svc.db.transact(lambda tx: _put_off(tx, job, "The store is still at it.", delay))
+        with _leave_job_if_busy(svc, job):
+            svc.db.write(lambda tx: _put_off(tx, job, "The store is still at it.", delay))
         return
-    with _the_record_stands(svc, job):
-        svc.db.transact(lambda tx: jobs.finish(tx, job))
+    with _leave_job_if_busy(svc, job):
+        svc.db.write(lambda tx: jobs.finish(tx, job))
 
 
 def _remove(svc: Service, ctx: Context, image_id: str, location: Location, object_id: str | None) -> Later | None:
     store = svc.stores.for_removing(location)
-    if object_id is None and svc.db.look(lambda tx: db_images.is_named(tx, image_id, location.url)):
+    if object_id is None and svc.db.snapshot(lambda tx: db_images.is_named(tx, image_id, location.url)):
         LOG.info("store %s has other data of image %s by now, which stays", store.name, image_id)
         return None
     try:
@@ -143,13 +143,13 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
             db_images.restore_location(tx, job.image_id, copy)
         svc.events.image(tx, job.image_id, "image.update")
 
-    def landed(tx: Tx, _: None) -> bool:
+    def committed(tx: Tx, _: None) -> bool:
         if _is_whole(job):
             return not db_images.is_deleted(tx, job.image_id)
         return db_images.lists_location(tx, copy)
 
     try:
-        svc.db.transact(work, landed)
+        svc.db.write(work, committed)
     except errors.Gone:
         return False
     except errors.Busy:
@@ -158,10 +158,10 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
     return True
 
 
-def _again(svc: Service, job: Job, exc: errors.StoreError) -> None:
+def _retry_later(svc: Service, job: Job, exc: errors.StoreError) -> None:
     LOG.error("data of deleted image %s stays in store %s for now: %s", job.image_id, exc.store, errors.reason(exc))
-    with _the_record_stands(svc, job):
-        svc.db.transact(lambda tx: _put_off(tx, job, str(exc), jobs.pause(job)))
+    with _leave_job_if_busy(svc, job):
+        svc.db.write(lambda tx: _put_off(tx, job, str(exc), jobs.pause(job)))
 
 
 def _put_off(tx: Tx, job: Job, why: str, delay: timedelta) -> None:
@@ -170,7 +170,7 @@ def _put_off(tx: Tx, job: Job, why: str, delay: timedelta) -> None:
 
 
 @contextlib.contextmanager
-def _the_record_stands(svc: Service, job: Job) -> Iterator[None]:
+def _leave_job_if_busy(svc: Service, job: Job) -> Iterator[None]:
     """The record is deleted and the caller may know; what cannot be said of the job now, the runner finds out."""
     try:
         yield

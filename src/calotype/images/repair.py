@@ -41,7 +41,7 @@ def survey(
             yield Finding(Problem.UNREADABLE, words, store)
     if what.image_ids:
         return
-    known = svc.db.look(audit.count_images_with_data)
+    known = svc.db.snapshot(audit.count_images_with_data)
     for finding in checking.strays(svc, what, age):
         if known or finding.problem is not Problem.STRAY:
             yield finding
@@ -89,7 +89,7 @@ def restore(svc: Service, store_name: str, key: str) -> Quarantined:
         if image_id and not db_images.is_deleted(tx, image_id) and db_images.lists_location(tx, location) is False:
             db_images.restore_location(tx, image_id, location)
 
-    svc.db.transact(work)
+    svc.db.write(work)
     LOG.warning("restored %s in store %s from quarantine", found.name, store_name)
     return found
 
@@ -110,7 +110,7 @@ def _deactivate(svc: Service, image: Image) -> str:
         if db_images.move(tx, image.id, "active", "deactivated", now=svc.now()):
             svc.events.image(tx, image.id, "image.update")
 
-    svc.db.transact(work)
+    svc.db.write(work)
     return f"image {image.id} has no sound copy and is deactivated (with sound data: reactivate it)"
 
 
@@ -133,7 +133,7 @@ def _drop(svc: Service, finding: Finding, sound: set[int]) -> str:
             return False
         return db_images.remove_location(tx, image_id, location.id, svc.now())
 
-    dropped = svc.db.transact(work)
+    dropped = svc.db.write(work)
     return f"the copy in store {finding.store} is off the record, another one is sound" if dropped else ""
 
 

@@ -19,7 +19,7 @@ def list_(svc: Service, ctx: Context, image_id: str) -> list[Member]:
         svc.policy.check_image(ctx, "get_members", image)
         return image, members.members_of(tx, image.id)
 
-    image, found = svc.db.look(work)
+    image, found = svc.db.snapshot(work)
     if not _shares(ctx, image):
         found = [member for member in found if member.member == ctx.project]
     return [member for member in found if svc.policy.allows(ctx, "get_member", member_target(image, member))]
@@ -35,7 +35,7 @@ def show(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
             raise _no_member(image_id, project) from exc
         return _member(svc, tx, ctx, image, project)
 
-    return svc.db.look(work)
+    return svc.db.snapshot(work)
 
 
 def add(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
@@ -52,11 +52,11 @@ def add(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
         svc.events.member(tx, added, "image.member.create")
         return added
 
-    def landed(tx: Tx, added: Member) -> bool:
+    def committed(tx: Tx, added: Member) -> bool:
         found = members.get(tx, added.image_id, project)
         return found is not None and same_moment(found.created_at, added.created_at)
 
-    return svc.db.transact(work, landed)
+    return svc.db.write(work, committed)
 
 
 def answer(svc: Service, ctx: Context, image_id: str, project: str, status: str) -> Member:
@@ -78,7 +78,7 @@ def answer(svc: Service, ctx: Context, image_id: str, project: str, status: str)
         svc.events.member(tx, found, "image.member.update")
         return found
 
-    return svc.db.transact(work)
+    return svc.db.write(work)
 
 
 def remove(svc: Service, ctx: Context, image_id: str, project: str) -> None:
@@ -94,7 +94,7 @@ def remove(svc: Service, ctx: Context, image_id: str, project: str) -> None:
         svc.events.member(tx, member, "image.member.delete", now)
         return image.id
 
-    svc.db.transact(work, lambda tx, removed_from: members.get(tx, removed_from, project) is None)
+    svc.db.write(work, lambda tx, removed_from: members.get(tx, removed_from, project) is None)
 
 
 def _shared(svc: Service, tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image:

@@ -165,7 +165,7 @@ class Passing:
                     self._admit(self.size)
                 if self._inspect:
                     self._inspection = self._inspection or Inspection(self._inspect, self._rules)
-                    self._inspection.look(piece.view)
+                    self._inspection.feed(piece.view)
                 for one in beside:
                     one.feed(piece)
                 count += 1
@@ -338,9 +338,9 @@ class _Beside:
         """Have the piece looked at, at its time; it is held until then."""
         piece = piece.hold()
         if len(piece.view) < LITTLE and self._strand.idle:
-            self._look(piece)  # to wake a thread would take longer
+            self._update(piece)  # to wake a thread would take longer
         else:
-            self._strand.submit(lambda: self._look(piece))
+            self._strand.submit(lambda: self._update(piece))
 
     def wait(self) -> None:
         """Wait for a piece; raise what the tap did."""
@@ -352,7 +352,7 @@ class _Beside:
         """What was not begun is not done."""
         self._stopped = True
 
-    def _look(self, piece: Piece) -> None:
+    def _update(self, piece: Piece) -> None:
         try:
             if self._failure is None and not self._stopped:
                 self._tap.update(piece.view)

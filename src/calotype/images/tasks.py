@@ -15,7 +15,7 @@ from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import tasks
 from calotype.db.engine import Tx
-from calotype.images.redaction import told
+from calotype.images.redaction import redacted
 from calotype.model import Task
 from calotype.policy import no_image
 from calotype.service import Service
@@ -29,7 +29,7 @@ def check_access(svc: Service, ctx: Context) -> None:
 def show(svc: Service, ctx: Context, task_id: str) -> Task:
     """One task. Raises `NotFound`."""
     check_access(svc, ctx)
-    found = svc.db.ask(lambda tx: tasks.get(tx, ctx, task_id, svc.now()))
+    found = svc.db.read(lambda tx: tasks.get(tx, ctx, task_id, svc.now()))
     if found is None:
         raise errors.NotFound(f"No task found with ID {task_id}")
     return _redacted(svc, ctx, found)
@@ -67,7 +67,7 @@ def list_(
             filters=filters,
         )
 
-    found = svc.db.look(work) if limit else []
+    found = svc.db.snapshot(work) if limit else []
     return found[:limit], found[limit - 1].id if len(found) > limit else None
 
 
@@ -81,7 +81,7 @@ def of_image(svc: Service, ctx: Context, image_id: str) -> list[Task]:
         svc.policy.check_image(ctx, "get_image", image)
         return tasks.of_image(tx, ctx, image.id, svc.now())
 
-    return [_redacted(svc, ctx, task) for task in svc.db.look(work)]
+    return [_redacted(svc, ctx, task) for task in svc.db.snapshot(work)]
 
 
 def create(svc: Service, ctx: Context, kind: str) -> Task:
@@ -98,9 +98,9 @@ def _redacted(svc: Service, ctx: Context, task: Task) -> Task:
     locations = svc.policy.allows(ctx, "fetch_image_location", target)
     return replace(
         task,
-        input=told(task.input, locations=locations),
-        result=told(task.result, locations=locations),
-        message=told(task.message, locations=locations),
+        input=redacted(task.input, locations=locations),
+        result=redacted(task.result, locations=locations),
+        message=redacted(task.message, locations=locations),
     )
 
 

@@ -30,11 +30,11 @@ def sweep(svc: Service) -> None:
     Such a name is left by an upload that lost its job, or from before a restored backup. Lists whole stores: one
     process of all hosts does it.
     """
-    svc.db.transact(tasks.expire)
-    svc.db.transact(processes.sweep)
+    svc.db.write(tasks.expire)
+    svc.db.write(processes.sweep)
 
     def lives(token: str) -> bool:
-        return svc.db.look(lambda tx: jobs.lives(tx, token))
+        return svc.db.snapshot(lambda tx: jobs.lives(tx, token))
 
     for store in svc.stores:
         if isinstance(store, Sweeps) and (count := store.sweep(lives)):

@@ -64,13 +64,13 @@ class Sender:
     def send_waiting(self) -> int:
         """Send what waits, unless another process does; how many events. Raises what a driver raises, and `Busy`."""
         sent = 0
-        if not self._svc.db.look(outbox.waits):
+        if not self._svc.db.snapshot(outbox.waits):
             return sent
-        batch = self._svc.db.transact(self._take)
+        batch = self._svc.db.write(self._take)
         while batch:
             taken, failure = self._hand_over(batch)
             last = failure is not None or self._stopping.is_set()
-            batch = self._svc.db.transact(partial(self._go_on, taken=taken, last=last))
+            batch = self._svc.db.write(partial(self._go_on, taken=taken, last=last))
             sent += len(taken)
             if failure is not None:
                 raise failure
@@ -136,7 +136,7 @@ class Sender:
 
     def _complain(self, exc: Exception, pause: float) -> None:
         try:
-            self.waiting = self._svc.db.look(outbox.waiting)
+            self.waiting = self._svc.db.snapshot(outbox.waiting)
         except Exception:  # noqa: BLE001  # the same
             LOG.warning("events cannot be read: %s", errors.reason(exc))
             return

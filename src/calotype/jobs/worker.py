@@ -102,7 +102,7 @@ class Runner:
         if now < (self._next_sweep if self._sweeps else self._next_ask):
             return
         elected = self._sweeps
-        self._sweeps = self._svc.db.transact(self._lock.keep if elected else self._lock.take)
+        self._sweeps = self._svc.db.write(self._lock.keep if elected else self._lock.take)
         self._next_ask = now + _ASK_SECONDS
         self._svc.leases.tidy()
         if self._sweeps:
@@ -122,12 +122,12 @@ class Runner:
         def work(tx: Tx) -> Job | None:
             return jobs.claim(tx, owner, dead=dead, orphans=orphans, but=but)
 
-        def landed(tx: Tx, job: Job | None) -> bool:
+        def committed(tx: Tx, job: Job | None) -> bool:
             return job is not None and jobs.held(tx, job)
 
-        if not db.look(lambda tx: jobs.ready(tx, owner, dead=dead, orphans=orphans, but=but)):
+        if not db.snapshot(lambda tx: jobs.ready(tx, owner, dead=dead, orphans=orphans, but=but)):
             return None  # Most looks find nothing; they should not queue for the write lock.
-        return db.transact(work, landed, leases.leave)
+        return db.write(work, committed, leases.leave)
 
     def _busy(self) -> bool:
         return self._long is not None and self._long.is_alive()
@@ -154,7 +154,7 @@ class Runner:
                     CHORES[job.kind](self._svc, job)
             LOG.info("job %s of image %s done", job.kind, job.image_id)
         except _Ending:
-            self._svc.db.transact(lambda tx: jobs.fail(tx, job, "the service ended", delay=timedelta(0)))
+            self._svc.db.write(lambda tx: jobs.fail(tx, job, "the service ended", delay=timedelta(0)))
         except errors.Busy as exc:
             LOG.warning("job %s of image %s waits for the database: %s", job.kind, job.image_id, errors.reason(exc))
             self._svc.leases.leave(job)
@@ -162,6 +162,6 @@ class Runner:
             # Whatever it was, the job stays and is tried again; a later release may even know its kind.
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
             why = repr(exc)
-            self._svc.db.transact(lambda tx: jobs.fail(tx, job, why, delay=jobs.pause(job)))
+            self._svc.db.write(lambda tx: jobs.fail(tx, job, why, delay=jobs.pause(job)))
         finally:
             logs.end()

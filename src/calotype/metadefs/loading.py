@@ -66,7 +66,7 @@ def load(db: Database, new: Definitions, mode: Mode, *, dry_run: bool = False) -
         return outcome
 
     try:
-        return db.transact(work)
+        return db.write(work)
     except _Undo:
         return shown[-1]
 
@@ -80,12 +80,12 @@ def unload(db: Database, names: Iterable[str]) -> list[str]:
             metadefs.remove(tx, found.id)
         return found is not None
 
-    return [name for name in names if db.transact(lambda tx, name=name: work(tx, name))]  # type: ignore[misc]
+    return [name for name in names if db.write(lambda tx, name=name: work(tx, name))]  # type: ignore[misc]
 
 
 def unload_all(db: Database) -> tuple[list[str], int]:
     """Empty the catalogue; the names of the namespaces, and how many resource types that were."""
-    return db.transact(metadefs.clear)
+    return db.write(metadefs.clear)
 
 
 def catalogue(db: Database) -> Iterator[Definitions]:
@@ -96,7 +96,7 @@ def catalogue(db: Database) -> Iterator[Definitions]:
         def some(tx: Tx, after: Namespace | None = after) -> list[Definitions]:
             return metadefs.page(tx, SERVICE, limit=_PAGE, after=after, sort_key="id", descending=False, whole=True)
 
-        page = db.ask(some)
+        page = db.read(some)
         yield from page
         if len(page) < _PAGE:
             return

@@ -49,7 +49,7 @@ def list_(
 
     if not limit:
         return [], None
-    found = svc.db.ask(work) if marker is None else svc.db.look(work)
+    found = svc.db.read(work) if marker is None else svc.db.snapshot(work)
     shown = [
         one for one in found[:limit] if svc.policy.allows(ctx, "get_metadef_namespace", namespace_target(one.namespace))
     ]
@@ -75,7 +75,7 @@ def show(svc: Service, ctx: Context, name: str) -> Definitions:
             svc.policy.check_namespace(ctx, action, found.namespace)
         return replace(found, tags=found.tags[::-1])
 
-    return svc.db.ask(work)
+    return svc.db.read(work)
 
 
 def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
@@ -93,7 +93,7 @@ def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
     def work(tx: Tx) -> Definitions:
         return fill(svc, tx, replace(new, namespace=metadefs.add(tx, new.namespace)))
 
-    return svc.db.transact(work, lambda tx, added: _is(tx, added.namespace))
+    return svc.db.write(work, lambda tx, added: _is(tx, added.namespace))
 
 
 def fill(svc: Service, tx: Tx, new: Definitions) -> Definitions:
@@ -129,7 +129,7 @@ def update(svc: Service, ctx: Context, name: str, new: Namespace) -> Namespace:
         svc.events.metadef(tx, "metadef_namespace.update", about_namespace, changed, found.name)
         return changed
 
-    return svc.db.transact(work, _is)
+    return svc.db.write(work, _is)
 
 
 def delete(svc: Service, ctx: Context, name: str) -> None:
@@ -142,7 +142,7 @@ def delete(svc: Service, ctx: Context, name: str) -> None:
         svc.events.metadef(tx, "metadef_namespace.delete", about_namespace, found, deleted_at=svc.now())
         return found
 
-    svc.db.transact(work, lambda tx, found: metadefs.by_id(tx, found.id) is None)
+    svc.db.write(work, lambda tx, found: metadefs.by_id(tx, found.id) is None)
 
 
 def opened(svc: Service, tx: Tx, ctx: Context, name: str, *actions: str, lock: bool = False) -> Namespace:
@@ -171,5 +171,5 @@ def _is(tx: Tx, wanted: Namespace) -> bool:
 
 def _same(found: Namespace, wanted: Namespace) -> bool:
     """Whether a row is what was written, as precisely as databases keep moments."""
-    told = replace(found, created_at=wanted.created_at, updated_at=wanted.updated_at)
-    return same_moment(found.updated_at, wanted.updated_at) and told == wanted
+    same_times = replace(found, created_at=wanted.created_at, updated_at=wanted.updated_at)
+    return same_moment(found.updated_at, wanted.updated_at) and same_times == wanted

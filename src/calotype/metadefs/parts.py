@@ -63,7 +63,7 @@ def list_(svc: Service, ctx: Context, namespace: str, kind: Kind[P]) -> list[P]:
         found = opened(svc, tx, ctx, namespace, _RULES[kind.word].list_)
         return metadefs.parts(tx, kind, found.id)
 
-    return svc.db.look(work)
+    return svc.db.snapshot(work)
 
 
 def page(
@@ -97,7 +97,7 @@ def page(
             raise _no_part(kind, namespace, marker or "")
         return some
 
-    found = svc.db.look(work)
+    found = svc.db.snapshot(work)
     more = limit and len(found) > limit
     return found[:limit], found[limit - 1].name if limit and more else None
 
@@ -109,7 +109,7 @@ def show(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str) -
         found = opened(svc, tx, ctx, namespace, _RULES[kind.word].show)
         return _part(tx, kind, found, name)
 
-    return svc.db.look(work)
+    return svc.db.snapshot(work)
 
 
 def show_for(svc: Service, ctx: Context, namespace: str, name: str, resource_type: str) -> MetadefProperty:
@@ -128,7 +128,7 @@ def show_for(svc: Service, ctx: Context, namespace: str, name: str, resource_typ
             raise _no_part(PROPERTY, namespace, name)
         return _part(tx, PROPERTY, found, name.removeprefix(link.prefix or ""))
 
-    return svc.db.look(work)
+    return svc.db.snapshot(work)
 
 
 def add(svc: Service, ctx: Context, namespace: str, kind: Kind[P], new: P) -> P:
@@ -140,7 +140,7 @@ def add(svc: Service, ctx: Context, namespace: str, kind: Kind[P], new: P) -> P:
         _tell(svc, tx, "create", kind, found, new)
         return new
 
-    return svc.db.transact(work, lambda tx, added: _is(tx, ctx, namespace, kind, added))
+    return svc.db.write(work, lambda tx, added: _is(tx, ctx, namespace, kind, added))
 
 
 def add_tags(
@@ -160,11 +160,11 @@ def add_tags(
             _tell(svc, tx, "create", TAG, found, tag)
         return list(new)
 
-    def landed(tx: Tx, added: list[MetadefTag]) -> bool:
+    def committed(tx: Tx, added: list[MetadefTag]) -> bool:
         there = metadefs.get(tx, ctx, namespace)
         return there is not None and _are_among(metadefs.parts(tx, TAG, there.id), added)
 
-    return svc.db.transact(work, landed)
+    return svc.db.write(work, committed)
 
 
 def change(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str, new: P) -> P:
@@ -180,12 +180,12 @@ def change(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str,
         _tell(svc, tx, "update", kind, found, changed, old_name=old.name)
         return changed
 
-    def landed(tx: Tx, changed: P) -> bool:
+    def committed(tx: Tx, changed: P) -> bool:
         there = metadefs.get(tx, ctx, namespace)
         old = metadefs.part(tx, kind, there.id, name) if there else None
         return _is(tx, ctx, namespace, kind, changed) and (old is None or old.name == changed.name)
 
-    return svc.db.transact(work, landed)
+    return svc.db.write(work, committed)
 
 
 def remove(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str) -> None:
@@ -199,7 +199,7 @@ def remove(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str)
         _tell(svc, tx, "delete", kind, found, old, deleted_at=svc.now())
         return found
 
-    svc.db.transact(work, lambda tx, found: metadefs.part(tx, kind, found.id, name) is None)
+    svc.db.write(work, lambda tx, found: metadefs.part(tx, kind, found.id, name) is None)
 
 
 def clear(svc: Service, ctx: Context, namespace: str, kind: Kind[P]) -> None:
@@ -212,7 +212,7 @@ def clear(svc: Service, ctx: Context, namespace: str, kind: Kind[P]) -> None:
             event_type = f"metadef_namespace.delete_{_PLURALS[kind.word]}"
             svc.events.metadef(tx, event_type, about_namespace, found, deleted_at=svc.now())
 
-    svc.db.transact(work)
+    svc.db.write(work)
 
 
 def no_association(namespace: str, resource_type: str) -> errors.NotFound:

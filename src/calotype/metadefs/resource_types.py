@@ -14,7 +14,7 @@ from calotype.service import Service
 def types(svc: Service, ctx: Context) -> list[ResourceType]:
     """All resource types, in the order in which they were added. Raises `NotFound`, `Forbidden`."""
     svc.policy.check_namespace(ctx, "list_metadef_resource_types", None)
-    return svc.db.ask(metadefs.resource_types)
+    return svc.db.read(metadefs.resource_types)
 
 
 def list_(svc: Service, ctx: Context, namespace: str) -> list[Association]:
@@ -26,7 +26,7 @@ def list_(svc: Service, ctx: Context, namespace: str) -> list[Association]:
             return []
         return metadefs.associations(tx, found.id)
 
-    return svc.db.look(work)
+    return svc.db.snapshot(work)
 
 
 def add(svc: Service, ctx: Context, namespace: str, new: Association) -> Association:
@@ -41,7 +41,7 @@ def add(svc: Service, ctx: Context, namespace: str, new: Association) -> Associa
         svc.events.metadef(tx, "metadef_resource_type.create", about_association, found.name, added)
         return found, added
 
-    _, added = svc.db.transact(work, lambda tx, made: _is(tx, *made))
+    _, added = svc.db.write(work, lambda tx, made: _is(tx, *made))
     return added
 
 
@@ -59,7 +59,7 @@ def remove(svc: Service, ctx: Context, namespace: str, resource_type: str) -> No
         svc.events.metadef(tx, "metadef_resource_type.delete", about_association, found.name, link, now)
         return found
 
-    svc.db.transact(work, lambda tx, found: _association(tx, found, resource_type) is None)
+    svc.db.write(work, lambda tx, found: _association(tx, found, resource_type) is None)
 
 
 def _association(tx: Tx, namespace: Namespace, resource_type: str) -> Association | None:

@@ -474,19 +474,19 @@ class _Slice:
     def __init__(self, file: IO[bytes], offset: int, length: int, store: str) -> None:
         self._file = file
         self._end = offset + length
-        self._left = length
+        self._remaining = length
         self._store = store
 
     def fileno(self) -> int:
         return self._file.fileno()
 
     def read(self, size: int = -1) -> bytes:
-        if self._left <= 0:
+        if self._remaining <= 0:
             return b""
-        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        data = self._file.read(self._remaining if size < 0 else min(size, self._remaining))
         if not data:
             raise errors.StoreError("The object ended before its recorded size.", self._store)
-        self._left -= len(data)
+        self._remaining -= len(data)
         return data
 
     def close(self) -> None:

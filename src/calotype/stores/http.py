@@ -205,20 +205,20 @@ class _Part:
         self.size: int = length if length is not None else (total or 0) - offset
 
     def __iter__(self) -> Iterator[bytes]:
-        skip, left = self._skip, self.size
+        skip, remaining = self._skip, self.size
         try:
-            for piece in self._answer if left else ():
+            for piece in self._answer if remaining else ():
                 if skip >= len(piece):
                     skip -= len(piece)
                     continue
-                part = piece[skip : skip + left]
-                skip, left = 0, left - len(part)
+                part = piece[skip : skip + remaining]
+                skip, remaining = 0, remaining - len(part)
                 yield part
-                if not left:
+                if not remaining:
                     return
         except errors.FetchFailed as exc:
             raise errors.StoreUnavailable(str(exc), self._store) from exc
-        if left:
+        if remaining:
             raise errors.StoreError("The server sent less than it announced.", self._store)
 
     def file(self) -> IO[bytes] | None:
