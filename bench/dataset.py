@@ -95,7 +95,7 @@ def fill(engine: sa.Engine, count: int, *, seed: int = 1, shape: Shape = Shape()
 def _indexes_later(engine: sa.Engine) -> Iterator[None]:
     """Without the indexes named `calotype_…` while rows are loaded: made at the end they cost a fraction."""
     with engine.begin() as connection:
-        missing = schema.missing(connection)
+        missing = schema.missing_indexes(connection)
         there = [index for index in tables.our_indexes(connection.dialect.name) if index not in missing]
         for index in there:
             index.drop(connection)

@@ -33,7 +33,7 @@ from bench import layers, meter, services
 from bench.__main__ import cpu, put, target
 from bench.client import MIB, Connection
 from calotype.db import compare, documents, pages, visibility
-from calotype.db.known import Known, id_of, stamp
+from calotype.db.record_cache import RecordCache, id_of, stamp
 from calotype.db.tables import image_locations, image_properties, image_tags
 from calotype.db.tables import images as table
 from calotype.model import Location
@@ -55,14 +55,14 @@ def _every_time(build: Callable[..., Any]) -> Callable[..., Any]:
 
 def _one_statement(search: Any) -> Any:
     """The list as it is usually asked for: all that the caller sees, sorted."""
-    wanted = [visibility.holds(search.branches), *pages._KEPT, pages._LISTED, *search.tests.conditions()]
+    wanted = [visibility.holds(search.branches), *pages._LIVING, pages._LISTED, *search.filter_shape.conditions()]
     if search.marker is not None:
         wanted.append(search.order.after(search._unset()))
-    found = sa.select(stamp).where(*wanted).order_by(*search.order.by()).limit(pages._MOST)
+    found = sa.select(stamp).where(*wanted).order_by(*search.order.by()).limit(pages._LIMIT)
     return search.tx.execute(found, search.values | {"most": search.limit}).scalars().all()
 
 
-def _four_statements(tx: Any, known: Known, stamps: list[str]) -> dict[str, Any]:
+def _four_statements(tx: Any, cache: RecordCache, stamps: list[str]) -> dict[str, Any]:
     """The records of a page as they are usually read: a statement for each table, and a row for each value."""
     ids = {"ids": [id_of(one) for one in stamps]}
     wanted: Any = sa.bindparam("ids", expanding=True)
@@ -84,7 +84,7 @@ def _four_statements(tx: Any, known: Known, stamps: list[str]) -> dict[str, Any]
             tags=tuple(sorted(one.value for one in tags)),
             locations=tuple(Location(one.id, one.value, documents.metadata_of(one.meta_data)) for one in locations),
         )
-    return {one: known.keep(one, record) for one, record in records.items()}
+    return {one: cache.put(one, record) for one, record in records.items()}
 
 
 @contextlib.contextmanager
@@ -101,16 +101,16 @@ def _as_standard_sql() -> Iterator[None]:
         specs.update(before)
 
 
-def _nothing_known() -> Any:
-    return mock.patch.object(Known, "_entry", return_value=None)
+def _empty_cache() -> Any:
+    return mock.patch.object(RecordCache, "_entry", return_value=None)
 
 
 #: The part: what takes it out, what is taken out in both cases, and what is asked for. `{marker}` is in the middle.
 LISTS: dict[str, tuple[Callable[[], Any], Callable[[], Any], Sequence[str]]] = {
-    "known": (_nothing_known, contextlib.nullcontext, (layers.PATHS[0], DEFAULT, "/v2/images?limit=1000")),
+    "record cache": (_empty_cache, contextlib.nullcontext, (layers.PATHS[0], DEFAULT, "/v2/images?limit=1000")),
     "documents and nesting": (
         lambda: mock.patch.object(pages, "_read", _four_statements),
-        _nothing_known,
+        _empty_cache,
         (DEFAULT, "/v2/images?limit=1000"),
     ),
     "filters": (

@@ -68,7 +68,7 @@ class App:
             protections=Protections(conf, policy.passes),
             limits=limits.build(conf),
             stores=registry.build(conf),
-            leases=Leases(self.db.reserve(), config.state_path(conf, "owners")),
+            leases=Leases(self.db.background(), config.state_path(conf, "owners")),
             events=Events(
                 conf,
                 put=outbox.add,
@@ -88,7 +88,7 @@ class App:
     def start(self) -> None:
         """Begin to work off jobs and to send events. Call it after forking."""
         self.db.dispose()
-        svc = replace(self.service, db=self.db.reserve())
+        svc = replace(self.service, db=self.db.background())
         if found := notifiers.build(self.conf):
             self.sender = Sender(svc, found, self.conf.jobs.poll)
             self.sender.start()
@@ -125,7 +125,7 @@ def build(conf: cfg.ConfigOpts, *, wait: bool = True) -> App:
     """
     app = App(conf)
     app.db.wait(conf.database.max_retries if wait else 0, conf.database.retry_interval)
-    schema.demand(app.db)
+    schema.require_current(app.db)
     places.recognise(app.service)
     for unserved in places.unserved(app.service):
         LOG.error("%s", unserved)

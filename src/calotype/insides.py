@@ -81,11 +81,11 @@ def limited_pymysql() -> Any:
     check("PyMySQL")
 
     class LimitedConnection(connections.Connection):  # type: ignore[misc]
-        limit = 0.0
-        until = math.inf
+        answer_timeout = 0.0
+        deadline = math.inf
 
         def _execute_command(self, command: int, sql: str | bytes) -> None:
-            self._read_timeout = max(0.01, min(self.limit, self.until - time.monotonic()))
+            self._read_timeout = max(0.01, min(self.answer_timeout, self.deadline - time.monotonic()))
             super()._execute_command(command, sql)
 
     return LimitedConnection
@@ -99,20 +99,20 @@ def limited_psycopg() -> Any:
     check("psycopg")
 
     class LimitedConnection(psycopg.Connection[Any]):
-        limit = 0.0
-        until = math.inf
+        answer_timeout = 0.0
+        deadline = math.inf
 
         def wait(self, gen: Any, *args: Any, **named: Any) -> Any:
             return super().wait(self._limited(gen), *args, **named)
 
         def _limited(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
             """The same dialogue. psycopg comes by about ten times a second, also when nothing happened."""
-            until = min(time.monotonic() + self.limit, self.until)
+            deadline = min(time.monotonic() + self.answer_timeout, self.deadline)
             try:
                 wanted = next(gen)
                 while True:
                     ready = yield wanted
-                    if not ready and time.monotonic() > until:
+                    if not ready and time.monotonic() > deadline:
                         self.close()
                         raise psycopg.OperationalError("the database did not answer in time")
                     wanted = gen.send(ready)

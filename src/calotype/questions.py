@@ -1,9 +1,9 @@
-"""Questions to other servers, which nobody asks while he has a connection of the database.
+"""Questions to other servers that come up while a transaction is open, and that must wait until it is closed.
 
-A transaction that waits for another server keeps its rows from everybody, and on SQLite the whole database. So a
-question that comes up in one is put off: `ask` raises `Later`, the transaction is undone, the question is asked, and
-the transaction is run again and finds the answer. An answer is for exactly what was asked: if the record changed
-meanwhile, the question is another one, and is asked anew. `db/engine.py` does all this for each of its transactions.
+A policy rule may ask another server. A transaction that waited for the answer would keep its rows locked meanwhile, on
+SQLite the whole database. So `ask` raises `Deferred` in a transaction. `db/engine.py` then rolls the transaction back,
+asks the question without a connection, and runs the transaction again; this time `ask` finds the answer. The answer
+belongs to exactly what was asked: if the record has changed meanwhile, that is another question, and is deferred again.
 """
 
 import threading
@@ -13,70 +13,70 @@ from typing import Final
 
 from calotype import errors
 
-#: How often one thing is asked anew because what it is asked about changed meanwhile.
-_MOST: Final = 5
+#: How often one rule is asked again for one transaction, because the record changed meanwhile.
+_MAX_REPEATS: Final = 5
 
 
-class Later(Exception):
-    """A question came up in a transaction. `what` is its short name, `key` tells it from all others."""
+class Deferred(Exception):
+    """A question came up in a transaction. `name` is for messages; `key` tells it from all other questions."""
 
-    def __init__(self, what: str, key: Hashable, question: Callable[[], bool]) -> None:
-        super().__init__(what)
-        self.what = what
+    def __init__(self, name: str, key: Hashable, question: Callable[[], bool]) -> None:
+        super().__init__(name)
+        self.name = name
         self.key = key
         self.question = question
 
 
-class _Here(threading.local):
-    """This thread: how many connections it has, and the answers for the transaction that it runs."""
+class _ThreadState(threading.local):
+    """Of this thread: how many connections it has, and the answers for the transaction that it runs."""
 
     connections = 0
     answers: "Answers | None" = None
 
 
-_here = _Here()
+_thread = _ThreadState()
 
 
-def connect() -> None:
-    """This thread has one more connection of the database, and asks no other server."""
-    _here.connections += 1
+def connection_taken() -> None:
+    """This thread took a connection of the database: until it returns it, it asks no other server."""
+    _thread.connections += 1
 
 
-def disconnect() -> None:
-    """It gave one back."""
-    _here.connections -= 1
+def connection_returned() -> None:
+    """This thread returned a connection of the database."""
+    _thread.connections -= 1
 
 
-def ask(what: str, key: Hashable, question: Callable[[], bool]) -> bool:
-    """The answer to a question. Raises `Later` when it must not be asked now, and what `question` raises."""
-    if not _here.connections:
+def ask(name: str, key: Hashable, question: Callable[[], bool]) -> bool:
+    """The answer to a question. Raises `Deferred` if this thread has a connection, and what `question` raises."""
+    if not _thread.connections:
         return question()
-    if _here.answers is not None and (answer := _here.answers.known.get(key)) is not None:
+    if _thread.answers is not None and (answer := _thread.answers.by_key.get(key)) is not None:
         return answer
-    raise Later(what, key, question)
+    raise Deferred(name, key, question)
 
 
 class Answers:
-    """For the length of a block, the answers that a transaction needs; the block runs it until it has them all."""
+    """The answers that a transaction needs. The block that it guards runs the transaction until it has them all."""
 
     def __init__(self) -> None:
-        self.known: dict[Hashable, bool] = {}
+        self.by_key: dict[Hashable, bool] = {}
         self._asked: Counter[str] | None = None
         self._outer: Answers | None = None
 
     def __enter__(self) -> "Answers":
-        self._outer, _here.answers = _here.answers, self
+        self._outer, _thread.answers = _thread.answers, self
         return self
 
     def __exit__(self, *_: object) -> None:
-        _here.answers = self._outer
+        _thread.answers = self._outer
 
-    def find(self, later: Later) -> None:
-        """Ask what was put off. Raises what the question raises, and `Busy` when there is no end to it."""
-        if _here.connections:  # of a transaction around this one, which has to end first
-            raise later
+    def resolve(self, deferred: Deferred) -> None:
+        """Ask a deferred question. Raises what the question raises, and `Busy` if the record keeps changing."""
+        if _thread.connections:  # of a transaction around this one, which has to be closed first
+            raise deferred
         self._asked = self._asked or Counter()
-        self._asked[later.what] += 1
-        if self._asked[later.what] > _MOST:
-            raise errors.Busy(f"What the rule {later.what} is asked about changes all the time; try again later.")
-        self.known[later.key] = later.question()
+        self._asked[deferred.name] += 1
+        if self._asked[deferred.name] > _MAX_REPEATS:
+            raise errors.Busy(f"What the rule {deferred.name} is asked about changes all the time; try again later.")
+        self.by_key[deferred.key] = deferred.question()

@@ -21,7 +21,7 @@ from sqlalchemy import event
 from calotype.context import Context
 from calotype.db import pages, schema, tables
 from calotype.db.engine import Database
-from calotype.db.known import Known
+from calotype.db.record_cache import RecordCache
 from calotype.model import VISIBILITIES, Query
 from tests import databases
 
@@ -146,11 +146,11 @@ def _plan(db: Database, wanted: List) -> Iterator[str]:
     query = wanted.query
     with db.read_once() as tx:
         if wanted.deep:
-            some = pages.page(tx, Known(), wanted.caller, replace(query, limit=1000))
+            some = pages.page(tx, RecordCache(), wanted.caller, replace(query, limit=1000))
             query = replace(query, marker=some[-1].id)
         event.listen(db.reads, "before_cursor_execute", remember)
         try:
-            pages.page(tx, Known(), wanted.caller, query)
+            pages.page(tx, RecordCache(), wanted.caller, query)
         finally:
             event.remove(db.reads, "before_cursor_execute", remember)
         explain = {"sqlite": _sqlite, "postgresql": _postgresql}.get(db.url.get_backend_name(), _mariadb)

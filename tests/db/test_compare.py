@@ -7,7 +7,7 @@ import pytest
 from calotype.context import SERVICE, Context
 from calotype.db import images, members, pages
 from calotype.db.engine import Database, now
-from calotype.db.known import Known
+from calotype.db.record_cache import RecordCache
 from calotype.model import Image, Query
 
 ID = "00000000-0000-4000-8000-000000000001"
@@ -34,8 +34,8 @@ def test_projects_alike_see_nothing_of_each_other(db: Database, project: str) ->
         assert images.get(tx, member_of(project), ID) is None
         for visibility in (None, "all", "shared"):
             query = Query(limit=5, visibility=visibility, member_status="all")
-            assert len(pages.page(tx, Known(), member_of("demo"), query)) == 1
-            assert pages.page(tx, Known(), member_of(project), query) == []
+            assert len(pages.page(tx, RecordCache(), member_of("demo"), query)) == 1
+            assert pages.page(tx, RecordCache(), member_of(project), query) == []
 
 
 @pytest.mark.parametrize("project", ALIKE)

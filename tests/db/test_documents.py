@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from calotype.context import SERVICE
 from calotype.db import documents, images, pages, tables
 from calotype.db.engine import Database, now
-from calotype.db.known import Known
+from calotype.db.record_cache import RecordCache
 from calotype.model import Image, Query
 
 WHEN = now().replace(microsecond=0)
@@ -31,7 +31,7 @@ def stored(db: Database, image: Image) -> Image:
     with db.read_once() as tx:
         found = images.get(tx, SERVICE, image.id)
         assert found is not None
-        assert pages.page(tx, Known(), SERVICE, Query(5)) == [found]
+        assert pages.page(tx, RecordCache(), SERVICE, Query(5)) == [found]
     return found
 
 

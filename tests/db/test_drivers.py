@@ -64,14 +64,18 @@ def test_parameters_are_put_at_the_end_of_the_url_and_utf8_is_meant_in_full() ->
 )
 def test_readers_and_writers_share_what_is_allowed(size: int, overflow: int) -> None:
     both = drivers.pools(Settings(max_pool_size=size, max_overflow=overflow))
-    assert sum(pool.kept + pool.more for pool in both) == max(2, size + overflow)
-    assert all(pool.kept >= 1 and pool.more >= 0 for pool in both)
-    assert sum(pool.kept for pool in both) == max(2, size)
+    assert sum(pool.size + pool.overflow for pool in both) == max(2, size + overflow)
+    assert all(pool.size >= 1 and pool.overflow >= 0 for pool in both)
+    assert sum(pool.size for pool in both) == max(2, size)
 
 
 def test_a_limit_that_is_lifted_is_lifted_for_both() -> None:
-    assert drivers.pools(Settings(max_overflow=-1))[0].more == drivers.pools(Settings(max_overflow=-1))[1].more == -1
-    assert [pool.kept for pool in drivers.pools(Settings(max_pool_size=0))] == [0, 0]
+    assert (
+        drivers.pools(Settings(max_overflow=-1))[0].overflow
+        == drivers.pools(Settings(max_overflow=-1))[1].overflow
+        == -1
+    )
+    assert [pool.size for pool in drivers.pools(Settings(max_pool_size=0))] == [0, 0]
 
 
 @pytest.mark.parametrize(

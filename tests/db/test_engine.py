@@ -18,7 +18,7 @@ from calotype.context import SERVICE, Context
 from calotype.db import engine, images, jobs, outbox, pages, schema, tables, tombstones
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, Tx, now
-from calotype.db.known import Known
+from calotype.db.record_cache import RecordCache
 from calotype.model import Event, Image, Job, Query
 from tests import databases
 
@@ -69,7 +69,7 @@ def test_writers_of_several_connections_wait_for_each_other(database_url: str, d
         thread.join()
     assert failures == []
     with db.read_once() as tx:
-        assert len(pages.page(tx, Known(), SERVICE, Query(limit=1000))) == 160
+        assert len(pages.page(tx, RecordCache(), SERVICE, Query(limit=1000))) == 160
     other.close()
 
 
@@ -108,7 +108,7 @@ def test_reading_n_images_costs_a_fixed_number_of_statements(db: Database) -> No
     statements: list[str] = []
     event.listen(db.reads, "before_cursor_execute", lambda *a: statements.append(a[2]))
     alice = Context(project="red", roles=frozenset({"member"}))
-    known = Known()
+    known = RecordCache()
     counts = []
     for limit in (1, 10, 50, 50):  # the last finds nothing that it does not know
         statements.clear()
@@ -165,12 +165,12 @@ def test_a_delete_that_is_undone_brings_everything_back(db: Database) -> None:
         rows = images.delete(tx, before, now())
     assert rows
     with db.write_once() as tx:
-        assert tombstones.holds(tx, before.id)
+        assert tombstones.exists(tx, before.id)
         images.restore(tx, before.id, before.status, rows, without=[before.locations[0].id])
     with db.read_once() as tx:
         after = images.get(tx, SERVICE, before.id)
         assert after
-        assert not tombstones.holds(tx, before.id)
+        assert not tombstones.exists(tx, before.id)
     assert replace(after, updated_at=before.updated_at) == replace(before, locations=before.locations[1:])
 
 
@@ -246,7 +246,7 @@ def test_tombstones_and_jobs_outlive_the_note_of_which_migrations_were_run(db: D
         gone = images.get(tx, SERVICE, an_image(1).id)
         assert gone
         images.delete(tx, gone, now())
-        tombstones.bury(tx, [an_image(2).id], now())  # which has no other row left
+        tombstones.add(tx, [an_image(2).id], now())  # which has no other row left
         job = jobs.submit(tx, "delete", an_image(1).id, {"x": "y"})
         before = [tx.execute(sa.select(table)).all() for table in (tables.tombstones, tables.jobs)]
         index = next(index for index in tables.jobs.indexes if index.name == "calotype_jobs_owner")
@@ -256,7 +256,7 @@ def test_tombstones_and_jobs_outlive_the_note_of_which_migrations_were_run(db: D
     with db.read_once() as tx:
         assert [tx.execute(sa.select(table)).all() for table in (tables.tombstones, tables.jobs)] == before
         assert len(before[0]) == 2
-        assert jobs.lives(tx, job.token)
+        assert jobs.exists(tx, job.token)
         assert index.name in {found["name"] for found in sa.inspect(tx).get_indexes("calotype_jobs")}
     assert schema.inspect(db).ready
 
@@ -289,7 +289,7 @@ def test_our_ids_compare_with_glances_when_the_collation_of_the_database_is_anot
     with database.write_once() as tx:
         assert images.purge(tx, now() + timedelta(days=1), 100)[0] == 1
         outbox.add(tx, Event("1", "image.create", "INFO", {"name": "照相 é"}, now()))
-        assert outbox.first(tx, 1)[0].payload == {"name": "照相 é"}
+        assert outbox.next_events(tx, 1)[0].payload == {"name": "照相 é"}
     database.close()
 
 
@@ -319,7 +319,7 @@ def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_on
     assert schema.sync(database) == "0001"
     assert schema.inspect(database).ready
     with database.read_once() as tx:
-        assert len(pages.page(tx, Known(), SERVICE, Query(limit=50, sort=(("name", "asc"),)))) == 30
+        assert len(pages.page(tx, RecordCache(), SERVICE, Query(limit=50, sort=(("name", "asc"),)))) == 30
     database.close()
 
 
@@ -355,8 +355,8 @@ def test_notes_of_jobs_become_rows_also_when_that_broke_off_again_and_again(data
     event.remove(database.writes, "before_cursor_execute", break_off)
     assert allowed > 5
     with database.write_once() as tx:
-        assert jobs.settle(tx, Job("1", "upload", "i", 1, "o", {})) == (True, {"1-1": "last"})
-        assert jobs.settle(tx, Job("2", "upload", "i", 1, "o", {})) == (True, {})
+        assert jobs.resolve(tx, Job("1", "upload", "i", 1, "o", {})) == (True, {"1-1": "last"})
+        assert jobs.resolve(tx, Job("2", "upload", "i", 1, "o", {})) == (True, {})
         assert tx.execute(sa.select(tables.locks.c.name)).scalars().all() == ["events", "sweep"]
     database.close()
 
@@ -434,8 +434,8 @@ def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(database_
     with database.read_once() as tx:
         found = images.get(tx, SERVICE, capital)
         assert found
-        assert [image.id for image in pages.page(tx, Known(), SERVICE, Query(limit=5))] == [capital]
-        assert pages.page(tx, Known(), SERVICE, Query(limit=5, marker=capital)) == []
+        assert [image.id for image in pages.page(tx, RecordCache(), SERVICE, Query(limit=5))] == [capital]
+        assert pages.page(tx, RecordCache(), SERVICE, Query(limit=5, marker=capital)) == []
     with pytest.raises(errors.Conflict), database.write_once() as tx:
         images.add(tx, replace(an_image(1), id=capital.lower()))
     with database.write_once() as tx:

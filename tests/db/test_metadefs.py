@@ -130,7 +130,7 @@ def test_what_has_no_value_is_shown_as_private_not_protected_and_as_old_as_it_is
         found = metadefs.get(tx, ALICE, "bare")
         assert found
         assert (found.visibility, found.protected, found.updated_at) == ("private", False, NOON)
-        assert metadefs.whole(tx, ALICE, "bare") == Definitions(found)
+        assert metadefs.get_definitions(tx, ALICE, "bare") == Definitions(found)
         assert metadefs.get(tx, BOB, "bare") is None
         assert [one.namespace.name for one in metadefs.page(tx, ALICE, limit=9, visibility="private")] == ["bare"]
         assert metadefs.page(tx, ALICE, limit=9, visibility="public") == []
@@ -149,16 +149,16 @@ def test_a_namespace_is_read_as_its_parts_are_each(db: Database) -> None:
     with db.read_once() as tx:
         links = tuple(metadefs.associations(tx, made))
         properties, objects, tags = (tuple(metadefs.parts(tx, kind, made)) for kind in (PROPERTY, OBJECT, TAG))  # type: ignore[arg-type, var-annotated]
-        found = metadefs.whole(tx, ALICE, "one")
+        found = metadefs.get_definitions(tx, ALICE, "one")
         assert found
         assert (found.associations, found.properties, found.objects, found.tags) == (links, properties, objects, tags)
         assert found.namespace == metadefs.get(tx, ALICE, "one")
-        assert metadefs.page(tx, ALICE, limit=9, sort_key="id", descending=False, whole=True)[0] == found
+        assert metadefs.page(tx, ALICE, limit=9, sort_key="id", descending=False, with_parts=True)[0] == found
         assert metadefs.page(tx, ALICE, limit=9, sort_key="id", descending=False)[0] == Definitions(
             found.namespace, links
         )
-        assert metadefs.whole(tx, BOB, "one") is None
-        assert metadefs.whole(tx, ADMIN, "one") == found
+        assert metadefs.get_definitions(tx, BOB, "one") is None
+        assert metadefs.get_definitions(tx, ADMIN, "one") == found
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -271,8 +271,8 @@ def test_a_part_is_held_as_it_was_written_and_when(db: Database) -> None:
         ),
     ):  # fmt: skip
         with db.read_once() as tx:
-            assert metadefs.holds(tx, kind, made, there)  # type: ignore[arg-type]
-            assert not [other for other in others if metadefs.holds(tx, kind, made, other)]  # type: ignore[arg-type]
+            assert metadefs.has_part(tx, kind, made, there)  # type: ignore[arg-type]
+            assert not [other for other in others if metadefs.has_part(tx, kind, made, other)]  # type: ignore[arg-type]
 
 
 def test_a_list_goes_on_behind_a_namespace_that_has_gone(db: Database) -> None:
@@ -319,7 +319,7 @@ def test_reading_n_namespaces_costs_a_fixed_number_of_statements(db: Database) -
     def show(name: str) -> int:
         statements.clear()
         with db.read_once() as tx:
-            found = metadefs.whole(tx, ADMIN, name)
+            found = metadefs.get_definitions(tx, ADMIN, name)
             assert found
             assert found.objects
         return len([one for one in statements if one.startswith("SELECT")])

@@ -16,7 +16,7 @@ from calotype.app import App
 from calotype.context import Context
 from calotype.db import images, members, pages, tables
 from calotype.db.engine import Database
-from calotype.db.known import Known
+from calotype.db.record_cache import RecordCache
 from calotype.images import lifecycle
 from calotype.model import STATUSES, VISIBILITIES, Comparison, Image, Query
 from tests.inprocess import BOB, parts
@@ -35,7 +35,7 @@ CALLERS = {
     "nobody": Context(),
 }
 
-KNOWN = Known()
+KNOWN = RecordCache()
 
 
 @dataclass(frozen=True)
@@ -228,10 +228,10 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     if request.param != "as it is":
         monkeypatch.setattr(pages, "FEW", 2)
         monkeypatch.setattr(pages, "_FEW_PROPERTIES", 1)
-        monkeypatch.setattr(pages, "_SORTED", 4)
+        monkeypatch.setattr(pages, "_MAX_SORTED", 4)
         monkeypatch.setattr(pages, "_FEW_FOR_GROUPS", 5)
         monkeypatch.setattr(pages, "_TIES", 3)
-        monkeypatch.setattr(pages, "_SHARES", 3)
+        monkeypatch.setattr(pages, "_MANY_SHARES", 3)
         monkeypatch.setattr(pages, "_AT_ONCE", 7)
     pages.forget_statements()
     yield
@@ -287,7 +287,7 @@ def test_statements_that_anybody_can_think_up_are_not_kept(full: Database) -> No
     def kept() -> int:
         return len(COMPILED) + sum(
             built.cache_info().currsize
-            for built in (pages._walked, pages._counted, pages._sorted, pages._alike, pages._tied)
+            for built in (pages._walked, pages._counted, pages._sorted, pages._first_group, pages._window_with_ties)
         )
 
     walked(full, CALLERS["red"], Query(10))

@@ -19,8 +19,8 @@ from calotype.context import SERVICE
 from calotype.db import images, jobs
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, Tx, now
+from calotype.db.fair_lock import FairLock
 from calotype.db.leases import Leases
-from calotype.db.turns import Turns
 from tests.db.test_engine import an_image
 from tests.support import until
 
@@ -138,23 +138,23 @@ def test_tries_that_are_in_vain_end_with_the_time_of_all_of_them(database_kind: 
 
 
 def test_writers_have_their_turns_as_they_came_and_those_in_a_hurry_before_them() -> None:
-    turns, order = Turns(), list[str]()
+    lock, order = FairLock(), list[str]()
 
     def come(name: str, hurry: bool) -> None:
-        with turns.take(time.monotonic() + 10, hurry=hurry):
+        with lock.acquire(time.monotonic() + 10, has_priority=hurry):
             order.append(name)
 
     def late() -> None:
-        with pytest.raises(errors.Busy), turns.take(time.monotonic() + 0.01, hurry=False):
+        with pytest.raises(errors.Busy), lock.acquire(time.monotonic() + 0.01, has_priority=False):
             order.append("late")
 
-    with ThreadPoolExecutor(10) as threads, turns.take(time.monotonic(), hurry=False):
+    with ThreadPoolExecutor(10) as threads, lock.acquire(time.monotonic(), has_priority=False):
         threads.submit(late).result()
         for number, (name, hurry) in enumerate([("a", False), ("b", False), ("A", True), ("c", False), ("B", True)]):
             threads.submit(come, name, hurry)
-            until(lambda number=number: sum(map(len, turns._waiting)) == number + 1)  # type: ignore[misc]
+            until(lambda number=number: sum(map(len, lock._waiting)) == number + 1)  # type: ignore[misc]
     assert order == ["A", "B", "a", "b", "c"]
-    with turns.take(time.monotonic(), hurry=False):
+    with lock.acquire(time.monotonic(), has_priority=False):
         pass
 
 
@@ -162,7 +162,7 @@ def test_no_crowd_of_writers_lets_a_lease_run_out(database_kind: str, tmp_path: 
     """They take their time: if the lease had to wait until each of them had a turn, it would be for two seconds."""
     if database_kind != "sqlite":
         return  # others lock rows
-    leases = Leases(db.reserve(), tmp_path)
+    leases = Leases(db.background(), tmp_path)
     with db.write_once() as tx:
         images.add(tx, an_image(1))
         jobs.submit(tx, "upload", an_image(1).id, {}, owner=leases.owner)
@@ -197,6 +197,6 @@ def test_a_crowd_of_writers_in_another_process_keeps_nobody_out(database_kind: s
     with db.write_once() as tx:
         images.add(tx, an_image(1))
     with another_process(_CROWDS, db):
-        waits = [took(partial(one.write, change)) for _ in range(10) for one in (db, db.reserve())]
+        waits = [took(partial(one.write, change)) for _ in range(10) for one in (db, db.background())]
     assert {failure for _, failure in waits} == {None}
     assert max(seconds for seconds, _ in waits) < 5

@@ -147,7 +147,7 @@ def test_every_event_is_documented_and_nothing_else_is() -> None:
 def test_the_times_of_jobs_are_documented_as_they_are() -> None:
     documented = [float(row[1]) for row in rows(section(read("docs/operate/jobs.md"), "Times"))]
     poll = next(option.default for option in config.JOBS if option.dest == "poll")
-    tries = [jobs.pause(Job("id", "delete", "image", attempt, None, {})) for attempt in (1, 2, 99)]
+    tries = [jobs.backoff(Job("id", "delete", "image", attempt, None, {})) for attempt in (1, 2, 99)]
     beat = leases._BEAT_SECONDS
     moments = [leases.LEASE, beat, watch.LONGEST_STEP, poll, *tries, worker._SWEEP_SECONDS]
     assert documented == [one.total_seconds() if isinstance(one, timedelta) else one for one in moments]

@@ -21,5 +21,5 @@ def only_app(database_kind: str, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture
 def app(only_app: App) -> App:
     """One for all tests, on the chosen database, with an empty outbox."""
-    only_app.db.write(lambda tx: outbox.remove(tx, outbox.first(tx, 1000)))
+    only_app.db.write(lambda tx: outbox.remove(tx, outbox.next_events(tx, 1000)))
     return only_app

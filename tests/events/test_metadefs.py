@@ -34,7 +34,7 @@ def told(app: App) -> list[Event]:
     """What waits in the outbox, which is empty then."""
 
     def work(tx: Tx) -> list[Event]:
-        found = outbox.first(tx, 1000)
+        found = outbox.next_events(tx, 1000)
         outbox.remove(tx, found)
         return found
 

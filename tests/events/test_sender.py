@@ -45,7 +45,7 @@ def create(app: App, count: int) -> list[str]:
 
 
 def waiting(app: App) -> int:
-    return app.db.snapshot(outbox.waiting)
+    return app.db.snapshot(outbox.count)
 
 
 def test_all_that_waits_is_sent_in_order_and_forgotten(app: App) -> None:
@@ -105,9 +105,9 @@ def test_one_process_sends_at_a_time_and_one_that_slept_too_long_forgets_nothing
         # It is silent for too long, another one begins to send, and something new happens.
         lock = locks.Lock(sender.LOCK, sender.LEASE, other.leases)
         for _ in range(3):
-            assert not app.db.write(lock.take)
+            assert not app.db.write(lock.acquire)
             clock.seconds += 5
-        assert app.db.write(lock.take)
+        assert app.db.write(lock.acquire)
         wake.set()
         thread.join(20)
         assert slow.names == names
@@ -120,7 +120,7 @@ def test_one_process_sends_at_a_time_and_one_that_slept_too_long_forgets_nothing
 def test_the_lock_of_who_died_is_free_at_once(app: App, tmp_path: Path) -> None:
     create(app, 1)
     with another_host(app, tmp_path) as (other, _):
-        assert app.db.write(locks.Lock(sender.LOCK, sender.LEASE, other.leases).take)
+        assert app.db.write(locks.Lock(sender.LOCK, sender.LEASE, other.leases).acquire)
         one = Sender(app.service, [Listener()], 60)
         assert one.send_waiting() == 0
         owners = config.state_path(app.conf, "owners")

@@ -162,9 +162,9 @@ def query(data: bytes) -> None:
         _refused(exc)
         return
     assert 0 <= wanted.limit <= 1000
-    tests, order = filters.Tests.of(wanted), filters.Order.of(wanted)
+    tests, order = filters.FilterShape.of(wanted), filters.Order.of(wanted)
     if tests.count < 8:
-        assert len(tests.conditions()) == tests.count - ("owner" in tests.one)
+        assert len(tests.conditions()) == tests.count - ("owner" in tests.single)
     order.by()
     assert {"created_at", "id"} & {name for name, _ in order.keys}
     filters.values(wanted)

@@ -240,7 +240,7 @@ def test_of_two_images_that_get_the_same_data_at_once_one_gets_it(
     with parts(tmp_path, database_url, conf) as app:
         url = kept(app, b"data")
         ids = [queued(app), queued(app)]
-        taken, both = db_images.is_taken, threading.Barrier(2)
+        taken, both = db_images.is_used_elsewhere, threading.Barrier(2)
 
         def slowly(tx: Tx, url: str, image_id: str) -> bool:
             found = taken(tx, url, image_id)
@@ -248,7 +248,7 @@ def test_of_two_images_that_get_the_same_data_at_once_one_gets_it(
                 both.wait(0.3)
             return found
 
-        monkeypatch.setattr(db_images, "is_taken", slowly)
+        monkeypatch.setattr(db_images, "is_used_elsewhere", slowly)
         with ThreadPoolExecutor(2) as threads:
             added = [threads.submit(locations.add, app.service, NOVA, one, url, None) for one in ids]
         assert {type(one.exception()) for one in added} == {type(None), errors.Conflict}

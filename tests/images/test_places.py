@@ -538,7 +538,7 @@ def test_what_died_in_a_store_is_cleaned_up_after_the_store_was_renamed(app: App
     image = lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare"))
     job = data._intend(app.service, ALICE, image.id, app.service.stores.for_writing("one"), None, None)[1]
     (tmp_path / "one" / f"{image.id}.{job.token}.part").write_bytes(b"half")
-    app.service.leases.leave(job)
+    app.service.leases.abandon(job)
     app.service.leases.close()
     with again(app, tmp_path, conf) as second:
         data.give_up(second.service, job, [job.token], "The service died.")

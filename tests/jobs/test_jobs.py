@@ -15,7 +15,7 @@ from calotype import errors
 from calotype.app import App
 from calotype.db import images as db_images
 from calotype.db import jobs, leases, processes, tables
-from calotype.db.jobs import Running
+from calotype.db.jobs import Attempt
 from calotype.images import data, lifecycle
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.worker import Runner
@@ -37,9 +37,9 @@ def claim(app: App, owner: str, **more: Any) -> jobs.Job | None:
         return jobs.claim(tx, owner, **more)
 
 
-def running(app: App) -> list[Running]:
+def running(app: App) -> list[Attempt]:
     with app.db.write_once() as tx:
-        return jobs.running(tx)
+        return jobs.running_attempts(tx)
 
 
 def test_a_job_is_claimed_once_and_only_when_it_is_due(app: App) -> None:
@@ -73,7 +73,7 @@ def test_an_orphan_passes_on_and_the_sleeper_is_fenced_off(app: App) -> None:
         assert not jobs.note(tx, first, "x")
         assert not jobs.fail(tx, first, "late", delay=MINUTE)
         assert not jobs.finish(tx, first)
-        assert jobs.settle(tx, first) == (False, {})
+        assert jobs.resolve(tx, first) == (False, {})
         assert jobs.finish(tx, second)
     assert backlog(app) == 0
 
@@ -119,7 +119,7 @@ def test_notes_and_payloads_may_be_long_and_the_last_note_of_an_attempt_counts(a
         for note in notes:
             assert jobs.note(tx, job, note)
     with app.db.write_once() as tx:
-        assert jobs.settle(tx, job) == (True, {job.token: notes[-1]})
+        assert jobs.resolve(tx, job) == (True, {job.token: notes[-1]})
         again = jobs.claim(tx, "b", dead=("a",))
         assert again
         assert again.payload == payload

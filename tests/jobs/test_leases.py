@@ -75,7 +75,7 @@ def submit(svc: Service, image_id: str = "image") -> Job:
 def claimed(svc: Service) -> list[str]:
     """Ids of the jobs that a runner of this process would take, all at once."""
     found = []
-    while (job := Runner(svc, 1)._claim(svc.leases.dead(), ())) is not None:
+    while (job := Runner(svc, 1)._claim(svc.leases.dead_owners(), ())) is not None:
         found.append(job.id)
     return found
 
@@ -90,7 +90,7 @@ def test_who_is_silent_for_a_lease_loses_its_jobs_and_who_beats_keeps_them(app: 
             clock.seconds += 5
         assert claimed(other) == [silent.id]
         with app.db.read_once() as tx:
-            assert jobs.held(tx, beating)
+            assert jobs.is_current(tx, beating)
 
 
 def replace_owner(app: App, owner: str) -> Service:
@@ -142,9 +142,9 @@ def test_after_an_outage_others_beat_before_anything_is_claimed(
 def test_a_beat_that_waits_for_an_answer_in_vain_comes_again_within_the_lease() -> None:
     for given in (None, 5.0, 30.0):
         database = Database("postgresql://nobody@127.0.0.1:1/none", Settings(response_timeout=given))
-        waits = database.reserve()._settings.response_timeout
-        assert waits is None if given is None else waits == min(given, engine.RESERVE_SECONDS)
-    assert LEASE.total_seconds() > 2 * engine.RESERVE_SECONDS + leases._BEAT_SECONDS
+        waits = database.background()._settings.response_timeout
+        assert waits is None if given is None else waits == min(given, engine.BACKGROUND_RESPONSE_SECONDS)
+    assert LEASE.total_seconds() > 2 * engine.BACKGROUND_RESPONSE_SECONDS + leases._BEAT_SECONDS
 
 
 def fails(*_: object) -> None:
@@ -181,9 +181,9 @@ def test_a_process_never_claims_what_a_living_one_of_its_host_holds(app: App, tm
 def test_what_was_left_is_taken_at_once_and_by_others_at_the_next_beat(app: App) -> None:
     neighbour = replace(app.service, leases=Leases(app.db, app.service.leases._directory))
     first, second = submit(app.service), submit(app.service)
-    app.service.leases.leave(first)
+    app.service.leases.abandon(first)
     assert claimed(app.service) == [first.id]
-    app.service.leases.leave(second)
+    app.service.leases.abandon(second)
     assert claimed(neighbour) == []
     app.service.leases.beat()
     assert claimed(neighbour) == [second.id]
@@ -230,7 +230,7 @@ def test_an_idle_runner_notices_that_others_work_and_watches_them(
     monkeypatch.setattr(leases, "LEASE", timedelta(seconds=0.2))
     with another_host(app, tmp_path) as (other, _):
         job = submit(other)
-        app.service.leases.pulse()
+        app.service.leases.runner_heartbeat()
         until(lambda: app.service.leases.orphans())
         assert claimed(app.service) == [job.id]
 
@@ -283,14 +283,14 @@ def test_a_process_is_alive_until_it_dies(app: App, tmp_path: Path) -> None:
     name = other.stdout.readline().strip()
     try:
         assert ours.owner != name
-        assert ours.dead() == []
+        assert ours.dead_owners() == []
     finally:
         other.send_signal(signal.SIGKILL)
         other.wait()
-    assert ours.dead() == [name]
+    assert ours.dead_owners() == [name]
     app.db.write(lambda tx: processes.beat(tx, name, "host"))
-    ours.forget([name])
-    assert ours.dead() == []
+    ours.forget_owners([name])
+    assert ours.dead_owners() == []
     ours.close()
     assert os.listdir(tmp_path / "owners") == []
     with app.db.read_once() as tx:
@@ -305,7 +305,7 @@ def test_a_lock_file_tells_of_its_own_kernel_and_host_alone(tmp_path: Path) -> N
     ours = without_database(tmp_path)
     directory = ours._directory
     assert ours.owner
-    here, boot = socket.gethostname(), leases._boot()
+    here, boot = socket.gethostname(), leases._boot_id()
     for name, content in {
         "container:7:dead": boot,  # of this kernel
         f"{here}:7:rebooted": "another boot",
@@ -314,7 +314,7 @@ def test_a_lock_file_tells_of_its_own_kernel_and_host_alone(tmp_path: Path) -> N
         "elsewhere:7:old": "",
     }.items():
         (directory / name).write_text(content)
-    assert sorted(ours.dead()) == sorted(["container:7:dead", f"{here}:7:rebooted", f"{here}:7:old"])
+    assert sorted(ours.dead_owners()) == sorted(["container:7:dead", f"{here}:7:rebooted", f"{here}:7:old"])
 
 
 def test_old_files_of_hosts_that_are_gone_go_unless_they_are_known(app: App) -> None:
@@ -331,7 +331,7 @@ def test_old_files_of_hosts_that_are_gone_go_unless_they_are_known(app: App) -> 
     neighbour = Leases(app.db, ours._directory)
     for alive in (ours.owner, neighbour.owner):
         os.utime(ours._directory / alive, (old, old))
-    ours.tidy()
+    ours.remove_stale_files()
     left = ["busy:7:b", "beats:7:c", "young:7:d", ours.owner, neighbour.owner]
     assert sorted(os.listdir(ours._directory)) == sorted(left)
     neighbour.close()
@@ -356,23 +356,23 @@ def test_the_pulse_of_a_runner_is_as_old_as_the_monotonic_clock_says(
 ) -> None:
     monkeypatch.setattr(Leases, "_run", lambda _: None)
     ours = without_database(tmp_path)
-    assert ours.pulse_age() is None
-    ours.pulse()
-    age = ours.pulse_age()
+    assert ours.runner_heartbeat_age() is None
+    ours.runner_heartbeat()
+    age = ours.runner_heartbeat_age()
     assert age is not None
     assert 0 <= age < 5
     file = ours._directory / "runner"
     os.utime(file, (0, 0))
-    age = ours.pulse_age()
+    age = ours.runner_heartbeat_age()
     assert age is not None
     assert age < 5
-    file.write_text(f"{time.monotonic() - 99} {leases._boot()}")
-    age = ours.pulse_age()
+    file.write_text(f"{time.monotonic() - 99} {leases._boot_id()}")
+    age = ours.runner_heartbeat_age()
     assert age is not None
     assert 99 <= age < 120
     for text in ("", f"{time.monotonic()} another boot", "nonsense"):
         file.write_text(text)
-        assert ours.pulse_age() is None
+        assert ours.runner_heartbeat_age() is None
 
 
 # --- what one of all hosts does --------------------------------------------------------------------------
@@ -385,21 +385,21 @@ def lock(svc: Service, name: str = "sweep") -> locks.Lock:
 def test_a_lock_passes_on_when_its_holder_is_silent_and_the_holder_learns_it(app: App, tmp_path: Path) -> None:
     with another_host(app, tmp_path) as (other, clock):
         ours, theirs = lock(app.service), lock(other)
-        assert app.db.write(ours.take)
-        assert app.db.write(ours.take)  # nobody waits for itself
+        assert app.db.write(ours.acquire)
+        assert app.db.write(ours.acquire)  # nobody waits for itself
         for _ in range(6):
-            assert not app.db.write(theirs.take)
+            assert not app.db.write(theirs.acquire)
             clock.seconds += 4
-            assert app.db.write(ours.keep)
+            assert app.db.write(ours.renew)
         for pause in (3600, 5, 0):  # who waits was away itself, which counts as little as one look
-            assert not app.db.write(theirs.take)
+            assert not app.db.write(theirs.acquire)
             clock.seconds += pause
-        assert app.db.write(theirs.take)
-        assert not app.db.write(ours.keep)
+        assert app.db.write(theirs.acquire)
+        assert not app.db.write(ours.renew)
         app.db.write(ours.release)  # is none of its business any more
-        assert app.db.write(theirs.keep)
+        assert app.db.write(theirs.renew)
         app.db.write(theirs.release)
-        assert app.db.write(ours.take)
+        assert app.db.write(ours.acquire)
 
 
 def test_the_lock_of_the_dead_is_free_at_once_and_when_they_are_forgotten(app: App, tmp_path: Path) -> None:
@@ -408,12 +408,12 @@ def test_the_lock_of_the_dead_is_free_at_once_and_when_they_are_forgotten(app: A
     dead = f"{socket.gethostname()}:1:dead"
     (ours._directory / dead).touch()
     take = replace_owner(app, dead)
-    assert app.db.write(lock(take).take)
-    assert app.db.write(lock(app.service).take)
-    assert app.db.write(lock(take, "events").take)
-    ours.forget([dead])
+    assert app.db.write(lock(take).acquire)
+    assert app.db.write(lock(app.service).acquire)
+    assert app.db.write(lock(take, "events").acquire)
+    ours.forget_owners([dead])
     with another_host(app, tmp_path) as (other, _):
-        assert app.db.write(lock(other, "events").take)
+        assert app.db.write(lock(other, "events").acquire)
 
 
 def test_one_process_of_all_sweeps_and_another_one_when_it_ends(

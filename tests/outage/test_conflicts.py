@@ -115,7 +115,7 @@ def test_one_that_never_succeeds_is_given_up_after_a_number_of_tries(url: str, d
 def test_one_that_never_succeeds_is_given_up_after_a_while(
     db: Database, deadlock: sa.exc.DBAPIError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "PATIENCE", 0.2)
+    monkeypatch.setattr(engine, "RETRY_SECONDS", 0.2)
     db = Database(db.url, Settings(db_max_retries=10_000))
     begin = time.monotonic()
 

@@ -81,7 +81,7 @@ class Bench:
         """The types of the events that wait; none does afterwards."""
 
         def work(tx: Tx) -> list[str]:
-            found = outbox.first(tx, 1000)
+            found = outbox.next_events(tx, 1000)
             outbox.remove(tx, found)
             return [event.type.removeprefix("image.") for event in found]
 

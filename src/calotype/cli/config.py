@@ -46,7 +46,7 @@ def run_check(options: argparse.Namespace) -> int:
     if own and schema.pending(built.db):
         print("The configuration can be served; calotype serve will upgrade the database.")
         return 0
-    schema.demand(built.db)
+    schema.require_current(built.db)
     wrong = [
         f"Store {verdict.store} takes no writes: {verdict.words}"
         for verdict in places.recognise(built.service, change=False)

@@ -97,7 +97,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def run_list(options: argparse.Namespace) -> int:
     svc = app.App(load(options)).service
-    schema.demand(svc.db)
+    schema.require_current(svc.db)
     verdicts = {one.store: one for one in places.recognise(svc, change=False)}
     for store in svc.stores:
         health, verdict = store.check(), verdicts.get(store.name)

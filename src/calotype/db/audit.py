@@ -1,6 +1,6 @@
-"""What is asked of the records when they are compared with the stores: every image with data, and who has a name.
+"""Queries for comparing records with stores: all images with data, and which records and jobs refer to a copy.
 
-Nothing here changes a row; `images/checking.py` compares, `images/repair.py` repairs.
+Nothing here changes a row. `images/checking.py` compares, `images/repair.py` repairs.
 """
 
 import json
@@ -17,7 +17,7 @@ from calotype.db.engine import Tx
 from calotype.db.tables import image_locations, images, jobs
 from calotype.model import Image, Location
 
-#: Statuses in which somebody, perhaps a Glance beside us, may be writing or deleting without a job of ours.
+#: In these statuses data may be written or deleted without a job of ours, by a Glance on the same database.
 _BUSY = ("saving", "uploading", "importing", "pending_delete")
 _DATA = (images.c.deleted == sa.false()) & images.c.status.in_(("active", "deactivated"))
 
@@ -34,14 +34,14 @@ def count_images_with_data(tx: Tx) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Who has a right to data: `copies` that records name, and ids of images that somebody is working on."""
+    """What refers to data: `copies` are the copies in records, `busy` the ids of images that somebody works on."""
 
     copies: list[Location] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
 
 
 def claims(tx: Tx, image_ids: Collection[str], since: datetime) -> Claims:
-    """The claims of these images. Those that were deleted after `since` count as busy: their data may be on its way."""
+    """The claims of these images. Images deleted after `since` are busy: their data may be being removed."""
     ids = list(image_ids)
     busy: set[str] = set(tx.execute(sa.select(jobs.c.image_id).where(jobs.c.image_id.in_(ids))).scalars())
     working = images.c.status.in_(_BUSY) | (images.c.deleted_at >= since)
@@ -50,7 +50,7 @@ def claims(tx: Tx, image_ids: Collection[str], since: datetime) -> Claims:
 
 
 def all_copies(tx: Tx, after: int, limit: int) -> list[Location]:
-    """Every copy that a record names, in the order of the rows."""
+    """The copies in all records, in the order of the rows."""
     return _copies(tx, image_locations.c.id > after, limit)
 
 
@@ -63,7 +63,7 @@ def job_locations(tx: Tx) -> Iterator[Location]:
 
 def _copies(tx: Tx, where: sa.ColumnElement[bool], limit: int | None = None) -> list[Location]:
     table = image_locations
-    # What Glance's scrubber has still to delete is marked deleted already.
+    # Locations that Glance's scrubber has yet to delete are marked deleted already.
     named = (table.c.deleted == sa.false()) | (table.c.status == "pending_delete")
     statement = sa.select(table.c.id, table.c.value, table.c.meta_data).where(where, named)
     rows: list[Any] = list(tx.execute(statement.order_by(table.c.id).limit(limit)))

@@ -1,4 +1,4 @@
-"""The database's clock: the only one that all hosts share. For moments that are kept in a row and compared later."""
+"""The database's clock, which all hosts share: for times that one process writes and another compares later."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,31 +8,31 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 
-class moment(FunctionElement[datetime]):  # noqa: N801  # it reads as a value where it is used
-    """`moment()` is the present in UTC, `moment(delay)` is later than that; as our columns keep it."""
+class db_now(FunctionElement[datetime]):  # noqa: N801  # it reads as a value where it is used
+    """`db_now()` is the present in UTC, as our columns keep it; `db_now(delay)` is that much later."""
 
     type = sa.DateTime()
-    name = "moment"
+    name = "db_now"
     inherit_cache = True
 
     def __init__(self, delay: timedelta = timedelta(0)) -> None:
         super().__init__(sa.literal(delay // timedelta(microseconds=1), sa.BigInteger()))
 
 
-@compiles(moment, "postgresql")
+@compiles(db_now, "postgresql")
 def _postgresql(element: Any, compiler: Any, **options: Any) -> str:
     return f"(statement_timestamp() AT TIME ZONE 'UTC' + {_delay(element, compiler, options)} * interval '1us')"
 
 
-@compiles(moment, "mysql")
-@compiles(moment, "mariadb")
+@compiles(db_now, "mysql")
+@compiles(db_now, "mariadb")
 def _mariadb(element: Any, compiler: Any, **options: Any) -> str:
     return f"(UTC_TIMESTAMP(6) + INTERVAL {_delay(element, compiler, options)} MICROSECOND)"
 
 
-@compiles(moment, "sqlite")
+@compiles(db_now, "sqlite")
 def _sqlite(element: Any, compiler: Any, **options: Any) -> str:
-    # It knows milliseconds, and compares moments as texts of one length.
+    # SQLite has milliseconds, and compares times as texts, which must have one length.
     seconds = f"({_delay(element, compiler, options)} / 1000000.0) || ' seconds'"
     return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds}) || '000')"
 

@@ -1,10 +1,11 @@
-"""Comparisons, orders and joins that databases want in different words.
+"""SQL constructs that databases need in different forms: comparisons, orders and joins.
 
-`exactly` tells `demo` from `Demo` and from `demo ` everywhere: MariaDB compares text by a collation that ignores case
-and blanks at the end, which is no way to decide who sees whose images. `beyond` compares rows as an index has them.
-`paged` does so without one. `join_from` says with which table to begin.
+`exactly` compares texts character for character on every database: MariaDB's collation ignores case and trailing
+blanks, which must not decide who sees an image. `beyond` compares rows in the order of an index, and `paged` does so
+without an index. `join_from` fixes the table with which a join begins. The rest keeps databases from choosing a bad
+index.
 
-Most of it is for what is right, not fast. `beyond` and `join_from` buy on MariaDB: a page in the middle of 10,000
+`beyond` and `join_from` buy on MariaDB: a page in the middle of 10,000
 images costs the database 1.6 CPU-ms, and 4.8 in standard SQL; a first page the same. `python -m bench.worth compare`
 """
 
@@ -21,7 +22,7 @@ class _Condition(FunctionElement[bool]):
     inherit_cache = True
 
     def self_group(self, against: Any = None) -> Any:
-        # A function would be compared with 1 where there are no booleans, and no index be used.
+        # Where there are no booleans, SQLAlchemy would compare a function with 1, and no index would be used.
         return self
 
 
@@ -44,13 +45,13 @@ def _plain(element: Any, compiler: Any, **options: Any) -> str:
 @compiles(exactly, "mysql")
 @compiles(exactly, "mariadb")
 def _binary(element: Any, compiler: Any, **options: Any) -> str:
-    # The plain comparison stays, because it is the one that has an index.
+    # The plain comparison stays, because only that one can use an index.
     column, value = _processed(element, compiler, options)
     return f"({column} = {value} AND CAST({column} AS BINARY) = CAST({value} AS BINARY))"
 
 
 class identical(_Condition):  # noqa: N801
-    """`identical(one, other)`: the same text, whatever collations they have. No index is of use."""
+    """`identical(one, other)`: the same text, whatever their collations. It uses no index."""
 
     name = "identical"
     inherit_cache = True
@@ -99,7 +100,7 @@ def _as_rows(element: Any, compiler: Any, **options: Any) -> str:
 @compiles(_RowBelow, "mysql")
 @compiles(_RowBelow, "mariadb")
 def _as_ranges(element: Any, compiler: Any, **options: Any) -> str:
-    # MariaDB does not look for rows in an index; spelt out, it finds the ranges.
+    # MariaDB uses no index for a comparison of rows, but finds the ranges in the same condition spelt out.
     parts = _processed(element, compiler, options)
     half = len(parts) // 2
     *pairs, (column, value) = zip(parts[:half], parts[half:], strict=True)
@@ -116,10 +117,10 @@ def _processed(element: Any, compiler: Any, options: Any) -> list[str]:
 def paged(
     statement: sa.Select[Any], table: sa.Table, keys: Sequence[str], descending: bool, after: Mapping[str, Any] | None
 ) -> sa.Select[Any]:
-    """The statement in the order of these columns of its table, what has no value first when ascending.
+    """The statement, ordered by these columns of its table; rows without a value come first when ascending.
 
-    Where the values of a row are given in `after`, what follows it alone. For tables that are not large: no index is
-    of use.
+    `after` has the values of a row: then only rows that follow it are returned. It uses no index, so it is for tables
+    that are not large.
     """
     if after is not None:
         steps: list[sa.ColumnElement[bool]] = []
@@ -145,31 +146,31 @@ def paged(
 # --- order -----------------------------------------------------------------------------------------------
 
 
-class all_alike(FunctionElement[Any]):  # noqa: N801  # it reads as a note to a column
-    """`all_alike(column)`, in ORDER BY: a column that is NULL in all rows that are sorted.
+class always_null(FunctionElement[Any]):  # noqa: N801  # it reads as a note to a column
+    """`always_null(column)`, in ORDER BY: a column that is NULL in all rows that are sorted.
 
-    PostgreSQL finds its index only if it is there, MariaDB only if it is not.
+    PostgreSQL uses the index only if the column is named, MariaDB only if it is not.
     """
 
-    name = "all_alike"
+    name = "always_null"
     inherit_cache = True
 
 
-@compiles(all_alike)
+@compiles(always_null)
 def _itself(element: Any, compiler: Any, **options: Any) -> str:
     return str(_processed(element, compiler, options)[0])
 
 
-@compiles(all_alike, "mysql")
-@compiles(all_alike, "mariadb")
+@compiles(always_null, "mysql")
+@compiles(always_null, "mariadb")
 def _unnamed(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "NULL"
 
 
 class has_value(FunctionElement[Any]):  # noqa: N801
-    """`has_value(column)`, in ORDER BY before the column: what has nothing there is less than any value.
+    """`has_value(column)`, in ORDER BY before the column: NULL is less than any value.
 
-    MariaDB, where it is so anyway, sorts faster without.
+    MariaDB sorts so anyway, and faster without it.
     """
 
     name = "has_value"
@@ -186,9 +187,9 @@ compiles(has_value, "mariadb")(_unnamed)
 
 
 class unindexed(FunctionElement[Any]):  # noqa: N801
-    """`unindexed(column)`: the column, but no index on it, which a database without statistics may take for a good one.
+    """`unindexed(column)`: the column, without its indexes: without statistics a database may choose a bad one.
 
-    For texts on SQLite alone, which also must not put a text that is asked for into other conditions on the column.
+    Text columns have this effect on SQLite alone. There it also keeps the value of one condition out of others.
     """
 
     name = "unindexed"
@@ -211,41 +212,42 @@ def _with_zero(element: Any, compiler: Any, **options: Any) -> str:
     return text if isinstance(column.type, sa.String) else f"({text} + 0)"
 
 
-class beside(_Condition):  # noqa: N801
-    """`beside(column)`: true. SQLite sees that an index without this column does not hold all that is wanted.
+class not_index_only(_Condition):  # noqa: N801
+    """`not_index_only(column)`: always true, but SQLite cannot answer it from an index that lacks the column.
 
-    It likes to read a whole index that does, in the order that is wanted, rather than the few rows of a better one.
+    SQLite prefers to scan a whole index that has all columns and the wanted order, even where another index would lead
+    it to a few rows.
     """
 
-    name = "beside"
+    name = "not_index_only"
     inherit_cache = True
 
 
-@compiles(beside)
+@compiles(not_index_only)
 def _true(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "1 = 1"
 
 
-@compiles(beside, "sqlite")
+@compiles(not_index_only, "sqlite")
 def _mentioned(element: Any, compiler: Any, **options: Any) -> str:
     return f"coalesce({_processed(element, compiler, options)[0]}, 0) IS NOT NULL"
 
 
-class none_unless(FunctionElement[int]):  # noqa: N801
-    """`none_unless(value, limit)`, as a LIMIT: SQLite reads nothing where `value` is NULL; others see that."""
+class limit_unless_null(FunctionElement[int]):  # noqa: N801
+    """`limit_unless_null(value, limit)`, as a LIMIT: on SQLite 0 if `value` is NULL. Others need no help."""
 
     type = sa.Integer()
-    name = "none_unless"
+    name = "limit_unless_null"
     inherit_cache = True
 
 
-@compiles(none_unless)
+@compiles(limit_unless_null)
 def _just_limit(element: Any, compiler: Any, **options: Any) -> str:
     _, limit = element.clauses
     return str(compiler.process(limit, **options))
 
 
-@compiles(none_unless, "sqlite")
+@compiles(limit_unless_null, "sqlite")
 def _limit_or_none(element: Any, compiler: Any, **options: Any) -> str:
     value, limit = _processed(element, compiler, options)
     return f"CASE WHEN {value} IS NULL THEN 0 ELSE {limit} END"
@@ -259,7 +261,7 @@ class _JoinFrom(sa.Join):
 
 
 def join_from(left: sa.FromClause, right: sa.FromClause, on: sa.ColumnElement[bool]) -> sa.Join:
-    """A join that begins with `left`, whatever a database guesses; only PostgreSQL, which counts, may choose."""
+    """A join that begins with `left`. PostgreSQL alone may choose, as it has statistics to choose by."""
     return _JoinFrom(left, right, on)
 
 

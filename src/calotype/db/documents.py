@@ -1,9 +1,9 @@
-"""An image with all that hangs on it as one value: a JSON document that the database puts together.
+"""Image documents: an image with its properties, tags and locations as one JSON value that the database makes.
 
-One statement reads an image or a page of them at one moment, whatever they have; and a driver that is written in Python
-spends its time on a few long values rather than on hundreds of short ones, which is most of what a list would cost.
+So one statement reads an image, or a page of images, as of one moment. And a driver written in Python handles a few
+long values instead of hundreds of short ones, which would be most of the cost of a list.
 
-What that buys: 25 records that are not known yet cost 4.4 + 2.8 CPU-ms (process + MariaDB), and 9.7 + 3.8 read by a
+What that buys: 25 records that are not cached cost 4.4 + 2.8 CPU-ms (process + MariaDB), and 9.7 + 3.8 read by a
 statement a table; 1,000 cost 103 + 54, and 270 + 48. `python -m bench.worth "documents and nesting"`
 """
 
@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from calotype import errors
 from calotype.context import Context
 from calotype.db.compare import unindexed
-from calotype.db.nesting import array, collected, nested
+from calotype.db.nesting import json_array, json_object_agg, json_subquery
 from calotype.db.tables import image_locations, image_properties, image_tags, images
 from calotype.model import Image, Location
 
@@ -36,28 +36,28 @@ COLUMNS: Final = (
 
 def _collected(table: sa.Table, name: Any, value: Any, *where: sa.ColumnElement[bool]) -> Any:
     living: sa.ColumnElement[bool] = unindexed(table.c.deleted) == sa.false()
-    found = sa.select(collected(name, value)).where(table.c.image_id == images.c.id, living, *where)
-    return nested(found.correlate(images).scalar_subquery())
+    found = sa.select(json_object_agg(name, value)).where(table.c.image_id == images.c.id, living, *where)
+    return json_subquery(found.correlate(images).scalar_subquery())
 
 
 #: The document of a row of `images`.
-document: Final = array(
+document: Final = json_array(
     *(images.c[name] for name in COLUMNS),
     _collected(image_properties, image_properties.c.name, image_properties.c.value),
     _collected(image_tags, image_tags.c.value, image_tags.c.id),
     _collected(
         image_locations,
         image_locations.c.id,
-        array(image_locations.c.value, image_locations.c.meta_data),
+        json_array(image_locations.c.value, image_locations.c.meta_data),
         image_locations.c.status == "active",
     ),
 ).label("document")
 
 
 def image(row: Any) -> Image:
-    """The record of a row with `id` and `document`. In the order of the fields: a list makes a thousand of them.
+    """The record of a row with `id` and `document`. Fields are passed in order: a list makes a thousand records.
 
-    Raises `Busy` for a document that the database did not put together.
+    Raises `Busy` if the document is larger than the database may answer.
     """
     found = row.document
     if found is None:
@@ -77,7 +77,7 @@ def seen_by(ctx: Context, record: Image) -> Image:
     if record.visibility != "shared" or record.owner == ctx.project or ctx.is_admin:
         return record
     shared = replace(record, member=ctx.project)
-    object.__setattr__(shared, "memo", record.memo)  # nothing in it is about the member
+    object.__setattr__(shared, "memo", record.memo)  # it does not depend on `member`
     return shared
 
 
@@ -88,6 +88,6 @@ def _locations(found: dict[str, list[Any]]) -> tuple[Location, ...]:
 
 @lru_cache(maxsize=1024)
 def metadata_of(text: str | None) -> Mapping[str, Any]:
-    """Most copies of a store have the same."""
+    """The metadata of a location. Cached, as most copies in a store have the same."""
     found = json.loads(text) if text else {}
     return MappingProxyType(found if isinstance(found, dict) else {})

@@ -1,7 +1,7 @@
-"""From a URL to an engine: which driver, how many connections, and what a database is told when one begins.
+"""Makes SQLAlchemy engines from URLs: the driver, the pools, and what each connection sets when it begins.
 
-A database that hangs must not hold a thread for ever, so each of its answers has a time limit. What happens when
-that is over, or when a connection breaks, stands in `engine.py`.
+A database that hangs must not hold a thread for ever, so each answer of a connection has a time limit. `engine.py` says
+what happens when the limit is over, or when a connection breaks.
 """
 
 import functools
@@ -20,9 +20,9 @@ from sqlalchemy.pool import QueuePool
 from calotype import errors, insides
 from calotype.db import failures
 
-#: A server that does not take a connection in this time, seconds, is not there.
+#: How long connecting may take, seconds.
 CONNECT_SECONDS = 10
-#: The longest wait for a row that another transaction has locked, seconds. Our own last milliseconds.
+#: How long a statement may wait for a row lock, seconds. Our own transactions hold theirs for milliseconds.
 LOCK_SECONDS = 10
 
 #: For each kind of database its driver and the extra that installs it.
@@ -36,7 +36,7 @@ _DRIVERS = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What of `[database]` connections depend on, by the options' names; times are seconds."""
+    """The options of `[database]` that connections depend on, under their own names; times are seconds."""
 
     connection_parameters: str = ""
     connection_recycle_time: int = 3600
@@ -52,23 +52,21 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """How many connections stay open, and how many more a crowd gets. 0 and -1 lift the limits."""
+    """How many connections stay open, and how many more may be opened under load. 0 and -1 lift the limits."""
 
-    kept: int
-    more: int
+    size: int
+    overflow: int
 
 
 def pools(settings: Settings) -> tuple[Pool, Pool]:
-    """For readers and for writers: half each of what the operator allows, and at least one connection."""
-    size, overflow = settings.max_pool_size, settings.max_overflow
-    if size == 0 or overflow < 0:
-        return Pool(size, overflow), Pool(size, overflow)
-    most = max(2, size + overflow)
-    kept = max(1, size // 2)
-    writers = Pool(kept, most // 2 - kept)
-    kept = max(1, size - kept)
-    readers = Pool(kept, most - most // 2 - kept)
-    return readers, writers
+    """The pools of readers and of writers: each gets half of what the operator allows, and at least one connection."""
+    kept, more = settings.max_pool_size, settings.max_overflow
+    if kept == 0 or more < 0:
+        return Pool(kept, more), Pool(kept, more)
+    total = max(2, kept + more)
+    writers = max(1, kept // 2)
+    readers = max(1, kept - writers)
+    return Pool(readers, total - total // 2 - readers), Pool(writers, total // 2 - writers)
 
 
 # --- URLs ------------------------------------------------------------------------------------------------
@@ -93,7 +91,7 @@ def parse(text: str | sa.URL, parameters: str = "") -> sa.URL:
         )
     url = url.set(drivername=f"{kind}+{ours}").update_query_pairs(parse_qsl(parameters))
     if url.query.get("charset") in ("utf8", "utf8mb3"):
-        # As many a configuration has it. It would make a name with an emoji an error even where it is only looked for.
+        # Many configurations have it. With it, even looking for a name that has an emoji would be an error.
         url = url.update_query_dict({"charset": "utf8mb4"})
     return url
 
@@ -103,11 +101,11 @@ def engine(url: sa.URL, settings: Settings, pool: Pool, *, writes: bool) -> Engi
     kind = url.get_backend_name()
     options: dict[str, Any] = {
         "poolclass": QueuePool,
-        "pool_size": pool.kept,
-        "max_overflow": pool.more,
+        "pool_size": pool.size,
+        "max_overflow": pool.overflow,
         "pool_timeout": settings.pool_timeout,
-        # What `engine.py` gives back has no transaction left in it. A ROLLBACK to make sure would cost a round trip
-        # each time, and a ping before each use another one: a stale connection is noticed by whoever gets it.
+        # `engine.py` returns no connection with a transaction in it, so a ROLLBACK on return would be a wasted round
+        # trip. So would a ping before each use: whoever gets a stale connection notices that.
         "pool_reset_on_return": None,
         "query_cache_size": 200,  # compiled statements: lists have many shapes, and some are large
         "hide_parameters": True,  # in errors, which are logged: locations may hold credentials
@@ -115,7 +113,7 @@ def engine(url: sa.URL, settings: Settings, pool: Pool, *, writes: bool) -> Engi
     if not writes:
         options |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
     elif kind != "sqlite":
-        # Writers lock the row first and want what was committed last.
+        # Writers lock a row first, and then read what was committed last.
         options["isolation_level"] = "READ COMMITTED"
     if kind == "sqlite":
         options["connect_args"] = {"check_same_thread": False}
@@ -136,13 +134,13 @@ def engine(url: sa.URL, settings: Settings, pool: Pool, *, writes: bool) -> Engi
         event.listen(made, "connect", _mysql_isolate)
     if kind != "sqlite" and settings.response_timeout is not None:
         make = insides.limited_psycopg().connect if kind == "postgresql" else insides.limited_pymysql()
-        _limit_answers(made, make, settings)
+        _limit_waiting(made, make, settings)
     failures.watch(made)
     return made
 
 
 def snapshot(url: sa.URL) -> str:
-    """The statement that begins a transaction in which all statements see the same moment, on a reader's connection."""
+    """The statement that begins a transaction of a reader in which all statements see the same moment."""
     kinds = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
     return kinds.get(url.get_backend_name(), "START TRANSACTION READ ONLY")
 
@@ -152,28 +150,28 @@ def _connect_seconds(settings: Settings) -> int:
 
 
 def _lock_seconds(settings: Settings) -> int | None:
-    """Less than the time for an answer: a connection that waits for a lock is not lost."""
+    """How long to wait for a lock, seconds. Less than the time for an answer, so that waiting breaks no connection."""
     if settings.response_timeout is None:
         return None
     return max(1, min(LOCK_SECONDS, int(settings.response_timeout / 2)))
 
 
-def _limit_answers(made: Engine, make: Callable[..., Any], settings: Settings) -> None:
-    """Make connections that break when an answer takes longer, or when the time is over that `limit` gave them."""
+def _limit_waiting(made: Engine, make: Callable[..., Any], settings: Settings) -> None:
+    """Make connections that break when an answer takes too long, or at the deadline that `set_deadline` gave them."""
 
     def connect(_dialect: object, _record: object, arguments: Any, named: dict[str, Any]) -> Any:
         connection = make(*arguments, **named)
-        connection.limit = settings.response_timeout
+        connection.answer_timeout = settings.response_timeout
         return connection
 
     event.listen(made, "do_connect", connect)
 
 
-def limit(connection: Connection, until: float) -> None:
-    """Let no answer be waited for beyond that moment (`time.monotonic`). SQLite has none that is."""
+def set_deadline(connection: Connection, deadline: float) -> None:
+    """Wait for no answer beyond this moment (`time.monotonic`). SQLite answers at once."""
     if connection.dialect.name != "sqlite" and not connection.invalidated:
         driver: Any = connection.connection.driver_connection
-        driver.until = until
+        driver.deadline = deadline
 
 
 # --- MariaDB ---------------------------------------------------------------------------------------------
@@ -186,7 +184,7 @@ def _mysql_arguments(settings: Settings) -> dict[str, Any]:
     elif mode.upper() == "TRADITIONAL" or "STRICT_" in mode.upper():
         mode = f"'{mode}'"
     else:
-        mode = f"'{mode},STRICT_ALL_TABLES'"  # else what is too long would be cut off without a word
+        mode = f"'{mode},STRICT_ALL_TABLES'"  # else values that are too long would be cut off silently
     commands = [f"sql_mode = {mode}"]
     if lock := _lock_seconds(settings):
         commands.append(f"innodb_lock_wait_timeout = {lock}")
@@ -196,14 +194,14 @@ def _mysql_arguments(settings: Settings) -> dict[str, Any]:
         "connect_timeout": _connect_seconds(settings),
         "read_timeout": settings.response_timeout,
         "write_timeout": settings.response_timeout,
-        # MariaDB would keep answers of subqueries that are asked once each, which costs more than asking. The comment
-        # is one to MySQL.
+        # MariaDB would cache the results of subqueries that run once each, which costs more than running them. To MySQL
+        # this part is a comment.
         "init_command": f"SET SESSION {', '.join(commands)} /*M! , optimizer_switch = 'subquery_cache=off' */",
     }
 
 
 def _mysql_isolate(connection: Any, _record: object) -> None:
-    # What `snapshot` begins has the isolation of its session, and an operator may have another one for all sessions.
+    # A transaction of `snapshot` has the isolation of its session, and an operator may have changed the default.
     with connection.cursor() as cursor:
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
@@ -226,24 +224,24 @@ def _busy_timeout(settings: Settings) -> str:
 
 
 def _sqlite_connect(settings: Settings, connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # Transactions are begun by us, never behind our back.
+    connection.isolation_level = None  # We begin transactions, never the library.
     connection.execute(_busy_timeout(settings))
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def begin_writing(connection: Connection, settings: Settings, until: float, pause: float) -> None:
-    """Begin a transaction of SQLite's that writes, when no other process has one; look again after each pause.
+def begin_writing(connection: Connection, settings: Settings, deadline: float, pause: float) -> None:
+    """Begin a transaction that writes to SQLite, once no other process has one; try again after each `pause`.
 
-    A deferred transaction that reads and then writes fails at once with "database is locked" when another one wrote in
-    between; IMMEDIATE waits for its turn instead. SQLite's own waiting looks more and more seldom, and comes last where
-    many wait for one another.
+    A deferred transaction that reads and then writes fails at once with "database is locked" if another one wrote in
+    between; IMMEDIATE waits instead. SQLite's own busy handler is not used: it tries less and less often, so that under
+    load a process that has waited for long waits on.
     """
     raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
     raw.execute("PRAGMA busy_timeout = 0")
     try:
-        while time.monotonic() < until:
+        while time.monotonic() < deadline:
             try:
                 raw.execute("BEGIN IMMEDIATE")
                 return
@@ -251,6 +249,6 @@ def begin_writing(connection: Connection, settings: Settings, until: float, paus
                 if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     break
             time.sleep(pause)
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # which raises what others expect
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the last attempt: it raises the error of SQLAlchemy
     finally:
         raw.execute(_busy_timeout(settings))

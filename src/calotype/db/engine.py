@@ -1,7 +1,8 @@
-"""The database: transactions that survive what databases do. Connections are made in `drivers.py`.
+"""`Database`: runs functions in transactions, and retries them when the database fails for a reason that passes.
 
-Functions of this package take the `Tx` that `Database.write`, `.snapshot` or `.read` hands to the work, so that
-several of them commit together. Nothing else in Calotype opens a connection.
+`Database.write`, `.snapshot` and `.read` call a function with a `Tx`. The other modules of this package take that `Tx`,
+so that several of their functions commit together. Nothing else in Calotype opens a connection; `drivers.py` says how
+one is made.
 """
 
 import copy
@@ -23,29 +24,29 @@ from sqlalchemy.engine import Connection, Engine
 from calotype import errors, questions
 from calotype.db import drivers, failures
 from calotype.db.drivers import Pool, Settings
-from calotype.db.known import Known
-from calotype.db.turns import Turns
+from calotype.db.fair_lock import FairLock
+from calotype.db.record_cache import RecordCache
 
 LOG = logging.getLogger(__name__)
 
-#: As many connections as there are threads and more.
+#: More connections than there will ever be threads.
 UNLIMITED = 1 << 20
 
 Tx = Connection
 T = TypeVar("T")
 
-#: A transaction that is this old is not begun again, seconds; it ends before the lease of a job does. What it may wait
-#: for in all is `[database] transaction_timeout`.
-PATIENCE = 15.0
-#: How long the database may take for an answer on a connection of `reserve`, seconds: a third of a lease.
-RESERVE_SECONDS = 10.0
-#: How long a transaction waits for a connection that is kept open, seconds, before it opens one more for itself. Most
-#: are over sooner, and opening one costs more than they do.
-_MOMENT = 0.1
-#: Pauses between two tries, seconds: the first, and what they double up to.
-FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
-#: How often another process that writes to SQLite is looked after, seconds; and by those who are in a hurry.
-_POLL, _POLL_IN_HURRY = 0.005, 0.001
+#: A transaction that began this long ago is not retried, seconds: it must end before the lease of a job does. All its
+#: waiting together is limited by `[database] transaction_timeout`.
+RETRY_SECONDS = 15.0
+#: How long an answer may take on a connection of `background`, seconds: a third of a lease.
+BACKGROUND_RESPONSE_SECONDS = 10.0
+#: How long a transaction waits for an open connection, seconds, before it opens another one. Most transactions are
+#: shorter than that, and cost less than opening a connection does.
+_POOL_WAIT = 0.1
+#: The pause before the first retry, and the longest one, seconds: they double.
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.01, 0.5
+#: How often to try for the lock of SQLite while another process has it, seconds; and how often with priority.
+_POLL, _PRIORITY_POLL = 0.005, 0.001
 
 
 def now() -> datetime:
@@ -54,7 +55,7 @@ def now() -> datetime:
 
 
 def same_moment(one: datetime | None, other: datetime | None) -> bool:
-    """Whether one may be the other, read back: on MariaDB Glance's columns keep whole seconds."""
+    """Whether two times are equal as far as a column of Glance's keeps them: whole seconds on MariaDB."""
     return one == other if one is None or other is None else abs(one - other) < timedelta(seconds=1)
 
 
@@ -64,30 +65,31 @@ _DEFAULTS = Settings()
 class Database:
     """Connections for reading and for writing. Make it before forking, but begin the first transaction after.
 
-    Readers and writers have pools of their own: a crowd of lists must not keep the connection from a writer. Use
-    `write`, `snapshot` and `read`; `write_once` and `read_once` try once, for commands that a person can repeat.
+    Readers and writers have separate pools, so that many lists at once keep no connection from a writer. Use `write`,
+    `snapshot` and `read`. `write_once` and `read_once` do not retry; they are for commands that a person can repeat.
     """
 
     def __init__(self, url: str | sa.URL, settings: Settings = _DEFAULTS) -> None:
         self.url = drivers.parse(url, settings.connection_parameters)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._settings = settings
-        self._reserve: Database | None = None
-        # Who waited for an answer in vain for so long does not wait again.
-        self._patience = min(PATIENCE, settings.response_timeout or PATIENCE, settings.transaction_timeout)
+        self._background: Database | None = None
+        self._retry_seconds = min(
+            RETRY_SECONDS, settings.response_timeout or RETRY_SECONDS, settings.transaction_timeout
+        )
         readers, writers = drivers.pools(settings)
-        # SQLite has one writer. Threads of this process wait for it here, in order; other processes are waited for by
-        # whoever has the turn.
-        self._turns = Turns() if self.is_sqlite else None
-        self._hurry = False
+        # SQLite has one writer at a time. Threads of this process queue for this lock; the one that has it waits for
+        # other processes.
+        self._writer_lock = FairLock() if self.is_sqlite else None
+        self._has_priority = False
         writers = Pool(1, 0) if self.is_sqlite else writers
         self.reads: Engine = drivers.engine(self.url, settings, readers, writes=False)
         self.writes: Engine = drivers.engine(self.url, settings, writers, writes=True)
         self._pools = {self.reads: readers, self.writes: writers}
-        self._seats: dict[Engine, tuple[threading.Semaphore, threading.Semaphore]] = {}
+        self._slots: dict[Engine, tuple[threading.Semaphore, threading.Semaphore]] = {}
         self._snapshot = drivers.snapshot(self.url)
-        self.known = Known()
-        self._take_seats()
+        self.record_cache = RecordCache()
+        self._make_slots()
 
     # --- transactions ------------------------------------------------------------------------------------
 
@@ -97,212 +99,215 @@ class Database:
         committed: Callable[[Tx, T], bool] | None = None,
         on_unknown: Callable[[T], object] | None = None,
     ) -> T:
-        """Run `work` in a transaction that writes; it is durable on return, and undone when `work` raises.
+        """Run `work` in a transaction that writes. It is durable on return, and rolled back if `work` raises.
 
-        What the database gives up (a deadlock, a conflict on Galera, a lost connection) is run again, a number of
-        times, with pauses. So `work` changes nothing but the database, and is harmless to repeat, even when it
-        was committed and only the answer to that got lost; or else `committed` tells from the tables, and from what
-        `work` returned, whether that commit is in force. `on_unknown` is told what `work` returned when in the end
-        nobody knows whether that was committed. Raises what `work` raises, and `Busy`.
+        After a deadlock, a conflict on Galera or a lost connection `work` is run again, a limited number of times, with
+        backoff. So it must change nothing but the database.
+
+        A COMMIT whose answer is lost is in doubt: it may have succeeded or not. So `work` must be harmless to repeat
+        after a success; else give `committed`, which tells from the tables, and from what `work` returned, whether that
+        commit succeeded. `on_unknown` is called with what `work` returned if a commit is still in doubt at the end.
+
+        Raises what `work` raises, and `Busy`.
         """
-        unheard: list[T] = []  # what the work returned before each COMMIT that nobody answered
+        in_doubt: list[T] = []  # what `work` returned before each COMMIT that is in doubt
 
-        def in_force(tx: Tx) -> list[T]:
-            return [one for one in unheard if committed is not None and committed(tx, one)]
+        def succeeded(tx: Tx) -> list[T]:
+            return [one for one in in_doubt if committed is not None and committed(tx, one)]
 
         try:
             try:
-                result = self._persist(work, in_force, unheard)
+                result = self._write_with_retries(work, succeeded, in_doubt)
             except (errors.CalotypeError, sa.exc.SQLAlchemyError):
-                # A commit may come into force after we looked for it; then it is what the work stumbled over now.
-                if not unheard or not (found := self.snapshot(in_force)):
+                # A commit in doubt may succeed after we looked for it: then `work` failed because of its own effect.
+                if not in_doubt or not (found := self.snapshot(succeeded)):
                     raise
                 result = found[0]
-            unheard = [other for other in unheard if other is not result]
+            in_doubt = [other for other in in_doubt if other is not result]
             return result
         finally:
             if on_unknown is not None:
-                for one in unheard:
+                for one in in_doubt:
                     on_unknown(one)
 
-    def _persist(self, work: Callable[[Tx], T], in_force: Callable[[Tx], list[T]], unheard: list[T]) -> T:
-        begun, tries = time.monotonic(), 0
+    def _write_with_retries(self, work: Callable[[Tx], T], succeeded: Callable[[Tx], list[T]], in_doubt: list[T]) -> T:
+        started, retries = time.monotonic(), 0
         with questions.Answers() as answers:
             while True:
                 committing = False
                 try:
-                    with self._writing(begun) as tx:
-                        if unheard and (found := in_force(tx)):
+                    with self._writing(started) as tx:
+                        if in_doubt and (found := succeeded(tx)):
                             return found[0]
                         result = work(tx)
                         committing = True
                     return result
-                except questions.Later as later:
-                    begun += _took(partial(answers.find, later))
+                except questions.Deferred as deferred:
+                    started += _seconds_of(partial(answers.resolve, deferred))
                 except sa.exc.SQLAlchemyError as exc:
-                    doubtful = committing and failures.doubtful(exc)
-                    if doubtful:
-                        unheard.append(result)
-                    if not ((doubtful or failures.repeatable(exc)) and self._pause(tries, begun, exc)):
+                    outcome_unknown = committing and failures.outcome_unknown(exc)
+                    if outcome_unknown:
+                        in_doubt.append(result)
+                    if not ((outcome_unknown or failures.is_transient(exc)) and self._back_off(retries, started, exc)):
                         raise failures.translated(exc)  # noqa: B904  # it has its cause
-                    tries += 1
+                    retries += 1
 
     def snapshot(self, work: Callable[[Tx], T]) -> T:
-        """Run `work` in a transaction that only reads, and sees one moment throughout; again, as `write` does."""
-        return self._answered(work, self._snapshot)
+        """Run `work` in a transaction that only reads, and sees one moment throughout. Retries as `write` does."""
+        return self._read_with_questions(work, self._snapshot)
 
     def read(self, work: Callable[[Tx], T]) -> T:
-        """As `snapshot`, but each statement sees what is committed when it begins. For one statement that is the same.
+        """As `snapshot`, but without a transaction: each statement sees what is committed when it begins.
 
-        Without a transaction there is a round trip less, or two: what a process waits for costs it caches as well.
+        For a single statement this is the same, and saves the one or two round trips of BEGIN and COMMIT.
         """
-        return self._answered(work, "")
+        return self._read_with_questions(work, "")
 
     def check(self) -> None:
-        """Ask it something that costs nothing. Raises `Busy` when there is no answer."""
+        """Send the database a trivial query. Raises `Busy` when it does not answer."""
         self.read(lambda tx: tx.execute(sa.select(sa.literal(1))).scalar_one())
 
-    def _answered(self, work: Callable[[Tx], T], begin: str) -> T:
-        begun = time.monotonic()
+    def _read_with_questions(self, work: Callable[[Tx], T], begin: str) -> T:
+        started = time.monotonic()
         try:
-            return self._answer(work, begin, begun)
-        except questions.Later as first:
-            later = first
-        # Only now, as hardly any work has questions and this is the way of each GET.
+            return self._read_with_retries(work, begin, started)
+        except questions.Deferred as first_deferred:
+            deferred = first_deferred
+        # Set up only now: hardly any work defers a question, and each GET comes through here.
         with questions.Answers() as answers:
             while True:
-                begun += _took(partial(answers.find, later))
+                started += _seconds_of(partial(answers.resolve, deferred))
                 try:
-                    return self._answer(work, begin, begun)
-                except questions.Later as another:
-                    later = another
+                    return self._read_with_retries(work, begin, started)
+                except questions.Deferred as another:
+                    deferred = another
 
-    def _answer(self, work: Callable[[Tx], T], begin: str, begun: float) -> T:
-        tries = 0
+    def _read_with_retries(self, work: Callable[[Tx], T], begin: str, started: float) -> T:
+        retries = 0
         while True:
             try:
-                with self._reading(begin, begun) as tx:
+                with self._reading(begin, started) as tx:
                     return work(tx)
             except sa.exc.SQLAlchemyError as exc:
-                if not (failures.repeatable(exc) and self._pause(tries, begun, exc)):
+                if not (failures.is_transient(exc) and self._back_off(retries, started, exc)):
                     raise failures.translated(exc)  # noqa: B904  # it has its cause
-                tries += 1
+                retries += 1
 
     @contextmanager
     def write_once(self) -> Iterator[Tx]:
-        """One try of a transaction that writes; durable when the block ends, undone when it raises."""
+        """A transaction that writes, without retries: durable when the block ends, rolled back when it raises."""
         with _translated(), self._writing(time.monotonic()) as tx:
             yield tx
 
     @contextmanager
     def read_once(self) -> Iterator[Tx]:
-        """One try of a transaction that only reads, and sees one moment throughout."""
+        """A transaction that only reads, and sees one moment throughout, without retries."""
         with _translated(), self._reading(self._snapshot, time.monotonic()) as tx:
             yield tx
 
-    def _pause(self, tries: int, begun: float, exc: Exception) -> bool:
-        """Pause before another try; False when there were enough of them."""
-        if tries >= self._settings.db_max_retries or time.monotonic() - begun > self._patience:
+    def _back_off(self, retries: int, started: float, exc: Exception) -> bool:
+        """Pause before a retry. False, without a pause, when there were enough of them."""
+        if retries >= self._settings.db_max_retries or time.monotonic() - started > self._retry_seconds:
             return False
-        LOG.debug("a transaction is run again: %s", exc)
-        most = min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries)
-        time.sleep(random.uniform(most / 2, most))  # noqa: S311  # so that those who collided do not meet again
+        LOG.debug("retrying a transaction: %s", exc)
+        longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**retries)
+        time.sleep(random.uniform(longest / 2, longest))  # noqa: S311  # random, so that two that collided do not collide again
         return True
 
     # --- connections -------------------------------------------------------------------------------------
 
-    def reserve(self) -> "Database":
-        """The same database with two connections of its own, for threads that must not wait behind requests.
+    def background(self) -> "Database":
+        """The same database with two connections of its own, for leases and jobs: they must not wait behind requests.
 
-        On SQLite they write with the same connection as the others, and before them.
+        On SQLite they use the connection of the other writers, but with priority.
         """
-        if self._reserve is None and self.is_sqlite:
-            self._reserve = copy.copy(self)
-            self._reserve._hurry = True
-        elif self._reserve is None:
+        if self._background is None and self.is_sqlite:
+            self._background = copy.copy(self)
+            self._background._has_priority = True
+        elif self._background is None:
             seconds = self._settings.response_timeout
-            # Whoever waits for an answer in vain must be able to beat again before others take it for dead.
-            seconds = seconds and min(seconds, RESERVE_SECONDS)
+            # After an answer that never came there must be time for another heartbeat before the lease runs out.
+            seconds = seconds and min(seconds, BACKGROUND_RESPONSE_SECONDS)
             settings = replace(self._settings, max_pool_size=2, max_overflow=0, response_timeout=seconds)
-            self._reserve = Database(self.url, settings)
-        return self._reserve
+            self._background = Database(self.url, settings)
+        return self._background
 
-    def wait(self, tries: int, pause: float) -> None:
-        """Return once the database answers; `Busy` when it still does not after so many more tries (-1: no end)."""
+    def wait(self, retries: int, pause: float) -> None:
+        """Return once the database answers. Raises `Busy` after that many retries; -1 retries for ever."""
         while True:
             try:
                 with self.read_once():
                     return
             except errors.Busy as exc:
-                if tries == 0 or failures.hopeless(exc.__cause__):
+                if retries == 0 or failures.is_permanent(exc.__cause__):
                     raise
                 LOG.warning("waiting for the database, trying again in %g s: %s", pause, errors.reason(exc))
-            tries -= 1
+            retries -= 1
             time.sleep(pause)
 
-    def _take_seats(self) -> None:
+    def _make_slots(self) -> None:
         for engine, pool in self._pools.items():
-            more = UNLIMITED if pool.kept == 0 or pool.more < 0 else pool.more
-            self._seats[engine] = threading.Semaphore(pool.kept or UNLIMITED), threading.Semaphore(more)
+            overflow = UNLIMITED if pool.size == 0 or pool.overflow < 0 else pool.overflow
+            self._slots[engine] = threading.Semaphore(pool.size or UNLIMITED), threading.Semaphore(overflow)
 
-    def _until(self, begun: float) -> float:
-        """When a transaction that was begun then has waited enough."""
+    def _deadline(self, started: float) -> float:
+        """When a transaction that was started then must stop waiting (`time.monotonic`)."""
         if self._settings.response_timeout is None and not self.is_sqlite:
             return math.inf
-        return begun + self._settings.transaction_timeout
+        return started + self._settings.transaction_timeout
 
     @contextmanager
-    def _connection(self, engine: Engine, until: float) -> Iterator[Tx]:
-        """A connection of a pool, once there is one or it is worth while to open one more."""
-        kept, more = self._seats[engine]
-        remaining = max(0.0, min(self._settings.pool_timeout, until - time.monotonic()))
-        if kept.acquire(timeout=min(_MOMENT, remaining)):
-            seat = kept
-        elif more.acquire(blocking=False):
-            seat = more
-        elif kept.acquire(timeout=max(0.0, remaining - _MOMENT)):
-            seat = kept
+    def _connection(self, engine: Engine, deadline: float) -> Iterator[Tx]:
+        """A connection of a pool: an open one if there is one soon, else one more within the limits."""
+        kept, overflow = self._slots[engine]
+        remaining = max(0.0, min(self._settings.pool_timeout, deadline - time.monotonic()))
+        if kept.acquire(timeout=min(_POOL_WAIT, remaining)):
+            slot = kept
+        elif overflow.acquire(blocking=False):
+            slot = overflow
+        elif kept.acquire(timeout=max(0.0, remaining - _POOL_WAIT)):
+            slot = kept
         else:
             raise errors.Busy("Too many wait for the database; try again later.")
         try:
             with engine.connect() as tx:
                 if not self.is_sqlite:
-                    drivers.limit(tx, until)
-                questions.connect()
+                    drivers.set_deadline(tx, deadline)
+                questions.connection_taken()
                 try:
                     yield tx
                 finally:
-                    questions.disconnect()
+                    questions.connection_returned()
         finally:
-            seat.release()
+            slot.release()
 
     @contextmanager
-    def _writing(self, begun: float) -> Iterator[Tx]:
-        """A transaction that writes, and its connection back to the pool with nothing left in it."""
-        until = self._until(begun)
-        turn: AbstractContextManager[None] = nullcontext()
-        if self._turns is not None:
-            turn = self._turns.take(until, hurry=self._hurry)
-        with turn, self._connection(self.writes, until) as tx:
+    def _writing(self, started: float) -> Iterator[Tx]:
+        """A transaction that writes. Its connection goes back to the pool without a transaction in it."""
+        deadline = self._deadline(started)
+        lock: AbstractContextManager[None] = nullcontext()
+        if self._writer_lock is not None:
+            lock = self._writer_lock.acquire(deadline, has_priority=self._has_priority)
+        with lock, self._connection(self.writes, deadline) as tx:
             tx.begin()
             try:
-                if self._turns is not None:
-                    drivers.begin_writing(tx, self._settings, until, _POLL_IN_HURRY if self._hurry else _POLL)
+                if self._writer_lock is not None:
+                    drivers.begin_writing(tx, self._settings, deadline, _PRIORITY_POLL if self._has_priority else _POLL)
                 yield tx
             except BaseException:
-                _undo(tx, tx.rollback)
+                _roll_back(tx, tx.rollback)
                 raise
-            drivers.limit(tx, math.inf)  # what is nearly done is not given up to be looked for
+            drivers.set_deadline(tx, math.inf)  # giving up now would only leave the commit in doubt
             try:
                 tx.commit()
             except BaseException:
-                tx.invalidate()  # SQLAlchemy takes a failed COMMIT for the end of the transaction; SQLite does not
+                tx.invalidate()  # to SQLAlchemy a failed COMMIT ends the transaction, to SQLite it does not
                 raise
 
     @contextmanager
-    def _reading(self, begin: str, begun: float) -> Iterator[Tx]:
-        """A connection that commits each statement by itself, but for a transaction that `begin` begins."""
-        with self._connection(self.reads, self._until(begun)) as tx:
+    def _reading(self, begin: str, started: float) -> Iterator[Tx]:
+        """A connection that commits each statement by itself, or one transaction if there is a statement `begin`."""
+        with self._connection(self.reads, self._deadline(started)) as tx:
             try:
                 if begin:
                     tx.exec_driver_sql(begin)
@@ -311,44 +316,44 @@ class Database:
                     tx.exec_driver_sql("COMMIT")
             except BaseException:
                 if begin:
-                    _undo(tx, lambda: tx.exec_driver_sql("ROLLBACK"))
+                    _roll_back(tx, lambda: tx.exec_driver_sql("ROLLBACK"))
                 raise
 
     def dispose(self) -> None:
-        """Forget pooled connections, as a forked child must do before its first transaction."""
+        """Forget pooled connections without closing them: a forked child calls this before its first transaction."""
         for engine in (self.reads, self.writes):
             engine.dispose(close=False)
-        self._take_seats()
-        self.known.forget()
-        if self._turns is not None:
-            self._turns.forget()
-        elif self._reserve is not None:
-            self._reserve.dispose()
+        self._make_slots()
+        self.record_cache.clear()
+        if self._writer_lock is not None:
+            self._writer_lock.reset()
+        elif self._background is not None:
+            self._background.dispose()
 
     def close(self) -> None:
         for engine in (self.reads, self.writes):
             engine.dispose()
-        if self._reserve is not None and not self.is_sqlite:
-            self._reserve.close()
+        if self._background is not None and not self.is_sqlite:
+            self._background.close()
 
 
-def _took(what: Callable[[], None]) -> float:
-    """Do it; how many seconds that took."""
-    begun = time.monotonic()
-    what()
-    return time.monotonic() - begun
+def _seconds_of(action: Callable[[], None]) -> float:
+    """Call the action; returns how many seconds it took."""
+    started = time.monotonic()
+    action()
+    return time.monotonic() - started
 
 
-def _undo(tx: Tx, how: Callable[[], object]) -> None:
+def _roll_back(tx: Tx, rollback: Callable[[], object]) -> None:
     try:
-        how()
-    except Exception:  # noqa: BLE001  # why the block failed is what counts
+        rollback()
+    except Exception:  # noqa: BLE001  # the caller raises the error that made it roll back
         tx.invalidate()
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """The driver's errors in our words."""
+    """Turns the driver's errors into ours."""
     try:
         yield
     except sa.exc.SQLAlchemyError as exc:

@@ -1,7 +1,8 @@
-"""What an error of a database means: may the transaction be run again, is the connection gone, what do we call it.
+"""What a database error means: whether to retry the transaction, whether the connection is lost, and which of our
+errors it becomes.
 
-Numbers are MariaDB's and MySQL's, texts of five characters PostgreSQL's SQLSTATE. SQLite's own busy handler waits
-for what can be waited for, so none of its errors is repeated.
+Numbers are error codes of MariaDB and MySQL, texts of five characters are SQLSTATEs of PostgreSQL. No error of SQLite
+is worth a retry: waiting for its lock is done in `drivers.py`.
 """
 
 from typing import Final
@@ -12,7 +13,7 @@ from sqlalchemy.engine import Engine, ExceptionContext
 
 from calotype import errors
 
-#: The database undid the transaction, and said so: it may be run again.
+#: The database has rolled the transaction back, also if this answers a COMMIT: it may be run again.
 _UNDONE: Final = {
     1020,  # the record has changed since it was read (MariaDB 11.6 and later)
     1205,  # waited too long for a lock
@@ -21,13 +22,13 @@ _UNDONE: Final = {
     "40P01",  # deadlock
     "55P03",  # waited too long for a lock
 }
-#: So it is with these, unless they answer a COMMIT; then nobody knows.
+#: The same, unless this answers a COMMIT: then the outcome is unknown.
 _REFUSED: Final = {
     1047,  # this node of Galera is not ready, or not in the majority
     1305,  # the savepoint is gone: with the transaction, in a deadlock
     1317,  # interrupted, as Galera does with the loser of a conflict
 }
-#: The connection is of no more use; SQLAlchemy knows some of these, but not all.
+#: The connection is lost. SQLAlchemy knows some of these, but not all.
 _LOST: Final = {
     1040,  # too many connections
     1053,  # the server is shutting down
@@ -52,58 +53,58 @@ _LOST: Final = {
     "57P03",  # not up yet
     "57P05",  # idle for too long
 }
-#: Connecting again will not help: the name, the password or the database's name is wrong.
-_HOPELESS: Final = {1044, 1045, 1049, 1698, "28000", "28P01", "3D000"}
+#: Connecting again will not help: the user, the password or the name of the database is wrong.
+_PERMANENT: Final = {1044, 1045, 1049, 1698, "28000", "28P01", "3D000"}
 
 
 def watch(engine: Engine) -> None:
-    """Have SQLAlchemy throw all pooled connections away when one of them is lost by our definition, too."""
-    event.listen(engine, "handle_error", _notice)
+    """Let SQLAlchemy drop all pooled connections also when one is lost by an error of `_LOST`."""
+    event.listen(engine, "handle_error", _mark_lost)
 
 
-def _notice(context: ExceptionContext) -> None:
+def _mark_lost(context: ExceptionContext) -> None:
     if isinstance(context.sqlalchemy_exception, sa.exc.DBAPIError) and _code(context.sqlalchemy_exception) in _LOST:
         context.is_disconnect = True
 
 
-def repeatable(exc: sa.exc.SQLAlchemyError) -> bool:
-    """Whether the transaction did not happen, for a reason that passes. Not for what a COMMIT raised: `doubtful`."""
+def is_transient(exc: sa.exc.SQLAlchemyError) -> bool:
+    """Whether the transaction failed for a reason that passes. For an error of COMMIT see `outcome_unknown` as well."""
     if not isinstance(exc, sa.exc.DBAPIError) or _is_sqlite(exc):
         return False
     code = _code(exc)
     if code is None:
-        # PostgreSQL's library gives no code when there is nobody who could: not connected, or not any more.
+        # psycopg has no code when there is no server to send one: it is not connected, or no longer.
         return isinstance(exc, sa.exc.OperationalError | sa.exc.InterfaceError)
     if isinstance(code, str) and code.startswith("08"):
         return True
     return exc.connection_invalidated or code in _UNDONE or code in _REFUSED or code in _LOST
 
 
-def doubtful(exc: sa.exc.SQLAlchemyError) -> bool:
-    """Whether the COMMIT that raised this may have happened all the same."""
+def outcome_unknown(exc: sa.exc.SQLAlchemyError) -> bool:
+    """Whether the COMMIT that raised this may have succeeded all the same."""
     if not isinstance(exc, sa.exc.DBAPIError) or _is_sqlite(exc):
         return False
     return _code(exc) not in _UNDONE and not isinstance(exc, sa.exc.IntegrityError | sa.exc.DataError)
 
 
-def hopeless(exc: BaseException | None) -> bool:
-    """Whether trying to connect again is a waste of time."""
-    return isinstance(exc, sa.exc.DBAPIError) and (_is_sqlite(exc) or _code(exc) in _HOPELESS)
+def is_permanent(exc: BaseException | None) -> bool:
+    """Whether connecting again would fail for the same reason."""
+    return isinstance(exc, sa.exc.DBAPIError) and (_is_sqlite(exc) or _code(exc) in _PERMANENT)
 
 
 def translated(exc: sa.exc.SQLAlchemyError) -> Exception:
-    """The error in our words, with its cause; itself where it is a mistake of ours."""
-    made: Exception
-    if isinstance(exc, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError) or repeatable(exc):
-        made = errors.Busy("The database cannot be reached, or is busy or full; try again later.")
+    """The error as one of ours, with its cause; the error itself if our code is to blame."""
+    error: Exception
+    if isinstance(exc, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError) or is_transient(exc):
+        error = errors.Busy("The database cannot be reached, or is busy or full; try again later.")
     elif isinstance(exc, sa.exc.DataError):
-        made = errors.Invalid("A value is longer than the database takes.")
+        error = errors.Invalid("A value is longer than the database takes.")
     elif isinstance(exc, sa.exc.IntegrityError):
-        made = errors.Conflict("Somebody else changed the same thing at the same time, or two names are one here.")
+        error = errors.Conflict("Somebody else changed the same thing at the same time, or two names are one here.")
     else:
         return exc
-    made.__cause__ = exc
-    return made
+    error.__cause__ = exc
+    return error
 
 
 def _code(exc: sa.exc.DBAPIError) -> int | str | None:

@@ -1,12 +1,12 @@
-"""From a `model.Query` to conditions and an order on `images`.
+"""Turns a `model.Query` into SQL conditions and an order on `images`.
 
-Building a statement costs more than running it. So conditions are made of *which* filters there are (`Tests`), for
-statements that are built once; values come as parameters.
+Building a statement costs more than running it. So statements are built once for each `FilterShape`, which says which
+filters there are; their values are parameters.
 
-The order is total and the same on every database: the wanted keys, then `created_at`, then `id`. A column without a
-value comes before all values when ascending, after all when descending.
+The order is total and the same on every database: the wanted keys, then `created_at`, then `id`. An image without a
+value in a column comes before all others when ascending, after them when descending.
 
-What a shape without values buys: a list of 25 costs 0.9 CPU-ms of this process, and 3.1 where its statement is built
+What shapes without values buy: a list of 25 costs 0.9 CPU-ms of this process, and 3.1 where its statement is built
 each time; by two keys 2.8, and 14.6. `python -m bench.worth filters`
 """
 
@@ -35,22 +35,23 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tests:
-    """Which filters there are, but for who sees what (`visibility`, `owner`) and `os_hidden`.
+class FilterShape:
+    """Which filters a list has, without their values, and without `visibility`, `owner` and `os_hidden`.
 
-    `one` are columns that must have one value, `some` those that must have one of several; `compared` are columns and
-    operators; `unset` are columns that must have no value; then the numbers of tags and of properties.
+    `single` are columns that must have one value, `multiple` columns that must have one of several values. `compared`
+    are columns with their operators, `unset` columns that must have no value. `tags` and `properties` say how many of
+    these there are.
     """
 
-    one: tuple[str, ...] = ()
-    some: tuple[str, ...] = ()
+    single: tuple[str, ...] = ()
+    multiple: tuple[str, ...] = ()
     compared: tuple[tuple[str, str], ...] = ()
     unset: tuple[str, ...] = ()
     tags: int = 0
     properties: int = 0
 
     @classmethod
-    def of(cls, query: Query) -> "Tests":
+    def of(cls, query: Query) -> "FilterShape":
         wanted = {name: len(values) for name, values in query.one_of.items() if name != "owner"}
         return cls(
             tuple(name for name, count in wanted.items() if count == 1),
@@ -60,39 +61,44 @@ class Tests:
             properties=len(query.properties),
         )
 
-    def alike(self, column: str, *, unset: bool = False) -> "Tests":
-        """The same among images that have one value in a column, which these let pass, or none."""
+    def with_one_value(self, column: str, *, unset: bool = False) -> "FilterShape":
+        """The same filters, and one more: a column must have one value, which these filters accept, or none."""
         if unset:
             return replace(self, unset=(*self.unset, column))
-        if column in self.one:
+        if column in self.single:
             return self
-        return replace(self, one=(*self.one, column), some=tuple(name for name in self.some if name != column))
+        return replace(
+            self, single=(*self.single, column), multiple=tuple(name for name in self.multiple if name != column)
+        )
 
-    def conditions(self, met: tuple[str, int] = ("", 0), *, walked: str | None = None) -> list[sa.ColumnElement[bool]]:
-        """On `images`; all must hold. Left out is the tag or property, and its number, that is `met` already.
+    def conditions(
+        self, satisfied: tuple[str, int] = ("", 0), *, walked: str | None = None
+    ) -> list[sa.ColumnElement[bool]]:
+        """Conditions on `images`; all must hold.
 
-        Where the index of one column is `walked`, SQLite must not take that of another one for better.
+        `satisfied` is the kind and number of a tag or property that needs no condition any more. `walked` is the column
+        whose index is read: SQLite must not choose the index of another column.
         """
         found = [condition for _, condition in self._columns(walked)]
         hanging = [
             sa.select(sa.literal(1)).where(image_tags.c.image_id == images.c.id, *tagged(number))
             for number in range(self.tags)
-            if met != ("tag", number)
+            if satisfied != ("tag", number)
         ]
         hanging += [
             sa.select(sa.literal(1)).where(image_properties.c.image_id == images.c.id, *has_property(number))
             for number in range(self.properties)
-            if met != ("property", number)
+            if satisfied != ("property", number)
         ]
-        # As values, not EXISTS: of that MariaDB would collect all images that have such a row.
+        # Scalar subqueries: for EXISTS MariaDB would collect all images that have such a row.
         return found + [one.limit(1).correlate(images).scalar_subquery().is_not(None) for one in hanging]
 
     def on(self, column: str) -> list[sa.ColumnElement[bool]]:
-        """Those on one column of `images`."""
+        """The conditions on one column of `images`."""
         return [condition for name, condition in self._columns() if name == column]
 
     def _columns(self, walked: str | None = None) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:
-        for several, names in ((False, self.one), (True, self.some)):
+        for several, names in ((False, self.single), (True, self.multiple)):
             yield from ((name, is_one_of(name, several=several, walked=walked in (None, name))) for name in names)
         for number, (name, op) in enumerate(self.compared):
             yield name, OPERATORS[op](images.c[name], parameter(f"than_{number}", name))
@@ -100,15 +106,17 @@ class Tests:
 
     @property
     def count(self) -> int:
-        return len(self.one) + len(self.some) + len(self.compared) + len(self.unset) + self.tags + self.properties
+        return (
+            len(self.single) + len(self.multiple) + len(self.compared) + len(self.unset) + self.tags + self.properties
+        )
 
-    def reads(self, column: str) -> bool:
+    def excludes_unset(self, column: str) -> bool:
         """Whether one of the filters excludes images without a value in a column."""
-        return column in self.one or column in self.some or any(name == column for name, _ in self.compared)
+        return column in self.single or column in self.multiple or any(name == column for name, _ in self.compared)
 
 
 def values(query: Query) -> dict[str, Any]:
-    """What the parameters of conditions are for one query."""
+    """The values of a query for the parameters of the conditions."""
     found: dict[str, Any] = {}
     for name, wanted in query.one_of.items():
         found[f"is_{name}"] = wanted[0] if len(wanted) == 1 else list(wanted)
@@ -127,7 +135,7 @@ def parameter(name: str, column: str) -> sa.BindParameter[Any]:
 
 
 def is_one_of(name: str, *, several: bool, walked: bool = True) -> sa.ColumnElement[bool]:
-    """Whether a column has the value that is wanted, or one of them; of a text by its index only if it is `walked`."""
+    """Whether a column has the wanted value, or one of several. A text column uses its index only if it is `walked`."""
     column: Any = images.c[name]
     column = column if walked or not isinstance(column.type, sa.String) else unindexed(column)
     value: Any = sa.bindparam(f"is_{name}", type_=images.c[name].type, expanding=True) if several else None
@@ -136,13 +144,13 @@ def is_one_of(name: str, *, several: bool, walked: bool = True) -> sa.ColumnElem
 
 
 def tagged(number: int) -> list[sa.ColumnElement[bool]]:
-    """On `image_tags`: the tag with a number."""
+    """Conditions on `image_tags`: it is the tag with this number."""
     wanted: sa.BindParameter[str] = sa.bindparam(f"tag_{number}", type_=image_tags.c.value.type)
     return [image_tags.c.value == wanted, unindexed(image_tags.c.deleted) == sa.false()]
 
 
 def has_property(number: int) -> list[sa.ColumnElement[bool]]:
-    """On `image_properties`: the property with a number. The beginning of the value is what its index has."""
+    """Conditions on `image_properties`: it is the property with this number. The index has the beginning of a value."""
     table = image_properties.c
     name, start, value = (
         sa.bindparam(f"{part}_{number}", type_=sa.String()) for part in ("property", "start", "value")
@@ -162,7 +170,8 @@ class Order:
 
     @classmethod
     def of(cls, query: Query) -> "Order":
-        """The tie-breakers follow the only direction given, or descend. Nothing after a unique key counts."""
+        """Tie-breakers have the direction of the keys if there is only one, else they descend. Keys after `id` are left
+        out: it is unique."""
         directions = {direction for _, direction in query.sort}
         last = directions.pop() if len(directions) == 1 else "desc"
         pairs = dict(query.sort)
@@ -190,7 +199,7 @@ class Order:
 
     @property
     def rest(self) -> "Order":
-        """The order of images that are alike in the first column."""
+        """The order of images that have the same value in the first column."""
         return Order(self.keys[1:])
 
     @property
@@ -216,7 +225,7 @@ class Order:
 
 
 def marker(name: str) -> sa.BindParameter[Any]:
-    """The value that the image has after which a page begins."""
+    """The value of the marker, the image after which a page begins, in a column."""
     return parameter(f"marker_{name}", name)
 
 

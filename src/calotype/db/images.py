@@ -1,7 +1,7 @@
-"""Image records: reading and changing them. Who may see which is `visibility.py`, lists are `pages.py`.
+"""Image records: reading one, and changing it. Lists are in `pages.py`; who may see what is in `visibility.py`.
 
-Frozen values come out; nothing here asks the policy or touches a store. Functions that change a row return
-whether they did, so that a caller who lost a race can say so.
+Functions here return frozen values, and know neither policy nor stores. A function that changes a row returns whether
+it did, so that a caller who lost a race learns it.
 """
 
 import json
@@ -18,7 +18,7 @@ from calotype.db import documents, tombstones, visibility
 from calotype.db.compare import exactly, unindexed
 from calotype.db.documents import COLUMNS, document
 from calotype.db.engine import Tx
-from calotype.db.known import Known, stamp, stamp_is
+from calotype.db.record_cache import RecordCache, stamp, stamp_is
 from calotype.db.tables import (
     draw_revision,
     image_locations,
@@ -31,42 +31,42 @@ from calotype.db.tables import (
 from calotype.model import TRANSITIONS, Image, Location
 
 _RECORD = sa.select(images.c.id, stamp, document)
-#: The same without the document where the stamp is one that is known.
-_NEWS = sa.select(
+#: The same, but without the document if the stamp is the one that the cache has.
+_RECORD_UNLESS_KNOWN = sa.select(
     images.c.id, stamp, sa.case((stamp_is(sa.bindparam("known")), sa.null()), else_=document.element).label("document")
 )
-_HELD = sa.select(images.c.id).with_for_update()
+_LOCKED = sa.select(images.c.id).with_for_update()
 
 
 # --- reading ---------------------------------------------------------------------------------------------
 
 
 def get(tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image | None:
-    """The image, if it exists and the caller may know of it. `lock` keeps other writers out until the commit."""
+    """The image, if it exists and the caller may see it. `lock` keeps other writers out until the commit."""
     if lock:
-        # What hangs on the image is read only after those who had it locked have committed.
-        held = find(tx, ctx, _HELD, image_id)
-        if held is None:
+        # Locked first and read afterwards: so properties, tags and locations are read when earlier writers are done.
+        locked = find(tx, ctx, _LOCKED, image_id)
+        if locked is None:
             return None
-        image_id = held.id
+        image_id = locked.id
     row = find(tx, ctx, _RECORD, image_id)
     return documents.seen_by(ctx, documents.image(row)) if row is not None else None
 
 
-def show(tx: Tx, known: Known, ctx: Context, image_id: str) -> Image | None:
-    """As `get`, in one statement of a reader's; from memory if the image did not change."""
-    before = known.of(image_id) or known.of(image_id.lower())
-    row = find(tx, ctx, _NEWS, image_id, known=before[0] if before else None)
+def show(tx: Tx, cache: RecordCache, ctx: Context, image_id: str) -> Image | None:
+    """As `get`, in one statement; from the cache if the image did not change since."""
+    before = cache.get(image_id) or cache.get(image_id.lower())
+    row = find(tx, ctx, _RECORD_UNLESS_KNOWN, image_id, known=before[0] if before else None)
     if row is None:
         return None
     same = before is not None and row.stamp == before[0]
-    return documents.seen_by(ctx, before[1] if before and same else known.keep(row.stamp, documents.image(row)))
+    return documents.seen_by(ctx, before[1] if before and same else cache.put(row.stamp, documents.image(row)))
 
 
 def find(tx: Tx, ctx: Context, columns: sa.Select[Any], image_id: str, **values: Any) -> Any | None:
-    """What `columns`, a select from `images` with the id, says of an image that the caller may know of.
+    """The row that `columns`, a select from `images` with the id, has for an image that the caller may see.
 
-    Our ids are lower-case; rows that Glance left may not be, and are found by the id as it was given.
+    Our ids are lower-case. Rows of Glance's may not be; they are found by the id as the caller wrote it.
     """
     statement = _visible(columns, ctx.is_admin, ctx.project is not None)
     values |= {"image_id": image_id, "lower": image_id.lower()} | visibility.parameters(ctx)
@@ -74,7 +74,7 @@ def find(tx: Tx, ctx: Context, columns: sa.Select[Any], image_id: str, **values:
     return next((row for row in rows if row.id == image_id), rows[0] if rows else None)
 
 
-# Built once: building such a statement costs more than running it.
+# Cached: building such a statement costs more than running it.
 @lru_cache(maxsize=256)
 def _visible(columns: sa.Select[Any], to_admin: bool, to_project: bool) -> sa.Select[Any]:
     which = images.c.id.in_((sa.bindparam("image_id"), sa.bindparam("lower")))
@@ -92,36 +92,36 @@ _INSERT_PROPERTIES = sa.insert(image_properties)
 _INSERT_TAGS = sa.insert(image_tags)
 
 
-def add(tx: Tx, image: Image, *, drawn: bool = False) -> None:
-    """Insert a record with its properties and tags. Raises `Conflict` when the id was ever used.
+def add(tx: Tx, image: Image, *, has_random_id: bool = False) -> None:
+    """Insert a record with its properties and tags. Raises `Conflict` if the id is or was in use.
 
-    `drawn` says that the id was just drawn at random, so that no deleted image can have had it.
+    `has_random_id` says that the id was just drawn at random: then no tombstone can have it, and none is looked for.
     """
     taken = errors.Conflict(f"The id {image.id} is in use, or was used by an image that is deleted.")
     try:
         tx.execute(_INSERT, {name: getattr(image, name) for name in COLUMNS} | {"deleted": False})
     except sa.exc.IntegrityError as exc:
         raise taken from exc
-    # Asked last: the insert waits for a purge that is burying the same id.
-    if not drawn and tombstones.holds(tx, image.id):
+    # Looked for after the insert, which waits for a purge that is adding this tombstone.
+    if not has_random_id and tombstones.exists(tx, image.id):
         raise taken
     _insert_properties(tx, image.id, image.properties, image.created_at)
     _put_tags(tx, image.id, image.tags, image.created_at)
 
 
 def save(tx: Tx, before: Image, after: Image) -> None:
-    """Write what differs between two states of one record; read `before` with `lock` in the same transaction."""
+    """Write what differs between two states of a record; `before` was read with `lock` in the same transaction."""
     values = {name: getattr(after, name) for name in COLUMNS if getattr(after, name) != getattr(before, name)}
     when = after.updated_at
     tx.execute(sa.update(images).where(images.c.id == before.id).values(values | {"updated_at": when}))
-    gone = [name for name in before.properties if name not in after.properties]
-    if gone:
-        _drop(tx, image_properties.c.name, before.id, gone)
+    removed = [name for name in before.properties if name not in after.properties]
+    if removed:
+        _remove_named(tx, image_properties.c.name, before.id, removed)
     changed = {k: v for k, v in after.properties.items() if before.properties.get(k) != v}
     _put_properties(tx, before.id, changed, when)
-    gone = [tag for tag in before.tags if tag not in after.tags]
-    if gone:
-        _drop(tx, image_tags.c.value, before.id, gone)
+    removed = [tag for tag in before.tags if tag not in after.tags]
+    if removed:
+        _remove_named(tx, image_tags.c.value, before.id, removed)
     _put_tags(tx, before.id, [tag for tag in after.tags if tag not in before.tags], when)
 
 
@@ -156,19 +156,20 @@ def _soft_delete(table: sa.Table) -> sa.Update:
 _SOFT_DELETE = {table: _soft_delete(table) for table in _CHILDREN}
 
 
-def _named_rows(table: sa.Table) -> Any:
+def _row_ids(table: sa.Table) -> Any:
     rows = sa.select(sa.literal(table.name).label("table"), sa.cast(table.c.id, sa.String(32)).label("row"))
     rows = rows.where(table.c.image_id == _WHICH)
     return rows if table is jobs else rows.where(unindexed(table.c.deleted) == sa.false())
 
 
-_ATTACHED = sa.union_all(*(_named_rows(table) for table in (*_CHILDREN, jobs)))
+_ATTACHED = sa.union_all(*(_row_ids(table) for table in (*_CHILDREN, jobs)))
 
 
 def delete(tx: Tx, image: Image, now: datetime) -> dict[str, list[str]] | None:
-    """Mark the record and all that hangs on it deleted, and bury its id. None when somebody was quicker.
+    """Mark the record deleted, with its properties, tags, members and locations, and add a tombstone.
 
-    The ids of the rows that hang on it, and of its jobs, which stay, by the names of their tables.
+    Returns the ids of those rows, and of the image's jobs, which stay, by the names of their tables. None if another
+    transaction deleted the image first.
     """
     values = {"which": image.id, "when": now}
     if not tx.execute(_DELETE, values).rowcount:
@@ -179,14 +180,14 @@ def delete(tx: Tx, image: Image, now: datetime) -> dict[str, list[str]] | None:
     for table in _CHILDREN:
         if table.name in rows:
             tx.execute(_SOFT_DELETE[table], values)
-    tombstones.bury(tx, [image.id], now)
+    tombstones.add(tx, [image.id], now)
     return rows
 
 
 def restore(
     tx: Tx, image_id: str, status: str, rows: Mapping[str, Sequence[str]], *, without: Iterable[int] = ()
 ) -> None:
-    """Undo `delete`: the `rows` that it marked return, but for the locations whose data is gone already."""
+    """Undo `delete` for the `rows` that it returned, except for the locations `without`, whose data is gone."""
     tx.execute(sa.update(images).where(images.c.id == image_id).values(status=status, deleted=False, deleted_at=None))
     for table in _CHILDREN:
         ids = {int(row) for row in rows.get(table.name, ())}
@@ -194,21 +195,21 @@ def restore(
             ids -= {*without}
         extra = {"status": "active"} if table is image_locations else {}
         back = {"deleted": False, "deleted_at": None} | extra
-        for some in _portions(sorted(ids)):
-            tx.execute(sa.update(table).where(table.c.image_id == image_id, table.c.id.in_(some)).values(back))
-    tombstones.unbury(tx, image_id)
+        for batch in _batches(sorted(ids)):
+            tx.execute(sa.update(table).where(table.c.image_id == image_id, table.c.id.in_(batch)).values(back))
+    tombstones.remove(tx, image_id)
 
 
-def _renew(tx: Tx, image_id: str) -> None:
-    """Draw a revision, when only what hangs on the image changes: who knows the record must see that it did."""
+def _draw_revision(tx: Tx, image_id: str) -> None:
+    """Give the record a new stamp when only other tables change, so that caches see that the image has changed."""
     tx.execute(sa.update(images).where(images.c.id == image_id).values(calotype_revision=draw_revision()))
 
 
 def add_location(
     tx: Tx, image_id: str, url: str, metadata: Mapping[str, Any], now: datetime, object_id: str | None = None
 ) -> None:
-    """Add one copy; `object_id` tells it from others that had, or will have, the same URL."""
-    _renew(tx, image_id)
+    """Add one copy; `object_id` tells it from earlier and later copies with the same URL."""
+    _draw_revision(tx, image_id)
     values: dict[str, Any] = {"image_id": image_id, "value": url, "status": "active", "calotype_object": object_id}
     values["meta_data"] = json.dumps(dict(metadata))
     times = {"created_at": now, "updated_at": now, "deleted": False}
@@ -216,18 +217,18 @@ def add_location(
 
 
 def move_location(tx: Tx, image_id: str, before: Location, url: str, metadata: Mapping[str, Any]) -> bool:
-    """Write down that a copy has another URL, or is of another store. False when it was changed meanwhile."""
+    """Change the URL or the store of a copy. False if somebody changed it meanwhile."""
     table = image_locations.c
     same = (table.id == before.id) & exactly(table.value, before.url) & (table.deleted == sa.false())
     values = {"value": url, "meta_data": json.dumps(dict(metadata))}
     if not tx.execute(sa.update(image_locations).where(same).values(values)).rowcount:
         return False
-    _renew(tx, image_id)
+    _draw_revision(tx, image_id)
     return True
 
 
 def has_location(tx: Tx, image_id: str, url: str, object_id: str | None) -> bool:
-    """Whether this very copy was added, whatever became of it; without an `object_id`, whether such a copy is there."""
+    """Whether this copy was ever added, even if it was removed since; without `object_id`, whether one is there now."""
     table = image_locations.c
     same = table.deleted == sa.false() if object_id is None else table.calotype_object == object_id
     statement = sa.select(table.id).where(table.image_id == image_id, table.value == url, same)
@@ -240,31 +241,31 @@ def is_named(tx: Tx, image_id: str, url: str) -> bool:
 
 
 def object_ids(tx: Tx, location_ids: Collection[int]) -> dict[int, str]:
-    """What tells the objects of these copies from others with the same URL, as far as that is known."""
+    """The object ids of these copies by their location ids, without those that are unknown."""
     table = image_locations.c
     found = sa.select(table.id, table.calotype_object).where(table.id.in_(location_ids))
     return {row.id: row.calotype_object for row in tx.execute(found) if row.calotype_object}
 
 
-def is_taken(tx: Tx, url: str, image_id: str) -> bool:
-    """Whether another image has, or had, this copy. Looks at all locations: no index knows their URLs."""
+def is_used_elsewhere(tx: Tx, url: str, image_id: str) -> bool:
+    """Whether another image has, or had, a copy with this URL. Scans all locations: URLs have no index."""
     statement = sa.select(image_locations.c.id).where(exactly(image_locations.c.value, url))
     return tx.execute(statement.where(image_locations.c.image_id != image_id).limit(1)).first() is not None
 
 
 def put_hashes(tx: Tx, image_id: str, *, now: datetime, **values: str | None) -> bool:
-    """Write down digests of the data that an image has; False when it is deleted."""
+    """Write the digests of an image's data. False if the image is deleted."""
     statement = sa.update(images).where(images.c.id == image_id, images.c.deleted == sa.false())
     return bool(tx.execute(statement.values(updated_at=now, **values)).rowcount)
 
 
 def is_deleted(tx: Tx, image_id: str) -> bool:
-    """Whether the record is there and marked deleted."""
+    """Whether the record exists and is marked deleted."""
     return bool(tx.execute(sa.select(images.c.deleted).where(images.c.id == image_id)).scalar())
 
 
 def remove_location(tx: Tx, image_id: str, location_id: int, now: datetime) -> bool:
-    """Drop one copy from the record. False when somebody was quicker."""
+    """Remove one copy from the record. False if it was removed already."""
     tx.execute(sa.update(images).where(images.c.id == image_id).values(updated_at=now))
     statement = (
         sa.update(image_locations)
@@ -274,77 +275,78 @@ def remove_location(tx: Tx, image_id: str, location_id: int, now: datetime) -> b
     return bool(tx.execute(statement).rowcount)
 
 
-def lists_location(tx: Tx, location_id: int) -> bool:
-    """Whether this copy is in its image's record."""
+def is_location_active(tx: Tx, location_id: int) -> bool:
+    """Whether this copy is part of its image's record: it exists, and was not removed."""
     statement = sa.select(image_locations.c.deleted).where(image_locations.c.id == location_id)
     return tx.execute(statement).scalar() is False
 
 
 def restore_location(tx: Tx, image_id: str, location_id: int) -> None:
     """Undo `remove_location`."""
-    _renew(tx, image_id)
+    _draw_revision(tx, image_id)
     statement = sa.update(image_locations).where(image_locations.c.id == location_id)
     tx.execute(statement.values(deleted=False, deleted_at=None, status="active"))
 
 
 def purge(tx: Tx, before: datetime, max_rows: int) -> tuple[int, int]:
-    """Remove rows of images deleted before a moment, oldest first; their ids stay refused. How many images and rows.
+    """Remove the rows of images that were deleted before a moment, oldest first; returns how many images and rows.
 
-    Also children that were removed from living images before that moment. Locations that Glance's scrubber still has
-    to delete stay, with their images. `max_rows` bounds each table.
+    Their ids get tombstones, if they have none. Properties, tags, members and locations that were removed from living
+    images before that moment go as well. Locations that Glance's scrubber has yet to delete stay, with their images.
+    `max_rows` limits the rows of each table.
     """
 
-    def some(statement: sa.Select[Any]) -> list[Any]:
+    def first_rows(statement: sa.Select[Any]) -> list[Any]:
         return list(tx.execute(statement.limit(max_rows)).scalars())
 
     rows = 0
     for table in _CHILDREN:
         old = sa.select(table.c.id).where(table.c.deleted == sa.true(), table.c.deleted_at < before)
-        old = old.where(~sa.exists().where(jobs.c.image_id == table.c.image_id))  # a delete may yet be undone
-        ids = some(old.where(table.c.status != "pending_delete") if table is image_locations else old)
+        old = old.where(~sa.exists().where(jobs.c.image_id == table.c.image_id))  # its delete may still be undone
+        ids = first_rows(old.where(table.c.status != "pending_delete") if table is image_locations else old)
         _delete_rows(tx, table.c.id, ids)
         rows += len(ids)
     old = sa.select(images.c.id).where(images.c.deleted == sa.true(), images.c.deleted_at < before)
     old = old.where(images.c.status != "pending_delete", ~sa.exists().where(jobs.c.image_id == images.c.id))
     for table in _CHILDREN:
         old = old.where(~sa.exists().where(table.c.image_id == images.c.id))
-    gone = some(old.order_by(images.c.deleted_at))
-    tombstones.bury(tx, gone, before)  # A Glance beside us may have deleted some, and it buries nothing.
-    _delete_rows(tx, images.c.id, gone)
-    return len(gone), rows + len(gone)
+    removed = first_rows(old.order_by(images.c.deleted_at))
+    tombstones.add(tx, removed, before)  # Those that a Glance deleted have no tombstone yet.
+    _delete_rows(tx, images.c.id, removed)
+    return len(removed), rows + len(removed)
 
 
 def _delete_rows(tx: Tx, key: sa.Column[Any], ids: list[Any]) -> None:
-    for some in _portions(ids):
-        tx.execute(sa.delete(key.table).where(key.in_(some)))
+    for batch in _batches(ids):
+        tx.execute(sa.delete(key.table).where(key.in_(batch)))
 
 
-def _portions(ids: list[Any]) -> Iterator[list[Any]]:
-    """So many that one statement takes them."""
+def _batches(ids: list[Any]) -> Iterator[list[Any]]:
+    """Parts that are small enough for one statement."""
     for start in range(0, len(ids), 500):
         yield ids[start : start + 500]
 
 
-def _drop(tx: Tx, name: sa.Column[str], image_id: str, gone: list[str]) -> None:
-    """Remove properties or tags of a living image. Rows that were only marked would be read with it ever after."""
-    named = sa.or_(*[exactly(name, one) for one in gone])
+def _remove_named(tx: Tx, name: sa.Column[str], image_id: str, removed: list[str]) -> None:
+    """Remove properties or tags of a living image. Marking the rows deleted would leave them to be read each time."""
+    named = sa.or_(*[exactly(name, one) for one in removed])
     tx.execute(sa.delete(name.table).where(name.table.c.image_id == image_id, named))
 
 
 def _put_properties(tx: Tx, image_id: str, properties: Mapping[str, str], when: datetime) -> None:
-    """Insert properties, or bring their old rows back: there is one row for a name, for ever."""
+    """Insert properties; reuse the rows of removed ones, as a name can have only one row."""
     if not properties:
         return
     table = image_properties
     known = sa.select(table.c.id, table.c.name, table.c.deleted)
     rows = tx.execute(known.where(table.c.image_id == image_id, table.c.name.in_(list(properties)))).all()
-    there = {row.name: row for row in rows if row.name in properties}
-    # Old rows that MariaDB takes for the same name in other letters are in the way of the new one.
+    existing = {row.name: row for row in rows if row.name in properties}
+    # Where MariaDB takes the name of an old row for the same in other letters, that row must go first.
     _delete_rows(tx, table.c.id, [row.id for row in rows if row.deleted and row.name not in properties])
-    for name, row in there.items():
+    for name, row in existing.items():
         values = {"value": properties[name], "deleted": False, "deleted_at": None, "updated_at": when}
         tx.execute(sa.update(table).where(table.c.id == row.id).values(values))
-    _insert_properties(tx, image_id, {k: v for k, v in properties.items() if k not in there}, when)
+    _insert_properties(tx, image_id, {k: v for k, v in properties.items() if k not in existing}, when)
 
 
 def _insert_properties(tx: Tx, image_id: str, properties: Mapping[str, str], when: datetime) -> None:

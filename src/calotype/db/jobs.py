@@ -1,10 +1,10 @@
-"""The work queue: rows for everything that must survive the process that began it.
+"""The work queue: a row for each piece of work that must survive the process that began it.
 
-A job is *pending* until somebody claims it and *running* while they work; `due_at` says when a pending one may start,
-by the database's clock. Who holds a running job, and may lose it, is decided in `leases.py`. Claiming counts `attempt`
-up, and whoever finishes must still hold the attempt they were given: a process that slept for too long finds that it is
-no longer asked for. A finished job has no row. The intent of an upload is a job that its uploader holds from the start;
-what the runner takes over is what a dead process left.
+A job is *pending* until a process claims it, and *running* while that process works on it. A finished job has no row.
+`due_at` says when a pending job may start, by the database's clock. Each claim counts `attempt` up, and only the
+process that holds the current attempt can finish the job: one that slept for too long finds that its attempt is over.
+`leases.py` decides when a running job may be taken from its owner. An upload is a job that its uploader runs from the
+start; the runner takes it over only if that process dies.
 """
 
 import json
@@ -16,23 +16,23 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from calotype.db.clock import moment
+from calotype.db.clock import db_now
 from calotype.db.engine import Tx
 from calotype.db.tables import jobs, notes, processes
 from calotype.model import Job
 
 #: The name of the table, as `images.delete` says it.
 TABLE = jobs.name
-LONGEST_PAUSE: Final = timedelta(hours=1)
-#: Nothing waits for so long: who wrote a moment that lies further ahead had a clock that was set back since.
-_FAR_AHEAD: Final = 2 * LONGEST_PAUSE
-#: As many orphans are looked for at once.
-_MANY: Final = 50
+LONGEST_BACKOFF: Final = timedelta(hours=1)
+#: No backoff is this long. A `due_at` further ahead was written while the database's clock was fast, and is ignored.
+_IMPLAUSIBLY_LATE: Final = 2 * LONGEST_BACKOFF
+#: How many orphans one statement looks for.
+_MAX_ORPHANS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """An attempt at a job, who makes it, and that process's last beat, None where there was none."""
+class Attempt:
+    """An attempt at a job, the process that makes it, and the last heartbeat of that process, None if it sent none."""
 
     job_id: str
     attempt: int
@@ -55,9 +55,9 @@ def submit(
     project: str | None = None,
     reserved: int = 0,
 ) -> Job:
-    """Add a job: pending, for anybody after a delay, or, with an owner, already running.
+    """Add a job. It is pending, and anybody may claim it after `delay`; with an `owner` it is running already.
 
-    As long as there is one, `reserved` bytes count for what `project` uses.
+    While the job exists, `reserved` bytes count as used by `project`.
     """
     job = Job(secrets.token_hex(8), kind, image_id, 1 if owner else 0, owner, payload, reserved)
     tx.execute(
@@ -68,9 +68,9 @@ def submit(
             state="running" if owner else "pending",
             attempt=job.attempt,
             owner=owner,
-            due_at=moment(delay),
+            due_at=db_now(delay),
             payload=json.dumps(dict(payload)),
-            created_at=moment(),
+            created_at=db_now(),
             project=project,
             reserved=reserved,
         )
@@ -79,13 +79,13 @@ def submit(
 
 
 def claim(
-    tx: Tx, owner: str, *, dead: Collection[str] = (), orphans: Collection[Running] = (), but: Collection[str] = ()
+    tx: Tx, owner: str, *, dead: Collection[str] = (), orphans: Collection[Attempt] = (), exclude: Collection[str] = ()
 ) -> Job | None:
     """Take the oldest job that is due, or whose owner is dead, or whose attempt is one of the orphans.
 
-    No job of the kinds in `but`, and none whose owner was heard since it was taken for silent.
+    Jobs of the kinds in `exclude` stay, and so does an orphan whose owner has sent a heartbeat meanwhile.
     """
-    statement = sa.select(jobs).where(_ready(owner, dead, orphans, but)).order_by(jobs.c.due_at).limit(1)
+    statement = sa.select(jobs).where(_claimable(owner, dead, orphans, exclude)).order_by(jobs.c.due_at).limit(1)
     if tx.dialect.name != "sqlite":
         statement = statement.with_for_update(skip_locked=True)
     row = tx.execute(statement).first()
@@ -94,81 +94,82 @@ def claim(
     claimed = tx.execute(
         sa.update(jobs)
         .where(jobs.c.id == row.id, jobs.c.attempt == row.attempt)
-        .values(state="running", owner=owner, attempt=row.attempt + 1, due_at=moment())
+        .values(state="running", owner=owner, attempt=row.attempt + 1, due_at=db_now())
     )
     return _job(row, owner=owner, attempt=row.attempt + 1) if claimed.rowcount else None
 
 
-def running(tx: Tx, but: Collection[str] = ()) -> list[Running]:
-    """All attempts that are being made, but for those of some owners."""
+def running_attempts(tx: Tx, exclude: Collection[str] = ()) -> list[Attempt]:
+    """All running attempts, except those of the owners in `exclude`."""
     joined = jobs.outerjoin(processes, processes.c.owner == jobs.c.owner)
     statement = sa.select(jobs.c.id, jobs.c.attempt, jobs.c.owner, processes.c.beat).select_from(joined)
-    return [Running(*row) for row in tx.execute(statement.where(_running(but)))]
+    return [Attempt(*row) for row in tx.execute(statement.where(_is_running(exclude)))]
 
 
-def any_running(tx: Tx, but: Collection[str] = ()) -> bool:
-    """Whether there are such attempts."""
-    return tx.execute(sa.select(jobs.c.id).where(_running(but)).limit(1)).first() is not None
+def any_running(tx: Tx, exclude: Collection[str] = ()) -> bool:
+    """Whether `running_attempts` would find any."""
+    return tx.execute(sa.select(jobs.c.id).where(_is_running(exclude)).limit(1)).first() is not None
 
 
 def note(tx: Tx, job: Job, what: str) -> bool:
-    """Keep what a cleaner of this attempt would need to know, in place of what was kept. False: it was taken away."""
-    # The job is written as well: of two nodes of a Galera cluster one could note and the other take the job away.
-    if not tx.execute(sa.update(jobs).where(_holds(job)).values(due_at=moment())).rowcount:
+    """Keep what is needed to clean up after this attempt, in place of its last note. False: the job was taken away."""
+    # The job is written as well: else one node of a Galera cluster could add the note while another revokes the job.
+    if not tx.execute(sa.update(jobs).where(_is_current(job)).values(due_at=db_now())).rowcount:
         return False
-    # Added, as the last one counts: to replace the row would be one more question to the database.
+    # The last note counts, so this one is added: replacing the row would cost one more statement.
     tx.execute(sa.insert(notes).values(job_id=job.id, note=json.dumps([job.token, what])))
     return True
 
 
 def reserve(tx: Tx, job: Job, reserved: int) -> bool:
     """Change how many bytes the job keeps for its project. False when it was taken away."""
-    return bool(tx.execute(sa.update(jobs).where(_holds(job)).values(reserved=reserved)).rowcount)
+    return bool(tx.execute(sa.update(jobs).where(_is_current(job)).values(reserved=reserved)).rowcount)
 
 
 def finish(tx: Tx, job: Job) -> bool:
-    """Remove a job that is done. False when it was taken away: undo the transaction then."""
-    return bool(tx.execute(sa.delete(jobs).where(_holds(job))).rowcount)
+    """Remove a job that is done. False when it was taken away: the caller then undoes the transaction."""
+    return bool(tx.execute(sa.delete(jobs).where(_is_current(job))).rowcount)
 
 
 def fail(tx: Tx, job: Job, error: str, *, delay: timedelta) -> bool:
-    """Put a job back, to be tried again after a delay, with the reason for whoever looks."""
-    values = {"state": "pending", "owner": None, "due_at": moment(delay), "error": error[:2000]}
-    return bool(tx.execute(sa.update(jobs).where(_holds(job)).values(values)).rowcount)
+    """Put a job back, to be tried again after a delay. `error` is the reason, for operators."""
+    values = {"state": "pending", "owner": None, "due_at": db_now(delay), "error": error[:2000]}
+    return bool(tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount)
 
 
-def pause(job: Job) -> timedelta:
+def backoff(job: Job) -> timedelta:
     """How long to wait before the next attempt: a minute, then twice as long each time, up to an hour."""
-    return min(LONGEST_PAUSE, timedelta(minutes=2 ** min(job.attempt - 1, 6)))
+    return min(LONGEST_BACKOFF, timedelta(minutes=2 ** min(job.attempt - 1, 6)))
 
 
-def give_back(tx: Tx, attempts: Collection[Running]) -> None:
-    """Nobody makes these attempts, whatever their owner's beat says: the jobs are due, for anybody."""
+def release(tx: Tx, attempts: Collection[Attempt]) -> None:
+    """Make the jobs of these attempts due for anybody, although their owner is alive: it does not work on them."""
     for one in attempts:
-        tx.execute(sa.update(jobs).where(_is(one)).values(state="pending", owner=None, due_at=moment()))
+        tx.execute(sa.update(jobs).where(_is_attempt(one)).values(state="pending", owner=None, due_at=db_now()))
 
 
 def revoke(tx: Tx, image_id: str) -> None:
-    """Take the image's running jobs from whoever has them: they are due, for anybody to clean up after."""
+    """Take the image's running jobs from their owners. They become due, and whoever claims them cleans up."""
     statement = sa.update(jobs).where(jobs.c.image_id == image_id, jobs.c.state == "running")
-    tx.execute(statement.values(state="pending", owner=None, attempt=jobs.c.attempt + 1, due_at=moment()))
+    tx.execute(statement.values(state="pending", owner=None, attempt=jobs.c.attempt + 1, due_at=db_now()))
 
 
-def call_off(tx: Tx, kind: str, image_id: str) -> list[Job]:
-    """Remove the image's jobs of a kind that leaves nothing behind, whoever has them; what they were."""
+def cancel(tx: Tx, kind: str, image_id: str) -> list[Job]:
+    """Remove the image's jobs of a kind that needs no cleaning up, whoever owns them; returns the removed jobs."""
     which = (jobs.c.image_id == image_id) & (jobs.c.kind == kind)
     found = [_job(row, owner=row.owner, attempt=row.attempt) for row in tx.execute(sa.select(jobs).where(which))]
     tx.execute(sa.delete(jobs).where(which))
     return found
 
 
-def settle(tx: Tx, job: Job) -> tuple[bool, dict[str, str]] | None:
-    """Whether this attempt is still the one that counts, and the notes by the attempts' tokens; None: the job is done.
+def resolve(tx: Tx, job: Job) -> tuple[bool, dict[str, str]] | None:
+    """Find out what became of an attempt whose last COMMIT is in doubt.
 
-    Writes to the job, and so waits for a transaction that is about to finish it: one whose COMMIT was sent over a
-    connection that broke has either happened before this returns, or never will.
+    Returns whether the attempt is still the current one, and the notes by the attempts' tokens; None when the job is
+    done. This writes to the job, and so waits for a transaction that is about to finish it. When it returns, a COMMIT
+    that was sent over a broken connection has either happened or never will.
     """
-    tx.execute(sa.update(jobs).where(_holds(job)).values(due_at=moment()))
+    tx.execute(sa.update(jobs).where(_is_current(job)).values(due_at=db_now()))
     attempt = tx.execute(sa.select(jobs.c.attempt).where(jobs.c.id == job.id)).scalar()
     if attempt is None:
         return None
@@ -177,62 +178,64 @@ def settle(tx: Tx, job: Job) -> tuple[bool, dict[str, str]] | None:
 
 
 def _noted(job_id: str, found: Any) -> tuple[str, str] | None:
-    """Token and note of a row. Earlier releases wrote what an upload noted without its token: it was the first."""
+    """Token and note of a row. Earlier releases left the token out, and noted in the first attempt only."""
     if isinstance(found, dict):
         return (f"{job_id}-1", found["object"]) if "object" in found else None
     token, what = found
     return token, what
 
 
-def held(tx: Tx, job: Job) -> bool:
-    """Whether this attempt is there, and the one that counts."""
-    return tx.execute(sa.select(jobs.c.id).where(_holds(job))).first() is not None
+def is_current(tx: Tx, job: Job) -> bool:
+    """Whether the job exists and this attempt is its current one."""
+    return tx.execute(sa.select(jobs.c.id).where(_is_current(job))).first() is not None
 
 
-def lives(tx: Tx, token: str) -> bool:
-    """Whether the job of an attempt is there, whoever has it now."""
+def exists(tx: Tx, token: str) -> bool:
+    """Whether the job of an attempt exists, whoever owns it now."""
     return tx.execute(sa.select(jobs.c.id).where(jobs.c.id == token.rpartition("-")[0])).first() is not None
 
 
-def ready(
+def any_claimable(
     tx: Tx,
     owner: str,
     *,
     dead: Collection[str] = (),
-    orphans: Collection[Running] = (),
-    but: Collection[str] = (),
+    orphans: Collection[Attempt] = (),
+    exclude: Collection[str] = (),
 ) -> bool:
     """Whether `claim` would find a job."""
-    return tx.execute(sa.select(jobs.c.id).where(_ready(owner, dead, orphans, but)).limit(1)).first() is not None
+    return (
+        tx.execute(sa.select(jobs.c.id).where(_claimable(owner, dead, orphans, exclude)).limit(1)).first() is not None
+    )
 
 
-def _ready(
-    owner: str, dead: Collection[str], orphans: Collection[Running], but: Collection[str]
+def _claimable(
+    owner: str, dead: Collection[str], orphans: Collection[Attempt], exclude: Collection[str]
 ) -> sa.ColumnElement[bool]:
-    due = (jobs.c.due_at <= moment()) | (jobs.c.due_at > moment(_FAR_AHEAD))
-    ready: sa.ColumnElement[bool] = (jobs.c.state == "pending") & due
+    due = (jobs.c.due_at <= db_now()) | (jobs.c.due_at > db_now(_IMPLAUSIBLY_LATE))
+    claimable: sa.ColumnElement[bool] = (jobs.c.state == "pending") & due
     if dead:
-        ready |= jobs.c.owner.in_(dead)
-    for one in list(orphans)[:_MANY]:
-        orphan = _is(one)
+        claimable |= jobs.c.owner.in_(dead)
+    for one in list(orphans)[:_MAX_ORPHANS]:
+        orphan = _is_attempt(one)
         if one.owner != owner:
-            # Its process may have come back since it was taken for silent.
-            heard = processes.c.beat != one.beat if one.beat is not None else sa.true()
-            orphan &= ~sa.exists().where(processes.c.owner == one.owner, heard)
-        ready |= orphan
-    return ready & jobs.c.kind.not_in(but) if but else ready
+            # Its process may have sent a heartbeat since it was taken for silent.
+            beat_again = processes.c.beat != one.beat if one.beat is not None else sa.true()
+            orphan &= ~sa.exists().where(processes.c.owner == one.owner, beat_again)
+        claimable |= orphan
+    return claimable & jobs.c.kind.not_in(exclude) if exclude else claimable
 
 
-def _is(one: Running) -> sa.ColumnElement[bool]:
+def _is_attempt(one: Attempt) -> sa.ColumnElement[bool]:
     return (jobs.c.id == one.job_id) & (jobs.c.attempt == one.attempt) & (jobs.c.owner == one.owner)
 
 
-def _running(but: Collection[str]) -> sa.ColumnElement[bool]:
+def _is_running(exclude: Collection[str]) -> sa.ColumnElement[bool]:
     running = jobs.c.state == "running"
-    return running & jobs.c.owner.not_in(but) if but else running
+    return running & jobs.c.owner.not_in(exclude) if exclude else running
 
 
-def _holds(job: Job) -> sa.ColumnElement[bool]:
+def _is_current(job: Job) -> sa.ColumnElement[bool]:
     return (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt)
 
 

@@ -1,7 +1,8 @@
-"""What one process of all hosts does at a time: a name, who has it, and a number that changes as long as they do it.
+"""Locks across all hosts, for work that only one process may do at a time.
 
-A lock is free if nobody has it, if whoever has it is dead, or if they have been silent for the lock's lease, as the one
-who wants it sees. A process that slept too long finds by `keep` that it has it no longer.
+A lock is a row with a name, an owner and a number that the owner keeps changing. It is free if it has no owner, if its
+owner is dead, or if the process that wants it has not seen the number change for the lock's lease. An owner that slept
+too long learns from `renew` that it has lost the lock.
 """
 
 import contextlib
@@ -18,42 +19,43 @@ from calotype.db.watch import LONGEST_STEP, Watch
 
 
 class Lock:
-    """One lock, as this process sees it. Who waits for it asks for it at least every `step` seconds."""
+    """One lock, as this process sees it. A process that wants it calls `acquire` at least every `step` seconds."""
 
     def __init__(self, name: str, lease: timedelta, leases: Leases, step: float = LONGEST_STEP) -> None:
         self._row = locks.c.name == name
         self._lease = lease.total_seconds()
         self._leases = leases
         self._watch = Watch(leases.clock, step)
-        self._silent: tuple[str, int | None] | None = None
+        self._silent_owner: tuple[str, int | None] | None = None
 
-    def take(self, tx: Tx) -> bool:
-        """Take it, if it is free or this process's already."""
+    def acquire(self, tx: Tx) -> bool:
+        """Take the lock if it is free, or this process has it already; returns whether it has it now."""
         owner = self._leases.owner
-        free = locks.c.owner.is_(None) | locks.c.owner.in_([owner, *self._leases.dead()])
-        if self._silent is not None:
-            silent, beat = self._silent
-            free |= (locks.c.owner == silent) & (locks.c.beat == beat if beat is not None else locks.c.beat.is_(None))
-        # Tried first, and looked at then: where nothing can be written, nobody's silence counts.
-        if tx.execute(sa.update(locks).where(self._row, free).values(owner=owner, beat=draw_beat())).rowcount:
-            self._silent = None
+        is_free = locks.c.owner.is_(None) | locks.c.owner.in_([owner, *self._leases.dead_owners()])
+        if self._silent_owner is not None:
+            silent, beat = self._silent_owner
+            same_beat = locks.c.beat.is_(None) if beat is None else locks.c.beat == beat
+            is_free |= (locks.c.owner == silent) & same_beat
+        # Written first and observed afterwards: while the database takes no writes, nobody's silence is counted.
+        if tx.execute(sa.update(locks).where(self._row, is_free).values(owner=owner, beat=draw_beat())).rowcount:
+            self._silent_owner = None
             return True
         row = tx.execute(sa.select(locks.c.owner, locks.c.beat).where(self._row)).one()
         self._watch.observe({"": (row.owner, row.beat)})
-        self._silent = (row.owner, row.beat) if self._watch.age("") >= self._lease else None
+        self._silent_owner = (row.owner, row.beat) if self._watch.age("") >= self._lease else None
         return False
 
-    def keep(self, tx: Tx) -> bool:
-        """Have it for longer. False when somebody else took it."""
+    def renew(self, tx: Tx) -> bool:
+        """Keep the lock for another lease. False when another process has taken it."""
         mine = self._row & (locks.c.owner == self._leases.owner)
         return bool(tx.execute(sa.update(locks).where(mine).values(beat=draw_beat())).rowcount)
 
     def release(self, tx: Tx) -> None:
-        """Let others have it."""
+        """Give the lock up."""
         mine = self._row & (locks.c.owner == self._leases.owner)
         tx.execute(sa.update(locks).where(mine).values(owner=None))
 
-    def give_up(self, db: Database) -> None:
-        """Let others have it at the end of this process, if the database can be told at once; else they notice."""
+    def release_at_exit(self, db: Database) -> None:
+        """Give the lock up at the end of this process, with one attempt; if that fails, others wait for its lease."""
         with contextlib.suppress(errors.CalotypeError), db.write_once() as tx:
             self.release(tx)

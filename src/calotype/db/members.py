@@ -42,13 +42,13 @@ def add(tx: Tx, image_id: str, member: str, now: datetime) -> Member:
 
 
 def set_status(tx: Tx, image_id: str, member: str, status: str, now: datetime) -> bool:
-    """False when there is no such member (any more)."""
+    """Write the status of a member. False if there is no such member."""
     statement = sa.update(image_members).where(_living(image_id), exactly(image_members.c.member, member))
     return bool(tx.execute(statement.values(status=status, updated_at=now)).rowcount)
 
 
 def remove(tx: Tx, image_id: str, member: str, now: datetime) -> bool:
-    """False when there is no such member (any more)."""
+    """Remove a member. False if there is no such member."""
     statement = sa.update(image_members).where(_living(image_id), exactly(image_members.c.member, member))
     return bool(tx.execute(statement.values(deleted=True, deleted_at=now)).rowcount)
 

@@ -1,8 +1,7 @@
-"""The catalogue of metadata definitions: namespaces, what is in them, and the resource types that they are for.
+"""Rows of the catalogue of metadata definitions: namespaces, their parts, and their resource types.
 
-Names are compared as the database does: on MariaDB without regard to case, as its unique keys have it; who sees what
-is compared exactly. A writer holds the row of the namespace (`lock`), so that whatever happens to one namespace
-happens one after the other.
+Names are compared by the database's collation, as its unique keys do; on MariaDB that ignores case. Owners are compared
+exactly. A writer locks the row of the namespace (`lock`), so that changes of one namespace happen one after the other.
 """
 
 import json
@@ -19,7 +18,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db.compare import exactly, paged
 from calotype.db.engine import Tx, same_moment
-from calotype.db.nesting import array, collected, nested
+from calotype.db.nesting import json_array, json_object_agg, json_subquery
 from calotype.db.tables import (
     metadef_namespace_resource_types,
     metadef_namespaces,
@@ -56,13 +55,13 @@ PART_SORT_KEYS: Final = ("name", "id", "created_at", "updated_at")
 
 
 def get(tx: Tx, ctx: Context, name: str, *, lock: bool = False) -> Namespace | None:
-    """The namespace, if the caller sees it; with `lock` nobody else changes it until the transaction ends."""
+    """The namespace, if the caller sees it. With `lock` nobody else can change it until the transaction ends."""
     row = _find(tx, ctx, _LOCKED if lock else _NAMESPACE, name)
     return _namespace(row) if row is not None else None
 
 
-def whole(tx: Tx, ctx: Context, name: str) -> Definitions | None:
-    """The namespace with all that is in it, as it is at one moment, if the caller sees it: in one statement.
+def get_definitions(tx: Tx, ctx: Context, name: str) -> Definitions | None:
+    """The namespace with all its parts, if the caller sees it; read by one statement, as of one moment.
 
     Raises `Busy` when it is larger than the database may answer.
     """
@@ -79,11 +78,11 @@ def _find(tx: Tx, ctx: Context, columns: sa.Select[Any], name: str) -> Any | Non
 # Built once: building such a statement costs more than running it.
 @lru_cache(maxsize=16)
 def _named_namespace(columns: sa.Select[Any], to_project: bool, to_admin: bool) -> sa.Select[Any]:
-    return columns.where(metadef_namespaces.c.namespace == sa.bindparam("name"), _seen(to_project, to_admin))
+    return columns.where(metadef_namespaces.c.namespace == sa.bindparam("name"), _visible(to_project, to_admin))
 
 
 def by_id(tx: Tx, namespace_id: int) -> Namespace | None:
-    """The namespace of a row, whoever sees it."""
+    """The namespace with this row id, whoever sees it."""
     row = tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == namespace_id)).first()
     return _namespace(row) if row is not None else None
 
@@ -98,31 +97,30 @@ def page(
     descending: bool = True,
     visibility: str | None = None,
     resource_types: Sequence[str] | None = None,
-    whole: bool = False,
+    with_parts: bool = False,
 ) -> list[Definitions]:
-    """A part of the list: the namespaces that the caller sees, those that follow one of them where `after` is given.
+    """A page of the namespaces that the caller sees; with `after`, of those that follow that one, which may be deleted.
 
-    Each has its associations and nothing else, or all that is in it if it is to be `whole`.
-
-    With `resource_types` those that are for one of them. Sorted by a column of `SORT_KEYS`, what has no value first
-    when ascending; then by age and id, in the same direction. `after` need not be there any more.
+    Each has its associations alone; `with_parts`, everything that is in it. `resource_types` leaves only namespaces
+    that are for one of these. Sorted by a column of `SORT_KEYS`, rows without a value first when ascending; then by age
+    and id, in the same direction.
     """
     to_project = not ctx.is_admin and bool(ctx.project)
-    statement = (_WHOLE if whole else _LISTED).where(_seen(to_project, ctx.is_admin))
+    statement = (_WHOLE if with_parts else _LISTED).where(_visible(to_project, ctx.is_admin))
     if visibility is not None:
         statement = statement.where(sa.func.coalesce(metadef_namespaces.c.visibility, "private") == visibility)
     if resource_types is not None:
         links, types = metadef_namespace_resource_types, metadef_resource_types
-        meant = sa.select(links.c.namespace_id).join(types, types.c.id == links.c.resource_type_id)
-        statement = statement.where(metadef_namespaces.c.id.in_(meant.where(types.c.name.in_(resource_types))))
+        namespace_ids = sa.select(links.c.namespace_id).join(types, types.c.id == links.c.resource_type_id)
+        statement = statement.where(metadef_namespaces.c.id.in_(namespace_ids.where(types.c.name.in_(resource_types))))
     place: Mapping[str, Any] | None = None
     if after is not None:
-        # The row itself, if it is still there: it may have NULL where a namespace has a value.
+        # The row itself, if it still exists: it may have NULL where the `Namespace` has a value.
         row = tx.execute(_NAMESPACE.where(metadef_namespaces.c.id == after.id)).first()
         place = dict(row._mapping) if row is not None else _columns(after) | {"id": after.id}
     keys = ("created_at", "id") if sort_key == "created_at" else (sort_key, "created_at", "id")
-    some = paged(statement, metadef_namespaces, keys, descending, place).limit(limit)
-    rows = tx.execute(some, {"project": ctx.project} if to_project else {})
+    found = paged(statement, metadef_namespaces, keys, descending, place).limit(limit)
+    rows = tx.execute(found, {"project": ctx.project} if to_project else {})
     return [_definitions(row) for row in rows]
 
 
@@ -133,7 +131,7 @@ def add(tx: Tx, namespace: Namespace) -> Namespace:
             made = tx.execute(sa.insert(metadef_namespaces).values(_columns(namespace)))
     except sa.exc.IntegrityError as exc:
         raise errors.Conflict(f"There is a namespace {namespace.name} already.") from exc
-    return replace(namespace, id=_number(made))
+    return replace(namespace, id=_inserted_id(made))
 
 
 def update(tx: Tx, namespace: Namespace) -> None:
@@ -155,7 +153,7 @@ def remove(tx: Tx, namespace_id: int) -> None:
 
 def clear(tx: Tx) -> tuple[list[str], int]:
     """Remove everything; the names of the namespaces, and how many resource types that were."""
-    # Who changes something in a namespace holds its row: afterwards nobody adds what would keep it from going.
+    # Locked first: a writer locks its namespace, so nobody adds a row meanwhile that would keep it from being deleted.
     statement = sa.select(metadef_namespaces.c.namespace).order_by(metadef_namespaces.c.id).with_for_update()
     names = list(tx.execute(statement).scalars())
     for table in (metadef_namespace_resource_types, metadef_objects, metadef_properties, metadef_tags):
@@ -180,7 +178,7 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Kind(Generic[P]):
-    """One kind of part of a namespace: its word, its table, and how a part and a row are made of one another."""
+    """One kind of part of a namespace: its `word` for messages, its table, and how to make a part of a row and back."""
 
     word: str
     table: sa.Table
@@ -225,13 +223,13 @@ def parts(tx: Tx, kind: Kind[P], namespace_id: int) -> list[P]:
 
 
 def part(tx: Tx, kind: Kind[P], namespace_id: int, name: str) -> P | None:
-    row = tx.execute(sa.select(kind.table).where(*_named(kind, namespace_id, name))).first()
+    row = tx.execute(sa.select(kind.table).where(*_part_named(kind, namespace_id, name))).first()
     return kind.read(row) if row is not None else None
 
 
-def holds(tx: Tx, kind: Kind[P], namespace_id: int, one: P) -> bool:
-    """Whether there is this part, as it was written and when."""
-    row = tx.execute(sa.select(kind.table).where(*_named(kind, namespace_id, one.name))).mappings().first()
+def has_part(tx: Tx, kind: Kind[P], namespace_id: int, one: P) -> bool:
+    """Whether this part exists, with the same content and time of writing."""
+    row = tx.execute(sa.select(kind.table).where(*_part_named(kind, namespace_id, one.name))).mappings().first()
     wanted = {"name": one.name, **kind.columns(one)}
     return (
         row is not None
@@ -255,7 +253,7 @@ def add_parts(tx: Tx, kind: Kind[P], namespace_id: int, new: Iterable[P]) -> Non
 
 def update_part(tx: Tx, kind: Kind[P], namespace_id: int, name: str, changed: P) -> bool:
     """Write all of a part, its name as well. False when there is none; `Conflict` when another one has the name."""
-    statement = sa.update(kind.table).where(*_named(kind, namespace_id, name))
+    statement = sa.update(kind.table).where(*_part_named(kind, namespace_id, name))
     try:
         with tx.begin_nested():
             return bool(tx.execute(statement.values(_part_columns(kind, changed))).rowcount)
@@ -265,7 +263,7 @@ def update_part(tx: Tx, kind: Kind[P], namespace_id: int, name: str, changed: P)
 
 def remove_part(tx: Tx, kind: Kind[P], namespace_id: int, name: str) -> bool:
     """False when there is none."""
-    return bool(tx.execute(sa.delete(kind.table).where(*_named(kind, namespace_id, name))).rowcount)
+    return bool(tx.execute(sa.delete(kind.table).where(*_part_named(kind, namespace_id, name))).rowcount)
 
 
 def remove_parts(tx: Tx, kind: Kind[P], namespace_id: int) -> bool:
@@ -309,15 +307,15 @@ def associations(tx: Tx, namespace_id: int) -> list[Association]:
     """The associations of a namespace, in the order of the names of their resource types."""
     links, types = metadef_namespace_resource_types, metadef_resource_types
     statement = sa.select(links, types.c.name).join(types, types.c.id == links.c.resource_type_id)
-    some = (
+    found = (
         Association(row.name, *_times(row), prefix=row.prefix, properties_target=row.properties_target)
         for row in tx.execute(statement.where(links.c.namespace_id == namespace_id))
     )
-    return sorted(some, key=_type_name)
+    return sorted(found, key=_type_name)
 
 
 def resource_type(tx: Tx, name: str) -> str | None:
-    """The name that a resource type was given first, if it is there."""
+    """The name of a resource type as it was first written, if it exists."""
     return tx.execute(sa.select(metadef_resource_types.c.name).where(metadef_resource_types.c.name == name)).scalar()
 
 
@@ -341,41 +339,41 @@ def add_association(tx: Tx, namespace_id: int, new: Association, *, protected: b
 def remove_association(tx: Tx, namespace_id: int, resource_type: str) -> bool:
     """False when there is none. The resource type stays."""
     links, types = metadef_namespace_resource_types, metadef_resource_types
-    meant = sa.select(types.c.id).where(types.c.name == resource_type).scalar_subquery()
-    statement = sa.delete(links).where(links.c.namespace_id == namespace_id, links.c.resource_type_id == meant)
+    type_id = sa.select(types.c.id).where(types.c.name == resource_type).scalar_subquery()
+    statement = sa.delete(links).where(links.c.namespace_id == namespace_id, links.c.resource_type_id == type_id)
     return bool(tx.execute(statement).rowcount)
 
 
 def update_association(tx: Tx, namespace_id: int, changed: Association) -> None:
     """Write the prefix and the target of an association that is there."""
     links, types = metadef_namespace_resource_types, metadef_resource_types
-    meant = sa.select(types.c.id).where(types.c.name == changed.resource_type).scalar_subquery()
-    statement = sa.update(links).where(links.c.namespace_id == namespace_id, links.c.resource_type_id == meant)
+    type_id = sa.select(types.c.id).where(types.c.name == changed.resource_type).scalar_subquery()
+    statement = sa.update(links).where(links.c.namespace_id == namespace_id, links.c.resource_type_id == type_id)
     values: dict[str, Any] = {"prefix": changed.prefix, "properties_target": changed.properties_target}
     tx.execute(statement.values(values | {"updated_at": changed.updated_at}))
 
 
 def _resource_type(tx: Tx, new: Association, protected: bool) -> tuple[int, str]:
-    """The number of a resource type and its name, as whoever added it wrote it."""
+    """The id of a resource type, which is added if it is new, and its name as it was first written."""
     types = metadef_resource_types
-    there = sa.select(types.c.id, types.c.name).where(types.c.name == new.resource_type)
-    found = tx.execute(there).first()
+    existing = sa.select(types.c.id, types.c.name).where(types.c.name == new.resource_type)
+    found = tx.execute(existing).first()
     if found is not None:
         return found.id, found.name
     values: dict[str, Any] = {"name": new.resource_type, "protected": protected}
     values |= {"created_at": new.created_at, "updated_at": new.updated_at}
     try:
         with tx.begin_nested():
-            return _number(tx.execute(sa.insert(types).values(values))), new.resource_type
+            return _inserted_id(tx.execute(sa.insert(types).values(values))), new.resource_type
     except sa.exc.IntegrityError:  # somebody else added it just now
-        found = tx.execute(there).one()
+        found = tx.execute(existing).one()
         return found.id, found.name
 
 
 # --- rows ------------------------------------------------------------------------------------------------
 
 
-def _seen(to_project: bool, to_admin: bool) -> sa.ColumnElement[bool]:
+def _visible(to_project: bool, to_admin: bool) -> sa.ColumnElement[bool]:
     if to_admin:
         return sa.true()
     public = metadef_namespaces.c.visibility == "public"
@@ -386,48 +384,50 @@ def _seen(to_project: bool, to_admin: bool) -> sa.ColumnElement[bool]:
 # --- documents: what is in a namespace, as one value -----------------------------------------------------
 
 
-def _in_each(key: Any, rows: sa.FromClause, of: Any, *columns: Any) -> Any:
-    """The rows of each namespace: arrays of columns by a number that they are in the order of."""
-    found = sa.select(collected(key, array(*columns))).select_from(rows).where(of == metadef_namespaces.c.id)
-    return nested(found.correlate(metadef_namespaces).scalar_subquery())
+def _rows_by_namespace(key: Any, rows: sa.FromClause, of: Any, *columns: Any) -> Any:
+    """The rows of each namespace as JSON: arrays of `columns` by `key`, a number that gives their order."""
+    found = sa.select(json_object_agg(key, json_array(*columns))).select_from(rows).where(of == metadef_namespaces.c.id)
+    return json_subquery(found.correlate(metadef_namespaces).scalar_subquery())
 
 
-def _parts_of(kind: Kind[Any]) -> Any:
+def _parts_json(kind: Kind[Any]) -> Any:
     table = kind.table
-    return _in_each(table.c.id, table, table.c.namespace_id, *(table.c[name] for name in _fields(kind)))
+    return _rows_by_namespace(table.c.id, table, table.c.namespace_id, *(table.c[name] for name in _fields(kind)))
 
 
 def _fields(kind: Kind[Any]) -> list[str]:
     return [name for name in _Row._fields if name in kind.table.c]
 
 
-def _links_of() -> Any:
+def _associations_json() -> Any:
     links, types = metadef_namespace_resource_types, metadef_resource_types
     columns = (types.c.name, links.c.created_at, links.c.updated_at, links.c.prefix, links.c.properties_target)
-    return _in_each(
+    return _rows_by_namespace(
         types.c.id, links.join(types, types.c.id == links.c.resource_type_id), links.c.namespace_id, *columns
     )
 
 
-_LISTED: Final = sa.select(metadef_namespaces, array(_links_of()).label("document"))
-_WHOLE: Final = sa.select(metadef_namespaces, array(_links_of(), *map(_parts_of, _KINDS)).label("document"))
+_LISTED: Final = sa.select(metadef_namespaces, json_array(_associations_json()).label("document"))
+_WHOLE: Final = sa.select(
+    metadef_namespaces, json_array(_associations_json(), *map(_parts_json, _KINDS)).label("document")
+)
 
 
 def _definitions(row: Any) -> Definitions:
-    """A namespace with what its document tells. Raises `Busy` for one that the database did not put together."""
+    """A namespace with what is in its document. Raises `Busy` if it is larger than the database may answer."""
     if row.document is None:
         LOG.error("namespace %s is larger than the database may answer (max_allowed_packet)", row.namespace)
         raise errors.Busy("The database cannot answer with all of this namespace.")
-    links, *some = row.document  # of a list the associations alone
-    return Definitions(_namespace(row), _links(links), *map(_read, _KINDS, some))
+    links, *parts_ = row.document  # a list has the associations alone
+    return Definitions(_namespace(row), _links(links), *map(_read, _KINDS, parts_))
 
 
 def _links(found: dict[str, list[Any]] | None) -> tuple[Association, ...]:
-    some = (
+    links = (
         Association(name, *_moments(created_at, updated_at), prefix=prefix, properties_target=target)
         for name, created_at, updated_at, prefix, target in _in_order(found)
     )
-    return tuple(sorted(some, key=_type_name))
+    return tuple(sorted(links, key=_type_name))
 
 
 def _type_name(one: Association) -> str:
@@ -450,7 +450,7 @@ def _moments(created_at: str, updated_at: str | None) -> tuple[datetime, datetim
     return created, datetime.fromisoformat(updated_at) if updated_at else created
 
 
-def _named(kind: Kind[Any], namespace_id: int, name: str) -> tuple[sa.ColumnElement[bool], ...]:
+def _part_named(kind: Kind[Any], namespace_id: int, name: str) -> tuple[sa.ColumnElement[bool], ...]:
     return kind.table.c.namespace_id == namespace_id, kind.table.c.name == name
 
 
@@ -482,13 +482,13 @@ def _times(row: Any) -> tuple[datetime, datetime]:
     return row.created_at, row.updated_at or row.created_at
 
 
-def _number(made: sa.CursorResult[Any]) -> int:
+def _inserted_id(made: sa.CursorResult[Any]) -> int:
     assert made.inserted_primary_key is not None
     return int(made.inserted_primary_key[0])
 
 
 def _json(text: str) -> dict[str, Any]:
-    """What a row describes; rows that others wrote may hold nothing, or something else."""
+    """The JSON object in a row; empty if another program wrote something else there."""
     try:
         found = json.loads(text, parse_constant=lambda _: None)  # NaN is no JSON, whatever Python writes
     except ValueError:
@@ -497,6 +497,6 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _definition(found: Any) -> dict[str, Any]:
-    """The fields of a definition. Glance writes a name among them, too, and what is not there as null."""
+    """The fields of a definition. In rows of Glance there is a name among them, and null for a missing field."""
     given = found if isinstance(found, dict) else {}
     return {name: value for name, value in given.items() if value is not None and name != "name"}

@@ -1,7 +1,8 @@
-"""JSON that the database puts together of rows: one long value costs a driver less than hundreds of short ones.
+"""SQL functions that make JSON of rows, under one name for all databases.
 
-What it buys: documents of images, see `documents.py`; and of definitions, of which one namespace took three times the
-CPU with a statement for each kind (docs/performance.md).
+With them one statement reads an image, or a namespace of definitions, with the rows of other tables that belong to it.
+A driver takes less time for one long value than for hundreds of short ones: see `documents.py`; a namespace took three
+times the CPU with a statement for each kind of definition (docs/performance.md).
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 
-class array(FunctionElement[Any]):  # noqa: N801
+class json_array(FunctionElement[Any]):  # noqa: N801
     """A JSON array of columns and of other JSON."""
 
     type = sa.JSON()
@@ -19,16 +20,16 @@ class array(FunctionElement[Any]):  # noqa: N801
     inherit_cache = True
 
 
-class collected(FunctionElement[Any]):  # noqa: N801
-    """An aggregate: a JSON object of names and values; null when there are no rows."""
+class json_object_agg(FunctionElement[Any]):  # noqa: N801
+    """An aggregate: a JSON object of names and values; NULL when there are no rows."""
 
     type = sa.JSON()
     name = "json_collected"
     inherit_cache = True
 
 
-class nested(FunctionElement[Any]):  # noqa: N801
-    """JSON from a subquery, which SQLite would take for text."""
+class json_subquery(FunctionElement[Any]):  # noqa: N801
+    """JSON that a subquery returns; without this SQLite would take it for text."""
 
     type = sa.JSON()
     name = "json_nested"
@@ -42,6 +43,6 @@ def _call(default: str, **names: str) -> Any:
     return compiled
 
 
-compiles(array)(_call("JSON_ARRAY", postgresql="json_build_array"))
-compiles(collected)(_call("JSON_OBJECTAGG", postgresql="json_object_agg", sqlite="json_group_object"))
-compiles(nested)(_call("", sqlite="json"))
+compiles(json_array)(_call("JSON_ARRAY", postgresql="json_build_array"))
+compiles(json_object_agg)(_call("JSON_OBJECTAGG", postgresql="json_object_agg", sqlite="json_group_object"))
+compiles(json_subquery)(_call("", sqlite="json"))

@@ -1,7 +1,7 @@
-"""Is the schema what this code expects, and make it so.
+"""The database schema: compare it with the one that this release expects, and migrate it.
 
-Starting a service must not pay for importing alembic, so the expected head stands here as a constant; a test
-compares it with the newest revision.
+The expected revision is the constant `HEAD`, so that starting a service need not import alembic. A test compares it
+with the newest migration.
 """
 
 import logging
@@ -38,7 +38,7 @@ def pending(db: Database) -> bool:
     return found != HEAD
 
 
-def demand(db: Database) -> None:
+def require_current(db: Database) -> None:
     """Raise `ConfigError` unless the schema is that of this release."""
     if pending(db):
         raise errors.ConfigError("The database schema is not that of this release; run: calotype db sync")
@@ -46,7 +46,8 @@ def demand(db: Database) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Our revision, the one that this release wants, Glance's, and what is gone of ours in Glance's tables."""
+    """What `inspect` finds: our revision and the `wanted` one, Glance's revisions, and which of our indexes and columns
+    are missing in Glance's tables."""
 
     revision: str | None
     wanted: str
@@ -65,41 +66,41 @@ def inspect(db: Database) -> Report:
         glance: tuple[str, ...] = ()
         if sa.inspect(tx).has_table("alembic_version"):
             glance = tuple(sorted(tx.execute(sa.select(alembic_version.c.version_num)).scalars()))
-        lost: tuple[str, ...] = ()
+        missing: tuple[str, ...] = ()
         if found == HEAD:
-            lost = tuple(sorted(str(index.name) for index in missing(tx)))
-            lost += tuple(column.name for column in _lost_columns(tx))
-    return Report(found, HEAD, glance, lost)
+            missing = tuple(sorted(str(index.name) for index in missing_indexes(tx)))
+            missing += tuple(column.name for column in _missing_columns(tx))
+    return Report(found, HEAD, glance, missing)
 
 
-def missing(tx: sa.Connection) -> list[sa.Index]:
-    """Indexes of ours that somebody dropped. What a list needs them for stands in `pages.py`."""
+def missing_indexes(tx: sa.Connection) -> list[sa.Index]:
+    """Indexes of ours that somebody dropped. Lists need them (`pages.py`)."""
     if tx.dialect.name == "sqlite":  # which does not describe indexes on expressions
-        there = set(tx.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'index'")).scalars())
+        existing = set(tx.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'index'")).scalars())
     else:
         tables = sa.inspect(tx).get_multi_indexes()
-        there = {index["name"] for indexes in tables.values() for index in indexes}
+        existing = {index["name"] for indexes in tables.values() for index in indexes}
     ours = our_indexes(tx.dialect.name)
-    return [index for index in ours if index.name not in there]
+    return [index for index in ours if index.name not in existing]
 
 
 def sync(db: Database) -> str | None:
-    """Bring the schema to this release's revision; the revision that was found. One at a time, repeatable."""
+    """Migrate the schema to this release; returns the revision before. Repeatable; only one may run at a time."""
     found, behind = current(db), pending(db)
     with db.write_once() as tx:
         if behind:
             _refuse_half_migrated(tx)
             _upgrade(tx)
-        for column in _lost_columns(tx):
+        for column in _missing_columns(tx):
             kind = column.type.compile(tx.dialect)
             tx.execute(sa.text(f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind}"))
-        for index in missing(tx):
+        for index in missing_indexes(tx):
             index.create(tx)
     return found
 
 
 def _upgrade(tx: sa.Connection) -> None:
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # its plugins introduce themselves one by one
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # at INFO it logs each of its plugins
     from alembic import command
     from alembic.config import Config
 
@@ -109,8 +110,8 @@ def _upgrade(tx: sa.Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _lost_columns(tx: sa.Connection) -> list[sa.Column[Any]]:
-    """Columns of ours that are gone, as after a table came back from a dump of Glance's."""
+def _missing_columns(tx: sa.Connection) -> list[sa.Column[Any]]:
+    """Columns of ours that are missing, as after a table was restored from a dump of Glance's."""
     inspector = sa.inspect(tx)
     return [
         column

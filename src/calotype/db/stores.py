@@ -1,6 +1,6 @@
-"""What is known of the places of stores, by the identities that are written there; and which stores copies are in.
+"""Records of stores: the place and identity of each store, and the copies that are in it.
 
-`images/places.py` compares this with what is found in the places.
+`images/places.py` compares these with what it finds in the places themselves.
 """
 
 import json
@@ -24,7 +24,7 @@ _LIVING = image_locations.c.deleted == sa.false()
 
 
 def all_(tx: Tx) -> list[Place]:
-    """Every place that there ever was."""
+    """All places, also those of stores that are no longer configured."""
     return [
         Place(row.identity, row.name, row.place, tuple(json.loads(row.former)), row.host, bool(row.established))
         for row in tx.execute(sa.select(stores).order_by(stores.c.name))
@@ -40,7 +40,7 @@ def add(tx: Tx, place: Place, now: datetime) -> None:
 
 
 def save(tx: Tx, place: Place) -> None:
-    """Write what is known of a place that was added."""
+    """Write all of a place that was added before."""
     tx.execute(sa.update(stores).where(stores.c.identity == place.identity).values(_values(place)))
 
 
@@ -77,7 +77,7 @@ def other_copies(tx: Tx, prefixes: Sequence[str], flat: Sequence[str]) -> Iterat
 
 def _begins(prefixes: Sequence[str]) -> sa.ColumnElement[bool]:
     url = image_locations.c.value
-    # Not by LIKE, which takes other cases for the same in most databases.
+    # Not by LIKE, which ignores case in most databases.
     found = [exactly(sa.func.substr(url, 1, len(prefix)), sa.literal(prefix)) for prefix in prefixes]
     return sa.or_(sa.false(), *found)
 

@@ -1,7 +1,7 @@
-"""Every table as SQLAlchemy Core metadata.
+"""Every table, as SQLAlchemy Core metadata.
 
-The first half is Glance's schema at `2024_1_contract01`, name for name, so that an existing database can be
-taken over and given back. The tables at the end, and the indexes and the column named `calotype_…`, are ours alone.
+The first half is Glance's schema at `2024_1_contract01`, name for name, so that a Glance database can be taken over and
+given back. The tables at the end are ours, and so are the indexes and columns named `calotype_…`.
 """
 
 import random
@@ -36,10 +36,10 @@ BigInt = BigInteger().with_variant(Integer(), "sqlite")
 #: MariaDB's TEXT ends at 64 KiB, which the locations or properties of one image may exceed.
 LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 #: Our own rows keep microseconds everywhere; Glance's columns have whole seconds on MariaDB.
-Moment = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+PreciseDateTime = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
 
-def _c4() -> list[Column[datetime] | Column[bool] | Column[datetime | None]]:
+def _soft_delete_columns() -> list[Column[datetime] | Column[bool] | Column[datetime | None]]:
     """The four columns that every soft-deleted table carries."""
     return [
         Column("created_at", DateTime, nullable=False),
@@ -49,8 +49,8 @@ def _c4() -> list[Column[datetime] | Column[bool] | Column[datetime | None]]:
     ]
 
 
-#: Columns that lists may be sorted by. Each has two indexes of ours that hold the images of one owner, or of one
-#: visibility, in its order; `db/pages.py` walks them.
+#: Columns that lists may be sorted by. Each has two indexes of ours: they have the images of one owner, or of one
+#: visibility, in the order of that column. `db/pages.py` reads pages from them.
 WALKED = ("created_at", "name", "status", "container_format", "disk_format", "size", "updated_at", "id")
 
 
@@ -59,19 +59,19 @@ def walk_columns(key: str) -> tuple[str, ...]:
     return {"id": ("id",), "created_at": ("created_at", "id")}.get(key, (key, "created_at", "id"))
 
 
-#: Columns with an index of ours that holds the images with one value in the order of their age, whoever sees them.
+#: Columns with an index of ours that has the images with one value, whoever sees them, in the order of their age.
 BY_VALUE = ("os_hash_value", "checksum")
-#: Columns that the indexes of the default order hold besides, so that lists with filters do not read the table.
-BESIDE = (
+#: More columns in the indexes of the default order, so that lists with filters on these need not read the table.
+COVERED_COLUMNS = (
     *("name", "status", "container_format", "disk_format", "size", "virtual_size", "min_disk", "min_ram"),
     *("protected", "os_hash_algo"),
 )
 
 
-def _walks() -> list[Index]:
+def _walk_indexes() -> list[Index]:
     found = []
     for key in WALKED:
-        order = (*walk_columns(key), *(BESIDE if key == "created_at" else ()))
+        order = (*walk_columns(key), *(COVERED_COLUMNS if key == "created_at" else ()))
         found.append(Index(f"calotype_owner_{key}", "owner", "deleted", "os_hidden", *order, "visibility"))
         found.append(Index(f"calotype_visibility_{key}", "visibility", "deleted", "os_hidden", *order))
     for key in BY_VALUE:
@@ -79,11 +79,11 @@ def _walks() -> list[Index]:
     return found
 
 
-_random = random.SystemRandom()  # forks do not draw the same
+_random = random.SystemRandom()  # so that forked processes draw different numbers
 
 
 def draw_revision() -> int:
-    """A revision that no image ever had."""
+    """A random revision, which no image has had before."""
     return _random.getrandbits(63)
 
 
@@ -111,9 +111,9 @@ images = Table(
     Column("owner", String(255)),
     Column("protected", Boolean, nullable=False, server_default="0"),
     Column("os_hidden", Boolean, nullable=False, server_default="0"),
-    *_c4(),
-    # Ours: another one with every change of the record (`known.py`). Glance does not know it and leaves it alone;
-    # `system` keeps it out of the table as Glance makes it.
+    *_soft_delete_columns(),
+    # Ours: each change of the record draws a new one (`record_cache.py`). Glance does not know the column and leaves it
+    # alone; `system` keeps it out of the table as Glance makes it.
     Column("calotype_revision", BigInteger, default=draw_revision, onupdate=draw_revision, system=True),
     Index("checksum_image_idx", "checksum"),
     Index("visibility_image_idx", "visibility"),
@@ -123,7 +123,7 @@ images = Table(
     Index("updated_at_image_idx", "updated_at"),
     Index("os_hidden_image_idx", "os_hidden"),
     Index("os_hash_value_image_idx", "os_hash_value"),
-    *_walks(),
+    *_walk_indexes(),
 )
 
 
@@ -138,7 +138,7 @@ image_properties = Table(
     _image_id(),
     Column("name", String(255), nullable=False),
     Column("value", Text),
-    *_c4(),
+    *_soft_delete_columns(),
     UniqueConstraint("image_id", "name", name="ix_image_properties_image_id_name"),
     Index("ix_image_properties_image_id", "image_id"),
     Index("ix_image_properties_deleted", "deleted"),
@@ -150,7 +150,7 @@ property_start = func.substr(image_properties.c.value, literal_column("1"), lite
 
 
 def _index_properties(value: ColumnElement[str], *, mariadb: bool) -> None:
-    """The index on properties, in the form for MariaDB or in that for the others; `index_is_for` tells."""
+    """Add the index on properties, in the form for MariaDB or the one for other databases; see `index_is_for`."""
     table, length = image_properties.c, {"value": INDEXED_VALUE}
     index = Index(
         "calotype_property",
@@ -178,7 +178,7 @@ image_tags = Table(
     Column("id", Integer, primary_key=True),
     _image_id(),
     Column("value", String(255), nullable=False),
-    *_c4(),
+    *_soft_delete_columns(),
     Index("ix_image_tags_image_id", "image_id"),
     Index("ix_image_tags_image_id_tag_value", "image_id", "value"),
     Index("calotype_tag", "value", "image_id", "deleted"),
@@ -192,8 +192,8 @@ image_locations = Table(
     Column("value", Text, nullable=False),
     Column("meta_data", Text),
     Column("status", String(30), nullable=False, server_default="active"),
-    *_c4(),
-    # Ours: which object it is, of all that ever have its URL (`Stored.object_id`). NULL for what Glance wrote.
+    *_soft_delete_columns(),
+    # Ours: tells this object from others that had, or will have, its URL (`Stored.object_id`). NULL for rows of Glance.
     Column("calotype_object", String(255), system=True),
     Index("ix_image_locations_image_id", "image_id"),
     Index("ix_image_locations_deleted", "deleted"),
@@ -207,7 +207,7 @@ image_members = Table(
     Column("member", String(255), nullable=False),
     Column("can_share", Boolean, nullable=False, default=False),
     Column("status", String(20), nullable=False, server_default="pending"),
-    *_c4(),
+    *_soft_delete_columns(),
     UniqueConstraint("image_id", "member", "deleted_at", name="image_members_image_id_member_deleted_at_key"),
     Index("ix_image_members_deleted", "deleted"),
     Index("ix_image_members_image_id", "image_id"),
@@ -226,7 +226,7 @@ tasks = Table(
     Column("image_id", String(36)),
     Column("request_id", String(64)),
     Column("user_id", String(64)),
-    *_c4(),
+    *_soft_delete_columns(),
     Index("ix_tasks_type", "type"),
     Index("ix_tasks_status", "status"),
     Index("ix_tasks_owner", "owner"),
@@ -352,16 +352,16 @@ alembic_version = Table("alembic_version", metadata, Column("version_num", Strin
 
 # --- ours ------------------------------------------------------------------------------------------------
 
-#: One row for every image id that was ever deleted. Never purged: an id names one content for ever.
+#: A row for the id of each deleted image. Never purged, so that an id names one content for ever.
 tombstones = Table(
     "calotype_tombstones",
     metadata,
     Column("image_id", String(36), primary_key=True),
-    Column("deleted_at", Moment, nullable=False),
+    Column("deleted_at", PreciseDateTime, nullable=False),
 )
 
-#: Places of stores, by the identity that is written there. `former` is a JSON list of places where it was before; a
-#: place is not `established` until it is sure that the identity was written, by a process of `host`.
+#: Places of stores, by the identity that is written there. `former` is a JSON list of the store's earlier places. A
+#: place is `established` once its identity was surely written; a process of `host` does that.
 stores = Table(
     "calotype_stores",
     metadata,
@@ -371,12 +371,12 @@ stores = Table(
     Column("former", Text, nullable=False),
     Column("established", Boolean, nullable=False),
     Column("host", String(255), nullable=False),
-    Column("created_at", Moment, nullable=False),
+    Column("created_at", PreciseDateTime, nullable=False),
     UniqueConstraint("name", name="calotype_stores_name"),
 )
 
-#: Work that must survive its process. `state` is pending or running; a finished job has no row. `due_at` is when a
-#: pending job may start, by the database's clock; of a running one, when somebody last began or settled something.
+#: Work that must survive its process (`jobs.py`). `state` is pending or running; a finished job has no row. `due_at` is
+#: when a pending job may start, by the database's clock; of a running job, when it was last claimed, noted or resolved.
 jobs = Table(
     "calotype_jobs",
     metadata,
@@ -386,11 +386,11 @@ jobs = Table(
     Column("state", String(10), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("owner", String(255)),
-    Column("due_at", Moment, nullable=False),
+    Column("due_at", PreciseDateTime, nullable=False),
     Column("payload", LongText, nullable=False),
     Column("error", Text),
-    Column("created_at", Moment, nullable=False),
-    # What the work will add to a project's usage when it is done; gone with the row, whichever way that goes.
+    Column("created_at", PreciseDateTime, nullable=False),
+    # The bytes that the work may add to a project's usage (`usage.py`); the reservation ends with the row.
     Column("project", String(255)),
     Column("reserved", BigInt),
     Index("calotype_jobs_due", "due_at"),
@@ -399,7 +399,7 @@ jobs = Table(
     Index("calotype_jobs_project", "project"),
 )
 
-#: What the store said of an upload while it wrote, for whoever cleans up; gone with the job.
+#: Notes of stores about uploads, which cleaning up needs. They go with their jobs.
 notes = Table(
     "calotype_notes",
     metadata,
@@ -409,17 +409,18 @@ notes = Table(
     Index("calotype_notes_job", "job_id"),
 )
 
-#: Processes that hold jobs, or did. `beat` is another number each time that one says that it lives.
+#: Processes that hold jobs, or did. Each heartbeat writes another number into `beat`.
 processes = Table(
     "calotype_processes",
     metadata,
     Column("owner", String(255), primary_key=True),
     Column("host", String(255), nullable=False),
     Column("beat", BigInteger, nullable=False),
-    Column("seen_at", Moment, nullable=False),
+    Column("seen_at", PreciseDateTime, nullable=False),
 )
 
-#: A row is written before a project's usage is compared with its limits: of two who would both fit alone, one does.
+#: A transaction writes a project's row before it compares usage with limits (`usage.py`), so that only one does at a
+#: time. `turn` is a number for it to change.
 projects = Table(
     "calotype_projects",
     metadata,
@@ -427,7 +428,7 @@ projects = Table(
     Column("turn", BigInteger, nullable=False),
 )
 
-#: Events that were committed with what they tell of and are not sent yet, in the order of their ids.
+#: Events that were committed with their changes and are not sent yet, in the order of their ids (`outbox.py`).
 outbox = Table(
     "calotype_outbox",
     metadata,
@@ -436,10 +437,10 @@ outbox = Table(
     Column("priority", String(10), nullable=False),
     Column("message_id", String(36), nullable=False),
     Column("payload", LongText, nullable=False),
-    Column("created_at", Moment, nullable=False),
+    Column("created_at", PreciseDateTime, nullable=False),
 )
 
-#: What one process does at a time, who that is, and a number that they change as long as they do it.
+#: Locks across hosts (`locks.py`): the owner changes the number in `beat` for as long as it holds the lock.
 locks = Table(
     "calotype_locks",
     metadata,
@@ -450,7 +451,7 @@ locks = Table(
 
 
 def glance_tables() -> MetaData:
-    """Glance's half alone, without our indexes."""
+    """The tables of Glance's alone, without our indexes."""
     found = MetaData()
     for table in metadata.sorted_tables:
         if not table.name.startswith("calotype_"):

@@ -1,6 +1,6 @@
-"""Tasks: what users see of work that goes on after the answer. The work itself is a job (`db/jobs.py`).
+"""Rows of tasks: what users see of work that goes on after the answer. The work itself is a job (`db/jobs.py`).
 
-A task that has expired is found by nobody; `expire` marks its row, so that no GET has to write.
+No query returns an expired task. `expire` marks the rows of such tasks later, so that a GET never writes.
 """
 
 import json
@@ -11,22 +11,22 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from calotype.context import Context
-from calotype.db.clock import moment
+from calotype.db.clock import db_now
 from calotype.db.compare import exactly, paged
 from calotype.db.engine import Tx
 from calotype.db.tables import task_info, tasks
 from calotype.model import TASK_TRANSITIONS, Task
 
-_STUB: Final = [
+_SUMMARY: Final = [
     tasks.c[name]
     for name in "id type status owner created_at updated_at expires_at image_id request_id user_id".split()
 ]
 _INFO: Final = [task_info.c.input, task_info.c.result, task_info.c.message]
-_WHOLE: Final = sa.select(*_STUB, *_INFO).select_from(
+_WHOLE: Final = sa.select(*_SUMMARY, *_INFO).select_from(
     tasks.outerjoin(task_info, task_info.c.task_id == tasks.c.id)  # a row of Glance's may lack the second half
 )
 #: What lists can be sorted by and filtered for.
-COLUMNS: Final = tuple(column.name for column in _STUB)
+COLUMNS: Final = tuple(column.name for column in _SUMMARY)
 
 
 def add(tx: Tx, task: Task) -> None:
@@ -38,14 +38,14 @@ def add(tx: Tx, task: Task) -> None:
 
 
 def get(tx: Tx, ctx: Context, task_id: str, now: datetime) -> Task | None:
-    """The task, unless it is another project's, or nobody's, which administrators alone see."""
-    row = tx.execute(_WHOLE.where(tasks.c.id == task_id, _seen(ctx, now))).first()
+    """The task, if the caller sees it: it is of the caller's project, or the caller is an administrator."""
+    row = tx.execute(_WHOLE.where(tasks.c.id == task_id, _visible(ctx, now))).first()
     return _task(row) if row is not None else None
 
 
 def of_image(tx: Tx, ctx: Context, image_id: str, now: datetime) -> list[Task]:
     """The tasks of an image that the caller sees, oldest first."""
-    statement = _WHOLE.where(tasks.c.image_id == image_id, _seen(ctx, now))
+    statement = _WHOLE.where(tasks.c.image_id == image_id, _visible(ctx, now))
     return [_task(row) for row in tx.execute(statement.order_by(tasks.c.created_at, tasks.c.id))]
 
 
@@ -65,7 +65,7 @@ def page(
     Sorted by a column of `COLUMNS`, what has no value first when ascending; then by age and id, in the same direction.
     """
     keys = tuple(dict.fromkeys((sort_key, "created_at", "id")))
-    statement = sa.select(*_STUB).where(_seen(ctx, now))
+    statement = sa.select(*_SUMMARY).where(_visible(ctx, now))
     for name, value in (filters or {}).items():
         is_text = isinstance(tasks.c[name].type, sa.String)
         statement = statement.where(exactly(tasks.c[name], value) if is_text else tasks.c[name] == value)
@@ -83,41 +83,41 @@ def move(
     result: Any = None,
     expires_at: datetime | None = None,
 ) -> bool:
-    """Bring a task on to a status, and say what came of it; None leaves that as it was.
+    """Move a task to a status, and write its message and result; None leaves them as they are.
 
-    False, and nothing is changed, where it is not in a status from which that can be reached.
+    Returns False, and changes nothing, if `TASK_TRANSITIONS` does not allow it.
     """
     statement = sa.update(tasks).where(
         tasks.c.id == task_id, tasks.c.status.in_(TASK_TRANSITIONS[status]), tasks.c.deleted == sa.false()
     )
     if not tx.execute(statement.values(status=status, updated_at=now, expires_at=expires_at)).rowcount:
         return False
-    _tell(tx, task_id, message, result)
+    _set_info(tx, task_id, message, result)
     return True
 
 
 def progress(tx: Tx, task_id: str, message: str, now: datetime) -> bool:
-    """Say how far a task is that is being worked on. False when it no longer is."""
+    """Write how far a task has come. False if it is no longer processing."""
     statement = sa.update(tasks).where(tasks.c.id == task_id, tasks.c.status == "processing")
     if not tx.execute(statement.values(updated_at=now)).rowcount:
         return False
-    _tell(tx, task_id, message, None)
+    _set_info(tx, task_id, message, None)
     return True
 
 
 def expire(tx: Tx) -> int:
-    """Mark what has expired as deleted; how much that was."""
-    statement = sa.update(tasks).where(tasks.c.expires_at <= moment(), tasks.c.deleted == sa.false())
-    return int(tx.execute(statement.values(deleted=True, deleted_at=moment())).rowcount)
+    """Mark expired tasks as deleted; returns how many."""
+    statement = sa.update(tasks).where(tasks.c.expires_at <= db_now(), tasks.c.deleted == sa.false())
+    return int(tx.execute(statement.values(deleted=True, deleted_at=db_now())).rowcount)
 
 
-def _tell(tx: Tx, task_id: str, message: str | None, result: Any) -> None:
+def _set_info(tx: Tx, task_id: str, message: str | None, result: Any) -> None:
     values = {name: value for name, value in (("message", message), ("result", _text(result))) if value is not None}
     if values:
         tx.execute(sa.update(task_info).where(task_info.c.task_id == task_id).values(values))
 
 
-def _seen(ctx: Context, now: datetime) -> sa.ColumnElement[bool]:
+def _visible(ctx: Context, now: datetime) -> sa.ColumnElement[bool]:
     living = (tasks.c.deleted == sa.false()) & (tasks.c.expires_at.is_(None) | (tasks.c.expires_at > now))
     if ctx.is_admin:
         return living

@@ -1,9 +1,11 @@
-"""Who may know of which images, decided here, once (contract: images.md §4).
+"""Which images a caller may see. This is decided here alone (contract: images.md §4).
 
-What a caller sees is a union of *branches*: images of one owner, of one visibility, or shared with the caller's
-project. What is nobody's has no branch of its own: private or shared, it is seen by administrators and by members, to
-whom one of these gave it. To fetch one image is to ask whether any branch has it; a list walks them (`pages.py`).
-Statements name the projects by the parameters `project` and `owner`, so that they can be built once.
+What a caller sees is a union of *branches*: the images of one owner, of one visibility, or shared with the caller's
+project. Fetching one image asks whether any branch has it; a list reads one branch after the other (`pages.py`).
+Statements have the projects as parameters, `project` and `owner`, so that each statement is built once.
+
+Images without an owner need no branch: private or shared ones are seen by administrators, and by members that an
+administrator has added.
 """
 
 from dataclasses import dataclass
@@ -21,35 +23,35 @@ _OPEN = ("public", "community")  # to everybody
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One part of what a caller sees. `kind` says which, `of` names it:
+    """One part of what a caller sees. `kind` says what kind of part, `of` which one:
 
     - *owner*: `of` is the parameter that holds the project;
     - *visibility*: `of` is the visibility;
     - *shared*: `of` is the member status that counts, or all; `project` is the member.
 
-    `among` narrows the visibilities of an owner's images; `by_owner` narrows shared ones to the parameter `owner`.
+    `visibilities` narrows the images of an owner; `by_owner` narrows shared images to those of the parameter `owner`.
     """
 
     kind: str
     of: str
-    among: tuple[str, ...] = VISIBILITIES
+    visibilities: tuple[str, ...] = VISIBILITIES
     by_owner: bool = False
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """On `images`; all must hold. For a shared branch that is all but the membership."""
+        """Conditions on `images`; all must hold. A shared branch also needs its `membership`."""
         if self.kind == "visibility":
             return [images.c.visibility == self.of]
         if self.kind == "shared":
             return [images.c.visibility == "shared", *([_owned_by("owner")] if self.by_owner else [])]
-        if self.among == VISIBILITIES:
+        if self.visibilities == VISIBILITIES:
             return [_owned_by(self.of)]
         return [
             _owned_by(self.of),
-            images.c.visibility.in_([sa.literal(one, images.c.visibility.type) for one in self.among]),
+            images.c.visibility.in_([sa.literal(one, images.c.visibility.type) for one in self.visibilities]),
         ]
 
     def membership(self) -> list[sa.ColumnElement[bool]]:
-        """On `image_members`; all must hold."""
+        """Conditions on `image_members`; all must hold."""
         table = image_members.c
         project: sa.BindParameter[str] = sa.bindparam("project", type_=sa.String())
         found = [exactly(table.member, project), unindexed(table.deleted) == sa.false()]
@@ -59,7 +61,7 @@ class Branch:
         """Whether an image is in this branch."""
         if self.kind != "shared":
             return sa.and_(*self.conditions())
-        # As a value, not EXISTS: of that MariaDB would collect all that is shared with the project.
+        # A scalar subquery: for EXISTS MariaDB would collect all images that are shared with the project.
         member = sa.select(sa.literal(1)).where(image_members.c.image_id == images.c.id, *self.membership())
         return sa.and_(*self.conditions(), member.limit(1).correlate(images).scalar_subquery().is_not(None))
 
@@ -71,10 +73,10 @@ def _owned_by(parameter: str) -> Any:
 def branches(
     ctx: Context, *, visibility: str | None = "all", member_status: str = "all", owner: str | None = None
 ) -> tuple[Branch, ...]:
-    """What the caller sees, or what a list with these filters shows of it.
+    """What the caller sees, narrowed by the filters of a list.
 
-    Without a visibility it shows community images of others to nobody; `member_status` counts for images that are
-    seen through a share.
+    With `visibility` None, community images of other projects are left out. `member_status` applies to images that the
+    caller sees as a member.
     """
     mine: tuple[str, ...] = VISIBILITIES if visibility in (None, "all") else (str(visibility),)
     others = tuple(each for each in mine if visibility is not None or each != "community")
@@ -104,5 +106,5 @@ def holds(found: tuple[Branch, ...]) -> sa.ColumnElement[bool]:
 
 
 def parameters(ctx: Context, owner: str | None = None) -> dict[str, Any]:
-    """What statements with branches want to know."""
+    """The values of the parameters in statements with branches."""
     return {"project": ctx.project, "owner": owner}

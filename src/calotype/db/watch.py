@@ -1,15 +1,15 @@
-"""How long something has not changed, as a watcher sees it on a clock of its own.
+"""How long a value has not changed, measured on the watcher's own monotonic clock.
 
-Hosts' clocks are set, and differ; so is a database's, and nodes of a cluster have one each. Who waits for a silent
-process asks none of them: it looks again and again, and counts how long it has seen the same.
+The clocks of hosts and of database nodes are set and differ, so none of them can tell how long a process has been
+silent. A watcher observes a value again and again, and adds up for how long it has seen the same one.
 """
 
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 
-#: What one look adds at most, seconds: a little more than lies between two beats of a process. Looks that fail add
-#: nothing, so after an outage, or a pause of the watcher, whoever is watched has time to be heard first.
+#: The most seconds that one observation adds: a little more than lies between two heartbeats. So an outage, or a pause
+#: of the watcher, counts as one step, and the watched process has time to change its value.
 LONGEST_STEP = 6.0
 
 
@@ -24,7 +24,7 @@ class Watch:
         self._seen: dict[Hashable, tuple[Hashable, float]] = {}
 
     def observe(self, present: Mapping[Hashable, Hashable]) -> None:
-        """What there is now. A key that is not there is forgotten."""
+        """Observe the present values. A key that is missing is forgotten."""
         with self._lock:
             now = self._clock()
             passed = min(max(now - self._observed_at, 0.0), self._step)
@@ -35,6 +35,6 @@ class Watch:
                 self._seen[key] = (value, age + passed if old == value else 0.0)
 
     def age(self, key: Hashable) -> float:
-        """For how long its value has not changed, as far as anybody looked; 0 for what was not seen."""
+        """For how many observed seconds the value of a key has not changed; 0 for an unknown key."""
         with self._lock:
             return self._seen[key][1] if key in self._seen else 0.0

@@ -259,7 +259,7 @@ def unclaimed(svc: Service, store: Audits, entries: Sequence[Entry], age: timede
         found = audit.claims(tx, ids, svc.now() - age)
         taken = {store.name_of(place.url) for place in found.copies}
         free = [entry for entry in entries if entry.name not in taken and _id(entry) not in found.busy]
-        return [entry for entry in free if entry.attempt is None or not jobs.lives(tx, entry.attempt)]
+        return [entry for entry in free if entry.attempt is None or not jobs.exists(tx, entry.attempt)]
 
     return svc.db.snapshot(work)
 

@@ -132,7 +132,7 @@ def _intend(
         return image, job
 
     return svc.db.write(
-        work, lambda tx, intent: jobs.held(tx, intent[1]), on_unknown=lambda intent: svc.leases.leave(intent[1])
+        work, lambda tx, intent: jobs.is_current(tx, intent[1]), on_unknown=lambda intent: svc.leases.abandon(intent[1])
     )
 
 
@@ -188,7 +188,7 @@ def _giving_back(svc: Service, job: Job) -> Iterator[None]:
             LOG.error(
                 "a failed upload of image %s is left to be cleaned up later: %s", job.image_id, errors.reason(exc)
             )
-            svc.leases.leave(job)
+            svc.leases.abandon(job)
         raise
 
 
@@ -199,7 +199,7 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     Does nothing when the job is done: the image is active after all, or somebody else has cleaned up. Where the
     job was only taken away, what is ours goes at once and the rest is left to whoever has it now.
     """
-    found = svc.db.write(lambda tx: jobs.settle(tx, job))
+    found = svc.db.write(lambda tx: jobs.resolve(tx, job))
     if found is None:
         return
     held, notes = found
@@ -268,7 +268,7 @@ def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = (
     Raises `NotFound`, `Forbidden`, `Invalid` for an unknown preferred store, and `StoreError` for an image whose record
     has no size where no copy tells one.
     """
-    image = svc.db.read(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
+    image = svc.db.read(lambda tx: db_images.show(tx, svc.db.record_cache, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "download_image", image)

@@ -114,7 +114,7 @@ def _store(svc: Service) -> str:
 
 
 def _runner(svc: Service) -> str:
-    age = svc.leases.pulse_age()
+    age = svc.leases.runner_heartbeat_age()
     return "" if age is not None and age < LEASE.total_seconds() else "no process on this host works off jobs"
 
 

@@ -95,7 +95,7 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
     allowed = quota.allowance(svc, ctx, owner)
 
     def work(tx: Tx) -> None:
-        db_images.add(tx, image, drawn=new.id is None)
+        db_images.add(tx, image, has_random_id=new.id is None)
         quota.count_image(tx, allowed)
         svc.events.image(tx, image, "image.create")
 
@@ -109,7 +109,7 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
 
 def show(svc: Service, ctx: Context, image_id: str) -> Image:
     """The image. Raises `NotFound` whenever the caller may not see it."""
-    image = svc.db.read(lambda tx: db_images.show(tx, svc.db.known, ctx, image_id))
+    image = svc.db.read(lambda tx: db_images.show(tx, svc.db.record_cache, ctx, image_id))
     if image is None:
         raise no_image(image_id)
     svc.policy.check_image(ctx, "get_image", image)
@@ -123,10 +123,10 @@ def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | 
         return [], None  # as if no image had it: what a filter finds tells what it is
     wanted = replace(query, limit=query.limit + 1 if query.limit else 0)
     try:
-        read = svc.db.read if pages.one_statement(wanted) else svc.db.snapshot
-        rows = read(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
-    except pages.Moved:
-        rows = svc.db.snapshot(lambda tx: pages.page(tx, svc.db.known, ctx, wanted))
+        read = svc.db.read if pages.needs_one_statement(wanted) else svc.db.snapshot
+        rows = read(lambda tx: pages.page(tx, svc.db.record_cache, ctx, wanted))
+    except pages.ChangedMeanwhile:
+        rows = svc.db.snapshot(lambda tx: pages.page(tx, svc.db.record_cache, ctx, wanted))
     more = len(rows) > query.limit
     rows = rows[: query.limit]
     images = [row for row in rows if isinstance(row, Image)]
@@ -244,9 +244,9 @@ def delete(svc: Service, ctx: Context, image_id: str) -> None:
 
     def committed(tx: Tx, begun: tuple[Image, Job | None]) -> bool:
         image, job = begun
-        return jobs.held(tx, job) if job else db_images.is_deleted(tx, image.id)
+        return jobs.is_current(tx, job) if job else db_images.is_deleted(tx, image.id)
 
-    image, job = svc.db.write(work, committed, on_unknown=lambda begun: svc.leases.leave(begun[1]))
+    image, job = svc.db.write(work, committed, on_unknown=lambda begun: svc.leases.abandon(begun[1]))
     if job is not None:
         removal.carry_out(svc, ctx, job, asked=True)
     if image.status == "saving":

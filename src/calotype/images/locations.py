@@ -21,7 +21,7 @@ from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.db.usage import take_turn
+from calotype.db.usage import lock_project
 from calotype.images import data, quota, tasks
 from calotype.images.inspection import FormatRules, Inspection
 from calotype.images.stream import Passing
@@ -247,8 +247,8 @@ def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
     """Two images on one object would each delete what the other one keeps; web servers keep theirs."""
     if store.kind == "http":
         return
-    take_turn(tx, _TURN)  # of two who add the same at once, the second one looks when the first is done
-    if db_images.is_taken(tx, url, image_id):
+    lock_project(tx, _TURN)  # of two who add the same at once, the second one looks when the first is done
+    if db_images.is_used_elsewhere(tx, url, image_id):
         raise errors.Conflict("The data at this URL belongs to another image, or did.")
 
 
@@ -269,7 +269,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
 
     def wanted() -> None:
         alive()
-        if not svc.db.snapshot(lambda tx: jobs.held(tx, job)):
+        if not svc.db.snapshot(lambda tx: jobs.is_current(tx, job)):
             raise errors.Gone("The image was deleted while its data was being hashed.")
 
     try:
@@ -312,7 +312,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
 
 def call_off(svc: Service, tx: Tx, image_id: str) -> None:
     """The image that waits for its data to be read is deleted in this transaction: reading it is over at once."""
-    for job in jobs.call_off(tx, KIND, image_id):
+    for job in jobs.cancel(tx, KIND, image_id):
         _tell(svc, tx, job, errors.Gone("The image is deleted."))
 
 
@@ -335,7 +335,7 @@ def _write_down(svc: Service, job: Job, store: Store, passing: Passing, algo: st
 
     def committed(tx: Tx, _: None) -> bool:
         image = db_images.get(tx, SERVICE, job.image_id)
-        return image is not None and image.os_hash_value == passing.hash_value and not jobs.lives(tx, job.token)
+        return image is not None and image.os_hash_value == passing.hash_value and not jobs.exists(tx, job.token)
 
     svc.db.write(work, committed)
 

@@ -10,7 +10,7 @@ from calotype import errors
 from calotype.context import Context
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.db.usage import take_turn, usage
+from calotype.db.usage import lock_project, usage
 from calotype.limits import Allowance
 from calotype.model import Image, Job
 from calotype.service import Service
@@ -29,7 +29,7 @@ def count_image(tx: Tx, allowed: Allowance | None) -> None:
     """Count an image that was added in this transaction. Raises `OverLimit`."""
     if allowed is None or allowed.images is None:
         return
-    take_turn(tx, allowed.project)
+    lock_project(tx, allowed.project)
     there = usage(tx, allowed.project, "images")["images"]
     if there > allowed.images:
         raise errors.OverLimit(
@@ -41,7 +41,7 @@ def count_uploading(tx: Tx, allowed: Allowance | None) -> None:
     """Count an image that began to wait for its data in this transaction. Raises `OverLimit`."""
     if allowed is None or allowed.uploading is None:
         return
-    take_turn(tx, allowed.project)
+    lock_project(tx, allowed.project)
     coming = usage(tx, allowed.project, "uploading")["uploading"]
     if coming > allowed.uploading:
         raise errors.OverLimit(
@@ -94,7 +94,7 @@ def growing(svc: Service, allowed: Allowance | None, size: int | None, job: Job)
 
 def _remaining(tx: Tx, allowed: Allowance, limit: int, wanted: int, *, except_job: Job | None = None) -> int:
     """The bytes that the project may use for this, at least as many as are wanted. Raises `OverLimit`."""
-    take_turn(tx, allowed.project)
+    lock_project(tx, allowed.project)
     used = usage(tx, allowed.project, "stored", "reserved", except_job=except_job.id if except_job else "")
     remaining = limit - used["stored"] - used["reserved"]
     if wanted > remaining:

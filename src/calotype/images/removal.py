@@ -105,7 +105,7 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
         _retry_later(svc, job, failure)
         return
     if later:
-        delay = min(timedelta(seconds=max(one.seconds for one in later)), jobs.LONGEST_PAUSE)
+        delay = min(timedelta(seconds=max(one.seconds for one in later)), jobs.LONGEST_BACKOFF)
         with _leave_job_if_busy(svc, job):
             svc.db.write(lambda tx: _put_off(tx, job, "The store is still at it.", delay))
         return
@@ -146,14 +146,14 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
     def committed(tx: Tx, _: None) -> bool:
         if _is_whole(job):
             return not db_images.is_deleted(tx, job.image_id)
-        return db_images.lists_location(tx, copy)
+        return db_images.is_location_active(tx, copy)
 
     try:
         svc.db.write(work, committed)
     except errors.Gone:
         return False
     except errors.Busy:
-        svc.leases.leave(job)
+        svc.leases.abandon(job)
         raise
     return True
 
@@ -161,7 +161,7 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
 def _retry_later(svc: Service, job: Job, exc: errors.StoreError) -> None:
     LOG.error("data of deleted image %s stays in store %s for now: %s", job.image_id, exc.store, errors.reason(exc))
     with _leave_job_if_busy(svc, job):
-        svc.db.write(lambda tx: _put_off(tx, job, str(exc), jobs.pause(job)))
+        svc.db.write(lambda tx: _put_off(tx, job, str(exc), jobs.backoff(job)))
 
 
 def _put_off(tx: Tx, job: Job, why: str, delay: timedelta) -> None:
@@ -176,7 +176,7 @@ def _leave_job_if_busy(svc: Service, job: Job) -> Iterator[None]:
         yield
     except errors.Busy as exc:
         LOG.error("the delete of image %s is left to be finished later: %s", job.image_id, errors.reason(exc))
-        svc.leases.leave(job)
+        svc.leases.abandon(job)
 
 
 def _is_whole(job: Job) -> bool:

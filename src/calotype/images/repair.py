@@ -86,7 +86,7 @@ def restore(svc: Service, store_name: str, key: str) -> Quarantined:
     image_id, location = found.facts.get("image"), found.facts.get("location")
 
     def work(tx: Tx) -> None:
-        if image_id and not db_images.is_deleted(tx, image_id) and db_images.lists_location(tx, location) is False:
+        if image_id and not db_images.is_deleted(tx, image_id) and db_images.is_location_active(tx, location) is False:
             db_images.restore_location(tx, image_id, location)
 
     svc.db.write(work)

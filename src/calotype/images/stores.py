@@ -62,7 +62,7 @@ def remove_copy(svc: Service, ctx: Context, store_name: str, image_id: str) -> N
             raise errors.Forbidden("This is the image's only copy; delete the image instead.")
         return removal.begin_copy(svc, tx, image, here[0])
 
-    job = svc.db.write(work, jobs.held, on_unknown=svc.leases.leave)
+    job = svc.db.write(work, jobs.is_current, on_unknown=svc.leases.abandon)
     removal.carry_out(svc, ctx, job, asked=True)
 
 

@@ -34,7 +34,7 @@ def sweep(svc: Service) -> None:
     svc.db.write(processes.sweep)
 
     def lives(token: str) -> bool:
-        return svc.db.snapshot(lambda tx: jobs.lives(tx, token))
+        return svc.db.snapshot(lambda tx: jobs.exists(tx, token))
 
     for store in svc.stores:
         if isinstance(store, Sweeps) and (count := store.sweep(lives)):

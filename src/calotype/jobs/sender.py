@@ -64,7 +64,7 @@ class Sender:
     def send_waiting(self) -> int:
         """Send what waits, unless another process does; how many events. Raises what a driver raises, and `Busy`."""
         sent = 0
-        if not self._svc.db.snapshot(outbox.waits):
+        if not self._svc.db.snapshot(outbox.has_events):
             return sent
         batch = self._svc.db.write(self._take)
         while batch:
@@ -77,17 +77,17 @@ class Sender:
         return sent
 
     def _take(self, tx: Tx) -> list[Event]:
-        return self._next(tx) if self._lock.take(tx) else []
+        return self._next(tx) if self._lock.acquire(tx) else []
 
     def _go_on(self, tx: Tx, taken: Sequence[Event], last: bool) -> list[Event]:
         # Who was silent for too long removes nothing: another one is about to send the same events, and will.
-        if not self._lock.keep(tx):
+        if not self._lock.renew(tx):
             return []
         outbox.remove(tx, taken)
         return self._next(tx, last)
 
     def _next(self, tx: Tx, last: bool = False) -> list[Event]:
-        batch = [] if last else outbox.first(tx, _BATCH)
+        batch = [] if last else outbox.next_events(tx, _BATCH)
         if not batch:
             self._lock.release(tx)
         return batch
@@ -136,7 +136,7 @@ class Sender:
 
     def _complain(self, exc: Exception, pause: float) -> None:
         try:
-            self.waiting = self._svc.db.snapshot(outbox.waiting)
+            self.waiting = self._svc.db.snapshot(outbox.count)
         except Exception:  # noqa: BLE001  # the same
             LOG.warning("events cannot be read: %s", errors.reason(exc))
             return

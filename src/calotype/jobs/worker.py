@@ -61,18 +61,18 @@ class Runner:
         if self._long is not None:
             self._long.join(timeout=10)
         if self._sweeps:
-            self._lock.give_up(self._svc.db)
+            self._lock.release_at_exit(self._svc.db)
 
     def work_off(self) -> int:
         """Do everything that is due now, or begin it if it takes long; how much that was."""
         done = 0
-        dead = self._svc.leases.dead()
+        dead = self._svc.leases.dead_owners()
         while not self._stopping:
             busy = self._busy()
             job = self._claim(dead, tuple(LONG) if busy else ())
             if job is None:
                 if not busy:  # Else jobs of the dead may be left, which nobody would know to be orphans any more.
-                    self._svc.leases.forget(dead)
+                    self._svc.leases.forget_owners(dead)
                 break
             if job.kind in LONG:
                 self._long = threading.Thread(target=self._do_long, args=[job], name="long job", daemon=True)
@@ -84,7 +84,7 @@ class Runner:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._svc.leases.pulse()
+            self._svc.leases.runner_heartbeat()
             try:
                 self.work_off()
                 self._sweep()
@@ -102,9 +102,9 @@ class Runner:
         if now < (self._next_sweep if self._sweeps else self._next_ask):
             return
         elected = self._sweeps
-        self._sweeps = self._svc.db.write(self._lock.keep if elected else self._lock.take)
+        self._sweeps = self._svc.db.write(self._lock.renew if elected else self._lock.acquire)
         self._next_ask = now + _ASK_SECONDS
-        self._svc.leases.tidy()
+        self._svc.leases.remove_stale_files()
         if self._sweeps:
             self._next_sweep = now + _SWEEP_SECONDS
             sweep(self._svc)
@@ -115,19 +115,19 @@ class Runner:
             self._next_notice = time.monotonic() + _ASK_SECONDS
             places.refresh(self._svc)
 
-    def _claim(self, dead: list[str], but: tuple[str, ...]) -> Job | None:
+    def _claim(self, dead: list[str], exclude: tuple[str, ...]) -> Job | None:
         db, leases = self._svc.db, self._svc.leases
         owner, orphans = leases.owner, leases.orphans()
 
         def work(tx: Tx) -> Job | None:
-            return jobs.claim(tx, owner, dead=dead, orphans=orphans, but=but)
+            return jobs.claim(tx, owner, dead=dead, orphans=orphans, exclude=exclude)
 
         def committed(tx: Tx, job: Job | None) -> bool:
-            return job is not None and jobs.held(tx, job)
+            return job is not None and jobs.is_current(tx, job)
 
-        if not db.snapshot(lambda tx: jobs.ready(tx, owner, dead=dead, orphans=orphans, but=but)):
+        if not db.snapshot(lambda tx: jobs.any_claimable(tx, owner, dead=dead, orphans=orphans, exclude=exclude)):
             return None  # Most looks find nothing; they should not queue for the write lock.
-        return db.write(work, committed, leases.leave)
+        return db.write(work, committed, leases.abandon)
 
     def _busy(self) -> bool:
         return self._long is not None and self._long.is_alive()
@@ -157,11 +157,11 @@ class Runner:
             self._svc.db.write(lambda tx: jobs.fail(tx, job, "the service ended", delay=timedelta(0)))
         except errors.Busy as exc:
             LOG.warning("job %s of image %s waits for the database: %s", job.kind, job.image_id, errors.reason(exc))
-            self._svc.leases.leave(job)
+            self._svc.leases.abandon(job)
         except Exception as exc:
             # Whatever it was, the job stays and is tried again; a later release may even know its kind.
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
             why = repr(exc)
-            self._svc.db.write(lambda tx: jobs.fail(tx, job, why, delay=jobs.pause(job)))
+            self._svc.db.write(lambda tx: jobs.fail(tx, job, why, delay=jobs.backoff(job)))
         finally:
             logs.end()

@@ -94,7 +94,9 @@ def catalogue(db: Database) -> Iterator[Definitions]:
     while True:
 
         def some(tx: Tx, after: Namespace | None = after) -> list[Definitions]:
-            return metadefs.page(tx, SERVICE, limit=_PAGE, after=after, sort_key="id", descending=False, whole=True)
+            return metadefs.page(
+                tx, SERVICE, limit=_PAGE, after=after, sort_key="id", descending=False, with_parts=True
+            )
 
         page = db.read(some)
         yield from page
@@ -111,7 +113,7 @@ def _load(tx: Tx, new: Definitions, mode: Mode) -> Outcome:
         if mode is Mode.SKIP:
             outcome.skipped = True
             return outcome
-        old = metadefs.whole(tx, SERVICE, there.name) or old
+        old = metadefs.get_definitions(tx, SERVICE, there.name) or old
         if mode is not Mode.MERGE:
             _load_namespace(tx, there, new.namespace, outcome)
     _load_associations(tx, old, new.associations, mode, outcome)

@@ -62,7 +62,7 @@ def show(svc: Service, ctx: Context, name: str) -> Definitions:
     """A namespace with all that is in it; of its tags the newest first. Raises `NotFound`, `Forbidden`."""
 
     def work(tx: Tx) -> Definitions:
-        found = metadefs.whole(tx, ctx, name)
+        found = metadefs.get_definitions(tx, ctx, name)
         if found is None:
             raise no_namespace(name)
         for action in (

@@ -174,7 +174,7 @@ def change(svc: Service, ctx: Context, namespace: str, kind: Kind[P], name: str,
         found = opened(svc, tx, ctx, namespace, _RULES[kind.word].modify, lock=True)
         old = _part(tx, kind, found, name)
         changed = replace(new, created_at=old.created_at)
-        if old.name == new.name and metadefs.holds(tx, kind, found.id, changed):
+        if old.name == new.name and metadefs.has_part(tx, kind, found.id, changed):
             return changed  # run again after a COMMIT that came late
         metadefs.update_part(tx, kind, found.id, name, changed)
         _tell(svc, tx, "update", kind, found, changed, old_name=old.name)
@@ -233,7 +233,7 @@ def _no_part(kind: Kind[Any], namespace: str, name: str) -> errors.NotFound:
 def _is(tx: Tx, ctx: Context, namespace: str, kind: Kind[P], wanted: P) -> bool:
     """Whether a part is in the database as a change left it."""
     there = metadefs.get(tx, ctx, namespace)
-    return there is not None and metadefs.holds(tx, kind, there.id, wanted)
+    return there is not None and metadefs.has_part(tx, kind, there.id, wanted)
 
 
 def _are_among(there: Sequence[MetadefTag], wanted: Sequence[MetadefTag]) -> bool:

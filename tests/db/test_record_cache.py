@@ -16,9 +16,9 @@ from sqlalchemy import event
 from calotype import errors
 from calotype.app import App
 from calotype.context import SERVICE, Context
-from calotype.db import images, known, pages, tables
+from calotype.db import images, pages, record_cache, tables
 from calotype.db.engine import Database, now
-from calotype.db.known import Known
+from calotype.db.record_cache import RecordCache
 from calotype.images import data, lifecycle, sharing, stores
 from calotype.model import Change, Image, Location, Query
 from tests.inprocess import ADMIN, ALICE, BOB, Pieces, make_active, parts
@@ -36,11 +36,11 @@ def fresh(db: Database, ctx: Context, image_id: str) -> Image | None:
     return db.snapshot(lambda tx: images.get(tx, ctx, image_id))
 
 
-def remembered(db: Database, memory: Known, ctx: Context, image_id: str) -> Image | None:
+def remembered(db: Database, memory: RecordCache, ctx: Context, image_id: str) -> Image | None:
     return db.snapshot(lambda tx: images.show(tx, memory, ctx, image_id))
 
 
-def listed(db: Database, memory: Known, ctx: Context) -> list[Image]:
+def listed(db: Database, memory: RecordCache, ctx: Context) -> list[Image]:
     return db.snapshot(lambda tx: pages.page(tx, memory, ctx, Query(100)))
 
 
@@ -48,7 +48,7 @@ def test_every_change_is_seen_by_those_who_know_the_record(
     app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moment = now()  # always the same, as within a second on MariaDB
-    svc, memory = replace(app.service, now=lambda: moment), Known(age=FOR_EVER)
+    svc, memory = replace(app.service, now=lambda: moment), RecordCache(max_age=FOR_EVER)
     image_id = lifecycle.create(
         svc, ALICE, lifecycle.NewImage(disk_format="raw", container_format="bare", properties={"a": "1"})
     ).id
@@ -109,7 +109,7 @@ def test_every_change_is_seen_by_those_who_know_the_record(
         step()
         for ctx in (ALICE, BOB, ADMIN):
             assert remembered(app.db, memory, ctx, image_id) == fresh(app.db, ctx, image_id), number
-            assert listed(app.db, memory, ctx) == listed(app.db, Known(), ctx), number
+            assert listed(app.db, memory, ctx) == listed(app.db, RecordCache(), ctx), number
 
 
 def test_what_was_acknowledged_is_seen_by_whoever_asks_afterwards(app: App) -> None:
@@ -156,14 +156,14 @@ def test_what_somebody_else_writes_into_the_tables_is_seen_after_a_while(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image_id = make_active(app, properties={"a": "1"})
-    memory = Known()
+    memory = RecordCache()
     assert remembered(app.db, memory, ALICE, image_id)
     with app.db.write_once() as tx:
         tx.execute(sa.update(tables.image_properties).values(value="2"))
     seen = remembered(app.db, memory, ALICE, image_id)
     assert seen
     assert seen.properties["a"] == "1"  # nothing tells
-    later = time.monotonic() + known.AGE
+    later = time.monotonic() + record_cache.MAX_AGE
     monkeypatch.setattr(time, "monotonic", lambda: later)
     seen = remembered(app.db, memory, ALICE, image_id)
     assert seen
@@ -173,7 +173,7 @@ def test_what_somebody_else_writes_into_the_tables_is_seen_after_a_while(
 
 def test_a_changed_record_does_not_inherit_what_was_made_of_the_old_one(app: App) -> None:
     image_id = make_active(app)
-    found = remembered(app.db, app.db.known, ALICE, image_id)
+    found = remembered(app.db, app.db.record_cache, ALICE, image_id)
     assert found
     assert found.memo == {}
     assert replace(found, name="other").memo is None
@@ -184,26 +184,26 @@ def test_memory_is_bounded_and_what_is_used_stays() -> None:
     when = now()
     most = 4 << 20
 
-    def keep(memory: Known, number: int) -> None:
+    def keep(memory: RecordCache, number: int) -> None:
         image = Image(f"{number:036d}", "n", "queued", "private", "red", when, when)
-        memory.keep(f"1/={image.id}", replace(image, properties={f"p{n}": "x" * 100 for n in range(10)}))
+        memory.put(f"1/={image.id}", replace(image, properties={f"p{n}": "x" * 100 for n in range(10)}))
 
     tracemalloc.start()
-    memory = Known(most)
+    memory = RecordCache(most)
     for number in range(3000):
         keep(memory, number)
-        assert memory.of(f"{0:036d}")
+        assert memory.get(f"{0:036d}")
     used, _ = tracemalloc.get_traced_memory()
     assert used < most
-    assert memory.of(f"{2999:036d}")
-    assert memory.of(f"{1:036d}") is None
+    assert memory.get(f"{2999:036d}")
+    assert memory.get(f"{1:036d}") is None
     # However much hangs on an image, and whatever is made of it.
-    memory.forget()
+    memory.clear()
     for number in range(200):
         tags = tuple(sorted(f"{tag}" + "\u4e2d" * 250 for tag in range(128)))
         place = Location(number, "file:///" + "x" * 1000)
         large = Image(f"{number:036d}", "n", "active", "private", "red", when, when, tags=tags, locations=(place,))
-        kept = memory.keep(f"1/={large.id}", large)
+        kept = memory.put(f"1/={large.id}", large)
         assert kept.memo is not None
         kept.memo["json"] = json.dumps(tags).encode()
     used, _ = tracemalloc.get_traced_memory()
@@ -261,9 +261,9 @@ def test_records_are_known_whatever_the_database_makes_of_texts_and_times(
 
 def test_the_service_knows_nothing_after_a_fork(app: App) -> None:
     image_id = make_active(app)
-    remembered(app.db, app.db.known, SERVICE, image_id)
+    remembered(app.db, app.db.record_cache, SERVICE, image_id)
     app.db.dispose()
-    assert app.db.known.of(image_id) is None
+    assert app.db.record_cache.get(image_id) is None
 
 
 def test_an_image_that_changes_within_a_list_is_listed_as_it_is_or_not_at_all(app: App) -> None:
@@ -281,11 +281,11 @@ def test_an_image_that_changes_within_a_list_is_listed_as_it_is_or_not_at_all(ap
 
     event.listen(app.db.reads, "before_cursor_execute", meanwhile)
     changes = [[Change("replace", "n", "new"), Change("replace", "visibility", "private")]]
-    app.db.known.forget()
+    app.db.record_cache.clear()
     assert [image.id for image in lifecycle.list_(svc, BOB, Query(10))[0]] == [other]
     assert not changes
     changes = [[Change("replace", "n", "newest")]]
-    app.db.known.forget()
+    app.db.record_cache.clear()
     found = {image.id: image.properties["n"] for image in lifecycle.list_(svc, ALICE, Query(10))[0]}
     assert found == {hidden: "newest", other: "old"}
     assert not changes
