@@ -149,7 +149,7 @@ def test_the_lines_of_a_job_tell_its_image_and_end_with_it(tmp_path: Path, heard
         logging.getLogger("calotype").setLevel(logging.INFO)
         with app.db.write_once() as tx:
             job = jobs.submit(tx, "upload", image_id, {"store": "one"})
-        Runner(app.service, 1.0).work_off()
+        Runner(app.service, 1.0).run_due_jobs()
         assert heard.contexts
         for found in heard.contexts:
             assert found

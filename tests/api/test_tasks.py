@@ -14,7 +14,7 @@ from calotype import errors
 from calotype.db import tasks
 from calotype.db.engine import Database, now
 from calotype.images import tasks as use_cases
-from calotype.images.redaction import told
+from calotype.images.redaction import redacted
 from calotype.model import Task
 from tests.inprocess import ALICE, CONF, parts
 from tests.support import Client, Service
@@ -259,7 +259,7 @@ def test_what_a_policy_lets_in_is_still_redacted(tmp_path: Path) -> None:
 def test_no_secret_is_told_to_anybody_in_whatever_form(text: str) -> None:
     for value in (text, [text], {"message": text}, {text: 1}, {"uri": text}, {"deep": [{"location": {"url": text}}]}):
         for locations in (True, False):
-            told_text = json.dumps(told(value, locations=locations))
+            told_text = json.dumps(redacted(value, locations=locations))
             assert "s3cr3t" not in told_text
             assert "s3/cr3t" not in told_text
 
@@ -273,8 +273,8 @@ def test_what_is_no_place_and_no_secret_is_told_as_it_is() -> None:
         "import_from_format": "qcow2",
         "list": ["Copied 5 MiB."],
     }
-    assert told(value, locations=False) == value
-    assert told("rbd://fsid/pool/id/snap", locations=True) == "rbd://fsid/pool/id/snap"
+    assert redacted(value, locations=False) == value
+    assert redacted("rbd://fsid/pool/id/snap", locations=True) == "rbd://fsid/pool/id/snap"
 
 
 def test_the_schemas_describe_what_is_shown(service: Service, admin: Client, image_id: str) -> None:

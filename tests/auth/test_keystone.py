@@ -550,7 +550,7 @@ def test_glances_flavors_mean_keystone(tmp_path: Path, flavor: str) -> None:
 
 
 def test_the_memory_has_an_end(keystone: Keystone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "_MOST", 3)
+    monkeypatch.setattr(ours, "_MAX_REMEMBERED", 3)
     auth = authenticator(keystone)
     for user in ("alice", "bob", "carol", "reader", "manager", "admin"):
         assert auth.caller({"HTTP_X_AUTH_TOKEN": keystone.token(user)}).user

@@ -475,7 +475,7 @@ def test_a_crowd_waits_a_moment_for_the_connections_that_are_kept(
 
     threads = [threading.Thread(target=come) for _ in range(crowd)]
     with monkeypatch.context() as patient:
-        patient.setattr(engine, "_MOMENT", 10.0)  # a slow machine has no shorter ones
+        patient.setattr(engine, "_POOL_WAIT", 10.0)  # a slow machine has no shorter ones
         for thread in threads:
             thread.start()
         for thread in threads:

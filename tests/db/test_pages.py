@@ -232,7 +232,7 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setattr(pages, "_FEW_FOR_GROUPS", 5)
         monkeypatch.setattr(pages, "_TIES", 3)
         monkeypatch.setattr(pages, "_MANY_SHARES", 3)
-        monkeypatch.setattr(pages, "_AT_ONCE", 7)
+        monkeypatch.setattr(pages, "_READ_BATCH", 7)
     pages.forget_statements()
     yield
     pages.forget_statements()

@@ -131,7 +131,7 @@ def test_the_lock_of_who_died_is_free_at_once(app: App, tmp_path: Path) -> None:
 def test_an_announced_event_is_sent_soon_and_a_failing_driver_is_left_alone_for_a_while(
     app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sender, "_FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(sender, "_FIRST_BACKOFF", 0.2)
     tries = []
     away = True
 
@@ -163,7 +163,7 @@ def test_an_announced_event_is_sent_soon_and_a_failing_driver_is_left_alone_for_
 
 
 def test_a_database_that_fails_in_any_way_does_not_end_the_sending(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(sender, "_FIRST_BACKOFF", 0.01)
     failures = []
     snapshot = app.db.snapshot
 

@@ -92,9 +92,9 @@ def work_off(app: App) -> None:
     """Do all jobs that are due, the long ones to their end."""
     runner = Runner(app.service, 1)
     busy = True
-    while busy or runner._busy():
-        busy = runner._busy()  # then it may have left something
-        busy |= runner.work_off() > 0
+    while busy or runner._has_long_job():
+        busy = runner._has_long_job()  # then it may have left something
+        busy |= runner.run_due_jobs() > 0
         time.sleep(0.005)
 
 
@@ -275,7 +275,7 @@ def test_a_url_that_another_image_got_meanwhile_leaves_the_image_queued(app: App
 
 
 def test_hashing_is_tried_again_and_then_given_up(app: App, web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "pause", lambda job: jobs.timedelta(0))
+    monkeypatch.setattr(jobs, "backoff", lambda job: jobs.timedelta(0))
     data = b"d" * (1 << 20)
     web.files["/x"] = data
     plain, hashed = queued(app), queued(app)
@@ -299,8 +299,8 @@ def test_hashing_is_tried_again_and_then_given_up(app: App, web: WebServer, monk
     locations.add(app.service, ALICE, third, web.url + "/y", None)
     web.files["/y"] = web.raw(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
     runner = Runner(app.service, 1)
-    runner.work_off()
-    until(lambda: not runner._busy())
+    runner.run_due_jobs()
+    until(lambda: not runner._has_long_job())
     web.files["/y"] = data
     work_off(app)
     assert show(app, third).os_hash_value == hashlib.sha512(data).hexdigest()
@@ -314,15 +314,15 @@ def test_a_long_job_keeps_to_its_rate_and_nobody_else_from_working(tmp_path: Pat
         orphan = queued(app)
         begun = time.monotonic()
         runner = Runner(app.service, 1)
-        assert runner.work_off() == 1
+        assert runner.run_due_jobs() == 1
         with app.db.write_once() as tx:
             db_images.move(tx, orphan, "queued", "saving", now=now())
             jobs.submit(tx, "upload", orphan, {"store": "one"})
-        assert runner.work_off() == 1
+        assert runner.run_due_jobs() == 1
         assert show(app, orphan).status == "queued"
-        assert runner._busy()
+        assert runner._has_long_job()
         assert show(app, image_id).status == "importing"
-        until(lambda: not runner._busy())
+        until(lambda: not runner._has_long_job())
         assert time.monotonic() - begun > 1.2
         assert show(app, image_id).status == "active"
 
@@ -355,7 +355,7 @@ def test_a_runner_that_ends_leaves_its_long_job_to_the_next(tmp_path: Path) -> N
         begun = time.monotonic()
         runner.stop()
         assert time.monotonic() - begun < 3
-        assert not runner._busy()
+        assert not runner._has_long_job()
         assert backlog(app) == 1
         with app.db.write_once() as tx:
             assert jobs.claim(tx, "next")

@@ -366,7 +366,7 @@ def test_who_lost_its_job_leaves_what_is_final_to_who_has_it(
         data.upload(app.service, ALICE, image.id, Pieces([b"x" * 9]), store_name=None, size=None)
     assert cleaned == [None]
     assert names(tmp_path / "one") == [image.id]
-    assert Runner(app.service, 1).work_off() == 1
+    assert Runner(app.service, 1).run_due_jobs() == 1
     assert cleaned[1]
     assert names(tmp_path / "one") == []
 

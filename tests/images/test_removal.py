@@ -92,10 +92,10 @@ def test_a_store_that_fails_does_not_undo_a_delete_and_is_asked_again(
     assert backlog(app) == 1
     assert (tmp_path / "one" / image_id).exists()
     runner = Runner(app.service, 1)
-    assert runner.work_off() == 0  # it is not due yet
+    assert runner.run_due_jobs() == 0  # it is not due yet
     monkeypatch.undo()
     hurry(app)
-    assert runner.work_off() == 1
+    assert runner.run_due_jobs() == 1
     assert backlog(app) == 0
     assert not (tmp_path / "one" / image_id).exists()
 
@@ -113,7 +113,7 @@ def test_a_store_that_needs_time_for_a_delete_is_asked_again_when_it_said(
     asked: list[str] = []
     monkeypatch.setattr(store(app), "delete", lambda url, **more: (asked.append(url), real(url, **more))[1])
     hurry(app)
-    assert Runner(app.service, 1).work_off() == 1
+    assert Runner(app.service, 1).run_due_jobs() == 1
     assert len(asked) == 1
     assert backlog(app) == 0
 
@@ -173,7 +173,7 @@ def test_a_copy_whose_removal_proves_in_use_while_the_image_is_deleted_goes_in_t
         two.delete = in_use  # type: ignore[method-assign]
         stores.remove_copy(app.service, ADMIN, "two", image_id)
         hurry(app)
-        assert Runner(app.service, 1).work_off() > 0
+        assert Runner(app.service, 1).run_due_jobs() > 0
         assert (copy.exists(), backlog(app)) == (False, 0)
 
 

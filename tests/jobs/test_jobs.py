@@ -183,9 +183,9 @@ def test_what_a_dead_uploader_left_is_removed_and_the_image_queued_again(app: Ap
     assert lifecycle.show(app.service, ALICE, image_id).status == "saving"
     (tmp_path / "one" / f"{image_id}.x").write_bytes(b"")
     with another_host(app, tmp_path) as (other, clock):
-        assert Runner(other, 1).work_off() == 0
+        assert Runner(other, 1).run_due_jobs() == 0
         wait_out(other, clock)
-        assert Runner(other, 1).work_off() == 1
+        assert Runner(other, 1).run_due_jobs() == 1
     (tmp_path / "one" / f"{image_id}.x").unlink()
     assert lifecycle.show(app.service, ALICE, image_id).status == "queued"
     assert names(tmp_path / "one") == []
@@ -200,7 +200,7 @@ def test_an_uploader_that_slept_through_its_lease_cannot_finish(app: App, tmp_pa
         yield b"old" * (1 << 20)
         with another_host(app, tmp_path) as (other, clock):
             wait_out(other, clock)
-            assert Runner(other, 1).work_off() == 1
+            assert Runner(other, 1).run_due_jobs() == 1
         assert lifecycle.show(app.service, ALICE, image_id).status == "queued"
         upload(app, image_id, [b"new"])
         yield b"old"
@@ -235,7 +235,7 @@ def test_a_report_that_comes_late_does_not_activate_somebody_elses_upload(
         monkeypatch.undo()
         with app.db.write_once() as tx:
             jobs.revoke(tx, image_id)
-        assert Runner(app.service, 1).work_off() == 1
+        assert Runner(app.service, 1).run_due_jobs() == 1
         thread.start()
         assert begun.wait(10)
         return stored
@@ -261,7 +261,7 @@ def test_deleting_an_image_stops_its_upload(app: App, tmp_path: Path) -> None:
 
     with pytest.raises(errors.Gone):
         upload(app, image_id, slow())
-    Runner(app.service, 1).work_off()
+    Runner(app.service, 1).run_due_jobs()
     assert names(tmp_path / "one") == []
     assert backlog(app) == 0
     with app.db.read_once() as tx:
@@ -284,7 +284,7 @@ def test_an_upload_whose_image_is_deleted_ends_before_its_data_does(
     with pytest.raises(errors.Gone):
         upload(app, image_id, endless())
     assert time.monotonic() < end
-    Runner(app.service, 1).work_off()
+    Runner(app.service, 1).run_due_jobs()
     assert names(tmp_path / "one") == []
 
 

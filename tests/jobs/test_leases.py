@@ -247,7 +247,7 @@ def test_a_host_that_takes_over_an_upload_and_its_uploader_agree_on_who_won(
             yield b"x" * (1 << 20)
             with another_host(app, tmp_path) as (other, clock):
                 wait_out(other, clock, 30 if taken else 25)
-                assert Runner(other, 1).work_off() == taken
+                assert Runner(other, 1).run_due_jobs() == taken
             yield b"x"
 
         source = Pieces(slow())
@@ -343,11 +343,11 @@ def test_the_dead_are_remembered_while_a_long_job_of_theirs_may_be_left(
     runner = Runner(app.service, 1)
     busy = iter([True, False])  # the long job at hand ends just after the queue was looked at
     forgotten: list[list[str]] = []
-    monkeypatch.setattr(runner, "_busy", lambda: next(busy))
+    monkeypatch.setattr(runner, "_has_long_job", lambda: next(busy))
     monkeypatch.setattr(app.service.leases, "forget", forgotten.append)
-    runner.work_off()
+    runner.run_due_jobs()
     assert forgotten == []
-    runner.work_off()
+    runner.run_due_jobs()
     assert len(forgotten) == 1
 
 
@@ -422,7 +422,7 @@ def test_one_process_of_all_sweeps_and_another_one_when_it_ends(
     swept: list[str] = []
     monkeypatch.setattr(worker, "sweep", lambda svc: swept.append(svc.leases.owner))
     monkeypatch.setattr(worker, "_SWEEP_SECONDS", 0.0)
-    monkeypatch.setattr(worker, "_ASK_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "_LOCK_POLL_SECONDS", 0.0)
     with another_host(app, tmp_path) as (other, _):
         ours, theirs = Runner(app.service, 1), Runner(other, 1)
         for _ in range(3):

@@ -164,7 +164,7 @@ def _add_location(given: Given | None) -> Callable[[Bench, str], None]:
         url = write(store, [b"some data"], str(uuid.uuid4()))
         locations.add(bench.svc, replace(ALICE, service_roles=frozenset({"service"})), image_id, url, given)
         runner = Runner(bench.svc, 60)
-        until(lambda: runner.work_off() + backlog(bench.app) == 0)
+        until(lambda: runner.run_due_jobs() + backlog(bench.app) == 0)
 
     return ask
 
@@ -492,7 +492,7 @@ def test_a_job_is_claimed_once_and_done(bench: Bench, how: str) -> None:
     bench.proxy.arm(how)
     runner, done, end = Runner(bench.svc, 60), 0, time.monotonic() + 5
     while backlog(bench.app) and time.monotonic() < end:
-        done += runner.work_off()
+        done += runner.run_due_jobs()
     assert done == 1
     found = bench.there(image_id)
     assert (bench.proxy.cuts, found.status, backlog(bench.app)) == (1, "queued", 0)

@@ -1,4 +1,4 @@
-"""What the service wants of whoever tells it who is asking."""
+"""`Authenticator`: the interface of what finds out who the caller of a request is."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -7,12 +7,12 @@ from calotype.context import Context
 
 
 class Authenticator(Protocol):
-    """Shared by threads."""
+    """Finds the caller of a request. Threads share one."""
 
-    challenge: str  #: `WWW-Authenticate` of a refusal
+    challenge: str  #: the value of `WWW-Authenticate` in an answer 401
 
     def caller(self, environ: Mapping[str, Any]) -> Context:
         """The caller behind a WSGI environment, without `request_id` and `is_admin`.
 
-        Raises `Unauthenticated`, and `Busy` when that cannot be found out now.
+        Raises `Unauthenticated`; `Busy` when the caller cannot be determined now.
         """

@@ -1,9 +1,9 @@
 """HTTP basic authentication from one file of users: an image service without Keystone.
 
-The file is JSON, readable by its owner alone, and written by `calotype user …`. Each user has one project and
-some roles. A password is verified against its bcrypt hash once; after that a keyed digest of it, held in
-memory only, is compared instead. The digest hangs on the user's entry as it stands in the file, and the file is
-looked at for every request, so that a changed or removed user is refused by the next one.
+The file is JSON, readable by its owner alone, and written by `calotype user …`. Each user has one project and some
+roles. A password is verified against its bcrypt hash once. After that a keyed digest of it, kept in memory only, is
+compared instead. The digest covers the user's whole entry, and each request checks whether the file has changed. So a
+user who was changed or removed is refused by the next request.
 """
 
 import base64
@@ -31,7 +31,7 @@ LOG = logging.getLogger(__name__)
 
 #: Each role includes those after it.
 ROLES = ("admin", "manager", "member", "reader")
-#: bcrypt looks at no more than this; longer ones are refused rather than cut.
+#: bcrypt reads no more bytes than this; a longer password is refused instead of being cut.
 MAX_PASSWORD = 72
 _COST = 10
 _WAIT_SECONDS = 10.0
@@ -70,7 +70,7 @@ class BasicAuth:
         self._stamp: tuple[int, ...] | None = None
         self._users: Mapping[str, User] = {}
         self._known: dict[str, bytes] = {}
-        # Compared with when there is no such user, so that the time taken does not tell.
+        # Verified against when there is no such user, so that the time does not tell whether there is.
         self._nobody = User("", "", (), hash_password(secrets.token_hex(8)))
 
     def caller(self, environ: Mapping[str, Any]) -> Context:
@@ -78,7 +78,7 @@ class BasicAuth:
         return self.identify(environ.get("HTTP_AUTHORIZATION"))
 
     def identify(self, header: str | None) -> Context:
-        """The caller behind a header. Raises `Unauthenticated`; `Busy` when too many passwords wait for a turn."""
+        """The caller of a header. Raises `Unauthenticated`; `Busy` when too many passwords wait to be verified."""
         name, password = _parse(header)
         users = self._load()
         user = users.get(name)
@@ -91,10 +91,10 @@ class BasicAuth:
         return _context(user)
 
     def _verify(self, user: User, password: str) -> bool:
-        """bcrypt costs some 50 ms of CPU by design: a few at a time, so that guessing starves nobody."""
+        """bcrypt costs some 50 ms of CPU by design. A few run at a time, so that guessing passwords blocks nobody."""
         busy = errors.Busy("Too many passwords are being verified; try again later.")
         if not self._queue.acquire(blocking=False):
-            raise busy  # Threads that wait here serve nobody else.
+            raise busy  # Waiting here would take threads from other requests.
         try:
             if not self._gate.acquire(timeout=_WAIT_SECONDS):
                 raise busy

@@ -115,7 +115,7 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
             jobs.submit(tx, KIND, image.id, work_facts, project=project, reserved=reserved)
         return task
 
-    svc.db.write(work, lambda tx, task: tasks.there(svc, tx, task))
+    svc.db.write(work, lambda tx, task: tasks.is_stored(svc, tx, task))
     svc.nudge()
 
 

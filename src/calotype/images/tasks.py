@@ -126,7 +126,7 @@ def begin(svc: Service, tx: Tx, ctx: Context, kind: str, image_id: str, given: A
     return made
 
 
-def there(svc: Service, tx: Tx, task: Task) -> bool:
+def is_stored(svc: Service, tx: Tx, task: Task) -> bool:
     """Whether the transaction that began it is in force."""
     return tasks.get(tx, SERVICE, task.id, svc.now()) is not None
 

@@ -1,4 +1,4 @@
-"""What the runner does with a job of each kind, one line a kind; and what it does unasked."""
+"""What the runner does: a function for each kind of job, and the periodic sweep."""
 
 import logging
 from collections.abc import Callable
@@ -15,29 +15,29 @@ LOG = logging.getLogger(__name__)
 
 
 def abandon_upload(svc: Service, job: Job) -> None:
-    """The uploader died: remove what its attempts left and queue the image again."""
+    """The uploader is dead: remove what its attempts left in the store, and queue the image again."""
     data.give_up(svc, job, [f"{job.id}-{attempt}" for attempt in range(1, job.attempt)], "The service ended meanwhile.")
 
 
 def finish_delete(svc: Service, job: Job) -> None:
-    """A delete was acknowledged, or is, as soon as the data is gone."""
+    """Carry out a delete whose process is dead, or whose data could not be removed earlier."""
     removal.carry_out(svc, SERVICE, job, asked=False)
 
 
 def sweep(svc: Service) -> None:
-    """Let tasks and processes go that are over, and remove temporary names that no job knows.
+    """Expire tasks, remove silent processes, and remove temporary files in stores that belong to no job.
 
-    Such a name is left by an upload that lost its job, or from before a restored backup. Lists whole stores: one
-    process of all hosts does it.
+    Such a file is left by an upload that lost its job, or by one that the database, restored from a backup, does not
+    know. This lists whole stores, so one process of all hosts does it.
     """
     svc.db.write(tasks.expire)
     svc.db.write(processes.sweep)
 
-    def lives(token: str) -> bool:
+    def job_exists(token: str) -> bool:
         return svc.db.snapshot(lambda tx: jobs.exists(tx, token))
 
     for store in svc.stores:
-        if isinstance(store, Sweeps) and (count := store.sweep(lives)):
+        if isinstance(store, Sweeps) and (count := store.sweep(job_exists)):
             LOG.warning("%d orphaned temporary files were removed from store %s", count, store.name)
 
 
@@ -45,7 +45,7 @@ CHORES: Final[dict[str, Callable[[Service, Job], None]]] = {
     data.KIND: abandon_upload,
     removal.KIND: finish_delete,
 }
-#: The same of what reads whole images, beside the others. The last argument raises when the job must stop.
-LONG: Final[dict[str, Callable[[Service, Job, Callable[[], None]], None]]] = {
+#: Jobs that read whole images. They run in a thread of their own; the last argument raises when the job must stop.
+LONG_CHORES: Final[dict[str, Callable[[Service, Job, Callable[[], None]], None]]] = {
     locations.KIND: locations.hash_data,
 }

@@ -1,7 +1,8 @@
-"""The sender: hands the events of the outbox to the drivers, in order, one process at a time.
+"""`Sender`: sends the events of the outbox, in order, from one process at a time.
 
-An event leaves the outbox after every driver has taken it, so none is lost, whatever is away or dies meanwhile; one may
-be sent again, with the same message_id. Each process of a service with notifications has a sender.
+An event leaves the outbox after every notifier has accepted it. So no event is lost, whatever fails meanwhile, but one
+may be sent twice, with the same message_id. Each process of a service with notifications has a sender; the one that
+holds the lock sends.
 """
 
 import logging
@@ -21,22 +22,22 @@ from calotype.service import Service
 
 LOG = logging.getLogger(__name__)
 
-#: The row of `calotype_locks` that the sender of all processes has.
+#: The name of the lock that a sender needs.
 LOCK: Final = "events"
-#: How long it has it without a word, as others see it.
+#: How long the lock lasts without being renewed.
 LEASE: Final = timedelta(seconds=10)
-#: How long it sends before it says one, seconds.
-_SPELL = 2.0
-#: Events that are read at once.
+#: How long a sender goes on before it renews the lock and removes what was sent, seconds.
+_RENEW_SECONDS = 2.0
+#: How many events are read at a time.
 _BATCH = 100
-#: How soon after an event was announced it is looked for, seconds: its transaction is still to commit.
-_SOON = 0.02
-#: How long a driver that failed is left alone, seconds: the first time, and what it doubles up to.
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+#: How long after `nudge` to look for events, seconds: the transaction has yet to commit.
+_COMMIT_WAIT = 0.02
+#: The pause after a failure, seconds: the first one, and the longest; it doubles.
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 30.0
 
 
 class Sender:
-    """A thread that sends what waits, until `stop`. `waiting` is how many events did at the last failure."""
+    """A thread that sends waiting events until `stop`. `waiting` is how many there were at the last failure."""
 
     def __init__(self, svc: Service, notifiers: Sequence[Notifier], poll: float) -> None:
         self._svc = svc
@@ -52,52 +53,55 @@ class Sender:
         self._thread.start()
 
     def nudge(self) -> None:
-        """There will be something to send, once a transaction is committed."""
+        """Look for events soon: a transaction that adds one is about to commit."""
         self._announced.set()
 
     def stop(self) -> None:
-        """End after the event at hand. What is left waits for another process, or the next start."""
+        """End after the current event. The rest waits for another process, or for the next start."""
         self._stopping.set()
         self._announced.set()
         self._thread.join(timeout=10)
 
     def send_waiting(self) -> int:
-        """Send what waits, unless another process does; how many events. Raises what a driver raises, and `Busy`."""
+        """Send all waiting events, unless another process has the lock; returns how many.
+
+        Raises what a notifier raises, and `Busy`.
+        """
         sent = 0
         if not self._svc.db.snapshot(outbox.has_events):
             return sent
-        batch = self._svc.db.write(self._take)
+        batch = self._svc.db.write(self._acquire_lock)
         while batch:
-            taken, failure = self._hand_over(batch)
-            last = failure is not None or self._stopping.is_set()
-            batch = self._svc.db.write(partial(self._go_on, taken=taken, last=last))
-            sent += len(taken)
+            sent_events, failure = self._send_batch(batch)
+            is_last = failure is not None or self._stopping.is_set()
+            batch = self._svc.db.write(partial(self._remove_and_continue, sent_events=sent_events, is_last=is_last))
+            sent += len(sent_events)
             if failure is not None:
                 raise failure
         return sent
 
-    def _take(self, tx: Tx) -> list[Event]:
+    def _acquire_lock(self, tx: Tx) -> list[Event]:
         return self._next(tx) if self._lock.acquire(tx) else []
 
-    def _go_on(self, tx: Tx, taken: Sequence[Event], last: bool) -> list[Event]:
-        # Who was silent for too long removes nothing: another one is about to send the same events, and will.
+    def _remove_and_continue(self, tx: Tx, sent_events: Sequence[Event], is_last: bool) -> list[Event]:
+        # Without the lock nothing is removed: another process has read these events, and sends them again.
         if not self._lock.renew(tx):
             return []
-        outbox.remove(tx, taken)
-        return self._next(tx, last)
+        outbox.remove(tx, sent_events)
+        return self._next(tx, is_last)
 
-    def _next(self, tx: Tx, last: bool = False) -> list[Event]:
-        batch = [] if last else outbox.next_events(tx, _BATCH)
+    def _next(self, tx: Tx, is_last: bool = False) -> list[Event]:
+        batch = [] if is_last else outbox.next_events(tx, _BATCH)
         if not batch:
             self._lock.release(tx)
         return batch
 
-    def _hand_over(self, batch: Sequence[Event]) -> tuple[list[Event], Exception | None]:
-        """The events that all drivers took, and why the next one was not."""
-        taken: list[Event] = []
-        end = time.monotonic() + _SPELL
+    def _send_batch(self, batch: Sequence[Event]) -> tuple[list[Event], Exception | None]:
+        """Send events until one fails, or it is time to renew the lock; returns the sent ones, and the failure."""
+        sent_events: list[Event] = []
+        end = time.monotonic() + _RENEW_SECONDS
         for event in batch:
-            if taken and (self._stopping.is_set() or time.monotonic() > end):
+            if sent_events and (self._stopping.is_set() or time.monotonic() > end):
                 break
             message = {
                 "message_id": event.id,
@@ -110,35 +114,35 @@ class Sender:
             try:
                 for notifier in self._notifiers:
                     notifier.send(message)
-            except Exception as exc:  # noqa: BLE001  # whatever a library raises, the event stays
-                return taken, exc
-            taken.append(event)
-        return taken, None
+            except Exception as exc:  # noqa: BLE001  # whatever a library raises, the event stays in the outbox
+                return sent_events, exc
+            sent_events.append(event)
+        return sent_events, None
 
     def _run(self) -> None:
-        failures, pause = 0, 0.0
+        failures, delay = 0, 0.0
         while not self._stopping.is_set():
-            if self._announced.wait(pause):
+            if self._announced.wait(delay):
                 self._announced.clear()
-                pause = _SOON
-                self._stopping.wait(_SOON)
+                delay = _COMMIT_WAIT
+                self._stopping.wait(_COMMIT_WAIT)
             try:
                 sent = self.send_waiting()
-            except Exception as exc:  # noqa: BLE001  # the same
+            except Exception as exc:  # noqa: BLE001  # whatever it is, the sender goes on
                 failures += 1
-                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(failures - 1, 10))
-                self._complain(exc, pause)
-                self._stopping.wait(pause)  # however many more events there are meanwhile
+                delay = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures - 1, 10))
+                self._log_failure(exc, delay)
+                self._stopping.wait(delay)  # not `_announced`: new events must not cut the backoff short
                 continue
             failures = 0
-            # A transaction may take longer: look again soon, then less and less often.
-            pause = _SOON if sent else min(self._poll, max(pause, _SOON) * 4)
+            # The transaction may take longer to commit: look again soon, then less and less often.
+            delay = _COMMIT_WAIT if sent else min(self._poll, max(delay, _COMMIT_WAIT) * 4)
 
-    def _complain(self, exc: Exception, pause: float) -> None:
+    def _log_failure(self, exc: Exception, delay: float) -> None:
         try:
             self.waiting = self._svc.db.snapshot(outbox.count)
-        except Exception:  # noqa: BLE001  # the same
+        except Exception:  # noqa: BLE001  # whatever it is, the sender goes on
             LOG.warning("events cannot be read: %s", errors.reason(exc))
             return
         why = errors.reason(exc)
-        LOG.warning("%d events wait to be sent, trying again in %g s: %s", self.waiting, pause, why)
+        LOG.warning("%d events wait to be sent, trying again in %g s: %s", self.waiting, delay, why)

@@ -1,6 +1,7 @@
-"""The runner: claims jobs that are due or orphaned, and does them, one at a time; one long one beside them.
+"""`Runner`: a thread that claims jobs that are due or orphaned, and does one at a time.
 
-A runner lives in every worker of `calotype serve`; each claim goes to one of them.
+A long job runs in a second thread beside them, also one at a time. Every worker of `calotype serve` has a runner, and
+`calotype worker` is one. They all claim from the same queue.
 """
 
 import logging
@@ -14,26 +15,26 @@ from calotype import errors, logs
 from calotype.db import jobs, locks
 from calotype.db.engine import Tx
 from calotype.images import places
-from calotype.jobs.chores import CHORES, LONG, sweep
+from calotype.jobs.chores import CHORES, LONG_CHORES, sweep
 from calotype.model import Job
 from calotype.service import Service
 
 LOG = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 600.0
-#: The row of `calotype_locks` that the runner has that sweeps, for all processes of all hosts.
+#: The name of the lock that a runner needs to sweep.
 _LOCK: Final = "sweep"
-#: How often another one asks whether that is silent, seconds, and how long it must be.
-_ASK_SECONDS = 30.0
-_SILENCE: Final = timedelta(seconds=1.5 * _SWEEP_SECONDS)
+#: How often runners without the lock try to get it, seconds, and how long it lasts without being renewed.
+_LOCK_POLL_SECONDS = 30.0
+_SWEEP_LEASE: Final = timedelta(seconds=1.5 * _SWEEP_SECONDS)
 
 
-class _Ending(Exception):
-    """The runner is to stop: a long job is for another one."""
+class _Stopping(Exception):
+    """The runner stops: another one takes its long job over."""
 
 
 class Runner:
-    """A thread that works off the queue until `stop`, and a second one while there is a long job."""
+    """A thread that works through the queue until `stop`, and a second thread while there is a long job."""
 
     def __init__(self, svc: Service, poll: float) -> None:
         self._svc = svc
@@ -42,39 +43,39 @@ class Runner:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._long: threading.Thread | None = None
-        self._lock = locks.Lock(_LOCK, _SILENCE, svc.leases, step=2 * _ASK_SECONDS)
-        self._sweeps = False
-        self._next_ask = self._next_sweep = self._next_notice = 0.0
+        self._lock = locks.Lock(_LOCK, _SWEEP_LEASE, svc.leases, step=2 * _LOCK_POLL_SECONDS)
+        self._has_sweep_lock = False
+        self._next_lock_poll = self._next_sweep = self._next_place_refresh = 0.0
 
     def start(self) -> None:
         self._thread.start()
 
     def nudge(self) -> None:
-        """There is something to do: look now."""
+        """Look for jobs now: there is one."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the job at hand."""
+        """End after the current job."""
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout=10)
         if self._long is not None:
             self._long.join(timeout=10)
-        if self._sweeps:
+        if self._has_sweep_lock:
             self._lock.release_at_exit(self._svc.db)
 
-    def work_off(self) -> int:
-        """Do everything that is due now, or begin it if it takes long; how much that was."""
+    def run_due_jobs(self) -> int:
+        """Do all jobs that are due now, and start one long job at most; returns how many jobs that were."""
         done = 0
         dead = self._svc.leases.dead_owners()
         while not self._stopping:
-            busy = self._busy()
-            job = self._claim(dead, tuple(LONG) if busy else ())
+            has_long_job = self._has_long_job()
+            job = self._claim(dead, tuple(LONG_CHORES) if has_long_job else ())
             if job is None:
-                if not busy:  # Else jobs of the dead may be left, which nobody would know to be orphans any more.
+                if not has_long_job:  # else long jobs of dead owners may remain, which only their files show as orphans
                     self._svc.leases.forget_owners(dead)
                 break
-            if job.kind in LONG:
+            if job.kind in LONG_CHORES:
                 self._long = threading.Thread(target=self._do_long, args=[job], name="long job", daemon=True)
                 self._long.start()
             else:
@@ -86,9 +87,9 @@ class Runner:
         while not self._stopping:
             self._svc.leases.runner_heartbeat()
             try:
-                self.work_off()
+                self.run_due_jobs()
                 self._sweep()
-                self._notice()
+                self._refresh_places()
             except errors.CalotypeError as exc:
                 LOG.warning("the queue cannot be read: %s", errors.reason(exc))
             except Exception:
@@ -97,22 +98,22 @@ class Runner:
             self._wake.clear()
 
     def _sweep(self) -> None:
-        """Sweep when it is time, if this is the process that does."""
+        """Sweep if it is time, and this process has the lock for it."""
         now = time.monotonic()
-        if now < (self._next_sweep if self._sweeps else self._next_ask):
+        if now < (self._next_sweep if self._has_sweep_lock else self._next_lock_poll):
             return
-        elected = self._sweeps
-        self._sweeps = self._svc.db.write(self._lock.renew if elected else self._lock.acquire)
-        self._next_ask = now + _ASK_SECONDS
+        had_lock = self._has_sweep_lock
+        self._has_sweep_lock = self._svc.db.write(self._lock.renew if had_lock else self._lock.acquire)
+        self._next_lock_poll = now + _LOCK_POLL_SECONDS
         self._svc.leases.remove_stale_files()
-        if self._sweeps:
+        if self._has_sweep_lock:
             self._next_sweep = now + _SWEEP_SECONDS
             sweep(self._svc)
 
-    def _notice(self) -> None:
-        """Take notice now and then of what operators and other hosts wrote down of the places of stores."""
-        if time.monotonic() >= self._next_notice:
-            self._next_notice = time.monotonic() + _ASK_SECONDS
+    def _refresh_places(self) -> None:
+        """Learn now and then what operators and other hosts have recorded about the places of stores."""
+        if time.monotonic() >= self._next_place_refresh:
+            self._next_place_refresh = time.monotonic() + _LOCK_POLL_SECONDS
             places.refresh(self._svc)
 
     def _claim(self, dead: list[str], exclude: tuple[str, ...]) -> Job | None:
@@ -126,16 +127,16 @@ class Runner:
             return job is not None and jobs.is_current(tx, job)
 
         if not db.snapshot(lambda tx: jobs.any_claimable(tx, owner, dead=dead, orphans=orphans, exclude=exclude)):
-            return None  # Most looks find nothing; they should not queue for the write lock.
+            return None  # Most polls find nothing, and should not wait for the write lock.
         return db.write(work, committed, leases.abandon)
 
-    def _busy(self) -> bool:
+    def _has_long_job(self) -> bool:
         return self._long is not None and self._long.is_alive()
 
-    def _go_on(self, holds: Callable[[], None]) -> None:
-        holds()
+    def _check_continues(self, check_lease: Callable[[], None]) -> None:
+        check_lease()
         if self._stopping:
-            raise _Ending
+            raise _Stopping
 
     def _do_long(self, job: Job) -> None:
         try:
@@ -147,19 +148,19 @@ class Runner:
     def _do(self, job: Job) -> None:
         logs.begin(f"job-{job.id}", job.image_id)
         try:
-            with self._svc.leases.holding(job) as holds:
-                if job.kind in LONG:
-                    LONG[job.kind](self._svc, job, lambda: self._go_on(holds))
+            with self._svc.leases.holding(job) as check_lease:
+                if job.kind in LONG_CHORES:
+                    LONG_CHORES[job.kind](self._svc, job, lambda: self._check_continues(check_lease))
                 else:
                     CHORES[job.kind](self._svc, job)
             LOG.info("job %s of image %s done", job.kind, job.image_id)
-        except _Ending:
+        except _Stopping:
             self._svc.db.write(lambda tx: jobs.fail(tx, job, "the service ended", delay=timedelta(0)))
         except errors.Busy as exc:
             LOG.warning("job %s of image %s waits for the database: %s", job.kind, job.image_id, errors.reason(exc))
             self._svc.leases.abandon(job)
         except Exception as exc:
-            # Whatever it was, the job stays and is tried again; a later release may even know its kind.
+            # Whatever failed, the job stays and is retried; its kind may be one that only a later release knows.
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
             why = repr(exc)
             self._svc.db.write(lambda tx: jobs.fail(tx, job, why, delay=jobs.backoff(job)))

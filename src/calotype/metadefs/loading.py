@@ -1,6 +1,7 @@
-"""Bringing whole namespaces into the catalogue and out of it, for operators: no caller is asked about, nothing is told.
+"""Loading whole namespaces into the catalogue, and unloading them, by commands of operators.
 
-What is loaded has been read by `api/metadef_views.py`, from a file as from a request.
+No policy is checked, and no event is sent. `api/metadef_views.py` parses the files that are loaded, as it does bodies
+of requests.
 """
 
 from collections import Counter
@@ -18,12 +19,12 @@ from calotype.model import Association, Definitions, MetadefPart, Namespace
 
 P = TypeVar("P", bound=MetadefPart)
 
-#: Namespaces that one look at the list brings.
+#: How many namespaces one query reads.
 _PAGE: Final = 100
 
 
 class Mode(Enum):
-    """What becomes of a namespace that is there already."""
+    """What to do with a namespace that exists already."""
 
     SKIP = "stays as it is"
     MERGE = "gets what it does not have"
@@ -33,7 +34,7 @@ class Mode(Enum):
 
 @dataclass(slots=True)
 class Outcome:
-    """What loading did to a namespace. Counters have the words for what was counted: property, object and so on."""
+    """What loading did to a namespace. The counters have the numbers by kind: property, object and so on."""
 
     namespace: str
     is_new: bool = False
@@ -47,14 +48,14 @@ class Outcome:
         return self.is_new or any((self.added, self.changed, self.removed))
 
 
-class _Undo(Exception):
-    """Ends a transaction that was to show what would happen."""
+class _DryRun(Exception):
+    """Rolls the transaction of a dry run back."""
 
 
 def load(db: Database, new: Definitions, mode: Mode, *, dry_run: bool = False) -> Outcome:
-    """Bring one namespace into the catalogue, all or nothing. Raises `Conflict`, `Busy`, `Invalid`.
+    """Load one namespace, all of it or nothing. Raises `Conflict`, `Busy`, `Invalid`.
 
-    Its resource types are protected when they are new.
+    Resource types that are new are added as protected ones.
     """
     shown: list[Outcome] = []
 
@@ -62,17 +63,17 @@ def load(db: Database, new: Definitions, mode: Mode, *, dry_run: bool = False) -
         outcome = _load(tx, new, mode)
         if dry_run:
             shown.append(outcome)
-            raise _Undo
+            raise _DryRun
         return outcome
 
     try:
         return db.write(work)
-    except _Undo:
+    except _DryRun:
         return shown[-1]
 
 
 def unload(db: Database, names: Iterable[str]) -> list[str]:
-    """Remove namespaces with all that is in them, protected or not; those that there were. Resource types stay."""
+    """Remove namespaces with their parts, also protected ones; returns those that existed. Resource types stay."""
 
     def work(tx: Tx, name: str) -> bool:
         found = metadefs.get(tx, SERVICE, name, lock=True)
@@ -84,21 +85,21 @@ def unload(db: Database, names: Iterable[str]) -> list[str]:
 
 
 def unload_all(db: Database) -> tuple[list[str], int]:
-    """Empty the catalogue; the names of the namespaces, and how many resource types that were."""
+    """Empty the catalogue; returns the names of the namespaces, and how many resource types there were."""
     return db.write(metadefs.clear)
 
 
 def catalogue(db: Database) -> Iterator[Definitions]:
-    """All namespaces with all that is in them, in the order in which they were added; each as it is at one moment."""
+    """All namespaces with all that is in them, oldest first; each is read as of one moment."""
     after: Namespace | None = None
     while True:
 
-        def some(tx: Tx, after: Namespace | None = after) -> list[Definitions]:
+        def read_page(tx: Tx, after: Namespace | None = after) -> list[Definitions]:
             return metadefs.page(
                 tx, SERVICE, limit=_PAGE, after=after, sort_key="id", descending=False, with_parts=True
             )
 
-        page = db.read(some)
+        page = db.read(read_page)
         yield from page
         if len(page) < _PAGE:
             return
@@ -107,15 +108,15 @@ def catalogue(db: Database) -> Iterator[Definitions]:
 
 def _load(tx: Tx, new: Definitions, mode: Mode) -> Outcome:
     outcome = Outcome(new.namespace.name)
-    there, outcome.is_new = _get_or_add(tx, new.namespace)
-    old = Definitions(there)
+    existing, outcome.is_new = _get_or_add(tx, new.namespace)
+    old = Definitions(existing)
     if not outcome.is_new:
         if mode is Mode.SKIP:
             outcome.skipped = True
             return outcome
-        old = metadefs.get_definitions(tx, SERVICE, there.name) or old
+        old = metadefs.get_definitions(tx, SERVICE, existing.name) or old
         if mode is not Mode.MERGE:
-            _load_namespace(tx, there, new.namespace, outcome)
+            _load_namespace(tx, existing, new.namespace, outcome)
     _load_associations(tx, old, new.associations, mode, outcome)
     _load_parts(tx, PROPERTY, old.namespace, old.properties, new.properties, mode, outcome)
     _load_parts(tx, OBJECT, old.namespace, old.objects, new.objects, mode, outcome)
@@ -125,16 +126,16 @@ def _load(tx: Tx, new: Definitions, mode: Mode) -> Outcome:
 
 def _get_or_add(tx: Tx, new: Namespace) -> tuple[Namespace, bool]:
     """The namespace of that name, locked, and whether it is new."""
-    there = metadefs.get(tx, SERVICE, new.name, lock=True)
-    if there is not None:
-        return there, False
+    existing = metadefs.get(tx, SERVICE, new.name, lock=True)
+    if existing is not None:
+        return existing, False
     try:
         return metadefs.add(tx, new), True
     except errors.Conflict:  # somebody else added it just now
-        there = metadefs.get(tx, SERVICE, new.name, lock=True)
-        if there is None:
+        existing = metadefs.get(tx, SERVICE, new.name, lock=True)
+        if existing is None:
             raise
-        return there, False
+        return existing, False
 
 
 def _load_namespace(tx: Tx, old: Namespace, new: Namespace, outcome: Outcome) -> None:
@@ -146,63 +147,63 @@ def _load_namespace(tx: Tx, old: Namespace, new: Namespace, outcome: Outcome) ->
 
 def _load_associations(tx: Tx, old: Definitions, new: Iterable[Association], mode: Mode, outcome: Outcome) -> None:
     number = old.namespace.id
-    there = {one.resource_type: one for one in old.associations}
-    # A type keeps the name that it was given first, whatever the database takes for the same.
+    existing = {one.resource_type: one for one in old.associations}
+    # A type keeps the name as it was first written; the database may take another spelling for the same name.
     new = [
         replace(one, resource_type=metadefs.resource_type(tx, one.resource_type) or one.resource_type) for one in new
     ]
-    missing, different, gone = _sorted_out(there, new, lambda one: one.resource_type, mode)
-    for one in sorted(missing, key=lambda one: one.resource_type.lower()):  # in one order, as `namespaces.fill`
+    missing, different, obsolete = _compare(existing, new, lambda one: one.resource_type, mode)
+    for one in sorted(
+        missing, key=lambda one: one.resource_type.lower()
+    ):  # in one order, as in `namespaces.add_contents`
         metadefs.add_association(tx, number, one, protected=True)
     for _name, one in different:
         metadefs.update_association(tx, number, one)
-    for one in gone:
+    for one in obsolete:
         metadefs.remove_association(tx, number, one.resource_type)
-    _count(outcome, "association", missing, different, gone)
+    _count(outcome, "association", missing, different, obsolete)
 
 
 def _load_parts(
     tx: Tx, kind: Kind[P], namespace: Namespace, old: Iterable[P], new: Iterable[P], mode: Mode, outcome: Outcome
 ) -> None:
-    there = {one.name: one for one in old}
+    existing = {one.name: one for one in old}
 
-    def name_there(one: P) -> str:
-        if not there or one.name in there:
+    def stored_name(one: P) -> str:
+        if not existing or one.name in existing:
             return one.name
-        found = metadefs.part(tx, kind, namespace.id, one.name)  # under what the database takes for the same name
+        found = metadefs.part(
+            tx, kind, namespace.id, one.name
+        )  # the database may take another spelling for the same name
         return found.name if found is not None else one.name
 
-    missing, different, gone = _sorted_out(there, new, name_there, mode)
+    missing, different, obsolete = _compare(existing, new, stored_name, mode)
     metadefs.add_parts(tx, kind, namespace.id, missing)
     for name, one in different:
         metadefs.update_part(tx, kind, namespace.id, name, one)
-    for one in gone:
+    for one in obsolete:
         metadefs.remove_part(tx, kind, namespace.id, one.name)
-    _count(outcome, kind.word, missing, different, gone)
+    _count(outcome, kind.word, missing, different, obsolete)
 
 
-def _sorted_out(
+def _compare(
     old: Mapping[str, Any], new: Iterable[Any], key: Callable[[Any], str], mode: Mode
 ) -> tuple[list[Any], list[tuple[str, Any]], list[Any]]:
-    """What is to be added, what is to be written anew and over which name, what is to go."""
+    """What to add, what to change with the name that it has now, and what to remove."""
     missing, different, names = [], [], set[str]()
     for one in new:
         name = key(one)
-        there = old.get(name)
-        if there is None or name in names:  # what comes twice is a conflict, as the database will find
+        existing = old.get(name)
+        if existing is None or name in names:  # a name that comes twice is a conflict: the database will say so
             missing.append(one)
-        elif replace(one, created_at=there.created_at, updated_at=there.updated_at) != there:
+        elif replace(one, created_at=existing.created_at, updated_at=existing.updated_at) != existing:
             different.append((name, one))
         names.add(name)
-    gone = [one for name, one in old.items() if name not in names]
-    return missing, different if mode is not Mode.MERGE else [], gone if mode is Mode.OVERWRITE else []
+    obsolete = [one for name, one in old.items() if name not in names]
+    return missing, different if mode is not Mode.MERGE else [], obsolete if mode is Mode.OVERWRITE else []
 
 
-def _count(outcome: Outcome, word: str, missing: list[Any], different: list[Any], gone: list[Any]) -> None:
-    for counter, some in ((outcome.added, missing), (outcome.changed, different), (outcome.removed, gone)):
-        if some:
-            counter[word] += len(some)
-
-
-def _type_of(one: Association) -> str:
-    return one.resource_type
+def _count(outcome: Outcome, word: str, missing: list[Any], different: list[Any], obsolete: list[Any]) -> None:
+    for counter, found in ((outcome.added, missing), (outcome.changed, different), (outcome.removed, obsolete)):
+        if found:
+            counter[word] += len(found)

@@ -1,4 +1,4 @@
-"""Namespaces of metadata definitions: list, show, create, change, delete. What is in them: `parts.py`."""
+"""Use-cases for namespaces of metadata definitions: list, show, create, update, delete. `parts.py` has their parts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,10 +25,10 @@ def list_(
     visibility: str | None,
     resource_types: Sequence[str] | None,
 ) -> tuple[list[Definitions], str | None]:
-    """A page of namespaces with their associations and nothing else, and the marker of the next page if there is one.
+    """A page of namespaces with their associations alone, and the marker of the next page if there is one.
 
-    With `resource_types` those that are for one of them. Raises `Forbidden`, `NotFound`, also for a marker that is not
-    there.
+    `resource_types` leaves only namespaces that are for one of these. Raises `Forbidden`; `NotFound`, also for a marker
+    that does not exist.
     """
     svc.policy.check_namespace(ctx, "get_metadef_namespaces", None)
 
@@ -59,7 +59,7 @@ def list_(
 
 
 def show(svc: Service, ctx: Context, name: str) -> Definitions:
-    """A namespace with all that is in it; of its tags the newest first. Raises `NotFound`, `Forbidden`."""
+    """A namespace with all that is in it; the newest tags come first. Raises `NotFound`, `Forbidden`."""
 
     def work(tx: Tx) -> Definitions:
         found = metadefs.get_definitions(tx, ctx, name)
@@ -79,7 +79,7 @@ def show(svc: Service, ctx: Context, name: str) -> Definitions:
 
 
 def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
-    """Add a namespace with all that is in it, or nothing. Raises `NotFound`, `Forbidden`, `Conflict`."""
+    """Add a namespace with all that is in it; all or nothing. Raises `NotFound`, `Forbidden`, `Conflict`."""
     svc.policy.check_namespace(ctx, "add_metadef_namespace", None, new=new.namespace)
     for action, given in (
         ("add_metadef_resource_type_association", new.associations),
@@ -91,16 +91,16 @@ def create(svc: Service, ctx: Context, new: Definitions) -> Definitions:
             svc.policy.check_namespace(ctx, action, None, new=new.namespace)
 
     def work(tx: Tx) -> Definitions:
-        return fill(svc, tx, replace(new, namespace=metadefs.add(tx, new.namespace)))
+        return add_contents(svc, tx, replace(new, namespace=metadefs.add(tx, new.namespace)))
 
-    return svc.db.write(work, lambda tx, added: _is(tx, added.namespace))
+    return svc.db.write(work, lambda tx, added: _is_stored(tx, added.namespace))
 
 
-def fill(svc: Service, tx: Tx, new: Definitions) -> Definitions:
-    """Add what is in a namespace that has just been added, and tell of it; the same as it is there."""
+def add_contents(svc: Service, tx: Tx, new: Definitions) -> Definitions:
+    """Add all that is in a namespace whose row was just added, and send events; returns it as stored."""
     namespace = new.namespace
     svc.events.metadef(tx, "metadef_namespace.create", about_namespace, namespace)
-    # New types in one order, whoever adds them: who shares some waits for the other, and nobody for each other.
+    # New resource types are added in one order: two requests with the same types never wait for each other.
     links = {}
     for link in sorted(new.associations, key=lambda link: link.resource_type.lower()):
         links[link] = metadefs.add_association(tx, namespace.id, link)
@@ -115,28 +115,28 @@ def fill(svc: Service, tx: Tx, new: Definitions) -> Definitions:
 
 
 def update(svc: Service, ctx: Context, name: str, new: Namespace) -> Namespace:
-    """Replace all that a namespace says of itself; what is in it stays.
+    """Replace all fields of a namespace; its parts stay.
 
     Raises `NotFound`, `Forbidden`, `Conflict` when another one has the new name.
     """
 
     def work(tx: Tx) -> Namespace:
-        found = opened(svc, tx, ctx, name, "modify_metadef_namespace", lock=True)
+        found = fetch(svc, tx, ctx, name, "modify_metadef_namespace", lock=True)
         changed = replace(new, id=found.id, created_at=found.created_at)
-        if _same(found, changed):
-            return changed  # run again after a COMMIT that came late
+        if _equals(found, changed):
+            return changed  # a retry, and the commit in doubt has succeeded
         metadefs.update(tx, changed)
         svc.events.metadef(tx, "metadef_namespace.update", about_namespace, changed, found.name)
         return changed
 
-    return svc.db.write(work, _is)
+    return svc.db.write(work, _is_stored)
 
 
 def delete(svc: Service, ctx: Context, name: str) -> None:
     """Delete a namespace and all that is in it. Raises `NotFound`, `Forbidden`, also when it is protected."""
 
     def work(tx: Tx) -> Namespace:
-        found = opened(svc, tx, ctx, name, "delete_metadef_namespace", lock=True)
+        found = fetch(svc, tx, ctx, name, "delete_metadef_namespace", lock=True)
         refuse_protected(found)
         metadefs.remove(tx, found.id)
         svc.events.metadef(tx, "metadef_namespace.delete", about_namespace, found, deleted_at=svc.now())
@@ -145,8 +145,8 @@ def delete(svc: Service, ctx: Context, name: str) -> None:
     svc.db.write(work, lambda tx, found: metadefs.by_id(tx, found.id) is None)
 
 
-def opened(svc: Service, tx: Tx, ctx: Context, name: str, *actions: str, lock: bool = False) -> Namespace:
-    """The namespace of that name, once the caller may look at it, and may do these things. `NotFound`, `Forbidden`."""
+def fetch(svc: Service, tx: Tx, ctx: Context, name: str, *actions: str, lock: bool = False) -> Namespace:
+    """The namespace, if the caller sees it and the policy allows these actions. Raises `NotFound`, `Forbidden`."""
     found = metadefs.get(tx, ctx, name, lock=lock)
     if found is None:
         raise no_namespace(name)
@@ -156,20 +156,20 @@ def opened(svc: Service, tx: Tx, ctx: Context, name: str, *actions: str, lock: b
 
 
 def refuse_protected(namespace: Namespace) -> None:
-    """Raise `Forbidden` for a namespace of which nothing may be deleted."""
+    """Raise `Forbidden` for a protected namespace: nothing of it may be deleted."""
     if namespace.protected:
         raise errors.Forbidden(
             f"Metadata definition namespace {namespace.name} is protected: nothing of it is deleted."
         )
 
 
-def _is(tx: Tx, wanted: Namespace) -> bool:
-    """Whether the namespace is in the database as a change left it."""
+def _is_stored(tx: Tx, wanted: Namespace) -> bool:
+    """Whether the namespace is stored as a change left it."""
     found = metadefs.by_id(tx, wanted.id)
-    return found is not None and _same(found, wanted)
+    return found is not None and _equals(found, wanted)
 
 
-def _same(found: Namespace, wanted: Namespace) -> bool:
-    """Whether a row is what was written, as precisely as databases keep moments."""
+def _equals(found: Namespace, wanted: Namespace) -> bool:
+    """Whether a row is what was written, as precisely as databases keep times."""
     same_times = replace(found, created_at=wanted.created_at, updated_at=wanted.updated_at)
     return same_moment(found.updated_at, wanted.updated_at) and same_times == wanted

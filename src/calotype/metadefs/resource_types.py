@@ -1,10 +1,10 @@
-"""Resource types, and which of them a namespace is for."""
+"""Use-cases for resource types, and for the associations of namespaces with them."""
 
 from calotype.context import Context
 from calotype.db import metadefs
 from calotype.db.engine import Tx, same_moment
 from calotype.events import about_association
-from calotype.metadefs.namespaces import opened, refuse_protected
+from calotype.metadefs.namespaces import fetch, refuse_protected
 from calotype.metadefs.parts import no_association
 from calotype.model import Association, Namespace, ResourceType
 from calotype.policy import namespace_target
@@ -18,10 +18,10 @@ def types(svc: Service, ctx: Context) -> list[ResourceType]:
 
 
 def list_(svc: Service, ctx: Context, namespace: str) -> list[Association]:
-    """The associations of a namespace that the caller may see each. Raises `NotFound`, `Forbidden`."""
+    """The associations of a namespace; none if the caller may not see them. Raises `NotFound`, `Forbidden`."""
 
     def work(tx: Tx) -> list[Association]:
-        found = opened(svc, tx, ctx, namespace, "list_metadef_resource_types")
+        found = fetch(svc, tx, ctx, namespace, "list_metadef_resource_types")
         if not svc.policy.allows(ctx, "get_metadef_resource_type", namespace_target(found)):
             return []
         return metadefs.associations(tx, found.id)
@@ -30,26 +30,26 @@ def list_(svc: Service, ctx: Context, namespace: str) -> list[Association]:
 
 
 def add(svc: Service, ctx: Context, namespace: str, new: Association) -> Association:
-    """Associate a namespace with a resource type, which is added when it is new.
+    """Associate a namespace with a resource type, which is added if it is new.
 
     Raises `NotFound`, `Forbidden`, `Conflict`.
     """
 
     def work(tx: Tx) -> tuple[Namespace, Association]:
-        found = opened(svc, tx, ctx, namespace, "add_metadef_resource_type_association", lock=True)
+        found = fetch(svc, tx, ctx, namespace, "add_metadef_resource_type_association", lock=True)
         added = metadefs.add_association(tx, found.id, new)
         svc.events.metadef(tx, "metadef_resource_type.create", about_association, found.name, added)
         return found, added
 
-    _, added = svc.db.write(work, lambda tx, made: _is(tx, *made))
+    _, added = svc.db.write(work, lambda tx, made: _is_stored(tx, *made))
     return added
 
 
 def remove(svc: Service, ctx: Context, namespace: str, resource_type: str) -> None:
-    """Take an association away. Raises `NotFound`, `Forbidden`, also when the namespace is protected."""
+    """Remove an association. Raises `NotFound`, `Forbidden`, also when the namespace is protected."""
 
     def work(tx: Tx) -> Namespace:
-        found = opened(svc, tx, ctx, namespace, "remove_metadef_resource_type_association", lock=True)
+        found = fetch(svc, tx, ctx, namespace, "remove_metadef_resource_type_association", lock=True)
         link = _association(tx, found, resource_type)
         if link is None:
             raise no_association(namespace, resource_type)
@@ -67,7 +67,7 @@ def _association(tx: Tx, namespace: Namespace, resource_type: str) -> Associatio
     return next((link for link in links if link.resource_type == resource_type), None)
 
 
-def _is(tx: Tx, namespace: Namespace, wanted: Association) -> bool:
+def _is_stored(tx: Tx, namespace: Namespace, wanted: Association) -> bool:
     found = _association(tx, namespace, wanted.resource_type)
     if found is None or not same_moment(found.created_at, wanted.created_at):
         return False
