@@ -136,7 +136,7 @@ def test_the_unit_waits_as_long_as_a_shutdown_takes() -> None:
     service = unit["Service"]
     grace = config.load(search=False).server.graceful_timeout
     assert service["Type"] == "notify"
-    assert int(service["TimeoutStopSec"]) > grace + server.CLEANING
+    assert int(service["TimeoutStopSec"]) > grace + server.CLEANUP_SECONDS
 
 
 def test_users_and_directories_are_those_of_the_unit() -> None:

@@ -80,7 +80,7 @@ SENT: list[tuple[int, int]] = []
 
 
 def serve(address: str, threads: str, *tls: str) -> None:
-    server.CHECK_INTERVAL, socket_body._SLOW = 0.5, SILENCE
+    server.CHECK_INTERVAL, socket_body._RATE_SECONDS = 0.5, SILENCE
     real = os.sendfile
 
     def counted(out: int, source: int, offset: int, count: int) -> int:
@@ -97,7 +97,7 @@ def serve(address: str, threads: str, *tls: str) -> None:
         on_worker_exit=lambda: print("exited", flush=True),
         on_ready=lambda: print("ready", flush=True),
         threads=int(threads),
-        patience=server.Patience(head=3.0, body=SILENCE, send=2 * SILENCE, rate=RATE),
+        timeouts=server.Timeouts(head=3.0, body=SILENCE, send=2 * SILENCE, rate=RATE),
         graceful_timeout=5,
         certfile=tls[0] if tls else None,
         keyfile=tls[1] if tls else None,

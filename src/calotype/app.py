@@ -1,4 +1,7 @@
-"""The assembly: parts from a configuration, middleware as one list, routes. The only module that knows every part."""
+"""Puts the service together from a configuration: its parts, the middleware, the routes.
+
+This is the only module that knows every part. Start reading here.
+"""
 
 import json
 import logging
@@ -42,7 +45,7 @@ LOG = logging.getLogger(__name__)
 
 
 class App:
-    """A configured service. `wsgi` is the application; `start` and `stop` are its threads, in each process."""
+    """A configured service. `wsgi` is the WSGI application; `start` and `stop` control its threads in each process."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         config.check_served(conf)
@@ -58,8 +61,8 @@ class App:
         self.db = database(conf)
         self.runner: Runner | None = None
         self.sender: Sender | None = None
-        notifiers.build(conf)  # for what it says against the configuration; each process makes its own
-        auth = authenticator(conf)  # makes options known that the policy reads
+        notifiers.build(conf)  # only to check the configuration: each process makes its own
+        auth = authenticator(conf)  # first: it registers options that the policy reads
         policy = Policy(conf)
         self.service = Service(
             conf=conf,
@@ -86,7 +89,7 @@ class App:
         )
 
     def start(self) -> None:
-        """Begin to work off jobs and to send events. Call it after forking."""
+        """Start the threads that do jobs and send events. Call this after forking."""
         self.db.dispose()
         svc = replace(self.service, db=self.db.background())
         if found := notifiers.build(self.conf):
@@ -96,9 +99,9 @@ class App:
         self.runner.start()
 
     def reload(self) -> None:
-        """SIGHUP: read again what may change meanwhile: log options, policy, property protections.
+        """On SIGHUP, read the log options, the policy and the property protections again.
 
-        What is broken stays as it was. The users are looked at with each request anyway.
+        A broken file changes nothing. The users file is checked by each request anyway.
         """
         try:
             self.conf.mutate_config_files()
@@ -106,22 +109,22 @@ class App:
             LOG.error("the configuration cannot be read again; the old one stays: %s", errors.reason(exc))
         self.service.policy.reload()
         self.service.protections.reload()
-        LOG.info("configuration, policy and users were looked at again")
+        LOG.info("configuration, policy and property protections were looked at again")
 
     def stop(self) -> None:
-        """End the threads and say good-bye to other processes."""
+        """Stop the threads, and release the leases of this process."""
         if self.runner is not None:
             self.runner.stop()
         if self.sender is not None:
             self.sender.stop()
         self.service.leases.close()
-        self.db.close()  # so that SQLite puts its log into the database: then that is one file
+        self.db.close()  # closing makes SQLite move its log into the database file
 
 
 def build(conf: cfg.ConfigOpts, *, wait: bool = True) -> App:
-    """The service of a configuration, once its database answers. Raises `ConfigError` where it cannot be served safely.
+    """Make the service of a configuration, once its database answers.
 
-    Without `wait`, `Busy` when the database does not answer at once.
+    Raises `ConfigError` for what cannot be served safely. Without `wait`, raises `Busy` if the database does not answer.
     """
     app = App(conf)
     app.db.wait(conf.database.max_retries if wait else 0, conf.database.retry_interval)
@@ -143,7 +146,7 @@ def database(conf: cfg.ConfigOpts, *, patient: bool = False) -> Database:
 
 
 def authenticator(conf: cfg.ConfigOpts) -> Authenticator:
-    """Whoever the paste flavor names to tell who is asking. Raises `ConfigError`."""
+    """The authenticator that the paste flavor names. Raises `ConfigError`."""
     if "keystone" in config.flavor(conf):
         insides.check("keystonemiddleware")
         from calotype.auth.keystone import KeystoneAuth
@@ -153,7 +156,7 @@ def authenticator(conf: cfg.ConfigOpts) -> Authenticator:
 
 
 def users_file(conf: cfg.ConfigOpts) -> Path:
-    """Where the users of HTTP basic authentication are."""
+    """The file with the users of HTTP basic authentication."""
     return Path(conf.http_basic.users_file or config.state_path(conf, "users.json"))
 
 
@@ -161,7 +164,7 @@ def users_file(conf: cfg.ConfigOpts) -> Path:
 
 
 class Arrival:
-    """First and last of every request: its id, the parts that handlers use, the version in its path."""
+    """The outermost middleware: request ids, the parts that handlers use, the version in the path."""
 
     _ESCAPED_SLASH: Final = re.compile("%2f", re.IGNORECASE)
 
@@ -189,7 +192,7 @@ class Arrival:
         req.env[logs.KEY] = logs.begin(req.context.request_id)
         raw = str(req.env.get("RAW_URI") or req.env.get("REQUEST_URI") or "")
         if self._ESCAPED_SLASH.search(raw.partition("?")[0]):
-            # A variable of a path never holds a slash, so an escaped one matches no route.
+            # No variable in a path may hold a slash, so a path with an escaped one matches no route.
             raise errors.NotFound("The resource could not be found.")
         if req.method not in falcon.HTTP_METHODS:
             raise errors.NotSupported(f"Method {req.method[:20]} is not known.")
@@ -200,11 +203,11 @@ class Arrival:
         if resp.status_code >= 400:
             body.drain(req.env)
         if resp.stream is None:
-            logs.end()  # else there may be more to say; then the server ends it, or the next request
+            logs.end()  # else there may be more to log: then the server ends it, or the next request
 
 
 class Authentication:
-    """Who asks, for every route that is not open."""
+    """Middleware that finds the caller of each request, except for routes that are open."""
 
     _CREDENTIALS: Final = ("HTTP_X_AUTH_TOKEN", "HTTP_AUTHORIZATION")
 
@@ -222,7 +225,7 @@ class Authentication:
         if resource is None or resource.open:
             return
         if not all(params.values()):
-            # Nor is a variable of a path ever empty.
+            # No variable in a path may be empty.
             raise errors.NotFound("The resource could not be found.")
         ctx = self._caller(req, resp)
         logs.identify(log, ctx)
@@ -257,7 +260,7 @@ def _falcon(middleware: list[Any]) -> falcon.App[Any, Any]:
 
 
 def _resource(routes: list[Route]) -> object:
-    """What Falcon wants to see: an object with one responder a method."""
+    """A resource for Falcon: an object with a responder for each method."""
     allowed = sorted(route.method for route in routes)
     responders: dict[str, Any] = {f"on_{route.method.lower()}": staticmethod(route.handler) for route in routes}
     responders.setdefault("on_options", staticmethod(partial(_refuse_method, allowed)))

@@ -1,4 +1,4 @@
-"""Who asks: the facts about a caller that every use-case receives."""
+"""`Context`: what is known of the caller of a request. Every use-case receives it."""
 
 from dataclasses import dataclass, field
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 class Context:
     """One caller during one request.
 
-    `project` is a project id, None for a caller without one; `domain` or `system_scope` is then what the token is for.
-    `roles` are lower-case, as are `service_roles`, those of a service token that came along. `is_admin` is what the
-    policy rule `context_is_admin` answers, set by `policy.Policy.admit`. A `read_only` caller is anonymous and changes
-    nothing. Two requests of one caller have equal contexts.
+    `project` is a project id. A caller without one has a token for a `domain` or a `system_scope`, or is anonymous.
+    `roles` are lower-case, and so are `service_roles`, the roles of a service token that came with the request.
+    `is_admin` is the answer of the policy rule `context_is_admin`. A `read_only` caller is anonymous, and may change
+    nothing. Contexts of two requests of one caller are equal.
     """
 
     request_id: str = field(default="", compare=False)
@@ -26,5 +26,5 @@ class Context:
     read_only: bool = False
 
 
-#: The service itself, for work that no request asked for (sweeping, repairing, the command line).
+#: The service itself, for work that no request asked for: sweeping, repairing, commands.
 SERVICE = Context(request_id="req-service", user="calotype", roles=frozenset({"admin"}), is_admin=True)

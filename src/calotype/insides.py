@@ -48,7 +48,7 @@ def send_notification(transport: Any, target: Any, message: dict[str, Any], vers
     transport._send_notification(target, {}, message, version=version, retry=1)
 
 
-def waits_to_send(req: Any) -> bool:
+def take_expect_continue(req: Any) -> bool:
     """Whether the client of a request of gunicorn's waits for `100 Continue`, which gunicorn then leaves to us."""
     waits = bool(req._expected_100_continue)
     req._expected_100_continue = False
@@ -147,8 +147,8 @@ class Part:
         except (ImportError, AttributeError):
             return name
         code = getattr(found, "__code__", None)
-        there = {*code.co_varnames, *code.co_names} if code else set(dir(found))
-        return next((f"{one} in {name}" for one in self.names.split() if one not in there), None)
+        available = {*code.co_varnames, *code.co_names} if code else set(dir(found))
+        return next((f"{one} in {name}" for one in self.names.split() if one not in available), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""The nouns as frozen values, and the status machine as one table.
+"""The nouns of the service as frozen dataclasses: images, members, tasks, metadata definitions, jobs, events.
 
-What an image *is*; nothing here knows SQL, HTTP or stores.
+Status machines and limits are tables and constants here, too. Nothing here knows SQL, HTTP or stores.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any, Final
 VISIBILITIES: Final = ("public", "private", "shared", "community")
 MEMBER_STATUSES: Final = ("pending", "accepted", "rejected")
 
-#: Who may follow whom (contract: images.md §2). `killed` is a leftover of API v1 that adopted rows may carry.
+#: The statuses that may follow each status (contract: images.md §2). `killed` was left by API v1 in adopted rows.
 TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "queued": frozenset({"saving", "uploading", "importing", "active", "deleted"}),
@@ -29,7 +29,7 @@ TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 STATUSES: Final = tuple(TRANSITIONS)
 
 TASK_TYPES: Final = ("import", "api_image_import", "location_import")
-#: Where a task may come from to each status but the first.
+#: For each status of a task, the statuses that may precede it.
 TASK_TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "pending": frozenset(),
@@ -40,19 +40,19 @@ TASK_TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 )
 TASK_STATUSES: Final = tuple(TASK_TRANSITIONS)
 
-#: Statuses in which the formats may still be changed.
+#: Image statuses in which the formats may still be changed.
 FORMATS_OPEN: Final = frozenset({"queued", "importing"})
 
 #: Custom property names that belong to the service.
 RESERVED_PREFIX: Final = "os_glance"
-#: Of those, the ones that name a host and are never shown.
+#: Properties of these that name a host. They are never shown.
 HIDDEN_PROPERTIES: Final = frozenset({"os_glance_stage_host", "os_glance_hash_op_host"})
 
 MAX_INT: Final = 2**31 - 1
 MAX_NAME: Final = 255
 #: The longest name of a namespace, of what is in it, and of a resource type.
 MAX_METADEF_NAME: Final = 80
-#: Bytes of all custom properties of an image together, as JSON. A list may hold a thousand images.
+#: The most bytes of all custom properties of an image together, as JSON: a list may have a thousand images.
 MAX_PROPERTIES: Final = 256 << 10
 
 
@@ -73,9 +73,9 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a store is: `identity` is written there, `place` is as operators write it, `former` where it was before.
+    """Where a store is. `identity` is written there; `place` is in the words of operators; `former` are earlier places.
 
-    It is `established` once the identity was written for sure, which a process of `host` set out to do.
+    It is `established` once the identity was surely written; a process of `host` does that.
     """
 
     identity: str
@@ -90,8 +90,8 @@ class Place:
 class Image:
     """The record of an image. Sizes are bytes, `min_disk` GiB, `min_ram` MiB, times naive UTC.
 
-    `member` is the caller's project when the image is visible through a share, and None otherwise. `memo` keeps what
-    was made of a record that is read again and again; None for all others, and never taken over by `replace`.
+    `member` is the caller's project if the caller sees the image as a member, else None. `memo` is for cached records:
+    callers keep in it what they derive from the record. It is None for other records, and `replace` does not copy it.
     """
 
     id: str
@@ -132,10 +132,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A user's view of work that goes on after the answer: what was asked for, how far it is, what came of it.
+    """A user's view of work that goes on after the answer: what was asked for, its progress, its result.
 
-    `owner` is a project id, empty for one that is nobody's. `expires_at` is when it vanishes, once it has ended.
-    `input`, `result` and `message` are as they were written; lists leave all three out.
+    `owner` is a project id, empty if the task has no owner. `expires_at` is set when the task ends; then it vanishes.
+    `input`, `result` and `message` are not redacted yet; lists leave all three out.
     """
 
     id: str
@@ -155,7 +155,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A set of metadata definitions. `id` is its row's; the world knows it by its `name`."""
+    """A set of metadata definitions. `id` is that of its row; users know it by its `name`."""
 
     id: int
     name: str
@@ -199,7 +199,7 @@ class MetadefTag:
     updated_at: datetime
 
 
-#: What a namespace is made of, each with a name of its own among its like.
+#: A part of a namespace. Its name is unique among the parts of its kind.
 MetadefPart = MetadefProperty | MetadefObject | MetadefTag
 
 
@@ -215,7 +215,7 @@ class ResourceType:
 
 @dataclass(frozen=True, slots=True)
 class Association:
-    """That a namespace is for a resource type, whose properties have `prefix` before the names in the namespace."""
+    """A namespace is for a resource type. There its properties have names with `prefix` in front."""
 
     resource_type: str
     created_at: datetime
@@ -237,7 +237,7 @@ class Definitions:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One step of an update: `op` is add, replace or remove; `strict_add` refuses to add what exists (draft 2.0)."""
+    """One step of an update: `op` is add, replace or remove. `strict_add` refuses to add what exists (draft 2.0)."""
 
     op: str
     name: str
@@ -274,8 +274,8 @@ class Query:
 class Job:
     """A unit of work that must survive the process that began it.
 
-    `attempt` counts claims and fences earlier ones off; `token` names this attempt in temporary names. `reserved` is
-    how many bytes it kept for its project's usage when it was read.
+    `attempt` counts claims; only the current one can finish the job. `token` names the attempt, also in the names of
+    temporary files. `reserved` is how many bytes it reserved for its project when it was read.
     """
 
     id: str
@@ -293,9 +293,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that others are told. `id` is that of the message, whenever and however often it is sent.
+    """Something that consumers of notifications are told. `id` is that of the message, also if it is sent again.
 
-    `number` says where in the outbox it is, once it is there.
+    `number` is the id of its row in the outbox, once it has one.
     """
 
     id: str

@@ -1,9 +1,14 @@
-"""The HTTP server: everything that knows gunicorn, and nothing else does.
+"""The HTTP server. No other module knows gunicorn.
 
-`run` starts it. `Worker` is gunicorn's threaded worker with other habits: a connection gets a thread when the head of
-its request is there, and threads end when there is no work for them; a body is read by `SocketBody`; an unread body
-closes the connection in a way that lets the client see the answer, and no thread's goodbye to a client blocks the
-others; who takes an answer too slowly is given up. `Patience` says how long a client may take for what.
+`run` starts it. `Worker` is gunicorn's threaded worker, changed in these ways:
+
+- a connection gets a thread when the head of its request has arrived, and threads end when there is no work for them;
+- bodies are read by `SocketBody`;
+- after an answer to an unread body the connection is closed so that the client can still read the answer;
+- closing a connection blocks no other thread;
+- a client that takes its answer too slowly is disconnected.
+
+`Timeouts` says how long a client may take for what.
 
 What it buys beside gunicorn's own threaded worker, with 16 threads each: while 40 clients have sent half a head, the
 next one has its answer after 1 ms, and there none in 20 s; and lists are 14 to 22 % more a second. `python -m
@@ -46,41 +51,37 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: The part of a head that is waited for without a thread, in bytes; hardly any is longer.
+#: Up to this many bytes of a head are waited for without a thread; hardly any head is longer.
 HEAD_BYTES = 32 << 10
-#: Seconds that transfers get to clean up after themselves when their grace is over.
-CLEANING = 10
-#: How often, in seconds, those who take their answers slowly are looked at.
+#: How long transfers may take to clean up after their grace is over, seconds.
+CLEANUP_SECONDS = 10
+#: How often to check whether clients take their answers fast enough, seconds.
 CHECK_INTERVAL = 5.0
-#: How long a thread waits for its client's next request before it gives the connection back, milliseconds. To go to the
-#: main loop and come back costs as much as a small answer does.
+#: How long a thread waits for the next request before it gives the connection back to the main loop, milliseconds. The
+#: way there and back costs as much as a small answer does.
 NEXT_REQUEST = 2
-#: What is read of a refused body while the client learns of the answer, in bytes and seconds.
+#: How much of a refused body is read while the client takes the answer, in bytes and in seconds.
 LINGER_BYTES = 8 << 20
 LINGER_TIME = 2.0
 
-#: States of TCP (RFC 9293) in which the client's system has not yet acknowledged the end of what we sent.
-_UNHEARD = (1, 4, 9, 11)  # ESTABLISHED, FIN-WAIT-1, LAST-ACK, CLOSING as Linux numbers them
+#: States of TCP (RFC 9293) in which the other side has not acknowledged our FIN.
+_UNACKNOWLEDGED = (1, 4, 9, 11)  # ESTABLISHED, FIN-WAIT-1, LAST-ACK, CLOSING as Linux numbers them
 
-#: What a write to a client that went away fails with.
-_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+#: Errors of a write to a client that is gone.
+_CLIENT_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a client may take, in seconds: for the head of a request, between requests, without a byte of a body
-    that is waited for, without taking a byte of an answer.
+class Timeouts:
+    """How long a client may take, in seconds, and how fast it must be."""
 
-    `rate`: bytes a second that it must at least send while it is waited for, over a minute, and take, over the time
-    in which it must take one at all; 0 asks for nothing.
-    """
-
-    head: float = 30.0
-    idle: int = 15
-    body: float = 60.0
-    send: float = 300.0
+    head: float = 30.0  #: for the head of a request
+    idle: int = 15  #: between two requests
+    body: float = 60.0  #: without sending a byte of a body, while we wait for it
+    send: float = 300.0  #: without taking a byte of an answer
+    #: Bytes a second, 0 for no limit: what it must send, over a minute in which we wait; and take, over `send` seconds.
     rate: int = 500
 
 
@@ -88,27 +89,26 @@ class Patience:
 
 
 class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
-    """A client's connection. Lingering is over when it is closed."""
+    """A client's connection. `close` does not linger: `Worker` has done that before."""
 
-    peeked = 0  #: bytes that were there of a head that was not whole
+    head_bytes = 0  #: how many bytes of an incomplete head have arrived
 
     def close(self, graceful: bool = False) -> None:
         util.close(self.sock)
 
 
 class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's threaded worker, with the habits that the module's docstring tells."""
+    """gunicorn's threaded worker, changed as the module's docstring says."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._patience: Patience = self.app.patience
-        # Connections and when their time is over: such with a part of a head, in the order of their age; and such
-        # whose head a thread reads.
-        self._begun: dict[Any, float] = {}
-        self._heads: dict[Any, float] = {}
-        self._answered: dict[Any, SendProgress] = {}  # connections with a request in work
+        self._timeouts: Timeouts = self.app.timeouts
+        # Connections with their deadlines: with an incomplete head, oldest first; and whose head a thread reads.
+        self._partial_heads: dict[Any, float] = {}
+        self._reading_heads: dict[Any, float] = {}
+        self._answering: dict[Any, SendProgress] = {}  # connections whose request is being handled
         self._checked_at = 0.0
-        self._end: float | None = None  # of all transfers, once we were told to stop
+        self._transfers_deadline: float | None = None  # set when the worker is told to stop
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -116,17 +116,17 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         signal.siginterrupt(signal.SIGHUP, False)
 
     def is_parent_alive(self) -> bool:
-        """Whether the master lives; without it, a worker ends as if it had been told to."""
-        there = bool(super().is_parent_alive())
-        if not there:
+        """Whether the master is alive. Without it a worker stops as if it had been told to."""
+        is_alive = bool(super().is_parent_alive())
+        if not is_alive:
             self.alive = False
-        return there
+        return is_alive
 
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads)
 
     def accept(self, listener: Any) -> None:
-        """Take a connection; it gets a thread when it has a request, not before."""
+        """Accept a connection. It gets no thread before it has a request."""
         try:
             client, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -140,9 +140,9 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
             return
         self.nr_conns += 1
         if client.family != socket.AF_UNIX:
-            # also ends connections whose client stopped reading
+            # this also ends connections whose client has stopped reading
             with contextlib.suppress(OSError):
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._patience.send * 1000))
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._timeouts.send * 1000))
         conn = Connection(self.cfg, client, address, listener.getsockname())
         conn.set_timeout()
         self.pending_conns.append(conn)
@@ -151,34 +151,36 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
     # --- heads -------------------------------------------------------------------------------------------
 
     def on_pending_socket_readable(self, conn: Any, client: Any) -> None:
-        self._readable(conn, client, self.pending_conns)
+        self._on_readable(conn, client, self.pending_conns)
 
     def on_client_socket_readable(self, conn: Any, client: Any) -> None:
-        self._readable(conn, client, self.keepalived_conns)
+        self._on_readable(conn, client, self.keepalived_conns)
 
-    def _readable(self, conn: Any, client: Any, among: Any) -> None:
-        """Something arrived on a connection that has no request yet."""
-        there = self._peeked(conn)
-        if there is None and among is not None:
-            among.remove(conn)
-            self._begun[conn] = time.monotonic() + self._patience.head
-            self.poller.modify(client, gthread.selectors.EVENT_READ, partial(self._readable, conn, among=None))
-        if there is None:
+    def _on_readable(self, conn: Any, client: Any, waiting_conns: Any) -> None:
+        """Data, or the end, arrived on a connection in `waiting_conns`; None: on one with an incomplete head."""
+        has_head = self._peek_head(conn)
+        if has_head is None and waiting_conns is not None:
+            waiting_conns.remove(conn)
+            self._partial_heads[conn] = time.monotonic() + self._timeouts.head
+            self.poller.modify(
+                client, gthread.selectors.EVENT_READ, partial(self._on_readable, conn, waiting_conns=None)
+            )
+        if has_head is None:
             return
         self.poller.unregister(client)
-        if among is not None:
-            among.remove(conn)
+        if waiting_conns is not None:
+            waiting_conns.remove(conn)
         else:
-            del self._begun[conn]
-        if there:
+            del self._partial_heads[conn]
+        if has_head:
             conn.data_ready = True
             self.enqueue_req(conn)
         else:
             self.nr_conns -= 1
             conn.close()
 
-    def _peeked(self, conn: Any) -> bool | None:
-        """Whether a thread has something to read: a whole head. None for not yet, False for an end."""
+    def _peek_head(self, conn: Any) -> bool | None:
+        """Whether a whole head has arrived, for a thread to read. None: not yet; False: the connection ended."""
         sock = conn.sock
         if self.cfg.is_ssl or sock.family == socket.AF_UNIX:
             return True  # only a thread can tell
@@ -189,14 +191,14 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         except OSError:
             return False
         if b"\r\n\r\n" in data or len(data) == HEAD_BYTES:
-            if conn.peeked:
-                conn.peeked = 0
+            if conn.head_bytes:
+                conn.head_bytes = 0
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             return True
-        if len(data) <= conn.peeked:
-            return False  # nothing came but the end
-        # The poller is silent until there is more than this.
-        conn.peeked = len(data)
+        if len(data) <= conn.head_bytes:
+            return False  # no new byte: it is the end
+        # With this the poller reports the socket when it has more bytes than these.
+        conn.head_bytes = len(data)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(data) + 1)
         return None
 
@@ -208,54 +210,54 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         try:
             result = self.handle(conn)
         finally:
-            self.method_queue.defer(self.finish_request, conn, _Done(result))
+            self.method_queue.defer(self.finish_request, conn, _FinishedFuture(result))
 
     def handle(self, conn: Any) -> Any:
-        """Serve a request, in a thread, and those that its client sends at once after the answer."""
+        """Serve a request, in a thread, and then further ones that the client sends right after the answers."""
         result = self._handle_one(conn)
-        while result and self._goes_on(conn):
+        while result and self._has_next_request(conn):
             result = self._handle_one(conn)
         return result
 
-    def _goes_on(self, conn: Any) -> bool:
-        """Whether the next request is there, or comes in a moment, and nobody waits for this thread."""
+    def _has_next_request(self, conn: Any) -> bool:
+        """Whether the next request arrives within `NEXT_REQUEST`, and no other work needs the thread."""
         if not self.alive or conn.is_http2 or self.tpool.busy:
             return False
         if conn.parser.unreader.buf.getvalue() or getattr(conn.sock, "pending", int)():
-            return True  # what came with the last one, or is decrypted already
+            return True  # it came with the last request, or is decrypted already
         poll = select.poll()
         poll.register(conn.sock, select.POLLIN)
         return bool(poll.poll(NEXT_REQUEST))
 
     def _handle_one(self, conn: Any) -> Any:
-        self._heads[conn] = time.monotonic() + self._patience.head
+        self._reading_heads[conn] = time.monotonic() + self._timeouts.head
         try:
             result = super().handle(conn)
         finally:
-            self._heads.pop(conn, None)
+            self._reading_heads.pop(conn, None)
         if not result:
-            self._part(conn)
+            self._close_lingering(conn)
         return result
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        self._heads.pop(conn, None)
+        self._reading_heads.pop(conn, None)
         if isinstance(req, Request) and hasattr(req.unreader, "sock"):
-            body = SocketBody(req, self._patience.body, self._patience.rate)
+            body = SocketBody(req, self._timeouts.body, self._timeouts.rate)
             req.body = body
             asked = req.should_close
             req.should_close = lambda: not self.alive or body.must_close() or asked()
-        self._answered[conn] = SendProgress()
+        self._answering[conn] = SendProgress()
         try:
             announced = super().handle_request(req, conn)
         except OSError as exc:
-            if exc.errno in _GONE or isinstance(exc, ssl.SSLError):
+            if exc.errno in _CLIENT_GONE or isinstance(exc, ssl.SSLError):
                 raise
-            # Data that cannot be read any further, mostly; gunicorn would not say whose.
+            # Mostly data that could not be read to its end. gunicorn would not log of which request.
             self.log.error("%s %s: the answer broke off: %s", req.method, req.path, exc.strerror or exc)
             raise StopIteration from exc
         finally:
-            del self._answered[conn]
-        # Asked before the next request is read: one that was on its way when we were told to stop is still answered.
+            del self._answering[conn]
+        # `announced` is decided before the next request: one that was on its way when we were told to stop is answered.
         req.should_close = lambda: not announced
         return announced
 
@@ -265,13 +267,13 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
             return body.finish(gthread.DEFAULT_WORKER_DATA_TIMEOUT) and bool(keepalive)
         return bool(super()._keepalive_after(conn, keepalive))
 
-    def _part(self, conn: Any) -> None:
-        """Close so that the client sees the answer, even while it is still sending.
+    def _close_lingering(self, conn: Any) -> None:
+        """Close our half first, so that the client can read the answer even while it is still sending.
 
-        Closing with unread bytes resets the connection, and a reset that comes before the end of our answer was
-        taken destroys it. So our half is closed first; then some of what comes is read, until the client's system
-        has acknowledged our end. Later writes of the client fail as "broken pipe", which clients know to read the
-        answer after.
+        Closing a socket that has unread bytes resets the connection. If the reset arrives before the client has taken
+        the answer, the answer is lost. So after closing our half, we read some of what still arrives, until the
+        client's system has acknowledged our end. Later writes of the client fail with "broken pipe"; clients then read
+        the answer.
         """
         body = getattr(getattr(conn.parser, "mesg", None), "body", None)
         if isinstance(body, SocketBody) and not body.unread and not body.failed:
@@ -279,11 +281,11 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
         sock = conn.sock
         with contextlib.suppress(OSError, ValueError):
             sock.shutdown(socket.SHUT_WR)
-            until = time.monotonic() + LINGER_TIME
+            deadline = time.monotonic() + LINGER_TIME
             scratch = bytearray(64 << 10)
             drained = 0
-            while (remaining := until - time.monotonic()) > 0:
-                if drained >= LINGER_BYTES and _heard(sock):
+            while (remaining := deadline - time.monotonic()) > 0:
+                if drained >= LINGER_BYTES and _end_acknowledged(sock):
                     break
                 sock.settimeout(remaining)
                 if drained >= LINGER_BYTES:
@@ -295,42 +297,42 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
                 drained += got
 
     def murder_pending(self) -> None:
-        """Called about once a second by the main loop: give up connections that take too long."""
+        """Called about once a second by the main loop: end connections that take too long."""
         super().murder_pending()
         now = time.monotonic()
-        while self._begun and next(iter(self._begun.values())) <= now:
-            conn = next(iter(self._begun))
-            del self._begun[conn]
+        while self._partial_heads and next(iter(self._partial_heads.values())) <= now:
+            conn = next(iter(self._partial_heads))
+            del self._partial_heads[conn]
             self.poller.unregister(conn.sock)
             self.nr_conns -= 1
             with contextlib.suppress(OSError):
                 conn.sock.send(_TOO_SLOW)
             conn.close()
-        for conn, end in list(self._heads.items()):
+        for conn, end in list(self._reading_heads.items()):
             if end <= now:
-                _break(conn)
+                _shut_down(conn)
         if not self.alive:
-            self._end = self._end or now + self.app.grace
-            if self._end <= now:
-                # They fail as if their clients had gone, and clean up after themselves.
-                for conn in list(self._answered):
-                    _break(conn)
+            self._transfers_deadline = self._transfers_deadline or now + self.app.grace
+            if self._transfers_deadline <= now:
+                # The transfers fail as if their clients had gone, and clean up.
+                for conn in list(self._answering):
+                    _shut_down(conn)
         elif now - self._checked_at >= CHECK_INTERVAL:
             self._checked_at = now
-            for conn, progress in list(self._answered.items()):
-                if progress.too_slow(conn.sock, now, self._patience):
+            for conn, progress in list(self._answering.items()):
+                if progress.too_slow(conn.sock, now, self._timeouts):
                     self.log.warning("%s takes its answer too slowly and is given up", conn.client)
-                    _break(conn)
+                    _shut_down(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
         super()._cap_keepalive(deadline)
-        for conn in self.pending_conns:  # connections without a request are no reason to stay, either
+        for conn in self.pending_conns:  # nor do connections without a request keep the worker from stopping
             conn.timeout = min(conn.timeout, deadline)
-        self._begun = {conn: min(end, deadline) for conn, end in self._begun.items()}
+        self._partial_heads = {conn: min(end, deadline) for conn, end in self._partial_heads.items()}
 
 
-class _Done:
-    """What `finish_request` wants of a future, which would be several times as large."""
+class _FinishedFuture:
+    """What `finish_request` needs of a `Future`, which would take several times the memory."""
 
     def __init__(self, result: Any) -> None:
         self._result = result
@@ -343,14 +345,14 @@ class _Done:
 
 
 class SendProgress:
-    """How fast a client takes an answer, as the kernel tells."""
+    """How fast a client takes an answer, as the kernel counts it."""
 
     def __init__(self) -> None:
-        self._since = 0.0  # when it began to let us wait; 0 while it does not
+        self._since = 0.0  # since when bytes wait to be taken; 0 while none do
         self._taken = 0
 
-    def too_slow(self, sock: Any, now: float, patience: Patience) -> bool:
-        """Whether it took less of what waits for it than it must. To be asked every few seconds."""
+    def too_slow(self, sock: Any, now: float, timeouts: Timeouts) -> bool:
+        """Whether the client took less of the waiting bytes than it must. Call this every few seconds."""
         try:
             (waits,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
             taken = insides.tcp_acknowledged(sock) if waits else 0
@@ -358,9 +360,9 @@ class SendProgress:
             return False  # not TCP, or gone
         if not waits or not self._since:
             self._since = now if waits else 0.0
-        elif now - self._since < patience.send:
+        elif now - self._since < timeouts.send:
             return False
-        elif taken - self._taken < patience.rate * (now - self._since):
+        elif taken - self._taken < timeouts.rate * (now - self._since):
             return True
         else:
             self._since = now
@@ -368,22 +370,23 @@ class SendProgress:
         return False
 
 
-def _break(conn: Any) -> None:
-    """End a connection that a thread works on; it sees the end. The plain method: TLS must not be touched from here."""
+def _shut_down(conn: Any) -> None:
+    """End a connection that a thread works on: the thread sees the end. This uses the plain method of the socket, as
+    another thread must not touch TLS."""
     with contextlib.suppress(OSError):
         socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
 
 
-def _heard(sock: socket.socket) -> bool:
-    """Whether the client's system acknowledged the end of our answer."""
+def _end_acknowledged(sock: socket.socket) -> bool:
+    """Whether the client's system has acknowledged the end of our answer."""
     try:
-        return insides.tcp_state(sock) not in _UNHEARD
+        return insides.tcp_state(sock) not in _UNACKNOWLEDGED
     except OSError:
         return True  # not TCP, or gone
 
 
 class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's lines go where all lines go; what it would write to its access log is handed on."""
+    """gunicorn's log lines go where all lines go. `answered` gets what gunicorn would write to its access log."""
 
     access_log_enabled = True
     answered: Callable[[Mapping[str, Any], str, int, float], None]
@@ -393,7 +396,7 @@ class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
         self.error_log.propagate = True
 
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
-        # What goes by sendfile is not counted.
+        # gunicorn does not count what goes by sendfile.
         size = resp.sent or (resp.response_length or 0 if environ["REQUEST_METHOD"] != "HEAD" else 0)
         self.answered(environ, str(resp.status), size, request_time.total_seconds())
 
@@ -408,7 +411,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self,
         load: Callable[[], "WSGIApplication"],
         settings: dict[str, Any],
-        patience: Patience,
+        timeouts: Timeouts,
         grace: int,
         on_reload: Callable[[], None],
         manager: Manager,
@@ -418,7 +421,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.grace = grace
         self.on_reload = on_reload
         self._settings = settings
-        self.patience = patience
+        self.timeouts = timeouts
         super().__init__()
 
     def load_config(self) -> None:
@@ -433,11 +436,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's master, whose SIGHUP disturbs no transfer: processes read again what may change, and go on."""
+    """gunicorn's master. SIGHUP restarts no worker: all processes read their files again and go on."""
 
     def handle_hup(self) -> None:
         self.app.manager.reloading()
-        self.app.on_reload()  # for workers to come
+        self.app.on_reload()  # for workers that are started later
         self.kill_workers(signal.SIGHUP)
         self.app.manager.ready()
 
@@ -463,7 +466,7 @@ def run(
     on_ready: Callable[[], None] | None,
     on_reload: Callable[[], None] = lambda: None,
     on_answered: Callable[[Mapping[str, Any], str, int, float], None] = lambda *_: None,
-    patience: Patience = Patience(),
+    timeouts: Timeouts = Timeouts(),
     graceful_timeout: int = 30,
     certfile: str | None = None,
     keyfile: str | None = None,
@@ -482,14 +485,14 @@ def run(
 
     def exited(_arbiter: Any, worker: Any) -> None:
         if os.getpid() != worker.pid:
-            return  # gunicorn also tells the master of workers that vanished
+            return  # gunicorn also calls this in the master, for workers that vanished
         if on_worker_exit:
             on_worker_exit()
         if getattr(worker, "nr_conns", 0) > 0:
-            # Transfers outlived their grace, perhaps as the store hangs; the sweeper knows what to do.
+            # Transfers outlived their grace, perhaps because a store hangs. The runner cleans up after them.
             os._exit(0)
 
-    # A connection is a descriptor, a transfer some more; the usual soft limit of 1024 is for programs that use select.
+    # A connection takes one descriptor, a transfer a few. The usual soft limit of 1024 is for programs with `select`.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     manager = Manager()
@@ -506,16 +509,16 @@ def run(
         "threads": threads,
         "worker_connections": max(4096, 2 * threads),
         "backlog": 2048,
-        "keepalive": patience.idle,
-        # The main loop beats, not the requests: a long transfer is no silence. Two minutes let a paused host resume.
+        "keepalive": timeouts.idle,
+        # The main loop sends the heartbeat, also during long transfers. Two minutes let a paused host resume.
         "timeout": 120,
-        "graceful_timeout": graceful_timeout + CLEANING,
+        "graceful_timeout": graceful_timeout + CLEANUP_SECONDS,
         "limit_request_line": 8190,
         "limit_request_fields": 128,
         "limit_request_field_size": 16384,
         "preload_app": True,
         "logger_class": type("Log", (Log,), {"answered": staticmethod(on_answered)}),
-        # Headers of proxies are believed where an option says so (api/proxies.py), and not for an address.
+        # Headers of proxies are trusted if an option says so (api/proxies.py), and not because of an address.
         "forwarded_allow_ips": "",
         "secure_scheme_headers": {},
         "proc_name": "calotype",
@@ -527,11 +530,11 @@ def run(
         "worker_exit": exited,
         "when_ready": ready,
     }
-    Server(load, settings, patience, graceful_timeout, on_reload, manager).run()
+    Server(load, settings, timeouts, graceful_timeout, on_reload, manager).run()
 
 
 def _heartbeat_dir(state_dir: Path | None) -> str | None:
-    """Where workers touch a file each second: memory, because a busy disk would look like a dead worker."""
+    """Where workers touch a file each second. In memory: on a busy disk a worker would seem dead."""
     memory = Path("/dev/shm")  # noqa: S108 - gunicorn makes a file there in the safe way
     if os.access(memory, os.W_OK | os.X_OK):
         return str(memory)

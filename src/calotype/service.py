@@ -1,4 +1,4 @@
-"""`Service`: the parts that a use-case may use, one typed bundle, put together by `app.py`."""
+"""`Service`: the parts that a use-case may use, as one typed bundle. `app.py` makes it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from calotype.transfers import Transfers
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Everything that use-cases work with. `now` is naive UTC; `nudge` wakes the runner of this process."""
+    """Everything that use-cases work with. `now` is naive UTC; `nudge` wakes the job runner of this process."""
 
     conf: cfg.ConfigOpts
     db: Database

@@ -1,7 +1,7 @@
 """`calotype.wsgi:application`, for uWSGI, mod_wsgi or another gunicorn.
 
-Reads the configuration that `$OS_GLANCE_CONFIG_DIR` or `/etc/calotype` holds. `calotype serve` does not come
-by here: it starts its own gunicorn (`server.py`) with the same `app.build`.
+It reads the configuration in `$OS_GLANCE_CONFIG_DIR` or `/etc/calotype`. `calotype serve` does not use this module: it
+starts its own gunicorn (`server.py`) with the same `app.build`.
 """
 
 from oslo_log import log

@@ -200,7 +200,7 @@ def test_a_rule_of_a_kind_that_is_not_oslo_policys_own_is_always_asked(
 
 def test_who_has_a_connection_and_does_not_give_it_back_asks_nothing(tmp_path: Path, web: WebServer) -> None:
     with asked_at(web, tmp_path, f"sqlite:///{tmp_path}/c.db", "modify_image") as app:
-        for one in (app.db.begin, app.db.read):
+        for one in (app.db.write_once, app.db.read_once):
             with pytest.raises(questions.Deferred), one():
                 app.service.policy.check_image(ALICE, "modify_image", IMAGE)
         # Nor where one that is run again is within another.

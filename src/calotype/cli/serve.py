@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         on_reload=built.reload,
         on_answered=logs.answered(conf.server.access_log),
         on_ready=lambda: _greet(conf, endpoint, first=first),
-        patience=server.Patience(
+        timeouts=server.Timeouts(
             head=conf.server.header_timeout,
             idle=conf.server.keepalive_timeout,
             body=conf.server.client_timeout,
