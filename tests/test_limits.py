@@ -107,13 +107,13 @@ def test_what_many_want_to_know_at_once_is_asked_once() -> None:
             raise errors.Busy("not now")
         return {about: len(asked)} if about != "none" else {}
 
-    def tell(remembered: limits._Remembered, about: str) -> object:
+    def tell(remembered: limits._CachedAnswers, about: str) -> object:
         try:
             return remembered.get(about)
         except errors.Busy as exc:
             return str(exc)
 
-    remembered = limits._Remembered(ask, fresh=600, failed=600)
+    remembered = limits._CachedAnswers(ask, ttl=600, failure_ttl=600)
     found: list[object] = []
     threads = [
         threading.Thread(target=lambda about: found.append(tell(remembered, about)), args=(about,))
@@ -127,7 +127,7 @@ def test_what_many_want_to_know_at_once_is_asked_once() -> None:
     assert found.count("not now") == 8
     assert found.count({}) == 8
     assert len([one for one in found if isinstance(one, dict) and set(one) == {"red"}]) == 8
-    forgetful = limits._Remembered(ask, fresh=0, failed=0)
+    forgetful = limits._CachedAnswers(ask, ttl=0, failure_ttl=0)
     assert [tell(forgetful, about) for about in ("red", "red", "bad")] == [{"red": 4}, {"red": 5}, "not now"]
     assert len(asked) == 6
 

@@ -124,7 +124,7 @@ class App:
 def build(conf: cfg.ConfigOpts, *, wait: bool = True) -> App:
     """Make the service of a configuration, once its database answers.
 
-    Raises `ConfigError` for what cannot be served safely. Without `wait`, raises `Busy` if the database does not answer.
+    Raises `ConfigError` for what cannot be served safely. Without `wait`, also `Busy` if the database does not answer.
     """
     app = App(conf)
     app.db.wait(conf.database.max_retries if wait else 0, conf.database.retry_interval)

@@ -1,17 +1,17 @@
-"""What can go wrong, in our own words.
+"""The exceptions of the service.
 
-No HTTP here: `api/errors.py` holds the one table that turns each class into a status. A class says what
-happened; its message is a sentence the person who asked can act on, and never holds a location URL, a path
-or a credential. Foreign errors are translated where the foreign library is called, with `raise … from exc`.
+A class says what happened. Its message is a sentence that the caller can act on, and never has a location URL, a path
+or a credential in it. `api/errors.py` maps classes to HTTP statuses. Errors of other libraries are translated where the
+library is called, with `raise … from exc`.
 """
 
 
 class CalotypeError(Exception):
-    """Anything that this service reports on purpose."""
+    """The base class of all errors that this service raises on purpose."""
 
 
 def reason(exc: BaseException) -> str:
-    """An error and what caused it, in one line, for logs."""
+    """An error and its causes in one line, for logs."""
     text = str(exc) or repr(exc)
     cause = exc.__cause__
     while cause is not None:
@@ -28,23 +28,23 @@ class Invalid(CalotypeError):
 
 
 class UrlRefused(Invalid):
-    """The URL is malformed, or leads where this service does not connect to."""
+    """The URL is malformed, or leads to a host or port that this service does not connect to."""
 
 
 class Unauthenticated(CalotypeError):
-    """Nobody, or somebody with wrong credentials, is asking."""
+    """The request has no credentials, or wrong ones."""
 
 
 class Forbidden(CalotypeError):
-    """The caller may know of the thing, but may not do this to it."""
+    """The caller may see the thing, but may not do this to it."""
 
 
 class NotFound(CalotypeError):
-    """There is no such thing, or the caller may not know that there is."""
+    """There is no such thing, or the caller may not see it."""
 
 
 class Conflict(CalotypeError):
-    """The thing is not in a state that allows this, or somebody else was quicker."""
+    """The state of the thing does not allow this, or another request changed it first."""
 
 
 class Gone(CalotypeError):
@@ -52,7 +52,7 @@ class Gone(CalotypeError):
 
 
 class OverLimit(CalotypeError):
-    """A quota, a cap or the room that is left does not allow this."""
+    """A quota, a cap or the free space does not allow this."""
 
 
 class UnsupportedMedia(CalotypeError):
@@ -60,7 +60,7 @@ class UnsupportedMedia(CalotypeError):
 
 
 class RangeUnsatisfiable(CalotypeError):
-    """No byte of the wanted range exists; `size` is how many there are."""
+    """No byte of the requested range exists. `size` is how many bytes there are."""
 
     def __init__(self, message: str, size: int) -> None:
         super().__init__(message)
@@ -72,11 +72,11 @@ class HeaderTooLarge(CalotypeError):
 
 
 class NotSupported(CalotypeError):
-    """The server in front cannot do what the request needs."""
+    """The web server that runs the application cannot do what the request needs."""
 
 
 class Busy(CalotypeError):
-    """Too much of this is going on; asking again later will work."""
+    """The service, or one that it needs, is overloaded or unreachable; a retry later will work."""
 
 
 # --- bytes on their way in -------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class Missing(StoreError):
 
 
 class Replaced(Missing):
-    """The object is gone, and another one, which was left alone, has its URL."""
+    """The object is gone. Another object has its URL, and was left alone."""
 
 
 class AlreadyStored(StoreError):
@@ -134,7 +134,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreBusy(StoreUnavailable):
-    """Too many wait for the store, or for the server that the data is on; asking again later will work."""
+    """Too many requests wait for the store, or for the server that has the data; a retry later will work."""
 
 
 # --- operators -------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""What the service tells others: the type and payload of each event, and which of them are wanted.
+"""`Events`: records what happened, for notifications; and the payload of each type of event.
 
-A use-case says in its transaction what happened, and the event is a row of the same transaction (`db/outbox.py`);
-`jobs/sender.py` hands it to the drivers of `notifiers.py` afterwards. Payloads are the contract's (notifications.md
-§2): pure functions of frozen values. Nothing in them names a location. An object of a new kind gets a function for its
-payload, and a method beside `member`.
+A use-case calls a method of `Events` in its transaction, and the event becomes a row of that transaction
+(`db/outbox.py`). Later `jobs/sender.py` sends it through the drivers in `notifiers.py`. Payloads are pure functions of
+frozen values, as in the contract (notifications.md §2), and no payload has a location. A new kind of object gets a
+function for its payload, and a method like `member`.
 """
 
 import uuid
@@ -30,21 +30,21 @@ from calotype.model import (
 
 _P = ParamSpec("_P")
 
-#: Lists that an image's properties hold as text, told with the events about its data.
-_LISTS: Final = ("os_glance_importing_to_stores", "os_glance_failed_import")
+#: Properties with lists of stores as text. They are part of events about the data of an image.
+_STORE_LISTS: Final = ("os_glance_importing_to_stores", "os_glance_failed_import")
 
-#: What is told of a definition of a property, null where it does not say.
-_TOLD_OF_DEFINITIONS: Final = (
+#: The fields of a property definition in a payload; null for those that it lacks.
+_DEFINITION_FIELDS: Final = (
     *("type", "title", "description", "default", "minimum", "maximum", "enum", "pattern", "minLength", "maxLength"),
     *("confidential", "items", "uniqueItems", "minItems", "maxItems", "additionalItems"),
 )
 
 
 class Events:
-    """What happened, said in the transaction in which it did. Without a driver each method returns at once.
+    """Records events in the transaction of the change. Without a driver each method returns at once.
 
-    `put` adds an event to the transaction, `read` gets the image of an id in it, `nudge` says that there will be
-    something to send once it is committed.
+    `put` adds an event to a transaction, and `read` reads an image in it. `nudge` tells the sender that there will be
+    an event to send, once the transaction is committed.
     """
 
     def __init__(
@@ -56,18 +56,21 @@ class Events:
         now: Callable[[], datetime],
         nudge: Callable[[], None] = lambda: None,
     ) -> None:
-        self._on = bool(config.notification_drivers(conf))
+        self._has_drivers = bool(config.notification_drivers(conf))
         self._disabled = frozenset(conf.disabled_notifications)
         self._put, self._read, self._now, self._nudge = put, read, now, nudge
 
     def wants(self, event_type: str) -> bool:
-        """Whether such an event is to be sent: its type is not disabled, nor its group, what stands before the dot."""
-        return self._on and not self._disabled & {event_type, event_type.partition(".")[0]}
+        """Whether events of this type are sent: there is a driver, and neither the type nor its group is disabled.
 
-    def image(self, tx: Any, image: Image | str, *event_types: str, **more: object) -> None:
-        """Something happened to an image, as it is now; one that is given by its id is read in the transaction.
+        The group is the part of the type before the first dot.
+        """
+        return self._has_drivers and not self._disabled & {event_type, event_type.partition(".")[0]}
 
-        `more` goes into the payloads.
+    def image(self, tx: Any, image: Image | str, *event_types: str, **extra: object) -> None:
+        """Something happened to an image. Give its record as it is now, or its id: then it is read in the transaction.
+
+        `extra` is added to the payloads.
         """
         wanted = [event_type for event_type in event_types if self.wants(event_type)]
         found = self._read(tx, image) if wanted and isinstance(image, str) else image
@@ -76,20 +79,20 @@ class Events:
                 payload = about_image(found)
                 if event_type in ("image.prepare", "image.upload"):
                     payload |= about_import(found)
-                self._add(tx, event_type, payload | more)
+                self._add(tx, event_type, payload | extra)
 
     def deleted(self, tx: Any, image: Image, when: datetime) -> None:
-        """The record was removed."""
+        """An image was deleted."""
         if self.wants("image.delete"):
             self._add(tx, "image.delete", about_image(replace(image, status="deleted", updated_at=when), when))
 
     def upload_failed(self, tx: Any, image_id: str, why: str) -> None:
-        """No data came of an upload that had begun. `why` is what a client may read."""
+        """An upload failed after it had begun. `why` is a text that clients may read."""
         if self.wants("image.upload"):
             self._add(tx, "image.upload", f"Upload to image {image_id} failed: {why}", "ERROR")
 
     def sent(self, tx: Any, image: Image, *, count: int, expected: int, project: str | None, user: str | None) -> None:
-        """A client was sent so many of the bytes that it had asked for."""
+        """A client was sent `count` of the `expected` bytes of an image."""
         payload = about_sending(image, count, project, user)
         self._add(tx, "image.send", payload, "INFO" if count == expected else "ERROR")
 
@@ -99,16 +102,16 @@ class Events:
             self._add(tx, event_type, about_member(member, deleted_at))
 
     def task(self, tx: Any, task: Task, event_type: str, deleted_at: datetime | None = None) -> None:
-        """Something happened to a task: whoever moves it along says so."""
+        """Something happened to a task."""
         if self.wants(event_type):
             self._add(tx, event_type, about_task(task, deleted_at))
 
     def metadef(
-        self, tx: Any, event_type: str, about: Callable[_P, Mapping[str, Any]], *given: _P.args, **more: _P.kwargs
+        self, tx: Any, event_type: str, about: Callable[_P, Mapping[str, Any]], *args: _P.args, **extra: _P.kwargs
     ) -> None:
-        """Something happened to the catalogue of metadata definitions; `about` makes the payload of what is given."""
+        """Something happened to the catalogue of metadata definitions. `about` makes the payload of the arguments."""
         if self.wants(event_type):
-            self._add(tx, event_type, about(*given, **more))
+            self._add(tx, event_type, about(*args, **extra))
 
     def _add(self, tx: Any, event_type: str, payload: Mapping[str, Any] | str, priority: str = "INFO") -> None:
         self._put(tx, Event(str(uuid.uuid4()), event_type, priority, payload, self._now()))
@@ -143,8 +146,8 @@ def about_image(image: Image, deleted_at: datetime | None = None) -> dict[str, A
 
 
 def about_import(image: Image) -> dict[str, list[str]]:
-    """The stores that an import is still to fill, and those where it failed."""
-    return {name: [store for store in (image.properties.get(name) or "").split(",") if store] for name in _LISTS}
+    """The stores that an import has yet to fill, and those where it failed."""
+    return {name: [store for store in (image.properties.get(name) or "").split(",") if store] for name in _STORE_LISTS}
 
 
 def about_sending(image: Image, count: int, project: str | None, user: str | None) -> dict[str, Any]:
@@ -169,7 +172,7 @@ def about_member(member: Member, deleted_at: datetime | None = None) -> dict[str
 
 
 def about_task(task: Task, deleted_at: datetime | None = None) -> dict[str, Any]:
-    """Without what it was given and what came of it: that is for its owner alone."""
+    """Without the task's input and result: these are for its owner alone."""
     return {
         "id": task.id,
         "type": task.type,
@@ -232,7 +235,7 @@ def about_association(namespace: str, link: Association, deleted_at: datetime | 
 
 
 def _about_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: definition.get(name) for name in _TOLD_OF_DEFINITIONS}
+    return {name: definition.get(name) for name in _DEFINITION_FIELDS}
 
 
 def _deletion(when: datetime | None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""What a project may have: from the configuration, or from Keystone's unified limits.
+"""The limits of projects: from the configuration, or from Keystone's unified limits.
 
-What it has is `db/usage.py`; `images/quota.py` compares the two. Keystone is asked here as oslo.limit asks it, with
-oslo.limit's options. That library itself reads the global configuration, keeps what it read for ever or not at all,
-and compares before it is known who else is about to.
+`db/usage.py` knows what a project uses; `images/quota.py` compares that with its limits. Keystone is asked in the way
+of oslo.limit, with its options. That library is not used: it reads the global configuration, caches limits for ever or
+not at all, and compares usage without a lock.
 """
 
 import logging
@@ -18,11 +18,11 @@ from calotype import errors
 
 LOG = logging.getLogger(__name__)
 
-#: How long a project's limits are remembered, seconds, and that Keystone did not tell them.
-FRESH, FAILED = 10.0, 1.0
-#: How long Keystone may take for one answer, seconds, where `[oslo_limit] timeout` does not say.
-_PATIENCE = 10.0
-_MOST_REMEMBERED = 10_000
+#: How long limits are cached, seconds; and a failure to get them.
+TTL, FAILURE_TTL = 10.0, 1.0
+#: How long Keystone may take for an answer, seconds, unless `[oslo_limit] timeout` is set.
+_TIMEOUT = 10.0
+_MAX_CACHED = 10_000
 _MIB = 1 << 20
 _UNITS: Final = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
@@ -32,7 +32,7 @@ NAMES: Final = ("image_size_total", "image_stage_total", "image_count_total", "i
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a project may have: bytes of data, images, and images that data is coming for. None: no limit."""
+    """What a project may have: bytes stored and staged, images, images whose data is arriving. None: no limit."""
 
     project: str
     size: int | None = None
@@ -42,22 +42,22 @@ class Allowance:
 
 
 class Limits(Protocol):
-    """Where limits are written. Shared by threads; may ask another service, so never call it in a transaction."""
+    """A source of limits. Threads share it. It may ask another service, so never call it in a transaction."""
 
     def of(self, caller: str | None, owner: str | None) -> Allowance | None:
-        """Whose limits apply, of two projects, when one works on an image of the other; and which they are.
+        """The limits that apply when project `caller` works on an image of project `owner`: of one of the two.
 
-        None where nothing is limited. Raises `Busy` when that cannot be told now.
+        None if nothing is limited. Raises `Busy` if the limits cannot be read now.
         """
 
 
 def build(conf: cfg.ConfigOpts) -> Limits:
-    """The limits of a configuration. Raises `ConfigError`; Keystone need not be there yet."""
+    """The source of limits that is configured. Raises `ConfigError`; Keystone need not be reachable yet."""
     return KeystoneLimits(conf) if conf.use_keystone_limits else StorageLimit(conf.user_storage_quota)
 
 
 class StorageLimit:
-    """`user_storage_quota`, as operators write it: one number of bytes for each project that owns images. 0: none."""
+    """`user_storage_quota`, as operators write it: how many bytes each project may store. 0: no limit."""
 
     def __init__(self, text: str) -> None:
         digits = text.rstrip("BKMGT")
@@ -68,18 +68,18 @@ class StorageLimit:
 
 
 class KeystoneLimits:
-    """Unified limits, of the caller's project. What Keystone said is remembered for `FRESH` seconds."""
+    """Keystone's unified limits of the caller's project, cached for `TTL` seconds."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._keystone = _Keystone(conf)
-        self._registered = _Remembered(self._keystone.registered)
-        self._overrides = _Remembered(self._keystone.overrides)
+        self._registered = _CachedAnswers(self._keystone.registered)
+        self._overrides = _CachedAnswers(self._keystone.overrides)
 
     def of(self, caller: str | None, owner: str | None) -> Allowance | None:
         if not caller:
             return None
         found = {**self._registered.get(""), **self._overrides.get(caller)}
-        # As oslo.limit has it: what is not registered is not allowed, and what is negative is not limited.
+        # As in oslo.limit: what is not registered is not allowed, and a negative limit is none.
         size, staged, images, uploading = (None if found.get(name, 0) < 0 else found.get(name, 0) for name in NAMES)
         return Allowance(
             caller,
@@ -91,7 +91,7 @@ class KeystoneLimits:
 
 
 class _Keystone:
-    """Questions to Keystone. Each raises `Busy` when there is no answer that makes sense."""
+    """Requests to Keystone. Each method raises `Busy` if there is no usable answer."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         from keystoneauth1 import adapter, exceptions, loading
@@ -116,8 +116,8 @@ class _Keystone:
             session = loading.load_session_from_conf_options(conf, group, auth=auth)
         except (exceptions.ClientException, cfg.Error, ValueError) as exc:
             raise errors.ConfigError(f"[oslo_limit] cannot be used: {exc}") from exc
-        session.timeout = session.timeout or _PATIENCE
-        self._adapter: Any = adapter.Adapter(  # one protocol for all that comes back from elsewhere: JSON
+        session.timeout = session.timeout or _TIMEOUT
+        self._adapter: Any = adapter.Adapter(
             session,
             service_type=self._options.service_type or "identity",
             service_name=self._options.service_name,
@@ -127,7 +127,7 @@ class _Keystone:
             min_version="3",
             max_version="3.latest",
         )
-        self._service: dict[str, str] = {}  #: ids of the service and its region; empty until Keystone told them
+        self._service: dict[str, str] = {}  #: ids of the service and its region; empty before the first request
 
     def registered(self, _: str) -> Mapping[str, int]:
         """The limits of projects that have none of their own, by name."""
@@ -143,11 +143,11 @@ class _Keystone:
         """A project's own limits, by name."""
         return self._limits("limits", "resource_limit", project_id=project)
 
-    def _limits(self, kind: str, value: str, **where: str) -> dict[str, int]:
+    def _limits(self, kind: str, value: str, **parameters: str) -> dict[str, int]:
         try:
             if not self._service:
                 self._service = self._find_service()
-            answer = self._adapter.get(f"/{kind}", params=self._service | where).json()[kind]
+            answer = self._adapter.get(f"/{kind}", params=self._service | parameters).json()[kind]
             return {one["resource_name"]: int(one[value]) for one in answer if one["resource_name"] in NAMES}
         except self._failures as exc:
             raise errors.Busy("Keystone does not tell the limits of the project just now.") from exc
@@ -159,63 +159,63 @@ class _Keystone:
         else:
             named = {"type": options.endpoint_service_type, "name": options.endpoint_service_name}
             service = self._only("services", named)
-            where = {
+            parameters = {
                 "region_id": options.endpoint_region_name,
                 "interface": options.endpoint_interface.removesuffix("URL"),
             }
-            endpoint = self._only("endpoints", {"service_id": service["id"]} | where)
+            endpoint = self._only("endpoints", {"service_id": service["id"]} | parameters)
         found = {"service_id": endpoint["service_id"], "region_id": endpoint.get("region_id")}
         return {name: value for name, value in found.items() if value}
 
-    def _only(self, kind: str, where: Mapping[str, str | None]) -> Any:
-        params = {name: value for name, value in where.items() if value}
+    def _only(self, kind: str, parameters: Mapping[str, str | None]) -> Any:
+        params = {name: value for name, value in parameters.items() if value}
         found = self._adapter.get(f"/{kind}", params=params).json()[kind]
         if len(found) != 1:
             raise ValueError(f"Keystone has {len(found)} {kind} with {params}; [oslo_limit] must name one")
         return found[0]
 
 
-class _Remembered:
-    """A question's answers, kept for a while: one thread asks, others who want to know the same wait for it."""
+class _CachedAnswers:
+    """Caches the answers to a question, by key. One thread asks; others with the same key wait for its answer."""
 
     def __init__(
-        self, ask: Callable[[str], Mapping[str, int]], *, fresh: float = FRESH, failed: float = FAILED
+        self, ask: Callable[[str], Mapping[str, int]], *, ttl: float = TTL, failure_ttl: float = FAILURE_TTL
     ) -> None:
         self._ask = ask
-        self._fresh_for = fresh
-        self._failed_for = failed
-        self._known: dict[str, tuple[float, Mapping[str, int] | errors.Busy]] = {}
-        self._asking: dict[str, threading.Lock] = {}
+        self._ttl = ttl
+        self._failure_ttl = failure_ttl
+        self._answers: dict[str, tuple[float, Mapping[str, int] | errors.Busy]] = {}
+        self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def get(self, about: str) -> Mapping[str, int]:
-        known = self._fresh(about)
-        if known is None:
+    def get(self, key: str) -> Mapping[str, int]:
+        answer = self._cached(key)
+        if answer is None:
             with self._lock:
-                asking = self._asking.setdefault(about, threading.Lock())
-            with asking:
-                known = self._fresh(about)
-                known = self._renew(about) if known is None else known
-        if isinstance(known, errors.Busy):
-            raise errors.Busy(str(known)) from known.__cause__
-        return known
+                lock = self._locks.setdefault(key, threading.Lock())
+            with lock:
+                answer = self._cached(key)
+                answer = self._renew(key) if answer is None else answer
+        if isinstance(answer, errors.Busy):
+            raise errors.Busy(str(answer)) from answer.__cause__
+        return answer
 
-    def _fresh(self, about: str) -> Mapping[str, int] | errors.Busy | None:
-        until, known = self._known.get(about, (0.0, None))
-        return known if time.monotonic() < until else None
+    def _cached(self, key: str) -> Mapping[str, int] | errors.Busy | None:
+        expires, answer = self._answers.get(key, (0.0, None))
+        return answer if time.monotonic() < expires else None
 
-    def _renew(self, about: str) -> Mapping[str, int] | errors.Busy:
+    def _renew(self, key: str) -> Mapping[str, int] | errors.Busy:
         found: Mapping[str, int] | errors.Busy
         try:
-            found = self._ask(about)
+            found = self._ask(key)
         except errors.Busy as exc:
             found = exc
         with self._lock:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-                self._asking.clear()
-            self._known[about] = (
-                time.monotonic() + (self._failed_for if isinstance(found, errors.Busy) else self._fresh_for),
+            if len(self._answers) >= _MAX_CACHED:
+                self._answers.clear()
+                self._locks.clear()
+            self._answers[key] = (
+                time.monotonic() + (self._failure_ttl if isinstance(found, errors.Busy) else self._ttl),
                 found,
             )
         return found

@@ -1,7 +1,7 @@
-"""What each line of the log tells beside its message: the request, who sent it, the image that it is about.
+"""The context of log lines: the request or job, its caller, and its image.
 
-oslo.log takes these from oslo.context's context of the thread. Threads serve one request after the other, so whoever
-begins also ends.
+oslo.log takes them from oslo.context's context of the thread. A thread serves one request after the other, so every
+`begin` needs an `end`.
 """
 
 import logging
@@ -13,31 +13,34 @@ from oslo_context import context
 from calotype import insides
 from calotype.context import Context
 
-#: Where a WSGI environment has the context of its request.
+#: The key of a WSGI environment under which the log context of the request is.
 KEY: Final = "calotype.context"
 
 ACCESS: Final = logging.getLogger("calotype.access")
 
 
 def begin(request_id: str, image_id: str | None = None) -> context.RequestContext:
-    """From here on this thread works for a request, or a job."""
+    """Set the log context of this thread: from here on it works for this request or job."""
     return context.RequestContext(request_id=request_id, resource_uuid=image_id)
 
 
 def identify(log: context.RequestContext, caller: Context) -> None:
-    """Who asks is known."""
+    """Add the caller to a log context."""
     log.user_id, log.project_id = caller.user, caller.project
     log.user_domain_id, log.project_domain_id = caller.user_domain, caller.project_domain
     log.system_scope = caller.system_scope
 
 
 def end() -> None:
-    """What this thread does next is for nobody."""
+    """Clear the log context of this thread."""
     insides.forget_log_context()
 
 
 def answered(access_log: bool) -> Callable[[Mapping[str, Any], str, int, float], None]:
-    """For the server, after each answer: environment, status line, bytes of the body, seconds since the head."""
+    """The function for the server to call after each answer: it writes the access log and clears the log context.
+
+    Its arguments are the environment, the status line, the bytes of the body, and the seconds since the head.
+    """
 
     def tell(env: Mapping[str, Any], status: str, size: int, seconds: float) -> None:
         if access_log and ACCESS.isEnabledFor(logging.INFO):

@@ -1,7 +1,7 @@
-"""Where events go: the drivers that `[oslo_messaging_notifications] driver` names.
+"""Notification drivers: they send events to where `[oslo_messaging_notifications] driver` says.
 
-`log` and `noop` are ours. `messagingv2` and `messaging` need oslo.messaging, which is imported only when one of them is
-configured. A driver is called by one thread, outside of requests.
+`log` and `noop` are ours. `messagingv2` and `messaging` need oslo.messaging, which is imported only if one of them is
+configured. One thread calls the drivers, outside of requests (`jobs/sender.py`).
 """
 
 import json
@@ -18,11 +18,11 @@ Message = Mapping[str, Any]
 
 
 class Notifier(Protocol):
-    """One way to tell. `message` is what consumers of OpenStack's notifications know: message_id, publisher_id,
-    event_type, priority, payload, timestamp."""
+    """A driver. `message` has the fields of OpenStack notifications: message_id, publisher_id, event_type, priority,
+    payload, timestamp."""
 
     def send(self, message: Message) -> None:
-        """Return once the message is taken; raise anything when it may not be."""
+        """Return once the message is accepted. Raise any exception if it may not have been."""
         ...
 
 
@@ -40,7 +40,7 @@ def build(conf: cfg.ConfigOpts) -> list[Notifier]:
 
 
 class Log:
-    """A line of JSON in the log, at the level that the priority names, by the logger that oslo.messaging uses."""
+    """Writes a line of JSON to the log, with the priority as its level, through the logger that oslo.messaging uses."""
 
     def __init__(self, _conf: cfg.ConfigOpts) -> None:
         pass
@@ -51,10 +51,10 @@ class Log:
 
 
 class Bus:
-    """A message bus, as a rule RabbitMQ, reached by oslo.messaging with its own options from the same files.
+    """Sends to a message bus, usually RabbitMQ, through oslo.messaging, which reads its options from the same files.
 
-    RabbitMQ confirms what it has taken. oslo.messaging's own notifier logs a failure and goes on, and would lose the
-    message, so its transport is used, as its drivers do.
+    RabbitMQ confirms what it has accepted. oslo.messaging's own notifier logs a failure and loses the message. So this
+    uses its transport directly.
     """
 
     def __init__(self, conf: cfg.ConfigOpts, version: float) -> None:
@@ -67,13 +67,13 @@ class Bus:
                 "[oslo_messaging_notifications] driver = log"
             ) from exc
         insides.check("oslo.messaging")
-        own = cfg.ConfigOpts()  # its options are its own; some have our names and other defaults
+        own = cfg.ConfigOpts()  # a separate configuration: some of its options have our names and other defaults
         own([], project="calotype", default_config_files=conf.config_file, default_config_dirs=conf.config_dir)
         oslo_messaging.set_transport_defaults("glance")
         try:
             self._transport = oslo_messaging.get_notification_transport(own)
         except Exception as exc:
-            # Its words may quote the URL, which holds a password.
+            # The text of the error may quote the URL, which has a password in it.
             raise errors.ConfigError(
                 f"[oslo_messaging_notifications] transport_url cannot be used ({type(exc).__name__})."
             ) from exc

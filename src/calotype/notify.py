@@ -1,4 +1,4 @@
-"""Tells the service manager how the service is: the datagrams of sd_notify(3), which need no library of systemd's."""
+"""Reports to the service manager, by the datagrams of sd_notify(3). This needs no library of systemd's."""
 
 import contextlib
 import os
@@ -8,20 +8,20 @@ from collections.abc import MutableMapping
 
 
 class Manager:
-    """Whoever started this process and said where to report; every call does nothing where nobody did.
+    """The service manager that started this process. Without one, the methods do nothing.
 
-    What it said is taken out of the environment: the socket is nobody else's, and no child reports in our place.
+    Its variables are removed from the environment, so that no child process reports in our place.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
         self._address = environment.pop("NOTIFY_SOCKET", "")
         pid, interval = environment.pop("WATCHDOG_PID", ""), environment.pop("WATCHDOG_USEC", "")
         watches = interval.isdigit() and pid in ("", str(os.getpid()))
-        self._pause = int(interval) / 2e6 if watches else 0.0  # seconds; twice as often as it asks for
+        self._interval = int(interval) / 2e6 if watches else 0.0  # seconds: twice as often as it asks for
         self._next = 0.0 if watches else float("inf")
 
     def ready(self) -> None:
-        """It serves, or serves with what was read again."""
+        """Report that the service is ready, also after a reload."""
         self._tell("READY=1")
 
     def reloading(self) -> None:
@@ -31,9 +31,9 @@ class Manager:
         self._tell("STOPPING=1")
 
     def beat(self) -> None:
-        """It is alive. To be called often; says so as often as is wanted."""
+        """Send a heartbeat if it is time for one. Call this often."""
         if time.monotonic() >= self._next:
-            self._next = time.monotonic() + self._pause
+            self._next = time.monotonic() + self._interval
             self._tell("WATCHDOG=1")
 
     def _tell(self, state: str) -> None:

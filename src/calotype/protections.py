@@ -1,7 +1,8 @@
-"""Which custom properties a caller may create, read, update and delete (contract: images.md §7).
+"""Property protections: which custom properties a caller may create, read, update and delete (contract: images.md §7).
 
-An operator's file decides by the name of a property: its sections are regular expressions, searched in the name, and
-the first one that is found counts. What none is found for is denied to everybody. Without a file all is permitted.
+A file of the operator decides by the name of the property. Its sections are regular expressions; the first one that
+matches somewhere in the name applies. A property that no section matches is denied to everybody. Without a file
+everything is permitted.
 """
 
 import configparser
@@ -22,9 +23,9 @@ LOG = logging.getLogger(__name__)
 
 OPERATIONS: Final = ("create", "read", "update", "delete")
 
-#: Steps that a search in one name may take: some tenths of a second. Users choose the names.
-_MOST_STEPS: Final = 20_000_000
-_KNOWN: Final = 10_000  #: Names remembered with their section.
+#: How many steps a search in one name may take: some tenths of a second. Users choose the names.
+_MAX_STEPS: Final = 20_000_000
+_MAX_REMEMBERED: Final = 10_000  #: names with their section
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +37,19 @@ class Section:
 
 
 class Protections:
-    """The file in force. Shared by threads.
+    """The protections in force. Threads share them.
 
-    `rule` tells whether a caller passes a policy rule; None if there is no such rule. It may raise `Busy`.
+    `rule` says whether a caller passes a policy rule; None if there is no such rule. It may raise `Busy`.
     """
 
     def __init__(self, conf: cfg.ConfigOpts, rule: Callable[[Context, str], bool | None]) -> None:
         self._conf = conf
         self._rule = rule
         self._sections = self._load()
-        self._found: dict[str, Section | None] = {}
+        self._section_by_name: dict[str, Section | None] = {}
 
     def allows(self, ctx: Context, operation: str, name: str) -> bool:
-        """Whether the caller may do this to a property of this name, on whatever image."""
+        """Whether the caller may do this to properties of this name."""
         if self._sections is None or name.startswith(RESERVED_PREFIX):
             return True
         section = self._section(name)
@@ -74,25 +75,25 @@ class Protections:
         return image if len(seen) == len(image.properties) else replace(image, properties=seen)
 
     def reload(self) -> None:
-        """Read the file again; one that is broken leaves in force what was."""
+        """Read the file again. If it is broken, the old protections stay in force."""
         if self._sections is None:
             return
         try:
             self._sections = self._load()
         except errors.ConfigError as exc:
             LOG.error("the property protections in force stay: %s", errors.reason(exc))
-        self._found = {}
+        self._section_by_name = {}
 
     def _section(self, name: str) -> Section | None:
-        """The section that counts for a name; a name that is too long for any property has none."""
+        """The section that applies to a name; None for a name that is too long for a property."""
         if len(name) > MAX_NAME:
             return None
-        known = self._found
-        if name not in known:
-            if len(known) >= _KNOWN:
-                known.clear()
-            known[name] = next((one for one in self._sections or () if one.pattern.search(name)), None)
-        return known[name]
+        sections = self._section_by_name
+        if name not in sections:
+            if len(sections) >= _MAX_REMEMBERED:
+                sections.clear()
+            sections[name] = next((one for one in self._sections or () if one.pattern.search(name)), None)
+        return sections[name]
 
     def _load(self) -> tuple[Section, ...] | None:
         name = self._conf.property_protection_file
@@ -105,9 +106,9 @@ class Protections:
         try:
             with open(path, encoding="utf-8") as file:
                 parser.read_file(file)
-            # A section on the service's own names has never had an effect.
-            wanted = [name for name in parser.sections() if not name.startswith(RESERVED_PREFIX)]
-            return tuple(self._read(parser[name]) for name in wanted)
+            # Sections for the service's own names never had an effect.
+            names = [name for name in parser.sections() if not name.startswith(RESERVED_PREFIX)]
+            return tuple(self._read(parser[name]) for name in names)
         except (OSError, ValueError, configparser.Error, errors.Invalid) as exc:
             raise errors.ConfigError(f"property_protection_file {path} cannot be used: {exc}") from exc
 
@@ -135,21 +136,21 @@ class Protections:
         try:
             return self._rule(Context(), name) is not None
         except errors.Busy:
-            return True  # it asks a service that is away
+            return True  # it exists, and asks a server that does not answer
 
 
 # --- expressions -----------------------------------------------------------------------------------------
 
 
 def _compiled(expression: str) -> re.Pattern[str]:
-    """The expression. Raises `Invalid` for one that is none, or that could take long for a name that a user chooses."""
+    """Compile an expression. Raises `Invalid` if it is malformed, or could take long for a name that a user chooses."""
     try:
         pattern = re.compile(expression)
         parsed = insides.parsed(expression)
     except (re.error, RecursionError, OverflowError) as exc:
         raise errors.Invalid(f"section [{expression}] is no regular expression: {exc}") from exc
     anchored = bool(parsed) and str(parsed[0][0]) == "AT" and str(parsed[0][1]).startswith("AT_BEGINNING")
-    if _ways(parsed) * (1 if anchored else MAX_NAME) > _MOST_STEPS:
+    if _match_count(parsed) * (1 if anchored else MAX_NAME) > _MAX_STEPS:
         raise errors.Invalid(
             f"section [{expression}] could take very long to search for in some names: begin it with ^, "
             "and have no repeat within a repeat and fewer repeats one after the other."
@@ -157,26 +158,28 @@ def _compiled(expression: str) -> re.Pattern[str]:
     return pattern
 
 
-def _ways(parsed: Iterable[tuple[Any, Any]]) -> float:
-    """In how many ways, at most, parts of an expression can match from one place on: so often is it tried again."""
-    return math.prod(_ways_of(str(kind), value) for kind, value in parsed)
+def _match_count(parsed: Iterable[tuple[Any, Any]]) -> float:
+    """In how many ways, at most, an expression can match from one position on: that many times a search backtracks."""
+    return math.prod(_match_count_of(str(kind), value) for kind, value in parsed)
 
 
-def _ways_of(kind: str, value: Any) -> float:
+def _match_count_of(kind: str, value: Any) -> float:
     match kind:
         case "BRANCH":
-            return sum(max(1, _ways(one)) for one in value[1])
+            return sum(max(1, _match_count(one)) for one in value[1])
         case "SUBPATTERN":
-            return _ways(value[-1])
+            return _match_count(value[-1])
         case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
             least, most = int(value[0]), min(int(value[1]), MAX_NAME)
-            inner = _ways(value[2])
-            return float(max(1, most - least + 1) * min(inner, 1e6) ** min(most, 50))  # far too many, yet a number
+            inner = _match_count(value[2])
+            return float(
+                max(1, most - least + 1) * min(inner, 1e6) ** min(most, 50)
+            )  # far too many, without overflow
         case "ASSERT" | "ASSERT_NOT":
-            return _ways(value[1])
+            return _match_count(value[1])
         case "ATOMIC_GROUP":
-            return _ways(value)
+            return _match_count(value)
         case "GROUPREF_EXISTS":
-            return max(_ways(value[1]), _ways(value[2] or []))
+            return max(_match_count(value[1]), _match_count(value[2] or []))
         case _:
             return 1
