@@ -39,7 +39,7 @@ DOCUMENTED = {
 @pytest.mark.parametrize("library", insides.LIBRARIES.values(), ids=lambda library: library.name)
 def test_a_library_has_all_that_is_used_of_it(library: insides.Library) -> None:
     assert list(library.missing()) == []
-    assert insides.within(library.version, library.versions)
+    assert insides.is_within(library.version, library.versions)
 
 
 def test_who_installs_calotype_gets_versions_that_the_list_was_seen_to_hold_for() -> None:
@@ -77,7 +77,7 @@ def test_a_part_is_of_the_library_and_used_where_the_list_says(name: str, part: 
     ],
 )
 def test_versions_are_compared_as_numbers(version: str, bounds: str, fits: bool) -> None:
-    assert insides.within(version, bounds) is fits
+    assert insides.is_within(version, bounds) is fits
 
 
 # --- at the start ----------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
-"""What we use of other libraries although they do not promise it: private parts, and methods that we override.
+"""Uses of other libraries that go beyond their public interface: private parts, and methods that we override.
 
-`LIBRARIES` lists those parts: who uses them, why there is no public way, and for which versions that was seen to hold
-(`pyproject.toml` asks for the same ones). `check` runs at the start for each library that is in use: a part that is
-gone is a clear sentence then, and no `AttributeError` in the middle of a request.
+`LIBRARIES` lists these parts: which module uses them, why there is no public way, and for which versions this was
+tested (`pyproject.toml` requires the same versions). `check` runs at the start for each library in use. So a missing
+part is reported in a clear sentence, instead of an `AttributeError` in the middle of a request.
 
-What a function can do is one here. Subclasses stay where they belong, as in `server.py` and `images/formats.py`;
-`tests/test_insides.py` compares the private names that they use with the list. A library is imported when it is used.
+What a function can do is a function here. Subclasses stay in the modules that need them, such as `server.py` and
+`images/formats.py`; `tests/test_insides.py` compares the private names that they use with the list. A library is
+imported only when it is used.
 """
 
 import functools
@@ -32,49 +33,50 @@ LOG = logging.getLogger(__name__)
 
 
 def forget_log_context() -> None:
-    """What this thread does next is for no request. oslo.context can set a thread's context, and not take it away."""
+    """Clear the log context of this thread. oslo.context can set a thread's context, but not clear it."""
     from oslo_context import context
 
     context._request_store.__dict__.clear()
 
 
-def parsed(expression: str) -> list[tuple[Any, Any]]:
+def parse_expression(expression: str) -> list[tuple[Any, Any]]:
     """The parts of a regular expression, each with its kind. Raises what `re.compile` raises."""
     return list(re._parser.parse(expression))  # type: ignore[attr-defined]
 
 
 def send_notification(transport: Any, target: Any, message: dict[str, Any], version: float) -> None:
-    """Hand a message to oslo.messaging's transport, twice if the connection breaks; raises when it was not taken."""
+    """Send a message through oslo.messaging's transport, with one retry. Raises if it was not accepted."""
     transport._send_notification(target, {}, message, version=version, retry=1)
 
 
 def take_expect_continue(req: Any) -> bool:
-    """Whether the client of a request of gunicorn's waits for `100 Continue`, which gunicorn then leaves to us."""
+    """Whether the client waits for `100 Continue`. From now on we send it, and gunicorn does not."""
     waits = bool(req._expected_100_continue)
     req._expected_100_continue = False
     return waits
 
 
 def tcp_state(sock: socket.socket) -> int:
-    """The state of a TCP connection, as `tcp_info` begins with it. Raises `OSError` when it is none."""
+    """The state of a TCP connection, the first byte of `tcp_info`. Raises `OSError` for other sockets."""
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
 def tcp_acknowledged(sock: socket.socket) -> int:
-    """Bytes that the other end has taken: `tcpi_bytes_acked`. Raises `OSError` when this is no TCP connection."""
+    """How many bytes the other side has acknowledged: `tcpi_bytes_acked`. Raises `OSError` for other sockets."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)
     return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0])
 
 
-#: Where `struct tcp_info` has it (linux/tcp.h).
+#: The offset of `tcpi_bytes_acked` in `struct tcp_info` (linux/tcp.h).
 _BYTES_ACKED: Final = 120
 
 
 @functools.cache
 def limited_pymysql() -> Any:
-    """PyMySQL's connections, which break when an answer takes longer than `limit` seconds or comes after `until`.
+    """PyMySQL's connection class, with limits: an answer that takes longer than `answer_timeout` seconds, or comes
+    after `deadline`, breaks the connection.
 
-    Its own limit is one for as long as a connection lives.
+    PyMySQL's own timeout cannot be changed after connecting.
     """
     from pymysql import connections  # type: ignore[import-untyped]
 
@@ -93,7 +95,7 @@ def limited_pymysql() -> Any:
 
 @functools.cache
 def limited_psycopg() -> Any:
-    """psycopg's connections, limited in the same way. libpq itself would wait for ever."""
+    """psycopg's connection class, limited in the same way. libpq itself would wait for ever."""
     import psycopg
 
     check("psycopg")
@@ -106,7 +108,7 @@ def limited_psycopg() -> Any:
             return super().wait(self._limited(gen), *args, **named)
 
         def _limited(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-            """The same dialogue. psycopg comes by about ten times a second, also when nothing happened."""
+            """The same generator, with the limits. psycopg resumes it ten times a second, also if nothing happened."""
             deadline = min(time.monotonic() + self.answer_timeout, self.deadline)
             try:
                 wanted = next(gen)
@@ -127,9 +129,9 @@ def limited_psycopg() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something at `place` (`module:path`) that one of our modules uses.
+    """Something at `place` (`module:path`) that one of our modules, the `user`, uses.
 
-    Of a function `names` are its parameters, and what its code sets and calls; of anything else, attributes.
+    For a function, `names` are parameters, and names that its code sets and calls; else they are attributes.
     """
 
     user: str
@@ -137,7 +139,7 @@ class Part:
     names: str = ""
 
     def missing(self) -> str | None:
-        """The first of it that is not there."""
+        """The first name that is missing; None if all are there."""
         name, _, path = self.place.partition(":")
         try:
             found: Any = importlib.import_module(name)
@@ -155,8 +157,8 @@ class Part:
 class Library:
     """What we use of a library, and why there is no public way.
 
-    `versions` are those for which the list was seen to hold.
-    `probe` tries what no name shows; what it raises means that it does not work.
+    `versions` are those for which this was tested. `probe` tests behaviour that no name shows; it raises if that has
+    changed.
     """
 
     name: str
@@ -164,7 +166,7 @@ class Library:
     why: str
     parts: tuple[Part, ...] = ()
     probe: Callable[[], object] | None = None
-    installed: Callable[[], str] | None = None  #: the version, where it is no package that has it
+    installed: Callable[[], str] | None = None  #: returns the version of what is no package
 
     @property
     def version(self) -> str:
@@ -174,17 +176,17 @@ class Library:
             return "(of unknown version)"
 
     def missing(self) -> Iterable[str]:
-        """The parts that are not there."""
+        """The parts that are missing."""
         yield from filter(None, (part.missing() for part in self.parts))
         try:
             if self.probe:
                 self.probe()
-        except Exception as exc:  # noqa: BLE001  # whatever it is, it does not work
+        except Exception as exc:  # noqa: BLE001  # whatever it raises, it does not work
             yield f"part that does what is asked of it ({exc!r})"
 
 
 def _probe_parser() -> None:
-    (kind, (least, _, inside)), *_ = parsed("(?:ab|c){2,}d")
+    (kind, (least, _, inside)), *_ = parse_expression("(?:ab|c){2,}d")
     assert (str(kind), int(least), str(inside[0][0])) == ("MAX_REPEAT", 2, "BRANCH")
 
 
@@ -364,17 +366,19 @@ LIBRARIES: Final = {
 
 
 def check(*names: str) -> None:
-    """Raise `ConfigError` when a part of these libraries is missing; warn of versions for which nobody has looked."""
+    """Raise `ConfigError` if a part of these libraries is missing; log a warning for versions that were not tested."""
     for library in map(LIBRARIES.__getitem__, names):
-        wanted = f"{library.name}{library.versions}"
+        requirement = f"{library.name}{library.versions}"
         for missing in library.missing():
-            raise errors.ConfigError(f"{library.name} {library.version} has no {missing}: Calotype needs {wanted}.")
-        if not within(library.version, library.versions):
-            LOG.warning("%s %s is used, and Calotype was made for %s", library.name, library.version, wanted)
+            raise errors.ConfigError(
+                f"{library.name} {library.version} has no {missing}: Calotype needs {requirement}."
+            )
+        if not is_within(library.version, library.versions):
+            LOG.warning("%s %s is used, and Calotype was made for %s", library.name, library.version, requirement)
 
 
-def within(version: str, bounds: str) -> bool:
-    """Whether a version lies within bounds such as `>=27,<28`."""
+def is_within(version: str, bounds: str) -> bool:
+    """Whether a version is within bounds such as `>=27,<28`."""
     least, _, below = bounds.partition(",")
     return _numbers(version) >= _numbers(least) and (not below or _numbers(version) < _numbers(below))
 

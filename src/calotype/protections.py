@@ -146,7 +146,7 @@ def _compiled(expression: str) -> re.Pattern[str]:
     """Compile an expression. Raises `Invalid` if it is malformed, or could take long for a name that a user chooses."""
     try:
         pattern = re.compile(expression)
-        parsed = insides.parsed(expression)
+        parsed = insides.parse_expression(expression)
     except (re.error, RecursionError, OverflowError) as exc:
         raise errors.Invalid(f"section [{expression}] is no regular expression: {exc}") from exc
     anchored = bool(parsed) and str(parsed[0][0]) == "AT" and str(parsed[0][1]).startswith("AT_BEGINNING")
@@ -172,9 +172,7 @@ def _match_count_of(kind: str, value: Any) -> float:
         case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
             least, most = int(value[0]), min(int(value[1]), MAX_NAME)
             inner = _match_count(value[2])
-            return float(
-                max(1, most - least + 1) * min(inner, 1e6) ** min(most, 50)
-            )  # far too many, without overflow
+            return float(max(1, most - least + 1) * min(inner, 1e6) ** min(most, 50))  # far too many, without overflow
         case "ASSERT" | "ASSERT_NOT":
             return _match_count(value[1])
         case "ATOMIC_GROUP":

@@ -106,7 +106,7 @@ def test_a_runner_is_missed_when_none_beats(tmp_path: Path) -> None:
 def test_a_database_that_hangs_hangs_no_check_and_is_asked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "WAITED_FOR", 0.3)
+    monkeypatch.setattr(health, "TIMEOUT", 0.3)
     with checked(tmp_path, "backends = database, store") as (app, of):
         hold, asked = threading.Event(), []
 
@@ -125,7 +125,7 @@ def test_a_database_that_hangs_hangs_no_check_and_is_asked_once(
 
 
 def test_a_crowd_of_checks_asks_the_database_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "REMEMBERED", 60.0)
+    monkeypatch.setattr(health, "CACHE_SECONDS", 60.0)
     with checked(tmp_path, "backends = database") as (app, of):
         asked = []
         monkeypatch.setattr(app.db, "check", lambda: asked.append(1))

@@ -97,7 +97,7 @@ def test_every_change_is_seen_by_those_who_know_the_record(
         refused(lambda: stores.remove_copy(svc, ADMIN, "two", image_id)),
         lambda: stores.remove_copy(svc, ADMIN, "two", image_id),
         lambda: sharing.add(svc, ALICE, image_id, "blue"),
-        lambda: sharing.answer(svc, BOB, image_id, "blue", "accepted"),
+        lambda: sharing.set_status(svc, BOB, image_id, "blue", "accepted"),
         lambda: sharing.remove(svc, ALICE, image_id, "blue"),
         lambda: change("visibility", "private"),
         lambda: lifecycle.delete(svc, ALICE, image_id),

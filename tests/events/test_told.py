@@ -58,7 +58,7 @@ def test_each_change_is_told_in_its_order(app: App) -> None:
     upload(app, image_id)
     assert types(app) == ["image.update", "image.prepare", "image.upload", "image.activate", "image.update"]
     sharing.add(svc, ALICE, image_id, "blue")
-    sharing.answer(svc, ADMIN, image_id, "blue", "accepted")
+    sharing.set_status(svc, ADMIN, image_id, "blue", "accepted")
     sharing.remove(svc, ALICE, image_id, "blue")
     assert types(app) == ["image.member.create", "image.member.update", "image.member.delete"]
     lifecycle.deactivate(svc, ADMIN, image_id)

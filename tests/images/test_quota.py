@@ -270,7 +270,7 @@ def test_of_two_who_would_both_fit_alone_the_second_waits_for_the_first_and_is_r
     owner = app.service.leases.owner
 
     def first(tx: Tx) -> None:
-        room = quota.room(tx, allowed, 30 * UNIT)
+        room = quota.bytes_to_reserve(tx, allowed, 30 * UNIT)
         jobs.submit(tx, "upload", "x", {"store": "one"}, owner=owner, project="red", reserved=room)
 
     second_is_refused(app, first, lambda: put(app, 30 * UNIT, image_id=image_id))

@@ -228,7 +228,7 @@ def test_old_records_are_compared_by_what_they_have(app_on_each: App, tmp_path: 
 
 def test_shares_together_are_everything_and_each_image_is_in_one(tmp_path: Path) -> None:
     names = [f"image-{number}" for number in range(1000)]
-    shares = [[name for name in names if Selection(parts=7, first=k, last=k).has(name)] for k in range(1, 8)]
+    shares = [[name for name in names if Selection(parts=7, first=k, last=k).includes(name)] for k in range(1, 8)]
     assert sorted(name for one in shares for name in one) == sorted(names)
     assert all(100 < len(one) < 190 for one in shares)
 
@@ -270,7 +270,7 @@ def test_a_repair_that_is_killed_is_finished_by_the_next_one(app: App, tmp_path:
     for image_id in (both, alone):
         flip(tmp_path / "one" / image_id, 0)
     before = bytes_of(tmp_path)
-    dies = ((file_store, "sync_directory"), (repair, "_drop"), (repair, "_put_aside"))[moment]
+    dies = ((file_store, "sync_directory"), (repair, "_remove_from_record"), (repair, "_quarantine"))[moment]
     arguments = ["--deep", "--yes", "--older-than", "0"]
     command(tmp_path, "repair", *arguments, code=-signal.SIGKILL, dies=dies)
     assert bytes_of(tmp_path) == before

@@ -333,7 +333,7 @@ CASES = {
     ),
     "a member's answer": Case(
         _with_a_member,
-        lambda bench, i: sharing.answer(bench.svc, ADMIN, i, "blue", "accepted"),
+        lambda bench, i: sharing.set_status(bench.svc, ADMIN, i, "blue", "accepted"),
         lambda bench, i, answer: bench.members(i) == ["blue"] and answer.status == "accepted",
         told="member.update",
     ),

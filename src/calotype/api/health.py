@@ -34,11 +34,11 @@ def show(req: falcon.Request, resp: falcon.Response) -> None:
     if detailed:
         resp.text = "\n".join(f"{one.name}: {one.reason or 'OK'}" for one in found)
     else:
-        resp.text = "OK" if well else "\n".join(_words(one) for one in found if not one.well)
+        resp.text = "OK" if well else "\n".join(_words(one) for one in found if not one.healthy)
 
 
 def _entry(one: Finding) -> dict[str, object]:
-    return {"class": one.name, "healthy": one.well, "reason": one.reason or "OK"}
+    return {"class": one.name, "healthy": one.healthy, "reason": one.reason or "OK"}
 
 
 def _words(one: Finding) -> str:

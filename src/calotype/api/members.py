@@ -33,7 +33,7 @@ def update(req: falcon.Request, resp: falcon.Response, image_id: str, member_id:
     """PUT /v2/images/{image_id}/members/{member_id}"""
     values = json_object(req)
     schemas.check(schemas.MEMBER_STATUS, values)
-    found = sharing.answer(
+    found = sharing.set_status(
         service(req), caller(req), known_id(image_id), path_text(member_id, "The member"), values["status"]
     )
     send(resp, views.member(found))

@@ -89,7 +89,7 @@ def _mend(svc: Service, wrong: list[Finding], age: timedelta, as_json: bool) -> 
 
 def _list(svc: Service, what: Selection, as_json: bool) -> int:
     for store in svc.stores:
-        if not isinstance(store, Audits) or not what.has_store(store):
+        if not isinstance(store, Audits) or not what.includes_store(store):
             continue
         for one in store.quarantined():
             key = f"{store.name}/{one.key}"

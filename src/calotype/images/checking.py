@@ -1,8 +1,8 @@
-"""Comparing records and stores: copies that are not what their record says, and data that no record knows.
+"""Compares records with stores: finds copies that differ from their record, and data that no record refers to.
 
-Nothing here changes anything; `repair.py` does. A service, or a Glance, may work beside it all the time. So whatever
-looks wrong is looked at again in the order that whoever changes it keeps: a record is deleted before its data, and
-data is there before its record names it.
+This changes nothing; `repair.py` does. A service, or a Glance, may change records and data meanwhile. It deletes a
+record before the data, and writes data before the record. So what looks wrong is checked again in that order before it
+is reported.
 """
 
 import hashlib
@@ -26,23 +26,23 @@ _BATCH = 200
 
 
 class Problem(StrEnum):
-    """What can be wrong with a copy, or with a name in a store."""
+    """What can be wrong with a copy of an image, or with an entry in a store."""
 
     MISSING = "missing"
     SIZE = "size"
     HASH = "hash"
     STRAY = "stray"
-    UNREADABLE = "unreadable"  #: nobody could look
-    OUT_OF_SERVICE = "out of service"  #: the image is deactivated and has no data: known, and harmless
+    UNREADABLE = "unreadable"  #: it could not be checked
+    OUT_OF_SERVICE = "out of service"  #: the image is deactivated and has no data: harmless
 
 
-#: Findings that say that something is wrong.
+#: The problems that `repair.py` acts on.
 WRONG = frozenset({Problem.MISSING, Problem.SIZE, Problem.HASH, Problem.STRAY})
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One copy of an image, or one name in a store. `entry` is what was there when it was looked at."""
+    """A problem with a copy of an image, or with an entry in a store. `entry` is what was found there."""
 
     problem: Problem
     words: str
@@ -55,10 +55,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to look at: all stores and ids where none is named.
+    """What to check. Empty `stores` or `image_ids` mean all of them.
 
-    Of `parts` of the images, by a hash of the id, those from `first` to `last`, counted from 1.
-    `deep` reads and hashes every byte; without it, sizes alone are compared.
+    A hash of the id divides images into `parts`; those from `first` to `last` are checked, counted from 1.
+    `deep` reads and hashes every byte; otherwise sizes alone are compared.
     """
 
     stores: tuple[str, ...] = ()
@@ -68,32 +68,32 @@ class Selection:
     last: int = 1
     deep: bool = True
 
-    def has(self, image_id: str) -> bool:
+    def includes(self, image_id: str) -> bool:
         place = int(hashlib.sha256(image_id.lower().encode()).hexdigest()[:12], 16) % self.parts + 1
         return self.first <= place <= self.last
 
-    def has_store(self, store: Store | None) -> bool:
+    def includes_store(self, store: Store | None) -> bool:
         return not self.stores or (store is not None and store.name in self.stores)
 
 
 @dataclass(slots=True)
 class Tally:
-    """What was looked at, in numbers; `unverifiable` copies have no hash on record: sizes alone were compared."""
+    """How much was checked. For `unverifiable` copies the record has no hash, so sizes alone were compared."""
 
     images: int = 0
     copies: int = 0
     bytes: int = 0
     unverifiable: int = 0
-    sound: dict[str, int] = field(default_factory=dict)  #: by store
+    sound: dict[str, int] = field(default_factory=dict)  #: copies without a problem, by store
 
 
-Pace = Callable[[int], None]  #: Told of bytes that were read; may sleep.
+Pace = Callable[[int], None]  #: Called with the number of bytes that were just read; may sleep to limit the rate.
 
 
 def images(svc: Service, what: Selection) -> Iterator[Image]:
-    """Images with data, in the order of their ids, as they are when their batch is read. Raises `NotFound`."""
+    """The selected images with data, in the order of their ids; read in batches. Raises `NotFound`."""
     for image_id in what.image_ids:
-        image = record(svc, image_id)
+        image = find_image(svc, image_id)
         if image is None:
             raise errors.NotFound(f"No image found with ID {image_id}")
         if image.status in ("active", "deactivated"):
@@ -102,39 +102,39 @@ def images(svc: Service, what: Selection) -> Iterator[Image]:
         return
     after = ""
     while batch := svc.db.snapshot(partial(audit.images_with_data, after=after, limit=_BATCH)):
-        yield from (image for image in batch if what.has(image.id))
+        yield from (image for image in batch if what.includes(image.id))
         after = batch[-1].id
 
 
-def record(svc: Service, image_id: str) -> Image | None:
-    """The image as it is now, None when it is deleted."""
+def find_image(svc: Service, image_id: str) -> Image | None:
+    """The image as it is now; None if it is deleted."""
     return svc.db.snapshot(lambda tx: db_images.get(tx, SERVICE, image_id))
 
 
 def verify(svc: Service, what: Selection, tally: Tally, pace: Pace = lambda _: None) -> Iterator[Finding]:
-    """Compare every copy with its record; what is not sound comes out."""
+    """Compare every copy with its record; yields the problems."""
     for image in images(svc, what):
         yield from verify_image(svc, image, what, tally, pace)
         tally.images += 1
 
 
 def verify_image(svc: Service, image: Image, what: Selection, tally: Tally, pace: Pace) -> list[Finding]:
-    """The copies of one image that are not sound, as they are now."""
+    """The problems with the copies of one image, as they are now."""
     while True:
         found, count = [], Tally()
         for location in image.locations:
-            if what.has_store(svc.stores.of(location)):
+            if what.includes_store(svc.stores.of(location)):
                 count.copies += 1
-                if (finding := _check(svc, image, location, what.deep, count, pace)) is not None:
+                if (finding := _check_copy(svc, image, location, what.deep, count, pace)) is not None:
                     found.append(finding)
         if not image.locations and image.size and not what.stores:
             found.append(Finding(Problem.MISSING, "the record names no copy", "", image.id))
         if found:
-            # Deleted, or a copy removed, while we looked: then that is what we saw.
-            now = record(svc, image.id)
+            # The image may have been deleted or changed while we checked it: then that explains what we found.
+            now = find_image(svc, image.id)
             if now is None or now.status not in ("active", "deactivated"):
                 return []
-            if _facts(now) != _facts(image):
+            if _compared_fields(now) != _compared_fields(image):
                 image = now
                 continue
         break
@@ -143,19 +143,19 @@ def verify_image(svc: Service, image: Image, what: Selection, tally: Tally, pace
     tally.unverifiable += count.unverifiable
     for name, number in count.sound.items():
         tally.sound[name] = tally.sound.get(name, 0) + number
-    gone = [finding for finding in found if finding.problem is Problem.MISSING]
-    if image.status == "deactivated" and len(gone) >= len(image.locations):
+    missing = [finding for finding in found if finding.problem is Problem.MISSING]
+    if image.status == "deactivated" and len(missing) >= len(image.locations):
         words = "the image is deactivated and has no data"
-        return [Finding(Problem.OUT_OF_SERVICE, words, one.store, image.id, one.name, one.location) for one in gone]
+        return [Finding(Problem.OUT_OF_SERVICE, words, one.store, image.id, one.name, one.location) for one in missing]
     return found
 
 
-def _facts(image: Image) -> tuple[object, ...]:
+def _compared_fields(image: Image) -> tuple[object, ...]:
     places = {(place.id, place.url) for place in image.locations}
     return image.status, image.size, image.checksum, image.os_hash_algo, image.os_hash_value, places
 
 
-def _check(svc: Service, image: Image, location: Location, deep: bool, count: Tally, pace: Pace) -> Finding | None:
+def _check_copy(svc: Service, image: Image, location: Location, deep: bool, count: Tally, pace: Pace) -> Finding | None:
     store = svc.stores.of(location)
     if store is None or Feature.READ not in store.features or Feature.EPHEMERAL in store.features:
         why = "the store is not configured" if store is None else "another process cannot read this store"
@@ -172,12 +172,12 @@ def _check(svc: Service, image: Image, location: Location, deep: bool, count: Ta
         size = store.size(location.url, ctx=SERVICE)
         if image.size is not None and size != image.size:
             return finding(Problem.SIZE, f"{size} bytes, the record says {image.size}")
-        if deep and (words := _compare(store, image, location, count, pace)):
+        if deep and (words := _compare_bytes(store, image, location, count, pace)):
             return finding(Problem.HASH, words)
     except errors.Missing:
         try:
             if isinstance(store, Identified):
-                store.confirm()  # what is not mounted is not missing
+                store.confirm()  # if the store is not mounted, the copy is not missing
         except errors.StoreError as exc:
             return finding(Problem.UNREADABLE, errors.reason(exc))
         return finding(Problem.MISSING, "the store does not have it")
@@ -187,9 +187,9 @@ def _check(svc: Service, image: Image, location: Location, deep: bool, count: Ta
     return None
 
 
-def _compare(store: Store, image: Image, location: Location, count: Tally, pace: Pace) -> str:
+def _compare_bytes(store: Store, image: Image, location: Location, count: Tally, pace: Pace) -> str:
     """What differs, in words; empty when nothing does."""
-    # MD5 where there is nothing else, as with images from old releases of Glance.
+    # MD5 if there is no other hash, as for images of old releases of Glance.
     known = [(image.os_hash_algo or "", image.os_hash_value), ("md5", image.checksum)]
     algo, want = next(((a, v) for a, v in known if v and a in hashlib.algorithms_available), ("", None))
     digest = hashlib.new(algo, usedforsecurity=False) if algo else None
@@ -211,13 +211,13 @@ def _compare(store: Store, image: Image, location: Location, count: Tally, pace:
     return f"{size} bytes could be read, the record says {image.size}" if size != (image.size or size) else ""
 
 
-# --- the other direction -----------------------------------------------------------------------------------
+# --- data without a record ---------------------------------------------------------------------------------
 
 
 def strays(svc: Service, what: Selection, age: timedelta) -> Iterator[Finding]:
-    """Names in the stores, older than `age`, that no record and no job has a claim to."""
+    """Entries in the stores, older than `age`, that no record and no job refers to."""
     for store in svc.stores:
-        if not what.has_store(store) or Feature.EPHEMERAL in store.features:
+        if not what.includes_store(store) or Feature.EPHEMERAL in store.features:
             continue
         if not isinstance(store, Audits):
             yield Finding(Problem.UNREADABLE, "this kind of store cannot list what is in it", store.name)
@@ -235,7 +235,7 @@ def _unclaimed(svc: Service, store: Audits, age: timedelta) -> Iterator[Entry]:
     remaining = {entry.name: entry for batch in _batched(old) for entry in unclaimed(svc, store, batch, age)}
     if not remaining:
         return
-    # What remains may still be named by a record of another image. Jobs before copies: one may become the other.
+    # A record of another image may refer to the rest. Jobs are read before copies, as a job may become a copy.
     for place in svc.db.snapshot(lambda tx: list(audit.job_locations(tx))):
         remaining.pop(store.name_of(place.url) or "", None)
     after = 0
@@ -243,7 +243,7 @@ def _unclaimed(svc: Service, store: Audits, age: timedelta) -> Iterator[Entry]:
         for place in rows:
             remaining.pop(store.name_of(place.url) or "", None)
         after = rows[-1].id
-    # Whoever was deleting it has removed it before the claim went.
+    # A delete removes the data before its job: what still exists now, and has no claim, was not being deleted.
     for batch in _batched(remaining.values()):
         for entry in unclaimed(svc, store, batch, age):
             now = store.entry(entry.name)
@@ -252,7 +252,7 @@ def _unclaimed(svc: Service, store: Audits, age: timedelta) -> Iterator[Entry]:
 
 
 def unclaimed(svc: Service, store: Audits, entries: Sequence[Entry], age: timedelta) -> list[Entry]:
-    """Those that belong to no image, upload or delete of the id that they are called by."""
+    """The entries that no image, upload or delete refers to, of the image id that is in their name."""
     ids = {_id(entry) for entry in entries}
 
     def work(tx: Tx) -> list[Entry]:
@@ -265,8 +265,8 @@ def unclaimed(svc: Service, store: Audits, entries: Sequence[Entry], age: timede
 
 
 def _batched(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    them = iter(entries)
-    while batch := list(islice(them, _BATCH)):
+    iterator = iter(entries)
+    while batch := list(islice(iterator, _BATCH)):
         yield batch
 
 

@@ -57,7 +57,7 @@ def upload(
 
     with svc.transfers.place():
         image, job = _intend(svc, ctx, image.id, store, allowed, size)
-        room = quota.growing(svc, allowed, size, job)
+        room = quota.growing_reservation(svc, allowed, size, job)
         with (
             _giving_back(svc, job),
             svc.leases.holding(job) as alive,
@@ -116,7 +116,7 @@ def _intend(
             raise no_image(image_id)
         refuse_unready(image)
         db_images.move(tx, image.id, "queued", "saving", now=now)
-        quota.count_uploading(tx, allowed)
+        quota.check_uploading_count(tx, allowed)
         job = jobs.submit(
             tx,
             KIND,
@@ -124,7 +124,7 @@ def _intend(
             {"store": store.name, "identity": store.identity if isinstance(store, Identified) else None},
             owner=owner,
             project=allowed.project if allowed else image.owner,
-            reserved=quota.room(tx, allowed, size),
+            reserved=quota.bytes_to_reserve(tx, allowed, size),
         )
         saving = replace(image, status="saving", updated_at=now)
         svc.events.image(tx, saving, "image.update")

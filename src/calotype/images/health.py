@@ -1,7 +1,7 @@
-"""Whether the service is well, for whoever sends it requests: files of the operator, database, store, runner.
+"""Health checks, for load balancers: files of the operator, the database, the default store, the job runner.
 
-What takes time is asked beside the request, remembered for a second, and taken for ill when no answer comes in two:
-a crowd of load balancers costs nothing, and a hanging database hangs no check.
+A check that takes time runs in a thread of its own. Its result is cached for a second, and it has failed if there is no
+result after two seconds. So many load balancers at once cost nothing, and a database that hangs lets no request hang.
 """
 
 import threading
@@ -16,22 +16,22 @@ from calotype.db.leases import LEASE
 from calotype.service import Service
 from calotype.stores.probing import SILENT
 
-#: Seconds: for how long a result is remembered, and how long one is waited for.
-REMEMBERED: Final = 1.0
-WAITED_FOR: Final = 2.0
+#: How long a result is cached, and how long to wait for one, seconds.
+CACHE_SECONDS: Final = 1.0
+TIMEOUT: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How one part is. `reason` names no host, path or credential."""
+    """The health of one part. `reason` has no host, path or credential in it."""
 
     name: str
-    well: bool
+    healthy: bool
     reason: str
 
 
 class Health:
-    """What `[healthcheck] backends` names. Raises `ConfigError` for names and pairs that make no sense."""
+    """The checks that `[healthcheck] backends` names. Raises `ConfigError` for wrong names or pairs."""
 
     def __init__(self, svc: Service) -> None:
         self._conf = svc.conf.healthcheck
@@ -53,48 +53,51 @@ class Health:
             raise errors.ConfigError("[healthcheck] backends: disable_by_file and enable_by_files exclude each other.")
 
     def check(self, port: int) -> tuple[bool, list[Finding]]:
-        """Whether all is well that must be, and how it is; with `detailed`, also what need not be. In two seconds."""
+        """Whether all configured checks succeed, and their findings; with `detailed`, findings of all checks.
+
+        Takes two seconds at most.
+        """
         wanted = list(self._wanted)
         if self._conf.detailed:
             wanted += [name for name in self._probes if name not in wanted]
-        until = time.monotonic() + WAITED_FOR
+        deadline = time.monotonic() + TIMEOUT
         probes = [self._probes[name] for name in wanted if name in self._probes]
         for probe in probes:
-            probe.begin()
+            probe.start()
         found = []
         for name in wanted:
-            reason = self._probes[name].result(until) if name in self._probes else self._files[name](port)
+            reason = self._probes[name].result(deadline) if name in self._probes else self._files[name](port)
             found.append(Finding(name, not reason, reason))
-        return all(one.well for one in found if one.name in self._wanted), found
+        return all(one.healthy for one in found if one.name in self._wanted), found
 
 
 class _Probe:
-    """Asks in a thread of its own, one at a time. `ask` returns what is wrong, or nothing."""
+    """Runs a check in a thread of its own, one at a time. `ask` returns what is wrong, or an empty text."""
 
     def __init__(self, ask: Callable[[], str]) -> None:
         self._ask = ask
         self._lock = threading.Lock()
         self._done: threading.Event | None = None
         self._reason = ""
-        self._since = -REMEMBERED
+        self._since = -CACHE_SECONDS
 
-    def begin(self) -> None:
+    def start(self) -> None:
         with self._lock:
             running = self._done is not None and not self._done.is_set()
-            if not running and time.monotonic() - self._since >= REMEMBERED:
+            if not running and time.monotonic() - self._since >= CACHE_SECONDS:
                 self._done = threading.Event()
                 threading.Thread(target=self._run, args=(self._done,), name="health", daemon=True).start()
 
-    def result(self, until: float) -> str:
+    def result(self, deadline: float) -> str:
         done = self._done
-        if done is None or not done.wait(max(0.0, until - time.monotonic())):
+        if done is None or not done.wait(max(0.0, deadline - time.monotonic())):
             return "does not answer"
         return self._reason
 
     def _run(self, done: threading.Event) -> None:
         try:
             self._reason = self._ask()
-        except Exception as exc:  # noqa: BLE001  # whatever it is, it is not well
+        except Exception as exc:  # noqa: BLE001  # whatever it is, the check failed
             self._reason = "does not answer" if isinstance(exc, errors.Busy) else "fails"
         finally:
             self._since = time.monotonic()

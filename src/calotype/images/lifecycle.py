@@ -1,7 +1,7 @@
-"""The life of a record: create, show, list, update, tag, delete, deactivate.
+"""Use-cases for image records: create, show, list, update, tag, deactivate, delete.
 
-Each use-case fetches, asks the policy, acts, in that order; what changes a row happens in one transaction that
-has locked it, so that of two changes at once the second one works on what the first one left.
+Each use-case fetches the record, asks the policy, and acts, in that order. A change is one transaction that locks the
+record first. So the second of two concurrent changes works on the result of the first.
 """
 
 import json
@@ -16,7 +16,7 @@ from calotype.db import images as db_images
 from calotype.db import jobs, pages
 from calotype.db.engine import Tx, same_moment
 from calotype.images import quota, removal
-from calotype.images.quota import within
+from calotype.images.quota import check_limit
 from calotype.model import FORMATS_OPEN, MAX_PROPERTIES, RESERVED_PREFIX, Change, Image, Job, Query
 from calotype.policy import no_image
 from calotype.service import Service
@@ -32,7 +32,7 @@ READ_ONLY: Final = frozenset(
         "os_hash_algo os_hash_value stores"
     ).split()
 )
-#: Names that are not to be had for custom properties.
+#: Names that custom properties may not have.
 RESERVED: Final = frozenset({"location", "locations", "deleted", "deleted_at"})
 
 _VISIBILITY_RULES: Final = {"public": "publicize_image", "community": "communitize_image"}
@@ -40,12 +40,12 @@ _VISIBILITY_RULES: Final = {"public": "publicize_image", "community": "communiti
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """What a client says of an image that it creates; values are checked for type and length already."""
+    """What a client asks for when it creates an image. Types and lengths are checked already."""
 
     id: str | None = None
     name: str | None = None
     visibility: str | None = None
-    owner: str | None = None  #: the caller's project when None, nobody when empty
+    owner: str | None = None  #: None: the caller's project; empty: no owner
     protected: bool = False
     os_hidden: bool = False
     disk_format: str | None = None
@@ -57,7 +57,7 @@ class NewImage:
 
 
 def create(svc: Service, ctx: Context, new: NewImage) -> Image:
-    """Add a queued image. Raises `Forbidden`, `Conflict` for an id that was ever used, `OverLimit`."""
+    """Add a queued image. Raises `Forbidden`, `OverLimit`; `Conflict` for an id that is or was in use."""
     owner = ctx.project if new.owner is None else new.owner or None
     visibility = new.visibility or "shared"
     target = {"project_id": owner, "owner": owner, "visibility": new.visibility or "private"}
@@ -66,13 +66,13 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
     svc.policy.check(ctx, "add_image", target)
     if rule := _VISIBILITY_RULES.get(visibility):
         svc.policy.check(ctx, rule, target)
-    within(svc.conf.image_property_quota, _counted(new.properties), "properties")  # first: it costs the least
+    check_limit(svc.conf.image_property_quota, _count_custom(new.properties), "properties")  # the cheapest check
     for name in new.properties:
         _refuse_special(name)
         svc.protections.check(ctx, "create", name)
-    within(MAX_PROPERTIES, _bytes(new.properties), "bytes for all properties")
+    check_limit(MAX_PROPERTIES, _json_size(new.properties), "bytes for all properties")
     tags = tuple(sorted(set(new.tags)))
-    within(svc.conf.image_tag_quota, len(tags), "tags")
+    check_limit(svc.conf.image_tag_quota, len(tags), "tags")
     now = svc.now()
     image = Image(
         id=(new.id or str(uuid.uuid4())).lower(),
@@ -96,7 +96,7 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
 
     def work(tx: Tx) -> None:
         db_images.add(tx, image, has_random_id=new.id is None)
-        quota.count_image(tx, allowed)
+        quota.check_image_count(tx, allowed)
         svc.events.image(tx, image, "image.create")
 
     def committed(tx: Tx, _: None) -> bool:
@@ -120,7 +120,7 @@ def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | 
     """A page of images, and the marker of the next page if there is one."""
     svc.policy.check(ctx, "get_images", {"project_id": ctx.project})
     if not all(svc.protections.allows(ctx, "read", name) for name in query.properties):
-        return [], None  # as if no image had it: what a filter finds tells what it is
+        return [], None  # as if no image had the property: what a filter finds would tell its value
     wanted = replace(query, limit=query.limit + 1 if query.limit else 0)
     try:
         read = svc.db.read if pages.needs_one_statement(wanted) else svc.db.snapshot
@@ -131,8 +131,8 @@ def list_(svc: Service, ctx: Context, query: Query) -> tuple[list[Image], str | 
     rows = rows[: query.limit]
     images = [row for row in rows if isinstance(row, Image)]
     last = rows[-1] if more else None
-    seen = [svc.protections.seen_by(ctx, image) for image in svc.policy.readable(ctx, images)]
-    return seen, last.id if isinstance(last, Image) else last
+    shown = [svc.protections.seen_by(ctx, image) for image in svc.policy.readable(ctx, images)]
+    return shown, last.id if isinstance(last, Image) else last
 
 
 def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change]) -> Image:
@@ -149,11 +149,11 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
         if after.visibility != before.visibility and (rule := _VISIBILITY_RULES.get(after.visibility)):
             svc.policy.check_image(ctx, rule, after)
         if set(after.properties) - set(before.properties):
-            within(svc.conf.image_property_quota, _counted(after.properties), "properties")
+            check_limit(svc.conf.image_property_quota, _count_custom(after.properties), "properties")
         if set(after.tags) - set(before.tags):
-            within(svc.conf.image_tag_quota, len(after.tags), "tags")
-        if _bytes(after.properties) > _bytes(before.properties):
-            within(MAX_PROPERTIES, _bytes(after.properties), "bytes for all properties")
+            check_limit(svc.conf.image_tag_quota, len(after.tags), "tags")
+        if _json_size(after.properties) > _json_size(before.properties):
+            check_limit(MAX_PROPERTIES, _json_size(after.properties), "bytes for all properties")
         if after == before:
             return before
         after = replace(after, updated_at=svc.now())
@@ -173,14 +173,14 @@ def _value(image: Image, name: str) -> Any:
 
 
 def add_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
-    """Give the image a tag; it may have it already."""
+    """Add a tag, unless the image has it already."""
 
     def work(tx: Tx) -> None:
         image = fetch(tx, ctx, image_id)
         svc.policy.check_image(ctx, "modify_image", image)
         if tag in image.tags:
             return
-        within(svc.conf.image_tag_quota, len(image.tags) + 1, "tags")
+        check_limit(svc.conf.image_tag_quota, len(image.tags) + 1, "tags")
         after = replace(image, tags=(*image.tags, tag), updated_at=svc.now())
         db_images.save(tx, image, after)
         svc.events.image(tx, after, "image.update")
@@ -189,7 +189,7 @@ def add_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
 
 
 def remove_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
-    """Take a tag away. Raises `NotFound` when the image does not have it."""
+    """Remove a tag. Raises `NotFound` if the image does not have it."""
 
     def work(tx: Tx) -> None:
         image = fetch(tx, ctx, image_id)
@@ -209,16 +209,16 @@ def remove_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
 
 
 def deactivate(svc: Service, ctx: Context, image_id: str) -> None:
-    """Keep the data from everybody but admins until `reactivate`."""
-    _switch(svc, ctx, image_id, "deactivate", "active", "deactivated")
+    """Let nobody but administrators read the data, until `reactivate`."""
+    _set_active(svc, ctx, image_id, "deactivate", "active", "deactivated")
 
 
 def reactivate(svc: Service, ctx: Context, image_id: str) -> None:
     """Undo `deactivate`."""
-    _switch(svc, ctx, image_id, "reactivate", "deactivated", "active")
+    _set_active(svc, ctx, image_id, "reactivate", "deactivated", "active")
 
 
-def _switch(svc: Service, ctx: Context, image_id: str, action: str, expected: str, to: str) -> None:
+def _set_active(svc: Service, ctx: Context, image_id: str, action: str, expected: str, to: str) -> None:
     def work(tx: Tx) -> None:
         image = fetch(tx, ctx, image_id)
         svc.policy.check_image(ctx, action, image)
@@ -269,28 +269,28 @@ def _apply(
     properties: dict[str, str],
     change: Change,
 ) -> None:
-    """One step of an update (contract: api.md §3.4).
+    """Apply one step of an update to `attributes`, the ones that are changed, and `properties` (contract: api.md §3.4).
 
-    `attributes` that were changed and `properties` change in place: there may be thousands of steps.
+    Both are changed in place, as there may be thousands of steps.
     """
     name, value = change.name, change.value
     if name in WRITABLE:
         attributes[name] = _attribute(ctx, image, change)
         return
     _refuse_special(name)
-    seen = svc.protections.allows(ctx, "read", name)
-    there = seen and name in properties  # what the caller may not read is not there for it
-    if change.op == "add" and there and change.strict_add:
+    is_readable = svc.protections.allows(ctx, "read", name)
+    exists = is_readable and name in properties  # to the caller, a property that it may not read does not exist
+    if change.op == "add" and exists and change.strict_add:
         raise errors.Conflict(f"Property {name} already present.")
-    if change.op in ("replace", "remove") and not there:
+    if change.op in ("replace", "remove") and not exists:
         raise errors.Conflict(f"Property {name} does not exist.")
     if change.op == "remove":
         svc.protections.check(ctx, "delete", name)
         del properties[name]
     else:
-        if there or not seen:
+        if exists or not is_readable:
             svc.protections.check(ctx, "update", name)
-        if not there:  # and one that may be there or not takes both rights
+        if not exists:  # one that the caller may not read takes both rights, so that no answer tells if it exists
             svc.protections.check(ctx, "create", name)
         properties[name] = value
 
@@ -325,9 +325,9 @@ def _refuse_special(name: str) -> None:
         raise errors.Forbidden(f"Attribute '{name}' is reserved.")
 
 
-def _counted(properties: Any) -> int:
+def _count_custom(properties: Any) -> int:
     return sum(not name.startswith(RESERVED_PREFIX) for name in properties)
 
 
-def _bytes(properties: Mapping[str, str]) -> int:
+def _json_size(properties: Mapping[str, str]) -> int:
     return len(json.dumps(dict(properties)))

@@ -94,8 +94,8 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         data.refuse_unready(found)
         if _formats(found) != _formats(image):
             raise errors.Conflict("The image's formats were changed just now; ask again.")
-        quota.one_more_location(svc, found)
-        reserved = quota.room(tx, allowed, size)
+        quota.check_location_count(svc, found)
+        reserved = quota.bytes_to_reserve(tx, allowed, size)
         if at_once:
             reserved = 0  # it is stored, in this transaction
             # Clients see by the algorithm that a hash will follow.
@@ -104,7 +104,7 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         else:
             _refuse_taken(tx, store, url, image.id)
             db_images.move(tx, image.id, "queued", "importing", now=now)
-            quota.count_uploading(tx, allowed)
+            quota.check_uploading_count(tx, allowed)
             svc.events.image(tx, image.id, "image.update")
         task = tasks.begin(svc, tx, ctx, "location_import", image.id, asked, status="processing")
         if at_once and not secure:

@@ -1,9 +1,10 @@
-"""Quotas: what a project has, compared with what it may have.
+"""Quotas: compares what a project uses with its limits, and reserves what an upload will use.
 
-Hard ones: whoever wants more takes the project's turn, reads what it uses, with what others have reserved, and writes
-down what it adds to that, in one transaction. Of two who would both fit alone, one does. `limits.py` knows what a
-project may have; ask it with `allowance` before the transaction. None there means that nothing is limited, and then
-nothing is asked of the database here.
+Quotas are never exceeded. A transaction that adds something locks the project, reads what it uses and what others have
+reserved, and writes what it adds itself. So of two requests that would fit one at a time, one is refused.
+
+Call `allowance` before the transaction, as it may ask Keystone. If it returns None, nothing is limited, and no function
+here asks the database anything.
 """
 
 from calotype import errors
@@ -15,45 +16,45 @@ from calotype.limits import Allowance
 from calotype.model import Image, Job
 from calotype.service import Service
 
-#: Bytes that are reserved for data of unknown size before it comes; then as many again as there are, up to the second.
-#: 1 GiB takes nine transactions, and no upload keeps more than 256 MiB from others that it does not need.
+#: Bytes to reserve for data of unknown size: the first step, and the largest; each step doubles the reservation. So
+#: 1 GiB takes nine transactions, and no upload reserves more than 256 MiB that it does not need.
 FIRST_STEP, LARGEST_STEP = 16 << 20, 256 << 20
 
 
 def allowance(svc: Service, ctx: Context, owner: str | None) -> Allowance | None:
-    """What limits the caller's work on an image of `owner`. Not in a transaction. Raises `Busy`."""
+    """The limits for the caller's work on an image of `owner`. Not to be called in a transaction. Raises `Busy`."""
     return svc.limits.of(ctx.project, owner)
 
 
-def count_image(tx: Tx, allowed: Allowance | None) -> None:
-    """Count an image that was added in this transaction. Raises `OverLimit`."""
+def check_image_count(tx: Tx, allowed: Allowance | None) -> None:
+    """Raise `OverLimit` if the image that this transaction has added is one too many."""
     if allowed is None or allowed.images is None:
         return
     lock_project(tx, allowed.project)
-    there = usage(tx, allowed.project, "images")["images"]
-    if there > allowed.images:
+    count = usage(tx, allowed.project, "images")["images"]
+    if count > allowed.images:
         raise errors.OverLimit(
-            f"Project {allowed.project} may have {allowed.images} images; it has {there - 1}, and 1 more was asked for."
+            f"Project {allowed.project} may have {allowed.images} images; it has {count - 1}, and 1 more was asked for."
         )
 
 
-def count_uploading(tx: Tx, allowed: Allowance | None) -> None:
-    """Count an image that began to wait for its data in this transaction. Raises `OverLimit`."""
+def check_uploading_count(tx: Tx, allowed: Allowance | None) -> None:
+    """Raise `OverLimit` if the image that this transaction has begun to upload is one too many."""
     if allowed is None or allowed.uploading is None:
         return
     lock_project(tx, allowed.project)
-    coming = usage(tx, allowed.project, "uploading")["uploading"]
-    if coming > allowed.uploading:
+    count = usage(tx, allowed.project, "uploading")["uploading"]
+    if count > allowed.uploading:
         raise errors.OverLimit(
-            f"Project {allowed.project} may have {allowed.uploading} images that are uploading; it has {coming - 1}, "
+            f"Project {allowed.project} may have {allowed.uploading} images that are uploading; it has {count - 1}, "
             "and 1 more was asked for."
         )
 
 
-def room(tx: Tx, allowed: Allowance | None, size: int | None) -> int:
-    """How many bytes to reserve, in this transaction, for data of this size, or of a size that is not known yet.
+def bytes_to_reserve(tx: Tx, allowed: Allowance | None, size: int | None) -> int:
+    """How many bytes this transaction has to reserve for data of this size; None: of a size that is not known yet.
 
-    Who adds a copy in the same transaction need not reserve anything. Raises `OverLimit`.
+    If the transaction adds the copy itself, it need not reserve them. Raises `OverLimit`.
     """
     if allowed is None or allowed.size is None:
         return size or 0
@@ -61,8 +62,8 @@ def room(tx: Tx, allowed: Allowance | None, size: int | None) -> int:
     return min(FIRST_STEP, remaining) if size is None else size
 
 
-class Growing:
-    """Room for data of unknown size: more is reserved for its job as it comes."""
+class GrowingReservation:
+    """The reservation for data of unknown size, which grows as the data arrives."""
 
     def __init__(self, svc: Service, allowed: Allowance, limit: int, job: Job) -> None:
         self._svc = svc
@@ -72,7 +73,7 @@ class Growing:
         self._reserved = job.reserved
 
     def admit(self, size: int) -> None:
-        """Data has come to this size, and may go on. Raises `OverLimit`, `Gone`, `Busy`."""
+        """Reserve more if the data has come to this size. Raises `OverLimit`, `Gone`, `Busy`."""
         if size > self._reserved:
             self._reserved = self._svc.db.write(lambda tx: self._reserve(tx, size))
 
@@ -85,15 +86,17 @@ class Growing:
         return reserved
 
 
-def growing(svc: Service, allowed: Allowance | None, size: int | None, job: Job) -> Growing | None:
-    """What has to be asked as data comes; None where nothing more is to be reserved for it."""
+def growing_reservation(
+    svc: Service, allowed: Allowance | None, size: int | None, job: Job
+) -> GrowingReservation | None:
+    """The reservation to grow as data arrives; None if its size is known, or nothing is limited."""
     if size is not None or allowed is None or allowed.size is None:
         return None
-    return Growing(svc, allowed, allowed.size, job)
+    return GrowingReservation(svc, allowed, allowed.size, job)
 
 
 def _remaining(tx: Tx, allowed: Allowance, limit: int, wanted: int, *, except_job: Job | None = None) -> int:
-    """The bytes that the project may use for this, at least as many as are wanted. Raises `OverLimit`."""
+    """How many bytes the project may still use. Raises `OverLimit` if that is less than `wanted`."""
     lock_project(tx, allowed.project)
     used = usage(tx, allowed.project, "stored", "reserved", except_job=except_job.id if except_job else "")
     remaining = limit - used["stored"] - used["reserved"]
@@ -105,24 +108,24 @@ def _remaining(tx: Tx, allowed: Allowance, limit: int, wanted: int, *, except_jo
     return remaining
 
 
-def within(limit: int, count: int, what: str) -> None:
-    """Refuse more of something than an image may have; a negative limit lifts it. Raises `OverLimit`.
+def check_limit(limit: int, count: int, what: str) -> None:
+    """Raise `OverLimit` if an image would have more of something than it may; a negative limit is none.
 
-    Hard because whoever asks has the image's row locked.
+    The caller has locked the image's row, so the limit is never exceeded.
     """
     if 0 <= limit < count:
         raise errors.OverLimit(f"The limit of {limit} {what} on an image has been exceeded: {count} were asked for.")
 
 
-def one_more_location(svc: Service, image: Image) -> None:
-    """Refuse a location that would be one too many, for an image that is locked. Raises `OverLimit`."""
-    within(svc.conf.image_location_quota, len(image.locations) + 1, "locations")
+def check_location_count(svc: Service, image: Image) -> None:
+    """Raise `OverLimit` if a locked image may not have another location."""
+    check_limit(svc.conf.image_location_quota, len(image.locations) + 1, "locations")
 
 
 def report(svc: Service, ctx: Context) -> dict[str, tuple[int, int]]:
-    """What the caller's project uses and may use, by the limits' names; sizes are MiB, -1 is no limit.
+    """What the caller's project uses and may use, by the names of the limits. Sizes are in MiB; -1 is no limit.
 
-    Empty where limits are not Keystone's. Raises `Busy`.
+    Empty unless limits come from Keystone. Raises `Busy`.
     """
     allowed = allowance(svc, ctx, None)
     if allowed is None:

@@ -1,7 +1,7 @@
-"""What a text that somebody wrote down earlier may tell to whom.
+"""Removes secrets and locations from texts and JSON that were recorded earlier, such as messages of tasks.
 
-Credentials are for nobody: passwords and tokens, the part of a URL before the host, its query. URLs and paths are for
-those who may see locations; others read a text without each word that could be one.
+Nobody is shown credentials: passwords, tokens, and of a URL the part before the host and the query. Callers who may not
+see locations are shown no word that could be a URL or a path.
 """
 
 import re
@@ -9,12 +9,14 @@ from typing import Any, Final
 
 from oslo_utils import strutils
 
-#: Stands for what is not told.
+#: The replacement for what is removed.
 HIDDEN: Final = "***"
-_SECRETS: Final = re.compile(r"pass|token|secret|credential|auth|signature|private|access_?key|api_?key", re.IGNORECASE)
-_PLACES: Final = re.compile(r"ur[il]s?$|path|location|director|import_from$|_from$|host", re.IGNORECASE)
+_SECRET_NAMES: Final = re.compile(
+    r"pass|token|secret|credential|auth|signature|private|access_?key|api_?key", re.IGNORECASE
+)
+_LOCATION_NAMES: Final = re.compile(r"ur[il]s?$|path|location|director|import_from$|_from$|host", re.IGNORECASE)
 _TOKENS: Final = re.compile(r"\b(?:gAAAA|eyJ)[\w.=-]{16,}|\bBearer\s+\S+")
-_SAID: Final = re.compile(  # `… = secret`, beyond the names that oslo.utils knows
+_ASSIGNED_SECRETS: Final = re.compile(  # `… = secret`, beyond the names that oslo.utils knows
     r"((?:pass(?:word|wd|phrase)?|token|secret|credential|private_?key|access_?key|api_?key)s?['\"]?\s?[:=]\s?)\S+",
     re.IGNORECASE,
 )
@@ -22,7 +24,7 @@ _WORD: Final = re.compile(r"\S+")
 
 
 def redacted(value: Any, *, locations: bool) -> Any:
-    """A JSON value as it may be told to somebody; `locations` tells whether that one may see those."""
+    """A JSON value without secrets; and without locations, unless the caller may see `locations`."""
     if isinstance(value, str):
         return _text(value, locations)
     if isinstance(value, list):
@@ -33,15 +35,15 @@ def redacted(value: Any, *, locations: bool) -> Any:
 
 
 def _entry(name: str, value: Any, locations: bool) -> Any:
-    if _SECRETS.search(name) and value is not None and not isinstance(value, bool):
+    if _SECRET_NAMES.search(name) and value is not None and not isinstance(value, bool):
         return HIDDEN
-    if _PLACES.search(name) and isinstance(value, str):
-        return _url(_masked(value)) if locations else HIDDEN  # as a whole: what is in it may hold blanks
+    if _LOCATION_NAMES.search(name) and isinstance(value, str):
+        return _url(_masked(value)) if locations else HIDDEN  # the whole value: a path may have blanks in it
     return redacted(value, locations=locations)
 
 
 def _masked(text: str) -> str:
-    return _SAID.sub(rf"\1{HIDDEN}", _TOKENS.sub(HIDDEN, strutils.mask_password(text, secret=HIDDEN)))
+    return _ASSIGNED_SECRETS.sub(rf"\1{HIDDEN}", _TOKENS.sub(HIDDEN, strutils.mask_password(text, secret=HIDDEN)))
 
 
 def _text(text: str, locations: bool) -> str:
@@ -55,7 +57,7 @@ def _word(word: str, locations: bool) -> str:
 
 
 def _url(text: str) -> str:
-    """Without what stands before an @, and without a query; more may be cut off than would have to be."""
+    """The URL without credentials and query. It may remove more than that, never less."""
     before, slashes, rest = text.partition("//")
     rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     return before + slashes + rest.rpartition("@")[2]

@@ -1,7 +1,7 @@
-"""Taking what is wrong out of service, so that nobody is served it and nothing is lost.
+"""Repairs what `checking.py` finds: takes bad copies out of service and quarantines stray data.
 
-Data is put aside in its store, never removed. Every step is one transaction or one rename, in an order in which the
-next run finds what this one left, wherever it was killed.
+No data is removed: a quarantine is a rename within the store, and can be undone. Every step is one transaction or one
+rename. If a run is killed between two steps, the next run finds what is left to do.
 """
 
 import logging
@@ -26,7 +26,7 @@ LOG = logging.getLogger(__name__)
 def survey(
     svc: Service, what: Selection, age: timedelta, tally: Tally, pace: checking.Pace = lambda _: None
 ) -> Iterator[Finding]:
-    """What does not match, in both directions. A store that seems to be absent, or another one's, is left alone."""
+    """All problems of records and stores. One that seems absent, or another one, is reported as such."""
     missing: dict[str, list[Finding]] = {}
     for finding in checking.verify(svc, what, tally, pace):
         if finding.problem is Problem.MISSING and finding.store and not what.image_ids:
@@ -51,13 +51,13 @@ def survey(
 
 
 def mend(svc: Service, finding: Finding, age: timedelta) -> str | None:
-    """Take it out of service; what was done and how to undo it, in words. None when it is not wrong any more."""
+    """Repair a problem; returns what was done and how to undo it, in words. None if the problem is gone."""
     if finding.problem is Problem.STRAY:
         return _mend_stray(svc, finding, age)
     if finding.problem not in WRONG or finding.image_id is None:
         return None
-    # Looked at again with every copy and every byte: what is sound decides what becomes of the image.
-    image = checking.record(svc, finding.image_id)
+    # All copies are checked again in full: what to do with the image depends on which of them are sound.
+    image = checking.find_image(svc, finding.image_id)
     if image is None or image.status not in ("active", "deactivated"):
         return None
     found = checking.verify_image(svc, image, Selection(), Tally(), lambda _: None)
@@ -68,17 +68,17 @@ def mend(svc: Service, finding: Finding, age: timedelta) -> str | None:
     sound = {place.id for place in image.locations} - bad
     if not sound and any(one.problem is Problem.UNREADABLE for one in found):
         raise errors.StoreUnavailable("Another copy cannot be read, so nobody knows whether it is sound.", mine.store)
-    done = [] if sound else [_deactivate(svc, image)]
+    actions = [] if sound else [_deactivate(svc, image)]
     if mine.location is not None and mine.problem is not Problem.MISSING:
-        done.append(_put_aside(svc, mine, {"image": image.id, "location": mine.location.id, "why": mine.words}))
+        actions.append(_quarantine(svc, mine, {"image": image.id, "location": mine.location.id, "why": mine.words}))
     if mine.location is not None and sound:
-        done.append(_drop(svc, mine, sound))
-    LOG.warning("repair of image %s in store %s: %s", image.id, mine.store, "; ".join(filter(None, done)))
-    return "; ".join(filter(None, done))
+        actions.append(_remove_from_record(svc, mine, sound))
+    LOG.warning("repair of image %s in store %s: %s", image.id, mine.store, "; ".join(filter(None, actions)))
+    return "; ".join(filter(None, actions))
 
 
 def restore(svc: Service, store_name: str, key: str) -> Quarantined:
-    """Undo a quarantine: the data gets its name back, and the record its copy. A deactivated image stays so."""
+    """Undo a quarantine: restore the data and the copy in the record. A deactivated image stays deactivated."""
     store = svc.stores.get(store_name)
     if not isinstance(store, Audits):
         raise errors.NotFound(f"There is no store named {store_name!r} with a quarantine.")
@@ -95,11 +95,11 @@ def restore(svc: Service, store_name: str, key: str) -> Quarantined:
 
 
 def _mend_stray(svc: Service, finding: Finding, age: timedelta) -> str | None:
-    store = _auditable(svc, finding)
+    store = _audited_store(svc, finding)
     assert finding.entry is not None
     if not checking.unclaimed(svc, store, [finding.entry], age):
         return None
-    done = _put_aside(svc, finding, {"why": finding.words})
+    done = _quarantine(svc, finding, {"why": finding.words})
     if done:
         LOG.warning("repair of %s in store %s: %s", finding.name, finding.store, done)
     return done or None
@@ -114,22 +114,22 @@ def _deactivate(svc: Service, image: Image) -> str:
     return f"image {image.id} has no sound copy and is deactivated (with sound data: reactivate it)"
 
 
-def _put_aside(svc: Service, finding: Finding, facts: Mapping[str, Any]) -> str:
-    store = _auditable(svc, finding)
+def _quarantine(svc: Service, finding: Finding, facts: Mapping[str, Any]) -> str:
+    store = _audited_store(svc, finding)
     if finding.entry is None:
         return ""
     key = store.quarantine(finding.entry, {**facts, "when": svc.now().isoformat()})
     return f"put aside (undo: calotype repair --restore {finding.store}/{key})" if key else ""
 
 
-def _drop(svc: Service, finding: Finding, sound: set[int]) -> str:
+def _remove_from_record(svc: Service, finding: Finding, sound: set[int]) -> str:
     image_id, location = finding.image_id or "", finding.location
     assert location is not None
 
     def work(tx: Tx) -> bool:
-        now = db_images.get(tx, SERVICE, image_id, lock=True)
-        # Should somebody have removed the sound copy meanwhile, this one stays on record, and the next run sees it.
-        if now is None or not any(place.id in sound for place in now.locations):
+        current = db_images.get(tx, SERVICE, image_id, lock=True)
+        # If the sound copy was removed meanwhile, this one stays in the record, for the next run to find.
+        if current is None or not any(place.id in sound for place in current.locations):
             return False
         return db_images.remove_location(tx, image_id, location.id, svc.now())
 
@@ -137,7 +137,7 @@ def _drop(svc: Service, finding: Finding, sound: set[int]) -> str:
     return f"the copy in store {finding.store} is off the record, another one is sound" if dropped else ""
 
 
-def _auditable(svc: Service, finding: Finding) -> Audits:
+def _audited_store(svc: Service, finding: Finding) -> Audits:
     store = svc.stores.get(finding.store)
     if not isinstance(store, Audits):
         raise errors.StoreUnavailable("This kind of store has no quarantine; nothing was changed.", finding.store)

@@ -1,39 +1,39 @@
-"""Members: projects that an image is shared with, and what they say to it."""
+"""Use-cases for members: the projects that an image is shared with, and whether they accept it."""
 
 from calotype import errors
 from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import members
 from calotype.db.engine import Tx, same_moment
-from calotype.images.quota import within
+from calotype.images.quota import check_limit
 from calotype.model import Image, Member
 from calotype.policy import member_target, no_image
 from calotype.service import Service
 
 
 def list_(svc: Service, ctx: Context, image_id: str) -> list[Member]:
-    """The members, or, to one of them, its own entry alone. Raises `Forbidden` where the image is not shared."""
+    """The members of an image; a member sees itself alone. Raises `Forbidden` if the image is not shared."""
 
     def work(tx: Tx) -> tuple[Image, list[Member]]:
-        image = _shared(svc, tx, ctx, image_id)
+        image = _get_shared(svc, tx, ctx, image_id)
         svc.policy.check_image(ctx, "get_members", image)
         return image, members.members_of(tx, image.id)
 
     image, found = svc.db.snapshot(work)
-    if not _shares(ctx, image):
+    if not _is_owner(ctx, image):
         found = [member for member in found if member.member == ctx.project]
     return [member for member in found if svc.policy.allows(ctx, "get_member", member_target(image, member))]
 
 
 def show(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
-    """One member. Raises `NotFound` for any reason to refuse."""
+    """One member. Raises `NotFound`, whatever the reason to refuse."""
 
     def work(tx: Tx) -> Member:
         try:
-            image = _shared(svc, tx, ctx, image_id)
+            image = _get_shared(svc, tx, ctx, image_id)
         except errors.Forbidden as exc:
             raise _no_member(image_id, project) from exc
-        return _member(svc, tx, ctx, image, project)
+        return _get_member(svc, tx, ctx, image, project)
 
     return svc.db.snapshot(work)
 
@@ -42,12 +42,12 @@ def add(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
     """Share the image with a project. Raises `Conflict` when it is a member already, `OverLimit`."""
 
     def work(tx: Tx) -> Member:
-        image = _shared(svc, tx, ctx, image_id, lock=True)
+        image = _get_shared(svc, tx, ctx, image_id, lock=True)
         svc.policy.check_image(ctx, "add_member", image)
-        there = members.members_of(tx, image.id)
-        if any(member.member == project for member in there):
+        existing = members.members_of(tx, image.id)
+        if any(member.member == project for member in existing):
             raise errors.Conflict(f"{project} is a member of image {image.id} already.")
-        within(svc.conf.image_member_quota, len(there) + 1, "members")
+        check_limit(svc.conf.image_member_quota, len(existing) + 1, "members")
         added = members.add(tx, image.id, project, svc.now())
         svc.events.member(tx, added, "image.member.create")
         return added
@@ -59,12 +59,12 @@ def add(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
     return svc.db.write(work, committed)
 
 
-def answer(svc: Service, ctx: Context, image_id: str, project: str, status: str) -> Member:
-    """A member accepts, rejects or leaves open. Raises `Forbidden` for anybody else but an admin."""
+def set_status(svc: Service, ctx: Context, image_id: str, project: str, status: str) -> Member:
+    """A member sets its own status. Raises `Forbidden` for other callers, except administrators."""
 
     def work(tx: Tx) -> Member:
-        image = _shared(svc, tx, ctx, image_id, lock=True)
-        member = _member(svc, tx, ctx, image, project)
+        image = _get_shared(svc, tx, ctx, image_id, lock=True)
+        member = _get_member(svc, tx, ctx, image, project)
         target = member_target(image, member)
         svc.policy.check(ctx, "modify_member", target)
         if not (ctx.is_admin or ctx.project == project):
@@ -82,11 +82,11 @@ def answer(svc: Service, ctx: Context, image_id: str, project: str, status: str)
 
 
 def remove(svc: Service, ctx: Context, image_id: str, project: str) -> None:
-    """Stop sharing. The owner's to do; a member cannot leave. Raises `NotFound`."""
+    """Stop sharing with a project. Only the owner can do this, not the member. Raises `NotFound`."""
 
     def work(tx: Tx) -> str:
-        image = _shared(svc, tx, ctx, image_id, lock=True)
-        member = _member(svc, tx, ctx, image, project)
+        image = _get_shared(svc, tx, ctx, image_id, lock=True)
+        member = _get_member(svc, tx, ctx, image, project)
         svc.policy.check_image(ctx, "delete_member", image)
         now = svc.now()
         if not members.remove(tx, image.id, project, now):
@@ -97,7 +97,7 @@ def remove(svc: Service, ctx: Context, image_id: str, project: str) -> None:
     svc.db.write(work, lambda tx, removed_from: members.get(tx, removed_from, project) is None)
 
 
-def _shared(svc: Service, tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image:
+def _get_shared(svc: Service, tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image:
     image = db_images.get(tx, ctx, image_id, lock=lock)
     if image is None:
         raise no_image(image_id)
@@ -107,16 +107,16 @@ def _shared(svc: Service, tx: Tx, ctx: Context, image_id: str, *, lock: bool = F
     return image
 
 
-def _member(svc: Service, tx: Tx, ctx: Context, image: Image, project: str) -> Member:
+def _get_member(svc: Service, tx: Tx, ctx: Context, image: Image, project: str) -> Member:
     member = members.get(tx, image.id, project)
-    mine = _shares(ctx, image) or ctx.project == project
-    if member is None or not mine or not svc.policy.allows(ctx, "get_member", member_target(image, member)):
+    may_see = _is_owner(ctx, image) or ctx.project == project
+    if member is None or not may_see or not svc.policy.allows(ctx, "get_member", member_target(image, member)):
         raise _no_member(image.id, project)
     return member
 
 
-def _shares(ctx: Context, image: Image) -> bool:
-    """Whether the sharing is the caller's; that of nobody's image is not that of who has no project."""
+def _is_owner(ctx: Context, image: Image) -> bool:
+    """Whether the caller may manage the members: it owns the image, or is an administrator."""
     return ctx.is_admin or (ctx.project is not None and ctx.project == image.owner)
 
 

@@ -1,7 +1,7 @@
-"""Tasks: what users see of work that goes on after the answer. Whoever does the work moves its task along.
+"""Use-cases for tasks: what users see of work that goes on after the answer.
 
-`begin`, `move` and `progress` in `db/tasks.py` are for use-cases; each goes into the transaction that the work needs.
-What `show`, `list_` and `of_image` return is redacted for the caller.
+`show`, `list_` and `of_image` are for callers, and redact what they return. `begin`, `move`, and `progress` in
+`db/tasks.py`, are for the use-cases that do the work: they call them in the transactions of that work.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from calotype.service import Service
 
 
 def check_access(svc: Service, ctx: Context) -> None:
-    """Raise `Forbidden` for whoever may not use the tasks API, before anything else is looked at."""
+    """Raise `Forbidden` for callers that may not use the tasks API. To be called before anything else."""
     svc.policy.check(ctx, "tasks_api_access", {"project_id": ctx.project, "owner": ctx.project})
 
 
@@ -47,7 +47,7 @@ def list_(
 ) -> tuple[list[Task], str | None]:
     """A page of tasks, without input, result and message, and the marker of the next one if there is one.
 
-    Raises `Invalid` for a marker that is not there.
+    Raises `Invalid` for a marker that does not exist.
     """
     check_access(svc, ctx)
     now = svc.now()
@@ -72,7 +72,7 @@ def list_(
 
 
 def of_image(svc: Service, ctx: Context, image_id: str) -> list[Task]:
-    """The tasks of an image, as far as they are the caller's project's. Raises `NotFound`."""
+    """The tasks of an image that belong to the caller's project. Raises `NotFound`."""
 
     def work(tx: Tx) -> list[Task]:
         image = db_images.get(tx, ctx, image_id)
@@ -85,7 +85,7 @@ def of_image(svc: Service, ctx: Context, image_id: str) -> list[Task]:
 
 
 def create(svc: Service, ctx: Context, kind: str) -> Task:
-    """Refuse, and say what there is instead: no kind of task can be asked for here. Raises `Invalid`."""
+    """Raise `Invalid`, with a message that says what to do instead: tasks cannot be created by callers."""
     check_access(svc, ctx)
     raise errors.Invalid(
         f"Tasks of type {kind} are not created by this call. Create an image (POST /v2/images) and import its data "
@@ -105,7 +105,7 @@ def _redacted(svc: Service, ctx: Context, task: Task) -> Task:
 
 
 def begin(svc: Service, tx: Tx, ctx: Context, kind: str, image_id: str, given: Any, *, status: str = "pending") -> Task:
-    """A new task of the caller's project: `given` is what was asked for, as JSON. It must hold no secret."""
+    """Add a task of the caller's project. `given` is its input, as JSON, and must have no secret in it."""
     now = svc.now()
     made = Task(
         id=str(uuid4()),
@@ -127,12 +127,12 @@ def begin(svc: Service, tx: Tx, ctx: Context, kind: str, image_id: str, given: A
 
 
 def is_stored(svc: Service, tx: Tx, task: Task) -> bool:
-    """Whether the transaction that began it is in force."""
+    """Whether the transaction that added the task was committed."""
     return tasks.get(tx, SERVICE, task.id, svc.now()) is not None
 
 
 def move(svc: Service, tx: Tx, task_id: str, status: str, *, message: str | None = None, result: Any = None) -> bool:
-    """Bring a task on, as `db/tasks.py` does; at its end it gets the time that it has left."""
+    """Move a task to a status, as `db/tasks.py` does, and send the event. At its end it gets its `expires_at`."""
     ends = status in ("success", "failure")
     until = svc.now() + timedelta(hours=svc.conf.task.task_time_to_live) if ends else None
     moved = tasks.move(tx, task_id, status, now=svc.now(), message=message, result=result, expires_at=until)
