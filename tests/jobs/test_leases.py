@@ -344,7 +344,7 @@ def test_the_dead_are_remembered_while_a_long_job_of_theirs_may_be_left(
     busy = iter([True, False])  # the long job at hand ends just after the queue was looked at
     forgotten: list[list[str]] = []
     monkeypatch.setattr(runner, "_has_long_job", lambda: next(busy))
-    monkeypatch.setattr(app.service.leases, "forget", forgotten.append)
+    monkeypatch.setattr(app.service.leases, "forget_owners", forgotten.append)
     runner.run_due_jobs()
     assert forgotten == []
     runner.run_due_jobs()

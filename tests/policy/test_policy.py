@@ -71,7 +71,7 @@ def test_a_file_that_breaks_or_goes_keeps_the_rules(tmp_path: Path) -> None:
 
 def look_again(rules: Policy) -> None:
     """As after the second that passes between two looks at the files."""
-    rules._next_look = 0.0
+    rules._next_check = 0.0
 
 
 def test_no_file_hands_an_image_to_another_project(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_names_that_no_property_can_have_are_not_remembered(tmp_path: Path) -> N
     found = protections(tmp_path, section("^a", "@"))
     assert found.allows(ALICE, "read", "a" * 255)
     assert not found.allows(ALICE, "read", "a" * 256)
-    assert [len(name) for name in found._found] == [255]
+    assert [len(name) for name in found._section_by_name] == [255]
 
 
 def test_roles_count_in_any_case_and_from_service_tokens(tmp_path: Path) -> None:

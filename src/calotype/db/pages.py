@@ -212,10 +212,10 @@ def _first_group(walk: Walk, order: Order, unset: tuple[bool, ...] | None) -> sa
     ]
     entries = (sa.union(*parts) if len(parts) > 1 else parts[0]).subquery("entries")
     first: Any = entries.c.first
-    groups = sa.select(entries, sa.literal_column("1").label("place")).subquery("alike")
+    groups = sa.select(entries, sa.literal_column("1").label("place")).subquery("groups")
     if not walk.fixed:  # each branch has a first group of its own; the first of these is wanted
         by = [sa.case((first.is_(None), 1), else_=0), first.desc() if walk.descending else first]
-        groups = sa.select(entries, sa.func.rank().over(order_by=by).label("place")).subquery("alike")
+        groups = sa.select(entries, sa.func.rank().over(order_by=by).label("place")).subquery("groups")
     at_marker: Any = sa.false() if unset is None or unset[0] else groups.c.first == filters.marker(walk.key)
     found = sa.select(
         sa.case((groups.c.id.is_not(None), stamp.element)).label("stamp"),
@@ -369,14 +369,14 @@ def _ascending_segments(walk: Walk) -> list[tuple[list[Any], list[Any]]]:
     columns = [images.c[name] for name in walk.columns]
     marker = [filters.marker(name) for name in walk.columns]
     first, others = columns[0], columns[1:]
-    there: list[Any] = []
+    after_marker: list[Any] = []
     if walk.start == "value" and walk.begins == "after":
-        there = [beyond(columns, marker, descending=walk.descending)]
+        after_marker = [beyond(columns, marker, descending=walk.descending)]
     elif walk.start == "value":
-        there = [filters.OPERATORS[_BEGINS[walk.begins, walk.descending]](first, marker[0])]
+        after_marker = [filters.OPERATORS[_BEGINS[walk.begins, walk.descending]](first, marker[0])]
     if not first.nullable:
-        return [(there, columns)]
-    valued: tuple[list[Any], list[Any]] = ([first.is_not(None), *there], columns)
+        return [(after_marker, columns)]
+    valued: tuple[list[Any], list[Any]] = ([first.is_not(None), *after_marker], columns)
     unset: tuple[list[Any], list[Any]] = ([first.is_(None), _NOT_INDEX_ONLY], [always_null(first), *others])
     if walk.start == "unset" and walk.begins == "after":
         unset[0].append(beyond(others, marker[1:], descending=walk.descending))

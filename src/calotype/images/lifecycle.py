@@ -242,11 +242,11 @@ def delete(svc: Service, ctx: Context, image_id: str) -> None:
             raise errors.Forbidden(f"Image {image.id} is protected and cannot be deleted.")
         return image, removal.begin(svc, tx, image)
 
-    def committed(tx: Tx, begun: tuple[Image, Job | None]) -> bool:
-        image, job = begun
+    def committed(tx: Tx, deleted: tuple[Image, Job | None]) -> bool:
+        image, job = deleted
         return jobs.is_current(tx, job) if job else db_images.is_deleted(tx, image.id)
 
-    image, job = svc.db.write(work, committed, on_unknown=lambda begun: svc.leases.abandon(begun[1]))
+    image, job = svc.db.write(work, committed, on_unknown=lambda deleted: svc.leases.abandon(deleted[1]))
     if job is not None:
         removal.carry_out(svc, ctx, job, asked=True)
     if image.status == "saving":
