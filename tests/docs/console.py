@@ -16,16 +16,16 @@ import json
 import re
 import shlex
 import subprocess
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^( *)```console\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _TOKEN = re.compile(r'\s+|"(?:[^"\\]|\\.)*"|[\[\]{}:,]|…|[^\s\[\]{}:,…"]+')
 _ANY = "\ue000"  #: in place of a value that may be any
 _REST = "\ue001"  #: in place of entries or members that are left out
-_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Step:
 
 def steps(text: str) -> list[Step]:
     """What is done in the blocks of a document that are marked `console`."""
-    return [step for block in _BLOCK.findall(text) for step in _steps(block.splitlines())]
+    return [step for _, block in _BLOCK.findall(text) for step in _steps(textwrap.dedent(block).splitlines())]
 
 
 def _steps(lines: Sequence[str]) -> Iterator[Step]:
@@ -57,6 +57,8 @@ def _steps(lines: Sequence[str]) -> Iterator[Step]:
 
 
 def _goes_on(command: str) -> bool:
+    if found := re.search(r"<<'?(\w+)", command):  # a here-document, to the line that ends it
+        return command.splitlines()[-1] != found[1]
     try:
         shlex.split(command)
     except ValueError:  # a quote that is not closed, a backslash at the end
@@ -64,20 +66,27 @@ def _goes_on(command: str) -> bool:
     return False
 
 
-def play(steps: Sequence[Step], directory: Path, environment: Mapping[str, str]) -> list[str]:
+def play(
+    steps: Sequence[Step],
+    directory: Path,
+    environment: Mapping[str, str],
+    shell: Sequence[str] = ("bash", "-c"),
+    seconds: float = 60,
+) -> list[str]:
     """The output of each command, typed one after the other in a directory. A command that fails ends it there."""
     lines = [f"{step.command}\ncode=$?; printf '\\036'; [ $code = 0 ] || exit $code" for step in steps]
     done = subprocess.run(
-        ["bash", "-c", "\n".join(lines)],
+        [*shell, "\n".join(lines)],
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_SECONDS,
+        timeout=seconds,
     )
     outputs = done.stdout.split("\036")[:-1]
-    assert done.returncode == 0, f"$ {steps[len(outputs) - 1].command}\n{outputs[-1:]}\n{done.stderr}"
+    last = f"$ {steps[len(outputs) - 1].command}" if outputs else "before the first command"
+    assert done.returncode == 0, f"{last}\n{outputs[-1:]}\n{done.stderr}"
     return outputs
 
 

@@ -1,6 +1,9 @@
 """What the documents say of options, errors, routes, layers, files and targets is what the code says."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,11 +16,13 @@ from calotype import config, policy
 from calotype.api.errors import STATUS
 from calotype.api.routes import ROUTES
 from calotype.auth.basic import ROLES
+from calotype.cli.main import main
 from calotype.db import jobs, leases, tables, watch
 from calotype.jobs import worker
 from calotype.model import Job
 from calotype.stores.registry import COMMON
 from tests.docs import samples
+from tests.support import free_port
 
 ROOT = samples.ROOT
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("changes/*.md")])
@@ -106,6 +111,80 @@ def test_no_section_is_documented_that_does_not_exist() -> None:
     assert {heading for heading in headings if rows(section(text, heading))} == wanted
 
 
+_UNITS = re.compile(r"seconds?|minutes|hours|days|bytes|KiB|MiB|GiB|characters|octal", re.IGNORECASE)
+
+
+@pytest.mark.parametrize(("heading", "options"), list(option_tables()))
+def test_an_option_is_documented_in_the_unit_that_its_help_tells(heading: str, options: list[cfg.Opt]) -> None:
+    for row, option in zip(rows(section(read("docs/operate/configure.md"), heading)), options, strict=True):
+        assert set(_UNITS.findall(row[2])) == set(_UNITS.findall(option.help or "")), option.dest
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_options_that_are_named_with_their_section_exist(document: Path) -> None:
+    known = {section: {option.dest for option in options} for section, options in config.GROUPS.items()}
+    for section, options in {"DEFAULT": config.REFUSED, **config.WITHOUT_EFFECT}.items():
+        known[section] = known[section] | {option.name for option in options}
+    known.pop("DEFAULT")  # has oslo.log's as well
+    known.pop("oslo_limit")  # has those of keystoneauth as well
+    for group, option in re.findall(r"`\[(\w+)\] (\w+)`", document.read_text()):
+        assert option in known.get(group, {option}), f"[{group}] {option}"
+
+
+def test_the_options_that_are_shown_are_the_documented_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.conf").touch()
+    assert main(["config", "show", "--config-file", str(tmp_path / "empty.conf")]) == 0
+    shown = re.findall(r"^\[\w+\]", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(shown) == sorted(heading for heading, _ in option_tables() if heading.startswith("["))
+
+
+def test_what_is_refused_at_the_start_is_documented_wherever_that_is_the_subject() -> None:
+    refused = {option.name for option in config.REFUSED}
+    absent = section(read("SECURITY.md"), "What this release does not do")
+    assert set(re.findall(r"`(\w+)` is set", absent)) == refused
+    for document in ("README.md", "docs/operate/configure.md"):
+        assert all(f"`{name}`" in read(document) for name in refused)
+
+
+# --- commands --------------------------------------------------------------------------------------------
+
+_COMMAND = re.compile(r"(?<!exec )\bcalotype (?!calotype)([a-z]+)(?: ([a-z][a-z-]+))?((?: [^`\s|&;>#]+)*)")
+_GROUPS = ("config", "db", "store", "user")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_their_options_exist(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, second, rest in set(_COMMAND.findall(code(document.read_text()))):
+        words = [verb, second] if verb in _GROUPS and second else [verb]
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--help"])
+        shown = capsys.readouterr()
+        assert ended.value.code == 0, f"calotype {' '.join(words)}: {shown.err}"
+        for option in re.findall(r" (--[a-z-]+)", rest):
+            assert option in shown.out, f"calotype {' '.join(words)} {option}"
+
+
+def test_the_log_goes_to_standard_output_and_words_to_people_to_standard_error(tmp_path: Path) -> None:
+    where = ["--state-dir", str(tmp_path), "--bind", f"127.0.0.1:{free_port()}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "calotype.cli.main", "serve", *where],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as service:
+        try:
+            assert service.stderr
+            assert service.stdout
+            greeting = service.stderr.readline()
+        finally:
+            service.terminate()
+        log = service.stdout.read()
+    assert greeting.startswith("Calotype serves on")
+    assert " INFO gunicorn.error " in log
+    for document in ("docs/operate/install.md", "docs/operate/configure.md", "docs/operate/logs.md"):
+        assert "standard output" in read(document), document
+
+
 # --- the API ---------------------------------------------------------------------------------------------
 
 
@@ -121,6 +200,21 @@ def test_every_route_is_documented_and_nothing_else_is() -> None:
     for row in documented:
         assert len(row) == 5, row
         assert set(re.findall(r"\w+", row[2])) <= {*policy.RULES, "open", "none", "and", "of"}, row
+
+
+def test_the_status_of_a_route_is_one_that_the_description_of_the_api_has() -> None:
+    paths = json.loads(samples.OPENAPI.read_text())["paths"]
+    for method, path, _, status, _ in rows(read("docs/api/routes.md")):
+        assert status in paths[path][method.lower()]["responses"], f"{method} {path}"
+
+
+def test_what_the_glossary_calls_absent_has_no_route() -> None:
+    absent = [row[0] for row in rows(read("docs/glossary.md")) if "Not in this release" in row[1]]
+    assert absent
+    # an empty list of import methods is all that there is of imports
+    served = {word for route in ROUTES if route.path != "/v2/info/import" for word in re.findall(r"[a-z]+", route.path)}
+    for word in re.findall(r"[a-z]+", " ".join(absent)):
+        assert not {word, f"{word}s"} & served, word
 
 
 def test_the_floor_of_the_policy_is_documented_as_it_is() -> None:
@@ -179,6 +273,18 @@ def test_every_file_that_is_named_exists() -> None:
             assert any((ROOT / place / name).exists() for place in here), f"{document} names {name}"
 
 
+def test_every_name_is_in_the_file_in_which_the_text_says_that_it_is() -> None:
+    text = read("ARCHITECTURE.md") + read("CONTRIBUTING.md")
+    found = re.findall(r"((?:`\w+`(?:, | and )?)+) (?:in|of) `([\w/.]+\.py)`", text)
+    assert len(found) > 40, "the texts say it in another way"
+    for names, file in found:
+        path = next(path for path in (ROOT / "src/calotype" / file, ROOT / file) if path.exists())
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf'(?:def|class) {name}\b|\b{name}\b.*[=:]|"{name}"', path.read_text()), (
+                f"{name} in {file}"
+            )
+
+
 def test_every_table_of_ours_is_documented() -> None:
     ours = {name for name in tables.metadata.tables if name.startswith("calotype_")}
     ours |= {"calotype_version", "calotype_revision", "calotype_object"}  # alembic's, and two columns
@@ -214,14 +320,19 @@ def test_the_front_page_names_the_commands_that_people_look_for() -> None:
     assert len(readme.splitlines()) <= 90
 
 
-def test_every_document_can_be_found_from_the_front_page() -> None:
-    found: set[Path] = set()
-    todo = [ROOT / "README.md"]
-    while todo:
-        document = todo.pop()
-        if document in found or not document.exists():
-            continue
-        found.add(document)
-        links = [link.partition("#")[0] for link in _LINK.findall(document.read_text())]
-        todo += [(document.parent / link).resolve() for link in links if link.endswith(".md") and "://" not in link]
-    assert [path for path in DOCUMENTS if path not in found and path.parent.name != "changes"] == []
+def test_the_front_page_links_every_document() -> None:
+    linked = {
+        (ROOT / link.partition("#")[0]).resolve() for link in _LINK.findall(read("README.md")) if "://" not in link
+    }
+    reference = ROOT / "docs/api/reference"  # its README leads to the rest
+    apart = {ROOT / "README.md", *(ROOT / "changes").iterdir(), *reference.iterdir()} - {reference / "README.md"}
+    assert [str(path) for path in DOCUMENTS if path not in linked | apart] == []
+
+
+_FIGURE = re.compile(r"\b(?:million|thousand|hundred|\d[\d,.]*[ -]?(?:s|ms|[KMGT]iB|images|times|users))\b|\d ?%")
+
+
+def test_a_figure_on_the_front_page_has_a_command_that_reproduces_it() -> None:
+    for paragraph in re.split(r"\n(?=- |\n)", _BLOCK.sub("", read("README.md"))):
+        if _FIGURE.search(re.sub(r"`[^`]*`", "", paragraph)):
+            assert re.search(r"`(?:make [a-z]+|python -m )", paragraph), paragraph
