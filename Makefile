@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 STATE  ?= .state
 ARGS   ?=
 DATABASES ?= mariadb none1 none2 postgresql sqlite
+# Programs that tests start, such as mariadbd, are here on Debian, where the PATH of users does not lead.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: help serve client test lint crash clocks model schema fuzz bench peer differential tempest samples plans clean
 .DEFAULT_GOAL := help

@@ -231,7 +231,7 @@ def test_the_rules_that_are_asked_are_documented_as_they_are() -> None:
 
 
 def test_every_event_is_documented_and_nothing_else_is() -> None:
-    table = section(read("docs/operate/notifications.md"), "What is told")
+    table = section(read("docs/operate/notifications.md"), "Events")
     documented = re.findall(r"`(image\.[a-z.]+|task\.create)`", "".join(re.findall(r"^\|[^|]+\|", table, re.MULTILINE)))
     files = [ROOT / "src/calotype/events.py", *(ROOT / "src/calotype/images").glob("*.py")]
     source = "\n".join(path.read_text() for path in files)
