@@ -84,7 +84,7 @@ def test_it_takes_nothing_and_removes_nothing(plain: Served) -> None:
     plain.clean("x", "a-1", None)
     assert content(plain, url) == b"abc"
     assert {one.method for one in plain.web.seen} == {"GET"}
-    assert plain.features == {Feature.READ, Feature.RANGE}
+    assert plain.features == {Feature.READ, Feature.USER_URLS}
 
 
 def test_what_is_not_there_is_missing(plain: Served) -> None:

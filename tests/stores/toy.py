@@ -116,7 +116,7 @@ class ToyStore:
     kind = "toy"
     description = ""
     weight = 0
-    features = frozenset({Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE})
+    features = frozenset({Feature.READ, Feature.WRITE})
 
     def __init__(self, name: str, backend: Backend, faults: frozenset[Fault]) -> None:
         self.name = name

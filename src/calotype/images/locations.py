@@ -28,7 +28,7 @@ from calotype.images.stream import Passing
 from calotype.model import Image, Job, Location, Task
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Peeks, Store
+from calotype.stores.base import Body, Feature, Peeks, Store
 
 LOG = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _store(svc: Service, ctx: Context, url: str) -> Store:
     if not svc.policy.serves(ctx):
         if not web:
             raise errors.Forbidden("Only services may add locations that are not http or https.")
-        if not any(store.kind == "http" for store in svc.stores):
+        if not any(Feature.USER_URLS in store.features for store in svc.stores):
             raise errors.Forbidden("Locations of http cannot be added: no store of type http is configured.")
     if not _URL.fullmatch(url) or len(url) > _MOST:
         raise errors.Invalid(f"The URL is not one of plain ASCII with a scheme and at most {_MOST} characters.")
@@ -180,6 +180,8 @@ def _store(svc: Service, ctx: Context, url: str) -> Store:
     store = next((store for store in svc.stores if store.owns(url)), None)
     if store is None:
         raise errors.Invalid("The URL lies in none of the stores that are configured here.")
+    if Feature.USER_URLS not in store.features and not svc.policy.serves(ctx):
+        raise errors.Forbidden("Only services may add locations in this store.")
     return store
 
 
@@ -245,7 +247,7 @@ def _activate(svc: Service, tx: Tx, image: Image, store: Store, url: str, **fact
 
 def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
     """Two images on one object would each delete what the other one keeps; web servers keep theirs."""
-    if store.kind == "http":
+    if Feature.USER_URLS in store.features:
         return
     lock_project(tx, _TURN)  # of two who add the same at once, the second one looks when the first is done
     if db_images.is_used_elsewhere(tx, url, image_id):

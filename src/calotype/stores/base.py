@@ -26,15 +26,14 @@ Note = Callable[[str], None]
 
 
 class Feature(Enum):
-    """What a driver can do; facts that callers and documents can list."""
+    """What a driver can do. Each one decides something, and operators see them as `capabilities`."""
 
-    READ = "read"
-    WRITE = "write"
-    DELETE = "delete"
-    RANGE = "range"
-    SPARSE = "sparse"
-    SENDFILE = "sendfile"
-    EPHEMERAL = "ephemeral"  #: the data is in one process, which alone can see it
+    READ = "read"  #: gives bytes; without it, copies are passed over by downloads and cannot be verified
+    WRITE = "write"  #: takes bytes; without it, the store is shown as read-only and uploads to it are refused
+    EPHEMERAL = "ephemeral"  #: the data is in one process, which alone can see it, so no command looks for it
+    #: Users name the URLs, whose servers and data are not ours: any user may add such a location, several images may
+    #: share one, and a server that fails says nothing about the others, so the store is never set aside.
+    USER_URLS = "user-urls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +196,12 @@ class Identified(Store, Protocol):
     @property
     def place(self) -> str:
         """Where the store is, as operators write it."""
+
+    def overlap(self, other: "Identified") -> str | None:
+        """Why this store and another one cannot both be served, in words after their names; None where they can.
+
+        They cannot when they are at one place, or one is within the other: each would delete what the other one keeps.
+        """
 
     def found_identity(self) -> str | None:
         """What is written in the place now; None when nothing is, or there is no such place. Raises `StoreError`."""

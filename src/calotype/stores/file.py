@@ -14,6 +14,7 @@ Which file is meant, and how no other one is removed, stands in `file_objects.py
 import contextlib
 import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -31,7 +32,9 @@ from calotype.buffers import Piece
 from calotype.context import Context
 from calotype.durable import make_directory, replace_file, sync_directory
 from calotype.stores import file_objects
-from calotype.stores.base import Body, Entry, Feature, Health, Note, Quarantined, Stored, Write
+from calotype.stores.base import Body, Entry, Feature, Health, Identified, Note, Quarantined, Stored, Write
+
+LOG = logging.getLogger(__name__)
 
 OPTIONS: list[cfg.Opt] = [
     cfg.StrOpt("filesystem_store_datadir", help="Directory that holds the images. Created when missing."),
@@ -69,6 +72,7 @@ class FileStore:
 
     kind = "file"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
+    features = frozenset({Feature.READ, Feature.WRITE})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
         self.name = name
@@ -84,8 +88,6 @@ class FileStore:
         self._thin: bool = options["filesystem_thin_provisioning"]
         self._reserve: int = options["filesystem_store_reserve"] << 20
         self._mode: int | None = _mode(options["filesystem_store_file_perm"], name)
-        features = {Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.SENDFILE}
-        self.features = frozenset(features | ({Feature.SPARSE} if self._thin else set()))
 
     # --- facts -------------------------------------------------------------------------------------------
 
@@ -114,6 +116,16 @@ class FileStore:
     @property
     def place(self) -> str:
         return str(self.directory)
+
+    def overlap(self, other: Identified) -> str | None:
+        if not isinstance(other, FileStore):
+            return None
+        here, there = self.directory.resolve(), other.directory.resolve()
+        if here == there or _is_same(here, there):
+            return "are on the same directory; give each its own"
+        if here in there.parents or there in here.parents:
+            return "have directories of which one is within the other; part them"
+        return None
 
     def found_identity(self) -> str | None:
         with self._translated():
@@ -517,7 +529,43 @@ class _FileBody:
         self._part.close()
 
 
+# --- without a section of its own ------------------------------------------------------------------------
+
+
+def unconfigured(conf: cfg.ConfigOpts, name: str) -> FileStore:
+    """The store without a section of its own: in the directory of a single-store Glance, or in the state directory.
+
+    Raises `ConfigError` for a single-store Glance whose store is none of files.
+    """
+    old = conf.glance_store
+    if old.default_store not in (None, "file", "filesystem"):
+        raise errors.ConfigError(
+            f"[glance_store] default_store = {old.default_store}: this release takes over single-store "
+            "configurations of file stores only. Name the store in enabled_backends and default_backend."
+        )
+    if old.filesystem_store_datadir:
+        LOG.warning(
+            "[glance_store] filesystem_store_datadir is a single-store setting: it is served as the store %r. "
+            "Name the store in enabled_backends, with a section of its own, to silence this.",
+            name,
+        )
+    # Glance's own default directory is meant where Glance was told to keep files, but not where.
+    glances = "/var/lib/glance/images" if old.default_store else None
+    directory = old.filesystem_store_datadir or glances or str(Path(conf.state_dir) / "images")
+    conf.register_opts([option for option in OPTIONS if option.dest not in old], group="glance_store")
+    options = {option.dest: getattr(old, option.dest) for option in OPTIONS}
+    return FileStore(name, {**options, "filesystem_store_datadir": directory})
+
+
 # --- the directory ---------------------------------------------------------------------------------------
+
+
+def _is_same(here: Path, there: Path) -> bool:
+    """Whether both paths lead to one directory, as a bind mount does."""
+    try:
+        return here.samefile(there)
+    except OSError:
+        return False  # one of them is not there
 
 
 def _open_directory(path: Path) -> int:

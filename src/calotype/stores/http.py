@@ -45,7 +45,7 @@ class HttpStore:
 
     kind = "http"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
-    features = frozenset({Feature.READ, Feature.RANGE})
+    features = frozenset({Feature.READ, Feature.USER_URLS})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
         self.name = name

@@ -21,7 +21,7 @@ class MemoryStore:
 
     kind = "memory"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
-    features = frozenset({Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.EPHEMERAL})
+    features = frozenset({Feature.READ, Feature.WRITE, Feature.EPHEMERAL})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
         self.name = name

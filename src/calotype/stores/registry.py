@@ -7,9 +7,8 @@ the data directory of a single-store Glance.
 import itertools
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
@@ -31,6 +30,8 @@ DRIVERS: dict[str, Driver] = {
     "memory": memory.MemoryStore,
 }
 ENTRY_POINTS = "calotype.stores"
+#: Makes the one store that there is when the configuration names none.
+UNCONFIGURED: Callable[[cfg.ConfigOpts, str], Store] = file.unconfigured
 
 #: Options that every store's section has.
 COMMON: list[cfg.Opt] = [
@@ -121,9 +122,11 @@ class Stores:
 def build(conf: cfg.ConfigOpts) -> Stores:
     """The stores of a configuration. Raises `ConfigError` where serving it could lose or mix up data."""
     backends: dict[str, str] = conf.enabled_backends or {}
-    if not backends:
-        return _zero_config(conf)
     default = conf.glance_store.default_backend
+    if not backends:
+        if default:
+            raise errors.ConfigError("[glance_store] default_backend is set, but enabled_backends names no store.")
+        return Stores([UNCONFIGURED(conf, DEFAULT_NAME)], DEFAULT_NAME)
     if not default:
         raise errors.ConfigError(
             "[glance_store] default_backend must name one of the enabled_backends: " + ", ".join(backends)
@@ -137,30 +140,6 @@ def build(conf: cfg.ConfigOpts) -> Stores:
     if not any(stores.takes_data(store) for store in stores if store.name == default):
         raise errors.ConfigError(f"[glance_store] default_backend {default!r} does not take new data.")
     return stores
-
-
-def _zero_config(conf: cfg.ConfigOpts) -> Stores:
-    old = conf.glance_store
-    if old.default_backend:
-        raise errors.ConfigError("[glance_store] default_backend is set, but enabled_backends names no store.")
-    if old.default_store not in (None, "file", "filesystem"):
-        raise errors.ConfigError(
-            f"[glance_store] default_store = {old.default_store}: this release takes over single-store "
-            "configurations of file stores only. Name the store in enabled_backends and default_backend."
-        )
-    if old.filesystem_store_datadir:
-        LOG.warning(
-            "[glance_store] filesystem_store_datadir is a single-store setting: it is served as the store %r. "
-            "Name the store in enabled_backends, with a section of its own, to silence this.",
-            DEFAULT_NAME,
-        )
-    # Glance's own default directory is meant where Glance was told to keep files, but not where.
-    glances = "/var/lib/glance/images" if old.default_store else None
-    directory = old.filesystem_store_datadir or glances or str(Path(conf.state_dir) / "images")
-    conf.register_opts([option for option in file.OPTIONS if option.dest not in old], group="glance_store")
-    options = {option.dest: getattr(conf.glance_store, option.dest) for option in file.OPTIONS}
-    options["filesystem_store_datadir"] = directory
-    return Stores([file.FileStore(DEFAULT_NAME, options)], DEFAULT_NAME)
 
 
 def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
@@ -203,18 +182,7 @@ def _driver(name: str, kind: str) -> Driver:
 
 
 def _refuse_shared(stores: Iterable[Store]) -> None:
-    """Of two stores on one directory, or one in the other's, each would delete what the other one keeps."""
-    places = [(store.name, Path(store.place).resolve()) for store in stores if isinstance(store, Identified)]
-    for (one, here), (other, there) in itertools.combinations(places, 2):
-        if here == there or _is_same(here, there):
-            raise errors.ConfigError(f"Stores {one} and {other} are on the same directory; give each its own.")
-        if here in there.parents or there in here.parents:
-            raise errors.ConfigError(f"Of stores {one} and {other} one is within the other's directory; part them.")
-
-
-def _is_same(here: Path, there: Path) -> bool:
-    """Whether both paths lead to one directory, as a bind mount does."""
-    try:
-        return here.samefile(there)
-    except OSError:
-        return False  # one of them is not there
+    """Raise `ConfigError` where each of two stores would delete what the other one keeps."""
+    for one, other in itertools.combinations((store for store in stores if isinstance(store, Identified)), 2):
+        if why := one.overlap(other):
+            raise errors.ConfigError(f"Stores {one.name} and {other.name} {why}.")
