@@ -40,6 +40,9 @@ _PIECE: Final = 1 << 20
 #: How many may wait for fetches in one process, and of those for one host, unless somebody says otherwise.
 FETCHES: Final = 256
 FETCHES_OF_HOST: Final = 64
+#: How long a server may take for a connection, and for its head and each next piece, unless somebody says otherwise.
+CONNECT_TIMEOUT: Final = 10.0
+READ_TIMEOUT: Final = 30.0
 #: What urllib3, and what is beneath it, raise for what a server or the way to it does.
 _FAILURES: Final = (OSError, ValueError, HTTPException, urllib3.exceptions.HTTPError)
 
@@ -376,9 +379,9 @@ class Net:
     ca_file: str | None = None
     insecure: bool = False  #: whether certificates go unverified
     resolve: Resolver = resolve
-    connect_timeout: float = 10.0
-    head_timeout: float = 30.0
-    read_timeout: float = 30.0
+    connect_timeout: float = CONNECT_TIMEOUT
+    head_timeout: float = READ_TIMEOUT
+    read_timeout: float = READ_TIMEOUT
     fetch_timeout: float = 60.0
     min_rate: int = 1024
     crowd: Crowd = field(default_factory=lambda: Crowd(FETCHES, FETCHES_OF_HOST), compare=False)
@@ -578,6 +581,7 @@ class Answer:
         self._min_rate = min_rate
         self._patience = patience
         self._until = math.inf if until is None else until
+        self._closing = threading.Lock()
         if self.headers.get("Content-Encoding", "identity") != "identity":
             self.close()
             raise errors.FetchFailed("The URL's server sends what nobody asked for: compressed data.")
@@ -605,6 +609,13 @@ class Answer:
         if not self._empty and self.size not in (None, seen):
             raise errors.FetchFailed(f"The URL's server sent {seen} of {self.size} bytes.")
 
+    def cancel(self) -> None:
+        """End the connection, from any thread: whoever waits for a piece gets `FetchFailed` at once."""
+        with self._closing, contextlib.suppress(OSError):
+            # The plain method, as TLS must not be touched from here. It wakes whoever waits; closing would not.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # type: ignore[arg-type]  # each one is a socket
+
     def close(self) -> None:
-        self._response.close()
-        self._wire.close()
+        with self._closing:  # so that nobody shuts down what has the same descriptor by then
+            self._response.close()
+            self._wire.close()

@@ -364,7 +364,7 @@ class _Continued:
                 if self._offset < end:
                     raise errors.StoreError("The object ended before its recorded size.")
             except errors.StoreError as exc:
-                if not self._remaining:
+                if not self._remaining or isinstance(exc, errors.Cancelled):
                     raise
                 LOG.error("a copy failed at byte %s, another one goes on: %s", self._offset, errors.reason(exc))
                 self._body.close()
@@ -372,6 +372,9 @@ class _Continued:
 
     def file(self) -> None:
         return None
+
+    def cancel(self) -> None:
+        self._body.cancel()
 
     def close(self) -> None:
         self._body.close()

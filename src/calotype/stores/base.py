@@ -7,7 +7,7 @@ the bytes that pass (`images/stream.py`), where the one loop is that reads bytes
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import IO, Any, Protocol, runtime_checkable
@@ -72,10 +72,20 @@ class Body(Protocol):
     size: int  #: bytes that iterating yields
 
     def __iter__(self) -> Iterator[bytes]:
-        """The bytes in order; raises `StoreError` rather than end early."""
+        """The bytes in order; raises `StoreError` rather than end early, and `Cancelled` after `cancel`.
+
+        Each piece is waited for as long as the store's `read_timeout` says; then this raises `StoreUnavailable`. Only
+        the kernel ends a read of a local file: there is no such time-out, and `Cancelled` comes when it has answered.
+        """
 
     def file(self) -> IO[bytes] | None:
         """A real file positioned at the first byte, for sendfile; None where the bytes are not in a file."""
+
+    def cancel(self) -> None:
+        """End the reading: whoever waits for a piece, or asks for another one, gets `Cancelled` at once.
+
+        Any thread may call it at any time, more than once, and after `close`. The reader closes the body all the same.
+        """
 
     def close(self) -> None: ...
 
@@ -109,12 +119,18 @@ class Driver(Protocol):
 
     @property
     def options(self) -> Sequence[cfg.Opt]:
-        """Those of the store's section, besides the common ones."""
+        """Those of the store's section, besides the common ones (`registry.COMMON`)."""
+
+    @property
+    def timeouts(self) -> Collection[str]:
+        """Which of `connect_timeout` and `read_timeout` the driver keeps to. Where another is set, it is refused."""
 
     def __call__(self, name: str, options: Mapping[str, Any], *, description: str, weight: int) -> "Store":
         """A store. Raises `ConfigError` for options that cannot be served, or not safely.
 
-        `options` has their values, and besides, as `filters`, which URLs of users may be connected to (`net.Filters`).
+        `options` has their values and those of its `timeouts`, in seconds, None for the driver's own default; besides,
+        as `filters`, which URLs of users may be connected to (`net.Filters`). All other common options are seen to by
+        `access.py`, in the same way for every driver.
         """
 
 

@@ -20,7 +20,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
@@ -72,6 +72,7 @@ class FileStore:
 
     kind = "file"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
+    timeouts: ClassVar[Collection[str]] = ()
     features = frozenset({Feature.READ, Feature.WRITE})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
@@ -228,7 +229,7 @@ class FileStore:
         except BaseException:
             file.close()
             raise
-        return _FileBody(_Slice(file, offset, length, self.name), length, self._chunk)
+        return _FileBody(self, _Slice(file, offset, length, self.name), length)
 
     def size(self, url: str, *, ctx: Context) -> int:
         with self._open(url) as file:
@@ -513,14 +514,25 @@ class _Slice:
 class _FileBody:
     """`Body` of a slice of a file."""
 
-    def __init__(self, part: _Slice, size: int, chunk: int) -> None:
+    def __init__(self, store: FileStore, part: _Slice, size: int) -> None:
         self.size = size
+        self._store = store
         self._part = part
-        self._chunk = chunk
+        self._cancelled = False
 
     def __iter__(self) -> Iterator[bytes]:
-        while data := self._part.read(self._chunk):
+        while not self._cancelled:
+            with self._store._translated():
+                data = self._part.read(self._store._chunk)
+            if self._cancelled:
+                break
+            if not data:
+                return
             yield data
+        raise errors.Cancelled("The read was cancelled.", self._store.name)
+
+    def cancel(self) -> None:
+        self._cancelled = True
 
     def file(self) -> IO[bytes] | None:
         return self._part  # type: ignore[return-value]  # the three methods that a WSGI server calls

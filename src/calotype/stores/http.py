@@ -6,7 +6,7 @@ Nobody here owns the data: `delete` leaves it alone, and what the server serves 
 import base64
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
@@ -45,6 +45,7 @@ class HttpStore:
 
     kind = "http"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
+    timeouts: ClassVar[Collection[str]] = ("connect_timeout", "read_timeout")
     features = frozenset({Feature.READ, Feature.USER_URLS})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
@@ -58,6 +59,7 @@ class HttpStore:
             )
         ca_file = options["https_ca_certificates_file"]
         most = options["http_fetches"]
+        read_timeout = options.get("read_timeout") or net.READ_TIMEOUT
         self.net = net.Net(
             options["filters"],
             ca_file=ca_file,
@@ -65,6 +67,9 @@ class HttpStore:
             fetch_timeout=options["http_fetch_timeout"],
             crowd=net.Crowd(most, options["http_fetches_per_host"]),
             names=net.Names(most),
+            connect_timeout=options.get("connect_timeout") or net.CONNECT_TIMEOUT,
+            head_timeout=read_timeout,
+            read_timeout=read_timeout,
         )
         try:
             self.net.prepare()
@@ -191,6 +196,7 @@ class _Part:
     def __init__(self, store: str, answer: net.Answer, offset: int, length: int | None) -> None:
         self._store = store
         self._answer = answer
+        self._cancelled = False
         total = answer.size
         self._skip = offset
         if answer.status == 206:
@@ -207,6 +213,8 @@ class _Part:
     def __iter__(self) -> Iterator[bytes]:
         skip, remaining = self._skip, self.size
         try:
+            if self._cancelled:
+                raise errors.FetchFailed("cancelled")
             for piece in self._answer if remaining else ():
                 if skip >= len(piece):
                     skip -= len(piece)
@@ -214,15 +222,23 @@ class _Part:
                 part = piece[skip : skip + remaining]
                 skip, remaining = 0, remaining - len(part)
                 yield part
+                if self._cancelled:
+                    raise errors.FetchFailed("cancelled")
                 if not remaining:
                     return
         except errors.FetchFailed as exc:
+            if self._cancelled:
+                raise errors.Cancelled("The read was cancelled.", self._store) from exc
             raise errors.StoreUnavailable(str(exc), self._store) from exc
         if remaining:
             raise errors.StoreError("The server sent less than it announced.", self._store)
 
     def file(self) -> IO[bytes] | None:
         return None
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._answer.cancel()
 
     def close(self) -> None:
         self._answer.close()
