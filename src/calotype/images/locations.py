@@ -28,7 +28,7 @@ from calotype.images.stream import Passing
 from calotype.model import Image, Job, Location, Task
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Feature, Peeks, Store
+from calotype.stores.base import Body, Feature, Store
 
 LOG = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def _inspect(svc: Service, ctx: Context, store: Store, url: str, image: Image) -
     """Size; whether what there is at the beginning settles what the data is; then its virtual size."""
     length = _HEAD if image.container_format == "bare" else 0
     try:
-        size, first = _peek(store, url, length, svc.conf.image_size_cap, ctx)
+        size, first = svc.stores.access(store).peek(url, length, most=svc.conf.image_size_cap, ctx=ctx)
         if size <= 0:
             raise errors.Invalid("The URL leads to nothing: there are no bytes.")
         if size > svc.conf.image_size_cap:
@@ -217,17 +217,6 @@ def _inspect(svc: Service, ctx: Context, store: Store, url: str, image: Image) -
 def _format_rules(svc: Service) -> FormatRules:
     """Those of uploads, but for data without any signature: Glance's users add such data, and nothing reads it."""
     return replace(data.format_rules(svc), plain_passes=True)
-
-
-def _peek(store: Store, url: str, length: int, most: int, ctx: Context) -> tuple[int, bytes]:
-    """Size and first bytes, read while the caller waits, but of what is too large. Raises `StoreError`."""
-    if isinstance(store, Peeks):
-        return store.peek(url, length, most=most, ctx=ctx)
-    size = store.size(url, ctx=ctx)
-    if size > most or not (length := min(size, length)):
-        return size, b""
-    with contextlib.closing(store.read(url, length=length, ctx=ctx)) as body:
-        return size, b"".join(body)
 
 
 def _formats(image: Image) -> list[str | None]:
@@ -279,7 +268,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
             raise errors.Gone("The image is deleted.")
         if store is None:
             raise errors.StoreUnavailable("The store is not configured any more.", facts["store"])
-        body = store.read(facts["url"], length=facts["size"], ctx=SERVICE)
+        body = svc.stores.access(store).read(facts["url"], length=facts["size"], ctx=SERVICE)
         with (
             contextlib.closing(body),
             Passing(
@@ -389,7 +378,11 @@ class _Reading:
 
     def ready(self, _size: int) -> int:
         while not self._piece:
-            piece = next(self._pieces, None)
+            try:
+                piece = next(self._pieces, None)
+            except errors.Cancelled:
+                self._wanted()  # says that the service ends, if that is why
+                raise
             if piece is None:
                 return 1
             self._piece = memoryview(piece)

@@ -75,7 +75,7 @@ class Body(Protocol):
         """The bytes in order; raises `StoreError` rather than end early, and `Cancelled` after `cancel`.
 
         Each piece is waited for as long as the store's `read_timeout` says; then this raises `StoreUnavailable`. Only
-        the kernel ends a read of a local file: there is no such time-out, and `Cancelled` comes when it has answered.
+        the kernel ends a read of a local file: there is no such time-out, and `Cancelled` comes after it has answered.
         """
 
     def file(self) -> IO[bytes] | None:
@@ -135,7 +135,11 @@ class Driver(Protocol):
 
 
 class Store(Protocol):
-    """One configured place. Shared by threads; holds no lock while bytes move."""
+    """One configured place. Shared by threads; holds no lock while bytes move.
+
+    A driver acts with the credentials of the store's section, for every caller alike. The `Context` that it is given
+    says who asks, for its log, and holds no token of anybody.
+    """
 
     name: str  #: as the operator calls it
     kind: str  #: the driver's type in `enabled_backends`
@@ -160,7 +164,8 @@ class Store(Protocol):
 
         `attempt` is a fencing token and part of every temporary name. `note` makes durable what `clean` needs besides
         the two; call it before there is anything that would be found by it alone, and in any case before the object is
-        final. It raises when the attempt was given up. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`,
+        final. It raises when the attempt was given up. `begin` may be called again after `StoreUnavailable`, with the
+        same arguments. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`,
         `StoreUnavailable`, and leaves nothing when it raises.
         """
 
@@ -191,8 +196,15 @@ def writing(
 ) -> Iterator[Write]:
     """A write that was begun, aborted if the block fails."""
     write = store.begin(image_id, attempt=attempt, size=size, note=note, ctx=ctx)
-    try:
+    with aborting(write, image_id):
         yield write
+
+
+@contextlib.contextmanager
+def aborting(write: Write, image_id: str) -> Iterator[None]:
+    """Abort the write if the block fails."""
+    try:
+        yield
     except BaseException:
         try:
             write.abort()

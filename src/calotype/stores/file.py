@@ -524,8 +524,6 @@ class _FileBody:
         while not self._cancelled:
             with self._store._translated():
                 data = self._part.read(self._store._chunk)
-            if self._cancelled:
-                break
             if not data:
                 return
             yield data
