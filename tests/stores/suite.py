@@ -7,10 +7,10 @@ of order. `test_suite.py` plants faults in a toy driver, one at a time, and sees
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import ANY
 
@@ -26,6 +26,31 @@ ID = "11111111-2222-4333-8444-555555555555"
 OTHER = "99999999-2222-4333-8444-555555555555"
 
 
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """What has a name in a backend: an object, with its URL and its size in bytes, or something temporary without."""
+
+    name: str
+    url: str | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """How a service of another process comes to have a kit's store `one`: by a type, options, and its environment."""
+
+    kind: str
+    options: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def conf(self) -> str:
+        """Text of a configuration file."""
+        lines = "\n".join(f"{name} = {value}" for name, value in self.options.items())
+        head = f"[DEFAULT]\nenabled_backends = one:{self.kind}\n[glance_store]\ndefault_backend = one\n"
+        return f"{head}[one]\n{lines}\n"
+
+
 class Kit:
     """What the suite needs of a driver. A hook that a backend cannot have skips what needs it."""
 
@@ -38,9 +63,20 @@ class Kit:
         """A store of this name at a place of its own; asked again for a name, another one at the same place."""
         raise NotImplementedError
 
-    def left_over(self) -> list[str]:
-        """Names of everything there is in the backend for store `one`: objects, parts, debris; no fixed furniture."""
+    def things(self) -> list[Thing]:
+        """Everything there is in the backend for store `one`, seen past it: objects, parts, debris; no fixed furniture."""
         raise NotImplementedError
+
+    def left_over(self) -> list[str]:
+        """The names of all these."""
+        return sorted(thing.name for thing in self.things())
+
+    def configured(self) -> Configured:
+        """For the crash harness: its data outlives every process of the service."""
+        pytest.skip("no hook")
+
+    def close(self) -> None:
+        """End what the kit has started."""
 
     def full(self, store: Store) -> AbstractContextManager[None]:
         """Meanwhile the backend has no room for a byte."""

@@ -15,7 +15,7 @@ from calotype import errors
 from calotype.buffers import Piece
 from calotype.context import Context
 from calotype.stores.base import Body, Feature, Health, Note, Store, Stored, Write
-from tests.stores.suite import Kit
+from tests.stores.suite import Kit, Thing
 
 
 class Fault(Enum):
@@ -50,11 +50,10 @@ class Failed(Exception):
 class Backend:
     """Keys and bytes, on the other side of a network."""
 
-    room = 8 << 20
-
-    def __init__(self, timeout: float = 1.0) -> None:
-        """`timeout`: seconds that the library waits for an answer."""
+    def __init__(self, timeout: float = 1.0, room: int = 8 << 20) -> None:
+        """`timeout`: seconds that the library waits for an answer. `room` is in bytes."""
         self.timeout = timeout
+        self.room = room
         self.kept: dict[str, bytes] = {}
         self.volatile: set[str] = set()
         self.tags: dict[str, str] = {}
@@ -74,6 +73,16 @@ class Backend:
 
     def used(self) -> int:
         return sum(map(len, self.kept.values()))
+
+    def room_now(self) -> tuple[int, int]:
+        """Bytes that are free, and all."""
+        with self.asked():
+            return self.room - self.used(), self.room
+
+    def sizes(self) -> dict[str, int]:
+        """What is there, for who looks past the driver."""
+        with self._lock:
+            return {key: len(data) for key, data in self.kept.items()}
 
     def create(self, key: str, data: bytes = b"") -> None:
         with self.asked():
@@ -117,8 +126,12 @@ class Backend:
         with self.asked():
             return self.kept.get(key)
 
-    def piece(self, key: str, start: int, end: int, given_up: threading.Event, timeout: float | None) -> bytes:
+    def piece(
+        self, key: str, start: int, end: int, timeout: float | None, given_up: threading.Event | None = None
+    ) -> bytes:
         with self.asked(given_up, timeout):
+            if key not in self.kept:
+                raise Failed("404")
             return self.kept[key][start:end]
 
 
@@ -138,9 +151,8 @@ class ToyStore:
 
     def check(self) -> Health:
         try:
-            with self.backend.asked():
-                room = self.backend.room
-                return Health(ok=True, free=room - self.backend.used(), total=room)
+            free, total = self.backend.room_now()
+            return Health(ok=True, free=free, total=total)
         except Failed as exc:
             return Health(ok=False, error=str(exc))
 
@@ -161,7 +173,7 @@ class ToyStore:
         with self.translated():
             if self.backend.get(self.key(url)) is not None:
                 raise errors.AlreadyStored("There is such an object.", self.name)
-            if Fault.SIZE_IGNORED not in self.faults and self.backend.used() + (size or 0) > self.backend.room:
+            if Fault.SIZE_IGNORED not in self.faults and (size or 0) > self.backend.room_now()[0]:
                 raise errors.StoreFull("There is no room for so much.", self.name)
             self.backend.create(part)
         self._owners[url] = ctx.project
@@ -315,7 +327,7 @@ class _ToyBody:
             try:
                 with self._store.translated():
                     timeout = 3 * Toys.patience if Fault.READ_TIMEOUT_IGNORED in faults else None
-                    piece = self._store.backend.piece(self._key, self._offset, last, given_up, timeout)
+                    piece = self._store.backend.piece(self._key, self._offset, last, timeout, given_up)
             except errors.StoreError:
                 if self._cancelled.is_set():
                     break
@@ -347,14 +359,14 @@ class Toys(Kit):
     def store(self, name: str = "one") -> Store:
         return ToyStore(name, self.backend, self.faults)
 
-    def left_over(self) -> list[str]:
-        return sorted(key for key in self.backend.kept if key.startswith("one/"))
+    def things(self) -> list[Thing]:
+        return [Thing(key) for key in self.backend.kept if key.startswith("one/")]
 
     @contextlib.contextmanager
     def full(self, store: Store) -> Iterator[None]:
-        self.backend.room = self.backend.used()
+        room, self.backend.room = self.backend.room, self.backend.used()
         yield
-        self.backend.room = Backend.room
+        self.backend.room = room
 
     @contextlib.contextmanager
     def broken(self, store: Store) -> Iterator[None]:
