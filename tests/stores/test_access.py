@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,16 @@ def test_a_store_is_aside_for_so_long_only() -> None:
     assert one.is_last
     clock.seconds = ASIDE
     assert not one.is_last
+
+
+# --- credentials -----------------------------------------------------------------------------------------
+
+
+def test_a_context_which_every_driver_gets_has_no_field_that_could_hold_a_token() -> None:
+    assert {field.name for field in fields(Context)} == {
+        *("request_id", "user", "project", "roles", "is_admin", "service_roles"),
+        *("user_domain", "project_domain", "domain", "system_scope", "read_only"),
+    }
 
 
 # --- ending ----------------------------------------------------------------------------------------------
