@@ -44,7 +44,7 @@ from gunicorn.workers import gthread  # type: ignore[import-untyped]
 from calotype import insides
 from calotype.notify import Manager
 from calotype.socket_body import SocketBody
-from calotype.threads import Threads
+from calotype.threads import ThreadPool
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -122,8 +122,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
             self.alive = False
         return is_alive
 
-    def get_thread_pool(self) -> Threads:
-        return Threads(self.cfg.threads)
+    def get_thread_pool(self) -> ThreadPool:
+        return ThreadPool(self.cfg.threads)
 
     def accept(self, listener: Any) -> None:
         """Accept a connection. It gets no thread before it has a request."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 from calotype import errors
 from calotype.buffers import PATIENCE, Buffers, Places
-from calotype.threads import Threads
+from calotype.threads import ThreadPool
 
 
 class Transfers:
@@ -19,7 +19,7 @@ class Transfers:
         """`memory` is in bytes; at most `most` uploads are under way at once; `patience` is in seconds."""
         self.buffers = Buffers(memory)
         # More threads than processors would only take turns.
-        self.hashing = Threads(max(2, len(os.sched_getaffinity(0))), name="hashing")
+        self.hashing = ThreadPool(max(2, len(os.sched_getaffinity(0))), name="hashing")
         busy = errors.Busy("Too many uploads are under way in this process; try again in a moment.")
         self._places = Places(most, busy, patience)
 

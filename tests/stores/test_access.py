@@ -173,7 +173,7 @@ def test_a_file_that_the_server_sends_keeps_the_place_and_is_a_file(tmp_path: Pa
     store = file_store(tmp_path)
     url = write(store, [b"abc"])
     free = Access(store, Settings(), Breaker())
-    assert type(free.read(url, ctx=SERVICE).file()).__name__ == "_Slice"  # nothing wraps it without a limit
+    assert type(free.read(url, ctx=SERVICE).file()).__name__ == "_FileSlice"  # nothing wraps it without a limit
     one = Access(store, Settings(max_downloads=1), Breaker())
     file = one.read(url, ctx=SERVICE).file()
     assert file

@@ -318,7 +318,7 @@ def open_(svc: Service, ctx: Context, download: Download, *, offset: int = 0, le
     body, remaining = reading(download.copies, offset)
     if not remaining or body.file() is not None:
         return body
-    return _Continued(body, remaining, offset, length, reading)
+    return _FailoverBody(body, remaining, offset, length, reading)
 
 
 _Copies = Sequence[tuple[Store, Location]]
@@ -339,7 +339,7 @@ def _read(
     return body, [copy for copy in copies if copy[1] is not chosen]
 
 
-class _Continued:
+class _FailoverBody:
     """`Body` that goes on with the next copy, at the byte where one failed."""
 
     def __init__(

@@ -272,7 +272,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
         with (
             contextlib.closing(body),
             Passing(
-                _Reading(body, svc.conf.jobs.hash_rate << 20, wanted),
+                _BodySource(body, svc.conf.jobs.hash_rate << 20, wanted),
                 svc.transfers,
                 expect=facts["size"],
                 cap=facts["size"],
@@ -365,7 +365,7 @@ def _tell(svc: Service, tx: Tx, job: Job, why: errors.CalotypeError | None = Non
         tasks.move(svc, tx, job.payload["task"], "failure", message=str(why))
 
 
-class _Reading:
+class _BodySource:
     """A `Source` of a copy, at most `rate` bytes a second; 0: no limit."""
 
     def __init__(self, body: Body, rate: int, wanted: Callable[[], None]) -> None:

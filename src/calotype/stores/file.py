@@ -135,7 +135,7 @@ class FileStore:
             except FileNotFoundError:
                 return None
             try:
-                return _marked(directory)
+                return _read_identity(directory)
             finally:
                 os.close(directory)
 
@@ -151,7 +151,7 @@ class FileStore:
     def is_empty(self) -> bool:
         with self._translated():
             try:
-                return all(_nobodys(name) for name in os.listdir(self.directory))
+                return all(_is_foreign_name(name) for name in os.listdir(self.directory))
             except FileNotFoundError:
                 return True
 
@@ -172,24 +172,24 @@ class FileStore:
             try:
                 directory = _open_directory(self.directory)
             except FileNotFoundError as exc:
-                raise errors.StoreUnavailable(self._stranger(None), self.name) from exc
+                raise errors.StoreUnavailable(self._why_not_ours(None), self.name) from exc
         try:
             with self._translated():
-                found = _marked(directory)
+                found = _read_identity(directory)
             if found is None or found != self.identity:
-                raise errors.StoreUnavailable(self._stranger(found), self.name)
+                raise errors.StoreUnavailable(self._why_not_ours(found), self.name)
             yield directory
         finally:
             os.close(directory)
 
-    def _stranger(self, found: str | None) -> str:
+    def _why_not_ours(self, found: str | None) -> str:
         if self.identity is None:
             return f"Store {self.name} was not taken into use: the operator decides, by calotype store list."
         if found is None:
             return f"The directory of store {self.name} has lost its identity: is its file system mounted?"
         return f"The directory of store {self.name} carries the identity of another store."
 
-    def _want_same(self, directory: int) -> None:
+    def _check_not_replaced(self, directory: int) -> None:
         """Raise `StoreUnavailable` if the path leads elsewhere by now: unmounted, or mounted over."""
         here, there = os.fstat(directory), os.stat(self.directory)
         if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
@@ -204,14 +204,14 @@ class FileStore:
             with self._translated():
                 if _exists(directory, image_id):
                     raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
-                self._want_room(directory, size or 0)
+                self._check_room(directory, size or 0)
                 file = os.open(
                     part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
                 )
             ending.callback(os.close, file)
             return _FileWrite(self, directory, file, part, image_id, note, ending.pop_all())
 
-    def _want_room(self, directory: int, size: int) -> None:
+    def _check_room(self, directory: int, size: int) -> None:
         room = os.fstatvfs(directory)
         if room.f_bavail * room.f_frsize < size + self._reserve:
             raise errors.StoreFull("The store has no room for this image.", self.name)
@@ -229,7 +229,7 @@ class FileStore:
         except BaseException:
             file.close()
             raise
-        return _FileBody(self, _Slice(file, offset, length, self.name), length)
+        return _FileBody(self, _FileSlice(file, offset, length, self.name), length)
 
     def size(self, url: str, *, ctx: Context) -> int:
         with self._open(url) as file:
@@ -303,7 +303,7 @@ class FileStore:
     def entries(self) -> Iterator[Entry]:
         with self._opened() as directory, self._translated(), os.scandir(directory) as found:
             for one in found:
-                if not _nobodys(one.name) and (entry := self._entry(directory, one.name)) is not None:
+                if not _is_foreign_name(one.name) and (entry := self._entry(directory, one.name)) is not None:
                     yield entry
 
     def entry(self, name: str) -> Entry | None:
@@ -428,7 +428,7 @@ class _FileWrite:
     def put(self, piece: Piece) -> None:
         with self._store._translated():
             if self._written - self._looked >= _SPACE_CHECK:
-                self._store._want_room(self._directory, 0)
+                self._store._check_room(self._directory, 0)
                 self._looked = self._written
             if self._store._thin:
                 _write_thin(self._file, piece.view, self._written)
@@ -458,7 +458,7 @@ class _FileWrite:
             try:
                 os.unlink(self._part, dir_fd=directory)
                 os.fsync(directory)
-                store._want_same(directory)
+                store._check_not_replaced(directory)
             except BaseException as exc:
                 file_objects.remove(directory, image_id, object_id)
                 if isinstance(exc, FileNotFoundError):  # A cleaner came between the link and here.
@@ -481,7 +481,7 @@ class _FileWrite:
         self._ending.close()
 
 
-class _Slice:
+class _FileSlice:
     """A part of a file, as WSGI's file wrapper wants it: `fileno` stands on its first byte."""
 
     def __init__(self, file: IO[bytes], offset: int, length: int, store: str) -> None:
@@ -514,7 +514,7 @@ class _Slice:
 class _FileBody:
     """`Body` of a slice of a file."""
 
-    def __init__(self, store: FileStore, part: _Slice, size: int) -> None:
+    def __init__(self, store: FileStore, part: _FileSlice, size: int) -> None:
         self.size = size
         self._store = store
         self._part = part
@@ -582,7 +582,7 @@ def _open_directory(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _marked(directory: int) -> str | None:
+def _read_identity(directory: int) -> str | None:
     """The identity that a directory carries. Raises `OSError` for one that cannot be read."""
     try:
         number = os.open(_MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
@@ -595,7 +595,7 @@ def _marked(directory: int) -> str | None:
             raise OSError(errno.EINVAL, f"{_MARKER} cannot be read as what it should be") from exc
 
 
-def _nobodys(name: str) -> bool:
+def _is_foreign_name(name: str) -> bool:
     """Whether a name is of the file system, or of a tool: `.nfs…`, `.snapshot`, our own. Images begin with no dot."""
     return (name.startswith(".") and not file_objects.ASIDE.match(name)) or name == "lost+found"
 

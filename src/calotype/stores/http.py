@@ -65,8 +65,8 @@ class HttpStore:
             ca_file=ca_file,
             insecure=options["https_insecure"],
             fetch_timeout=options["http_fetch_timeout"],
-            crowd=net.Crowd(most, options["http_fetches_per_host"]),
-            names=net.Names(most),
+            limit=net.FetchLimit(most, options["http_fetches_per_host"]),
+            names=net.NameLookups(most),
             connect_timeout=options.get("connect_timeout") or net.CONNECT_TIMEOUT,
             head_timeout=read_timeout,
             read_timeout=read_timeout,
@@ -99,12 +99,12 @@ class HttpStore:
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
         return self._read(url, offset, length)
 
-    def _read(self, url: str, offset: int, length: int | None, visit: net.Visit | None = None) -> "_Part":
+    def _read(self, url: str, offset: int, length: int | None, slot: net.FetchSlot | None = None) -> "_Part":
         headers = {}
         if length != 0 and (offset or length is not None):
             last = "" if length is None else str(max(offset + length - 1, offset))
             headers["Range"] = f"bytes={offset}-{last}"
-        answer = self._ask(url, headers=headers, visit=visit)
+        answer = self._ask(url, headers=headers, slot=slot)
         try:
             return _Part(self.name, answer, offset, length)
         except BaseException:
@@ -112,30 +112,30 @@ class HttpStore:
             raise
 
     def size(self, url: str, *, ctx: Context) -> int:
-        with self._visit() as visit:
-            return self._size(url, visit)
+        with self._slot() as slot:
+            return self._size(url, slot)
 
     def peek(self, url: str, length: int, *, most: int, ctx: Context) -> tuple[int, bytes]:
-        with self._visit() as visit:
-            size = self._size(url, visit)
+        with self._slot() as slot:
+            size = self._size(url, slot)
             if size > most or not (length := min(size, length)):
                 return size, b""
-            with contextlib.closing(self._read(url, 0, length, visit)) as body:
+            with contextlib.closing(self._read(url, 0, length, slot)) as body:
                 return size, b"".join(body)
 
     @contextlib.contextmanager
-    def _visit(self) -> Iterator[net.Visit]:
+    def _slot(self) -> Iterator[net.FetchSlot]:
         try:
-            with self.net.visit() as visit:
-                yield visit
+            with self.net.slot() as slot:
+                yield slot
         except errors.Busy as exc:
             raise errors.StoreBusy(str(exc), self.name) from exc
 
-    def _size(self, url: str, visit: net.Visit) -> int:
+    def _size(self, url: str, slot: net.FetchSlot) -> int:
         """Asked by HEAD, or where the server does not do that, by a GET that is broken off."""
         for method in ("HEAD", "GET"):
             try:
-                with contextlib.closing(self._ask(url, method=method, visit=visit)) as answer:
+                with contextlib.closing(self._ask(url, method=method, slot=slot)) as answer:
                     if answer.size is not None:
                         return answer.size
             except (errors.Missing, errors.StoreBusy):
@@ -157,13 +157,13 @@ class HttpStore:
         *,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
-        visit: net.Visit | None = None,
+        slot: net.FetchSlot | None = None,
     ) -> net.Answer:
         if not self.owns(url):
             raise errors.StoreError("The location is not in this store.", self.name)
         clean, secrets = _clean(url)
         try:
-            answer = self.net.open(clean, method=method, headers=headers, secrets=secrets, visit=visit)
+            answer = self.net.open(clean, method=method, headers=headers, secrets=secrets, slot=slot)
         except errors.Busy as exc:
             raise errors.StoreBusy(str(exc), self.name) from exc
         except errors.UrlRefused as exc:
