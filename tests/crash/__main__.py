@@ -51,6 +51,7 @@ def kill(state: Path, options: argparse.Namespace) -> int:
     try:
         crashes = Crashes(state, options.seed, kit, database=database, images=250, bytes_=512 * MIB)
     except pytest.skip.Exception:
+        shutil.rmtree(state)
         print(f"the data of store {options.store} does not outlive its process")
         return 2
     try:

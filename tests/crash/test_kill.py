@@ -14,8 +14,9 @@ from calotype.db.tables import image_locations, images
 from tests.crash.harness import STORES, Crashes
 from tests.crash.journal import Content, Edit, Entry, Journal, create
 from tests.crash.load import Aim
-from tests.crash.oracle import RECOVERY, check, debris, settle
+from tests.crash.oracle import RECOVERY, check, debris, misread, settle
 from tests.databases import for_service, synced
+from tests.stores.remote_toy import RemoteBackend, RemoteToys
 from tests.stores.suite import Kit
 from tests.stores.test_contract import Files
 from tests.support import Client, Service, running
@@ -81,6 +82,32 @@ def _ten_thousand(service: Service, directory: Path) -> frozenset[str]:
 def _end(service: Service) -> None:
     if service.process is not None and service.process.poll() is None:
         service.kill()
+
+
+def test_the_oracle_sees_what_is_wrong_in_a_backend_that_is_no_directory(state: Path) -> None:
+    kit = RemoteToys(state)
+    configured = kit.configured()
+    conf = f"{configured.conf}[jobs]\npoll = 3600\n"
+    backend, journal = RemoteBackend(**kit.access), Journal(state.parent / "journal.jsonl")
+    try:
+        with running(state, conf, environment=configured.environment) as service:
+            entry = Entry(service.client().queued(), "a name", {}, set(), content=Content(7, 100_000))
+            journal.entries[entry.id] = entry
+            assert service.client().put(entry.id, entry.content.data()).status_code == 204
+            assert debris(service, kit) == misread(service, kit, journal) == []
+            backend.create(f"one/{entry.id}", b"x" * 100_000)
+            assert "has other bytes" in misread(service, kit, journal)[0]
+            backend.create("one/some.part")
+            backend.create("one/some")
+            backend.remove(f"one/{entry.id}")
+            found = debris(service, kit)
+            assert found == [
+                "the temporary one/some.part is left",
+                "the object one/some belongs to no image",
+                f"the object of image {entry.id} is missing",
+            ]
+    finally:
+        kit.close()
 
 
 # --- the oracle can fail ---------------------------------------------------------------------------------

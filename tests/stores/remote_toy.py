@@ -42,9 +42,9 @@ _Manager.register("backend", callable=_backend, exposed=_METHODS)
 class RemoteBackend:
     """A `Backend` as its clients see it."""
 
-    def __init__(self, port: int, key: str) -> None:
-        self._port = port
-        self._key = key
+    def __init__(self, toy_port: int, toy_key: str) -> None:
+        self._port = toy_port
+        self._key = toy_key
         self._lock = threading.Lock()
         self._connected: tuple[int, Any] | None = None
 
@@ -97,11 +97,10 @@ class RemoteToys(Kit):
         (package / "entry_points.txt").write_text(entry)
 
     def store(self, name: str = "one") -> RemoteToyStore:
-        return RemoteToyStore(name, self._options)
+        return RemoteToyStore(name, self.access)
 
     def things(self) -> list[Thing]:
-        backend = RemoteBackend(self._port, self._key)
-        sizes: dict[str, int] = backend.sizes()
+        sizes: dict[str, int] = RemoteBackend(**self.access).sizes()
         return [
             Thing(key, None if key.endswith(".part") else f"toy://{key}", size)
             for key, size in sizes.items()
@@ -111,11 +110,12 @@ class RemoteToys(Kit):
     def configured(self) -> Configured:
         here = str(Path(__file__).parents[2])
         path = os.pathsep.join([str(self._site), here, *filter(None, [os.environ.get("PYTHONPATH")])])
-        options = {name: str(value) for name, value in self._options.items()}
+        options = {name: str(value) for name, value in self.access.items()}
         return Configured("toy", options, {"PYTHONPATH": path})
 
     @property
-    def _options(self) -> Mapping[str, Any]:
+    def access(self) -> Mapping[str, Any]:
+        """How the backend is reached: the options of the driver."""
         return {"toy_port": self._port, "toy_key": self._key}
 
     def close(self) -> None:
