@@ -62,7 +62,7 @@ lint: $(VENV)/.test ## ruff, mypy (strict on src), the import rules, and links t
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.tree
 
-crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --database mariadb", or "--power N" to lose power
+crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --database mariadb --store toy", or "--power N" to lose power
 	@tests/needs
 	$(BIN)/python -m tests.crash $(ARGS)
 

@@ -37,7 +37,7 @@ from calotype.db.record_cache import RecordCache, id_of, stamp
 from calotype.db.tables import image_locations, image_properties, image_tags
 from calotype.db.tables import images as table
 from calotype.model import Location
-from calotype.threads import Threads
+from calotype.threads import ThreadPool
 
 DEFAULT, BY_NAME, TWO = "/v2/images", "/v2/images?sort=name:asc", "/v2/images?sort=name:asc,size:desc"
 
@@ -252,7 +252,7 @@ def _crowd(go: threading.Event) -> None:
 
 def threads(_directory: Path, _size: int) -> None:
     """Memory of a process before, during and 7 s after a crowd of 1,000, each of which has a MiB for a moment."""
-    for kind in (Threads, ThreadPoolExecutor):
+    for kind in (ThreadPool, ThreadPoolExecutor):
         if os.fork() == 0:
             process = psutil.Process()
             pool: Any = kind(2048)

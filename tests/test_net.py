@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from calotype import errors, net
-from calotype.net import Crowd, Filters, Names, Net
+from calotype.net import FetchLimit, Filters, NameLookups, Net
 from tests.support import until
 from tests.webserver import Trap, WebServer, serving, trap
 
@@ -471,7 +471,7 @@ def test_in_whatever_an_origin_is_slow_the_fetch_ends_in_time_and_others_go_on(w
         begun = time.monotonic()
         try:
             # As where a location is added: the first bytes are a part of it.
-            with way.visit() as visit, closing((insecure if "https" in url else way).open(url, visit=visit)) as answer:
+            with way.slot() as slot, closing((insecure if "https" in url else way).open(url, slot=slot)) as answer:
                 for _ in answer:
                     pass
         except errors.FetchFailed as exc:
@@ -536,7 +536,7 @@ def test_a_host_has_no_more_than_its_share_of_those_who_wait_whatever_it_is_call
     over = threading.Event()
     web.files |= {"/slow": lambda _: over.wait(20), "/x": b"data", "/away": web.leads("http://there.example/")}
     names = ("one.example", "two.example", "127.0.0.3")
-    way = Net(friends(*names, "127.0.0.4"), resolve=lambda *_: ["127.0.0.3"], crowd=Crowd(4, 2))
+    way = Net(friends(*names, "127.0.0.4"), resolve=lambda *_: ["127.0.0.3"], limit=FetchLimit(4, 2))
     with serving(host="127.0.0.4") as other, ThreadPoolExecutor(4) as threads:
         other.files |= {"/x": b"more", "/slow": web.files["/slow"]}
 
@@ -560,7 +560,7 @@ def test_a_host_has_no_more_than_its_share_of_those_who_wait_whatever_it_is_call
         for one in waiting:
             one.result()
         assert fetch(way, url(web, names[2], "/x")) == b"data"
-        assert (way.crowd._count, +way.crowd._at) == (0, {})
+        assert (way.limit._count, +way.limit._at) == (0, {})
 
 
 def test_who_was_led_on_waits_no_more_where_he_came_from(web: WebServer) -> None:
@@ -568,7 +568,7 @@ def test_who_was_led_on_waits_no_more_where_he_came_from(web: WebServer) -> None
     with serving(host="127.0.0.4") as slow, ThreadPoolExecutor(1) as threads:
         slow.files["/slow"] = lambda _: over.wait(20)
         web.files |= {"/away": web.leads(slow.url + "/slow"), "/x": b"data"}
-        way = Net(friends("127.0.0.3", "127.0.0.4"), crowd=Crowd(4, 1))
+        way = Net(friends("127.0.0.3", "127.0.0.4"), limit=FetchLimit(4, 1))
         led = threads.submit(lambda: pytest.raises(errors.FetchFailed, way.open, web.url + "/away"))
         until(lambda: slow.seen)
         assert fetch(way, web.url + "/x") == b"data"
@@ -585,7 +585,7 @@ def test_look_ups_that_hang_are_given_up_and_do_not_pile_up() -> None:
             over.wait(20)
         return ["8.8.8.8"]
 
-    way = Net(ANY_PORT, resolve=resolver, fetch_timeout=0.1, names=Names(3))
+    way = Net(ANY_PORT, resolve=resolver, fetch_timeout=0.1, names=NameLookups(3))
     before = threading.active_count()
     for name in ("slow1", "slow1", "slow2", "slow1"):
         with pytest.raises(errors.FetchFailed, match="in time"):

@@ -1,15 +1,18 @@
 """Memory that passing data may take: one budget for the whole process, handed out first come first served.
 
-`Budget` counts; `Buffers` lends memory of a budget; a `Piece` is a part of an image in such memory. A transfer
-waits for data without a buffer and takes one when there is something to put into it (`images/stream.py`), so what is
-lent follows from the bytes that move and not from the number of clients.
+`Budget` counts; `Buffers` lends memory of a budget; a `Piece` is a part of an image in such memory. A transfer waits
+for data without a buffer and takes one when there is something to put into it (`images/stream.py`), so what is lent
+follows from the bytes that move and not from the number of clients. `Places` are a budget of turns.
 """
 
+import contextlib
 import logging
 import mmap
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Final
 
 LOG = logging.getLogger(__name__)
@@ -20,6 +23,8 @@ BUFFER: Final = 1 << 20
 LITTLE: Final = 64 << 10
 #: Idle buffers of 1 MiB that are kept, so that an upload does not begin with page faults.
 SPARE: Final = 16
+#: Seconds that somebody waits for a place.
+PATIENCE: Final = 10.0
 
 
 class Budget:
@@ -75,6 +80,46 @@ class Budget:
             amount, turn = self._waiting.popleft()
             self._used += amount
             turn.set()
+
+
+class Places:
+    """How many may do one thing at once. Who finds no place waits for one, but not long, and so do few."""
+
+    def __init__(self, total: int, refusal: Exception, patience: float = PATIENCE) -> None:
+        """`refusal` is what is raised, anew each time; `patience` is in seconds."""
+        self._budget = Budget(total)
+        self._refusal = refusal
+        self._patience = patience
+
+    @property
+    def are_taken(self) -> bool:
+        """Whether whoever comes now has to wait."""
+        return self._budget.used >= self._budget.total
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """A place for the length of the block. Raises the refusal."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.give()
+
+    def take(self) -> None:
+        """A place, until it is given back. Raises the refusal."""
+        if self._budget.waiting * 4 > self._budget.total:
+            raise copy(self._refusal)  # those who wait have threads, too
+        until = time.monotonic() + self._patience
+
+        def wanted() -> None:
+            if time.monotonic() >= until:
+                raise copy(self._refusal)
+
+        self._budget.take(1, wanted)
+
+    def give(self) -> None:
+        """Give back what was taken."""
+        self._budget.give(1)
 
 
 class Buffers:

@@ -133,6 +133,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached or written to just now."""
 
 
+class Cancelled(StoreUnavailable):
+    """The read was ended from elsewhere, as when the service stops."""
+
+
 class StoreBusy(StoreUnavailable):
     """Too many requests wait for the store, or for the server that has the data; a retry later will work."""
 

@@ -40,6 +40,9 @@ _PIECE: Final = 1 << 20
 #: How many may wait for fetches in one process, and of those for one host, unless somebody says otherwise.
 FETCHES: Final = 256
 FETCHES_OF_HOST: Final = 64
+#: How long a server may take for a connection, and for its head and each next piece, unless somebody says otherwise.
+CONNECT_TIMEOUT: Final = 10.0
+READ_TIMEOUT: Final = 30.0
 #: What urllib3, and what is beneath it, raise for what a server or the way to it does.
 _FAILURES: Final = (OSError, ValueError, HTTPException, urllib3.exceptions.HTTPError)
 
@@ -199,11 +202,11 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class Visit:
-    """Somebody who waits for a fetch: until when (`time.monotonic`), and at whose servers."""
+class FetchSlot:
+    """The right to wait for a fetch: until when (`time.monotonic`), and at which servers."""
 
-    def __init__(self, crowd: "Crowd", until: float) -> None:
-        self._crowd = crowd
+    def __init__(self, limit: "FetchLimit", until: float) -> None:
+        self._limit = limit
         self.until = until
         self._places: tuple[str, ...] = ()
 
@@ -216,10 +219,10 @@ class Visit:
 
     def go(self, *places: str) -> None:
         """Wait at these places, a host and its address, and no more at those before. Raises `Busy`."""
-        self._places = self._crowd.move(self._places, places)
+        self._places = self._limit.move(self._places, places)
 
 
-class Crowd:
+class FetchLimit:
     """How many may wait for fetches at once, in all and at one place. Shared by threads.
 
     So a server that does not answer costs no more than its share, and all of them together no more than theirs.
@@ -232,17 +235,17 @@ class Crowd:
         self._at: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def visit(self, seconds: float) -> Iterator[Visit]:
+    def slot(self, seconds: float) -> Iterator[FetchSlot]:
         """A place for the length of the block, and a time limit. Raises `Busy` when there is no place."""
         with self._lock:
             if self._count >= self._most:
                 raise errors.Busy("Too many wait for servers elsewhere; try again later.")
             self._count += 1
-        visit = Visit(self, time.monotonic() + seconds)
+        slot = FetchSlot(self, time.monotonic() + seconds)
         try:
-            yield visit
+            yield slot
         finally:
-            visit.go()
+            slot.go()
             with self._lock:
                 self._count -= 1
 
@@ -260,7 +263,7 @@ class Crowd:
         return after
 
 
-class Names:
+class NameLookups:
     """Looks names up in threads beside, since nothing ends a look-up early. Shared by threads.
 
     Who waits for one goes on when his time is over; the look-up ends by itself, and until then others who ask for the
@@ -309,31 +312,31 @@ class _Lookup:
         self.failure: Exception | None = None
 
 
-class _Limited:
+class _DeadlineSocket:
     """A socket that waits for nothing beyond a moment, which is moved on, nor for any one thing too long."""
 
     until = 0.0  #: `time.monotonic`
 
-    def _limit(self: Any) -> None:
+    def _set_timeout(self: Any) -> None:
         remaining = self.until - time.monotonic()
         if remaining <= 0:
             raise TimeoutError("the time is over")
         self.settimeout(remaining)
 
     def recv_into(self: Any, *arguments: Any) -> Any:
-        self._limit()
+        self._set_timeout()
         return super().recv_into(*arguments)  # type: ignore[misc]
 
     def sendall(self: Any, *arguments: Any) -> Any:
-        self._limit()
+        self._set_timeout()
         return super().sendall(*arguments)  # type: ignore[misc]
 
 
-class _Socket(_Limited, socket.socket):
+class _Socket(_DeadlineSocket, socket.socket):
     pass
 
 
-class _TlsSocket(_Limited, ssl.SSLSocket):
+class _TlsSocket(_DeadlineSocket, ssl.SSLSocket):
     pass
 
 
@@ -350,13 +353,13 @@ class _Wire(HTTPConnection):
         self.sock = sock
         sock.until = self._until
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock._limit()
+        sock._set_timeout()
         sock.connect((self.host, self.port))
 
     def secure(self, context: ssl.SSLContext, name: str) -> None:
         """Speak TLS from here on, to a server with a certificate for that name."""
         assert isinstance(self.sock, _Socket)
-        self.sock._limit()
+        self.sock._set_timeout()
         self.sock = wrapped = context.wrap_socket(self.sock, server_hostname=name)
         assert isinstance(wrapped, _TlsSocket)
         wrapped.until = self._until
@@ -376,30 +379,30 @@ class Net:
     ca_file: str | None = None
     insecure: bool = False  #: whether certificates go unverified
     resolve: Resolver = resolve
-    connect_timeout: float = 10.0
-    head_timeout: float = 30.0
-    read_timeout: float = 30.0
+    connect_timeout: float = CONNECT_TIMEOUT
+    head_timeout: float = READ_TIMEOUT
+    read_timeout: float = READ_TIMEOUT
     fetch_timeout: float = 60.0
     min_rate: int = 1024
-    crowd: Crowd = field(default_factory=lambda: Crowd(FETCHES, FETCHES_OF_HOST), compare=False)
-    names: Names = field(default_factory=lambda: Names(FETCHES), compare=False)
+    limit: FetchLimit = field(default_factory=lambda: FetchLimit(FETCHES, FETCHES_OF_HOST), compare=False)
+    names: NameLookups = field(default_factory=lambda: NameLookups(FETCHES), compare=False)
     _tls: list[ssl.SSLContext] = field(default_factory=list, repr=False, compare=False)
 
     def prepare(self) -> None:
         """Read the certificates. Raises `OSError`."""
         self._context()
 
-    def visit(self) -> contextlib.AbstractContextManager[Visit]:
+    def slot(self) -> contextlib.AbstractContextManager[FetchSlot]:
         """One wait for several fetches, within the time of one. Raises `Busy` when too many wait already."""
-        return self.crowd.visit(self.fetch_timeout)
+        return self.limit.slot(self.fetch_timeout)
 
     def check(self, url: str) -> None:
         """Raise `UrlRefused` for a URL that `open` would not connect to, `FetchFailed` when its name has no address.
 
         `Busy` when too many wait already.
         """
-        with self.visit() as visit:
-            self._addresses(self._target(url), visit)
+        with self.slot() as slot:
+            self._addresses(self._target(url), slot)
 
     def open(
         self,
@@ -409,23 +412,23 @@ class Net:
         headers: Mapping[str, str] | None = None,
         secrets: Mapping[str, str] | None = None,
         budget: int | None = None,
-        visit: Visit | None = None,
+        slot: FetchSlot | None = None,
     ) -> "Answer":
         """The answer to a request, whatever its status; its body is still to be read, at most `budget` bytes of it.
 
-        `secrets` are headers that go to the origin of `url` alone. With a `visit` the caller goes on waiting for the
+        `secrets` are headers that go to the origin of `url` alone. With a `slot` the caller goes on waiting for the
         body, until the end of that. Raises `UrlRefused` for this URL or one that it leads to, `FetchFailed` for
         everything that keeps the answer from coming, `Busy` when too many wait already.
         """
         target = self._target(url)
-        if visit is not None:
-            return self._follow(visit, method, target, headers or {}, secrets or {}, budget, visit.until)
-        with self.visit() as mine:
+        if slot is not None:
+            return self._follow(slot, method, target, headers or {}, secrets or {}, budget, slot.until)
+        with self.slot() as mine:
             return self._follow(mine, method, target, headers or {}, secrets or {}, budget, None)
 
     def _follow(
         self,
-        visit: Visit,
+        slot: FetchSlot,
         method: str,
         target: Target,
         headers: Mapping[str, str],
@@ -435,7 +438,7 @@ class Net:
     ) -> "Answer":
         sent = dict(secrets)
         for _ in range(_MOST_REDIRECTS + 1):
-            answer = self._ask(visit, method, target, {**headers, **sent}, budget, until)
+            answer = self._ask(slot, method, target, {**headers, **sent}, budget, until)
             leads = answer.headers.get("Location") if answer.status in _REDIRECTS else None
             if leads is None:
                 return answer
@@ -456,13 +459,13 @@ class Net:
         self.filters.check(target)
         return target
 
-    def _addresses(self, target: Target, visit: Visit) -> list[Address]:
+    def _addresses(self, target: Target, slot: FetchSlot) -> list[Address]:
         """Where to connect to; all of them are allowed."""
         try:
             found = [ipaddress.ip_address(target.host)]
         except ValueError:
-            visit.go(target.host)
-            seconds = visit.remaining(self.fetch_timeout)
+            slot.go(target.host)
+            seconds = slot.remaining(self.fetch_timeout)
             try:
                 texts = self.names.find(self.resolve, target.host, target.port, seconds)
                 found = [ipaddress.ip_address(text) for text in texts]
@@ -476,7 +479,7 @@ class Net:
 
     def _ask(
         self,
-        visit: Visit,
+        slot: FetchSlot,
         method: str,
         target: Target,
         headers: Mapping[str, str],
@@ -484,10 +487,10 @@ class Net:
         until: float | None,
     ) -> "Answer":
         failure: Exception | None = None
-        for address in self._addresses(target, visit):
+        for address in self._addresses(target, slot):
             # A server at its address has no larger share under many names.
-            visit.go(*{target.host, str(address)})
-            wire = _Wire(address, target.port, time.monotonic() + visit.remaining(self.connect_timeout))
+            slot.go(*{target.host, str(address)})
+            wire = _Wire(address, target.port, time.monotonic() + slot.remaining(self.connect_timeout))
             try:
                 wire.connect()
                 if target.scheme == "https":
@@ -499,12 +502,12 @@ class Net:
             except BaseException:
                 wire.close()
                 raise
-            return self._exchange(visit, wire, method, target, headers, budget, until)
+            return self._exchange(slot, wire, method, target, headers, budget, until)
         raise errors.FetchFailed("The URL's host cannot be connected to.") from failure
 
     def _exchange(
         self,
-        visit: Visit,
+        slot: FetchSlot,
         wire: _Wire,
         method: str,
         target: Target,
@@ -515,8 +518,8 @@ class Net:
         usual = {"Host": target.netloc, "User-Agent": f"calotype/{__version__}", "Accept": "*/*"}
         try:
             sock = wire.sock
-            assert isinstance(sock, _Limited)
-            sock.until = time.monotonic() + visit.remaining(self.head_timeout)
+            assert isinstance(sock, _DeadlineSocket)
+            sock.until = time.monotonic() + slot.remaining(self.head_timeout)
             wire.request(
                 method,
                 target.path,
@@ -557,7 +560,7 @@ class Answer:
     def __init__(
         self,
         wire: _Wire,
-        sock: _Limited,
+        sock: _DeadlineSocket,
         response: urllib3.HTTPResponse,
         method: str,
         budget: int | None,
@@ -578,6 +581,7 @@ class Answer:
         self._min_rate = min_rate
         self._patience = patience
         self._until = math.inf if until is None else until
+        self._closing = threading.Lock()
         if self.headers.get("Content-Encoding", "identity") != "identity":
             self.close()
             raise errors.FetchFailed("The URL's server sends what nobody asked for: compressed data.")
@@ -605,6 +609,13 @@ class Answer:
         if not self._empty and self.size not in (None, seen):
             raise errors.FetchFailed(f"The URL's server sent {seen} of {self.size} bytes.")
 
+    def cancel(self) -> None:
+        """End the connection, from any thread: whoever waits for a piece gets `FetchFailed` at once."""
+        with self._closing, contextlib.suppress(OSError):
+            # The plain method, as TLS must not be touched from here. It wakes whoever waits; closing would not.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # type: ignore[arg-type]  # each one is a socket
+
     def close(self) -> None:
-        self._response.close()
-        self._wire.close()
+        with self._closing:  # so that nobody shuts down what has the same descriptor by then
+            self._response.close()
+            self._wire.close()

@@ -44,7 +44,7 @@ from gunicorn.workers import gthread  # type: ignore[import-untyped]
 from calotype import insides
 from calotype.notify import Manager
 from calotype.socket_body import SocketBody
-from calotype.threads import Threads
+from calotype.threads import ThreadPool
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -122,8 +122,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
             self.alive = False
         return is_alive
 
-    def get_thread_pool(self) -> Threads:
-        return Threads(self.cfg.threads)
+    def get_thread_pool(self) -> ThreadPool:
+        return ThreadPool(self.cfg.threads)
 
     def accept(self, listener: Any) -> None:
         """Accept a connection. It gets no thread before it has a request."""
@@ -317,6 +317,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn has no typ
                 # The transfers fail as if their clients had gone, and clean up.
                 for conn in list(self._answering):
                     _shut_down(conn)
+                self.app.on_grace_over()
         elif now - self._checked_at >= CHECK_INTERVAL:
             self._checked_at = now
             for conn, progress in list(self._answering.items()):
@@ -414,12 +415,14 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         timeouts: Timeouts,
         grace: int,
         on_reload: Callable[[], None],
+        on_grace_over: Callable[[], None],
         manager: Manager,
     ) -> None:
         self._load = load
         self.manager = manager
         self.grace = grace
         self.on_reload = on_reload
+        self.on_grace_over = on_grace_over
         self._settings = settings
         self.timeouts = timeouts
         super().__init__()
@@ -465,6 +468,7 @@ def run(
     on_worker_exit: Callable[[], None] | None,
     on_ready: Callable[[], None] | None,
     on_reload: Callable[[], None] = lambda: None,
+    on_grace_over: Callable[[], None] = lambda: None,
     on_answered: Callable[[Mapping[str, Any], str, int, float], None] = lambda *_: None,
     timeouts: Timeouts = Timeouts(),
     graceful_timeout: int = 30,
@@ -475,8 +479,10 @@ def run(
 
     `load` is called once, in the master. `on_worker_start` runs in each worker before its first request: threads and
     connections begin there. `on_ready` runs in the master when the addresses are bound; then a service manager is
-    told. `on_reload` runs in every process at SIGHUP. `on_answered` runs after each request, in its thread, with its
-    environment, the status line, the bytes of the body that were sent and the seconds that it took.
+    told. `on_reload` runs in every process at SIGHUP. `on_grace_over` runs in a worker that was told to stop when its
+    transfers have had their time, and ends what they wait for besides their clients. `on_answered` runs after each
+    request, in its thread, with its environment, the status line, the bytes of the body that were sent and the seconds
+    that it took.
     """
 
     def started(_worker: Any) -> None:
@@ -530,7 +536,7 @@ def run(
         "worker_exit": exited,
         "when_ready": ready,
     }
-    Server(load, settings, timeouts, graceful_timeout, on_reload, manager).run()
+    Server(load, settings, timeouts, graceful_timeout, on_reload, on_grace_over, manager).run()
 
 
 def _heartbeat_dir(state_dir: Path | None) -> str | None:

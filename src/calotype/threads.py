@@ -1,6 +1,6 @@
-"""`Threads`: as many threads as there is work for, up to a limit, and no more than that for long.
+"""`ThreadPool`: as many threads as there is work for, up to a limit, and no more than that for long.
 
-A `Strand` is work that such threads do in its order, one thing after the other.
+A `SerialQueue` is work that such threads do in its order, one thing after the other.
 
 What they buy: 7 s after a crowd of 1,000 a process has 1 thread and 73 MiB; with Python's executor it keeps 1,001 and
 87 MiB, of 54 before. `python -m bench.worth threads`
@@ -21,7 +21,7 @@ IDLE = 5.0
 _Task = Callable[[], Any]
 
 
-class Threads:
+class ThreadPool:
     """Runs what is submitted. Python's own executor keeps every thread that it ever needed, and its memory."""
 
     def __init__(self, most: int, idle: float = IDLE, name: str = "request") -> None:
@@ -98,10 +98,10 @@ class Threads:
             return mine.get()  # it was chosen in the same moment
 
 
-class Strand:
+class SerialQueue:
     """Tasks that are done in their order, one at a time, by whichever threads are free."""
 
-    def __init__(self, threads: Threads) -> None:
+    def __init__(self, threads: ThreadPool) -> None:
         self._threads = threads
         self._lock = threading.Lock()
         self._tasks: deque[_Task] = deque()

@@ -11,9 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 from tests import databases
 from tests.crash import mutations
-from tests.crash.harness import Crashes
+from tests.crash.harness import STORES, Crashes
 from tests.crash.journal import MIB
 from tests.crash.power import PowerCuts
 
@@ -22,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description="kill -9 under load, again and again")
     parser.add_argument("--kills", type=int, default=100, help="default 100")
     parser.add_argument("--database", choices=databases.KINDS, default="sqlite", help="default sqlite")
+    parser.add_argument("--store", choices=STORES, default="file", help="the driver that is killed; default file")
     parser.add_argument("--power", type=int, metavar="CUTS", help="lose power so many times, instead of kill -9")
     parser.add_argument(
         "--mutations",
@@ -44,7 +47,13 @@ def main() -> int:
 
 def kill(state: Path, options: argparse.Namespace) -> int:
     database = databases.for_service(options.database)
-    crashes = Crashes(state, options.seed, database=database, images=250, bytes_=512 * MIB)
+    kit = STORES[options.store](state)
+    try:
+        crashes = Crashes(state, options.seed, kit, database=database, images=250, bytes_=512 * MIB)
+    except pytest.skip.Exception:
+        shutil.rmtree(state)
+        print(f"the data of store {options.store} does not outlive its process")
+        return 2
     try:
         while crashes.summary.kills < options.kills:
             crashes.round()
@@ -57,6 +66,7 @@ def kill(state: Path, options: argparse.Namespace) -> int:
     finally:
         if crashes.service.process and crashes.service.process.poll() is None:
             crashes.service.kill()
+        kit.close()
     print(crashes.line())
     shutil.rmtree(state)
     return 0

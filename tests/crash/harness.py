@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +22,14 @@ import sqlalchemy as sa
 from calotype.db import tables
 from tests.crash.journal import MIB, Entry, Journal
 from tests.crash.load import Aim, Load, some_aim
-from tests.crash.oracle import PLACES, below, check, debris, settle
-from tests.support import Client, Service, names
+from tests.crash.oracle import PLACES, below, check, debris, misread, settle
+from tests.stores.remote_toy import RemoteToys
+from tests.stores.suite import Kit
+from tests.stores.test_contract import KITS
+from tests.support import Client, Service
+
+#: The drivers to choose from. Those whose data ends with the process say so by `Kit.configured`.
+STORES: dict[str, Callable[[Path], Kit]] = {**KITS, "toy": RemoteToys}
 
 
 @dataclass
@@ -37,13 +44,16 @@ class Summary:
 class Crashes:
     """Rounds of load, kill, restart and check on one state directory with one journal.
 
-    `database` is the URL of one with tables; SQLite in the state directory when empty.
+    `kit` is that of the driver, whose store `one` the service has. `database` is the URL of one with tables; SQLite in
+    the state directory when empty.
     """
 
     def __init__(
-        self, state: Path, seed: int, *, database: str = "", images: int = 150, bytes_: int = 256 * MIB
+        self, state: Path, seed: int, kit: Kit, *, database: str = "", images: int = 150, bytes_: int = 256 * MIB
     ) -> None:
-        self.service = Service(state, database=database)
+        self.kit = kit
+        configured = kit.configured()
+        self.service = Service(state, configured.conf, database=database, environment=configured.environment)
         self.summary = Summary()
         self._rng = random.Random(seed)
         self._images, self._bytes = images, bytes_
@@ -69,7 +79,7 @@ class Crashes:
         Load(self.service, self.journal, self._rng, full=self._full()).run(aim)
         self._gone()
         self.summary.kills += 1
-        self.summary.cut.update(_under_way(self.service))
+        self.summary.cut.update(_under_way(self.service, self.kit))
 
     def recover(self, *, others: frozenset[str] = frozenset()) -> None:
         """Start after a kill and check everything; of the images that it cannot have touched, some."""
@@ -77,7 +87,7 @@ class Crashes:
         begin = time.monotonic()
         self.service.start()
         self.summary.slowest_start = max(self.summary.slowest_start, time.monotonic() - begin)
-        took, left = settle(self.service)
+        took, left = settle(self.service, self.kit)
         self.summary.slowest_recovery = max(self.summary.slowest_recovery, took)
         self._log_seen, log = len(self.service.log), self.service.log[self._log_seen :]
         if "Traceback" in log:
@@ -92,12 +102,13 @@ class Crashes:
     def finish(self) -> None:
         """The last check asks about every image that there ever was; then the service ends in peace."""
         self._compare(self.service.client("alice"), list(self.journal.entries.values()), [])
+        assert misread(self.service, self.kit, self.journal) == []
         assert self.service.stop() == 0
-        assert debris(self.service) == []
+        assert debris(self.service, self.kit) == []
 
     def _compare(self, client: Client, entries: list[Entry], problems: list[str]) -> None:
         problems += check(client, self.journal, entries, self._others)
-        problems += [*self.journal.problems, *debris(self.service)]
+        problems += [*self.journal.problems, *debris(self.service, self.kit)]
         assert not problems, "\n".join(problems[:50])
         self.journal.touched.clear()
         self.summary.checked += len(entries)
@@ -154,7 +165,7 @@ def _alive(group: int) -> list[int]:
     return alive
 
 
-def _under_way(service: Service) -> Counter[str]:
+def _under_way(service: Service, kit: Kit) -> Counter[str]:
     """What the kill interrupted. SQLite is read from a copy, as opening it would begin to recover it."""
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as copy:
@@ -163,8 +174,8 @@ def _under_way(service: Service) -> Counter[str]:
                 shutil.copy(path, copy)
         with below(service.database or f"sqlite:///{copy}/calotype.db") as tx:
             found.update(f"{kind}s" for kind in tx.execute(sa.select(tables.jobs.c.kind)).scalars())
-            known = {Path(url).name for _, url in tx.execute(PLACES)}
-    there = names(service.images)
-    found["parts"] += sum(name.endswith(".part") for name in there)
-    found["final files without a record"] += sum(not n.endswith(".part") and n not in known for n in there)
+            known = {url for _, url in tx.execute(PLACES)}
+    there = kit.things()
+    found["parts"] += sum(thing.url is None for thing in there)
+    found["final objects without a record"] += sum(thing.url is not None and thing.url not in known for thing in there)
     return +found

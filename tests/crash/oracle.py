@@ -1,13 +1,12 @@
 """What must be there after a crash, and what must not.
 
-`debris` looks at rows and files from below, `check` asks the API and compares with the journal.
+`debris` looks from below, at rows and at what is in the store, of which a driver's `Kit` tells. `check` asks the API and
+compares with the journal; `misread` reads the objects as another process does.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -16,6 +15,8 @@ import sqlalchemy as sa
 from calotype.db import tables
 from calotype.db.engine import Database, Tx
 from tests.crash.journal import MIB, Content, Entry, Journal, create
+from tests.stores import suite
+from tests.stores.suite import Kit
 from tests.support import Client, Service
 
 #: What promises.md grants a recovery, seconds from the first answer of /healthcheck.
@@ -41,45 +42,56 @@ def below(url: str) -> Iterator[Tx]:
         database.close()
 
 
-def debris(service: Service) -> list[str]:
-    """What a service at rest must not have (I1, I5), seen from below: rows and files that do not agree."""
+def debris(service: Service, kit: Kit) -> list[str]:
+    """What a service at rest must not have (I1, I5), seen from below: rows and objects that do not agree."""
     with below(service.database_url) as tx:
         images = {row.id: (row.status, row.size) for row in tx.execute(_IMAGES.where(sa.not_(tables.images.c.deleted)))}
-        places: dict[str, list[Path]] = {}
+        places: dict[str, list[str]] = {}
         for image_id, url in tx.execute(PLACES):
-            places.setdefault(image_id, []).append(Path(url.removeprefix("file://")))
+            places.setdefault(image_id, []).append(url)
         left = list(tx.execute(_JOBS))
         undead = list(tx.execute(_IMAGES.where(tables.images.c.deleted, tables.images.c.status != "deleted")))
-    sizes: dict[str, int] = {}
-    for entry in os.scandir(service.images):
-        with contextlib.suppress(FileNotFoundError):  # The runner may be at work.
-            if entry.name != ".calotype-store":
-                sizes[entry.path] = entry.stat().st_size
+    things = kit.things()
+    sizes = {thing.url: thing.size for thing in things if thing.url}
 
     found = [f"a job is left: {job}" for job in left]
     found += [f"the deleted image {image_id} has status {status}" for image_id, status, _ in undead]
     found += [f"image {image_id} is in status {row[0]}" for image_id, row in images.items() if row[0] not in _AT_REST]
-    found += [f"the temporary file {Path(path).name} is left" for path in sizes if path.endswith(".part")]
-    meant = {str(path) for image_id, paths in places.items() if image_id in images for path in paths}
-    found += [f"the file {Path(path).name} belongs to no image" for path in sizes if path not in meant]
+    found += [f"the temporary {thing.name} is left" for thing in things if thing.url is None]
+    meant = {url for image_id, urls in places.items() if image_id in images for url in urls}
+    found += [
+        f"the object {thing.name} belongs to no image" for thing in things if thing.url and thing.url not in meant
+    ]
     for image_id, (status, size) in images.items():
         copies = places.pop(image_id, [])
         if (status == "active") != (len(copies) == 1):
             found.append(f"image {image_id} is {status} and has {len(copies)} locations")
-        for path in copies:
-            if str(path) not in sizes:
-                found.append(f"the file of image {image_id} is missing")
-            elif sizes[str(path)] != size:
-                found.append(f"the file of image {image_id} has {sizes[str(path)]} bytes, its record says {size}")
+        for url in copies:
+            if url not in sizes:
+                found.append(f"the object of image {image_id} is missing")
+            elif sizes[url] != size:
+                found.append(f"the object of image {image_id} has {sizes[url]} bytes, its record says {size}")
     found += [f"the locations of image {image_id} outlived it" for image_id in places]
     return found
 
 
-def settle(service: Service, patience: float = RECOVERY) -> tuple[float, list[str]]:
+def misread(service: Service, kit: Kit, journal: Journal) -> list[str]:
+    """Objects that another process reads otherwise than they were sent."""
+    with below(service.database_url) as tx:
+        places = [(journal.entries.get(image_id), url) for image_id, url in tx.execute(PLACES)]
+    store = kit.store()
+    return [
+        f"the object of image {entry.id} has other bytes than were sent"
+        for entry, url in places
+        if entry and entry.content and suite.content(store, url) != entry.content.data()
+    ]
+
+
+def settle(service: Service, kit: Kit, patience: float = RECOVERY) -> tuple[float, list[str]]:
     """Wait until the service is at rest: after how many seconds it was, and what is left if it never was."""
     begin = time.monotonic()
     while True:
-        found = debris(service)
+        found = debris(service, kit)
         took = time.monotonic() - begin
         if not found or took > patience:
             return took, found

@@ -23,6 +23,8 @@ from tests.crash.journal import Content, Journal
 from tests.crash.load import Aim, Load
 from tests.crash.oracle import check, debris, settle
 from tests.crash.warm import Starter
+from tests.stores.suite import Kit
+from tests.stores.test_contract import Files
 from tests.support import PASSWORD, Service
 
 _CUTS_PER_RUN = 10
@@ -48,7 +50,11 @@ class Machine(Service):
 
     @property
     def images(self) -> Path:
-        return self.home / "data" / "images"
+        return self.home / "data" / "one"
+
+    @property
+    def kit(self) -> Kit:
+        return Files(self.images.parent)
 
     @property
     def database_url(self) -> str:
@@ -125,7 +131,7 @@ class PowerCuts:
                 journal.user("admin", cloud["auth"]["password"])
             self._add_user(journal, "alice" if "alice" not in journal.users else f"user-{self.summary.runs}")
             if self._rng.random() < 0.5:  # Else the recovery has company.
-                _, problems = settle(machine)
+                _, problems = settle(machine, machine.kit)
                 assert not problems, "\n".join(problems)
             load = Load(machine, journal, self._rng, full=len(journal.living()) > 25, content=_some_content)
             load.run(Aim(self._rng.uniform(0.4, 1.0)), clients=4)
@@ -141,7 +147,7 @@ class PowerCuts:
             machine = self._machine
             seen = len(machine.log) if (machine.state / "serve.log").exists() else 0
             self._start()
-            took, problems = settle(machine)
+            took, problems = settle(machine, machine.kit)
             self.summary.slowest_recovery = max(self.summary.slowest_recovery, took)
             for name, password in list(journal.users.items())[-2:]:  # The file is one, and passwords cost time.
                 answer = machine.client(name, password).get("/v2/images")
@@ -149,7 +155,7 @@ class PowerCuts:
                     problems.append(f"the user {name} is lost: {answer.status_code}")
             if "alice" in journal.users and not problems:
                 problems += check(machine.client("alice"), journal, list(journal.entries.values()))
-                problems += debris(machine)
+                problems += debris(machine, machine.kit)
             if "Traceback" in machine.log[seen:]:
                 problems.append(f"the service logged a traceback:\n{machine.log[seen:][-4000:]}")
             self.summary.checked += len(journal.entries)

@@ -11,20 +11,28 @@ import sqlalchemy as sa
 
 from calotype.db.engine import Database, now
 from calotype.db.tables import image_locations, images
-from tests.crash.harness import Crashes
+from tests.crash.harness import STORES, Crashes
 from tests.crash.journal import Content, Edit, Entry, Journal, create
 from tests.crash.load import Aim
-from tests.crash.oracle import RECOVERY, check, debris, settle
+from tests.crash.oracle import RECOVERY, check, debris, misread, settle
 from tests.databases import for_service, synced
+from tests.stores.remote_toy import RemoteBackend, RemoteToys
+from tests.stores.suite import Kit
+from tests.stores.test_contract import Files
 from tests.support import Client, Service, running
 
-KILLS = {"sqlite": 60, "mariadb": 15, "postgresql": 15}
+KILLS = {("file", "sqlite"): 60, ("toy", "sqlite"): 8}
+KILLS_ELSEWHERE = {"file": 15, "toy": 3}
 
 
-def test_kill_9_under_load_loses_nothing_and_leaves_nothing(state: Path, database_kind: str, own_database: str) -> None:
+@pytest.mark.parametrize("store", KILLS_ELSEWHERE)
+def test_kill_9_under_load_loses_nothing_and_leaves_nothing(
+    state: Path, database_kind: str, own_database: str, store: str
+) -> None:
     seed = random.SystemRandom().randrange(1_000_000)
-    crashes = Crashes(state, seed, database=own_database, images=60)
-    kills = KILLS[database_kind]
+    kit = STORES[store](state)
+    crashes = Crashes(state, seed, kit, database=own_database, images=60)
+    kills = KILLS.get((store, database_kind), KILLS_ELSEWHERE[store])
     try:
         while crashes.summary.kills < kills:
             crashes.round()
@@ -33,14 +41,15 @@ def test_kill_9_under_load_loses_nothing_and_leaves_nothing(state: Path, databas
         raise AssertionError(f"seed {seed}; {crashes.line()}\n{exc}") from exc
     finally:
         _end(crashes.service)
+        kit.close()
     print(f"seed {seed}; {crashes.line()}")
     assert crashes.journal.acknowledged > kills, "there was hardly any load"
     assert crashes.summary.cut["uploads"] > 0, "no kill hit an upload"
 
 
 def test_recovery_beside_10000_images_takes_no_longer_than_5_seconds(state: Path, own_database: str) -> None:
-    crashes = Crashes(state, 0, database=own_database)
-    others = _ten_thousand(crashes.service)
+    crashes = Crashes(state, 0, Files(state), database=own_database)
+    others = _ten_thousand(crashes.service, state / "one")
     try:
         crashes.service.start()
         while not crashes.summary.cut["uploads"]:  # a kill may come when no upload is under way
@@ -53,20 +62,18 @@ def test_recovery_beside_10000_images_takes_no_longer_than_5_seconds(state: Path
     assert crashes.summary.slowest_start + crashes.summary.slowest_recovery <= RECOVERY
 
 
-def _ten_thousand(service: Service) -> frozenset[str]:
+def _ten_thousand(service: Service, directory: Path) -> frozenset[str]:
     """Active images of one byte each, written by no service."""
-    service.images.mkdir()
+    directory.mkdir()
     db = Database(synced(service.database_url))
     ids = [str(uuid.UUID(int=number, version=4)) for number in range(10_000)]
     for image_id in ids:
-        (service.images / image_id).write_bytes(b"x")
+        (directory / image_id).write_bytes(b"x")
     times = {"created_at": now(), "updated_at": now(), "deleted": False}
     record = {"status": "active", "size": 1, "visibility": "shared", "owner": "red", "min_disk": 0, "min_ram": 0}
     with db.write_once() as tx:
         tx.execute(sa.insert(images), [{"id": one, "name": one, **record, **times} for one in ids])
-        place = [
-            {"image_id": one, "value": f"file://{service.images}/{one}", "meta_data": "{}", **times} for one in ids
-        ]
+        place = [{"image_id": one, "value": f"file://{directory}/{one}", "meta_data": "{}", **times} for one in ids]
         tx.execute(sa.insert(image_locations), place)
     db.close()
     return frozenset(ids)
@@ -75,6 +82,32 @@ def _ten_thousand(service: Service) -> frozenset[str]:
 def _end(service: Service) -> None:
     if service.process is not None and service.process.poll() is None:
         service.kill()
+
+
+def test_the_oracle_sees_what_is_wrong_in_a_backend_that_is_no_directory(state: Path) -> None:
+    kit = RemoteToys(state)
+    configured = kit.configured()
+    conf = f"{configured.conf}[jobs]\npoll = 3600\n"
+    backend, journal = RemoteBackend(**kit.access), Journal(state.parent / "journal.jsonl")
+    try:
+        with running(state, conf, environment=configured.environment) as service:
+            entry = Entry(service.client().queued(), "a name", {}, set(), content=Content(7, 100_000))
+            journal.entries[entry.id] = entry
+            assert service.client().put(entry.id, entry.content.data()).status_code == 204
+            assert debris(service, kit) == misread(service, kit, journal) == []
+            backend.create(f"one/{entry.id}", b"x" * 100_000)
+            assert "has other bytes" in misread(service, kit, journal)[0]
+            backend.create("one/some.part")
+            backend.create("one/some")
+            backend.remove(f"one/{entry.id}")
+            found = debris(service, kit)
+            assert found == [
+                "the temporary one/some.part is left",
+                "the object one/some belongs to no image",
+                f"the object of image {entry.id} is missing",
+            ]
+    finally:
+        kit.close()
 
 
 # --- the oracle can fail ---------------------------------------------------------------------------------
@@ -95,13 +128,17 @@ class Specimen:
 
     def examine(self) -> str:
         """What is reported that was not before."""
-        _, left = settle(self.service, patience=0.1)
+        _, left = settle(self.service, self.kit, patience=0.1)
         found = check(self.client, self.journal, self.journal.entries.values(), self.others)
         return "\n".join([*(problem for problem in left if problem not in self.before), *found])
 
     @property
     def file(self) -> Path:
-        return self.service.images / self.active.id
+        return self.service.state / "one" / self.active.id
+
+    @property
+    def kit(self) -> Kit:
+        return Files(self.service.state)
 
     def sql(self, statement: str, image_id: str) -> None:
         db = Database(self.service.database_url)
@@ -113,7 +150,8 @@ class Specimen:
 @pytest.fixture(scope="module")
 def at_rest(tmp_path_factory: pytest.TempPathFactory, database_kind: str) -> Iterator[Service]:
     # The runner must not put right what the tests put wrong.
-    state, conf = tmp_path_factory.mktemp("rest"), "[jobs]\npoll = 3600\n"
+    state = tmp_path_factory.mktemp("rest")
+    conf = f"{Files(state).configured().conf}[jobs]\npoll = 3600\n"
     with running(state, conf, database=for_service(database_kind)) as service:
         yield service
 
@@ -121,7 +159,7 @@ def at_rest(tmp_path_factory: pytest.TempPathFactory, database_kind: str) -> Ite
 @pytest.fixture
 def specimen(at_rest: Service, tmp_path: Path) -> Specimen:
     client = at_rest.client("alice")
-    before = frozenset(debris(at_rest))
+    before = frozenset(debris(at_rest, Files(at_rest.state)))
     others = frozenset(image["id"] for image in client.get("/v2/images?limit=1000").json()["images"])
     journal = Journal(tmp_path / "journal.jsonl")
     made = [Entry(str(uuid.uuid4()), "a name", {"born": "yes"}, {"first"}) for _ in range(3)]
@@ -166,21 +204,21 @@ BROKEN: list[tuple[str, Callable[[Specimen], object], str]] = [
     ("a stored file is cut short", lambda one: one.file.write_bytes(b"short"), "has 5 bytes, its record says 100000"),
     ("a stored file is cut short, as clients see it", lambda one: one.file.write_bytes(b"short"), "be downloaded"),
     ("one bit of a stored file is wrong", lambda one: _flip(one.file), "is downloaded with wrong bytes"),
-    ("a stored file is gone", lambda one: one.file.unlink(), "the file of image .* is missing"),
+    ("a stored file is gone", lambda one: one.file.unlink(), "the object of image .* is missing"),
     (
         "a file belongs to nobody",
         lambda one: one.file.with_name("x").write_bytes(b""),
-        "the file x belongs to no image",
+        "the object x belongs to no image",
     ),
     (
         "a temporary file stays",
         lambda one: one.file.with_name(f"{one.queued.id}.1-1.part").write_bytes(b""),
-        "the temporary file .* is left",
+        "the temporary .* is left",
     ),
     (
         "a queued image has a file",
-        lambda one: (one.service.images / one.queued.id).write_bytes(b""),
-        "the file .* belongs to no image",
+        lambda one: one.file.with_name(one.queued.id).write_bytes(b""),
+        "the object .* belongs to no image",
     ),
     (
         "a deleted row comes back",

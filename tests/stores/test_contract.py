@@ -1,6 +1,7 @@
 """The drivers here keep the contract. A new driver is a `Kit` more, and passes all of `suite.py`."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ from calotype.stores.base import Store
 from calotype.stores.file import FileStore
 from calotype.stores.memory import MemoryStore
 from calotype.stores.registry import DRIVERS
-from tests.stores.suite import CHECKS, ID, Kit
-from tests.support import names
+from tests.stores.suite import CHECKS, ID, Configured, Kit, Thing
 
 
 def defaults(kind: str, **given: Any) -> dict[str, Any]:
@@ -38,8 +38,19 @@ class Files(Kit):
     def store(self, name: str = "one") -> FileStore:
         return file_store(self.path, name, **self.options)
 
-    def left_over(self) -> list[str]:
-        return names(self.store().directory)
+    def things(self) -> list[Thing]:
+        directory, found = self.path / "one", []
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(directory):
+                if entry.name in (".calotype-store", ".quarantine"):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # a service may be at work
+                    size, temporary = entry.stat().st_size, entry.name.endswith((".part", ".aside"))
+                    found.append(Thing(entry.name, None if temporary else f"file://{entry.path}", size))
+        return found
+
+    def configured(self) -> Configured:
+        return Configured("file", {"filesystem_store_datadir": str(self.path / "one")})
 
     @contextlib.contextmanager
     def full(self, store: Store) -> Iterator[None]:
@@ -73,8 +84,8 @@ class Memories(Kit):
     def store(self, name: str = "one") -> MemoryStore:
         return self.stores.setdefault(name, MemoryStore(name, defaults("memory")))
 
-    def left_over(self) -> list[str]:
-        return sorted(self.store()._objects)
+    def things(self) -> list[Thing]:
+        return [Thing(url, url, len(data)) for url, (_, data) in self.store()._objects.items()]
 
     @contextlib.contextmanager
     def full(self, store: Store) -> Iterator[None]:

@@ -28,6 +28,19 @@ def test_files_are_named_and_located_as_glance_has_them(tmp_path: Path) -> None:
     assert content(file_store(tmp_path), f"filesystem://{tmp_path}/one/by-glance") == b"old"
 
 
+def test_a_disk_that_fails_in_the_middle_of_a_read_is_told_in_our_words(tmp_path: Path) -> None:
+    store = file_store(tmp_path, filesystem_store_chunk_size=4096)
+    body = store.read(write(store, [b"x" * 10_000]), ctx=SERVICE)
+    pieces, file = iter(body), body.file()
+    next(pieces)
+    assert file
+    directory = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(directory, file.fileno())  # the kernel refuses to read it
+    os.close(directory)
+    with pytest.raises(errors.StoreUnavailable):
+        next(pieces)
+
+
 def test_a_planted_link_is_not_read(tmp_path: Path) -> None:
     store = file_store(tmp_path)
     secret = tmp_path / "secret"

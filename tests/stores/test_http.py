@@ -1,7 +1,12 @@
 """Images on web servers: what of the contract a read-only driver has to keep, and what only this one does."""
 
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +89,7 @@ def test_it_takes_nothing_and_removes_nothing(plain: Served) -> None:
     plain.clean("x", "a-1", None)
     assert content(plain, url) == b"abc"
     assert {one.method for one in plain.web.seen} == {"GET"}
-    assert plain.features == {Feature.READ, Feature.RANGE}
+    assert plain.features == {Feature.READ, Feature.USER_URLS}
 
 
 def test_what_is_not_there_is_missing(plain: Served) -> None:
@@ -123,6 +128,55 @@ def test_a_body_that_is_not_what_it_should_be_never_ends_cleanly(plain: Served, 
     plain.web.files["/x"] = plain.web.raw(raw)
     with pytest.raises(errors.StoreError), closing(plain.read(f"{plain.web.url}/x", length=100, ctx=SERVICE)) as body:
         b"".join(body)
+
+
+def test_a_server_that_stops_in_the_middle_is_waited_for_as_configured_or_until_it_is_cancelled(plain: Served) -> None:
+    over = threading.Event()
+
+    def stops(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")
+        handler.wfile.flush()
+        over.wait(20)
+
+    plain.web.files["/x"] = stops
+    url = f"{plain.web.url}/x"
+    try:
+        with closing(Served(plain.web, read_timeout=0.5).read(url, ctx=SERVICE)) as body:
+            begun = time.monotonic()
+            with pytest.raises(errors.StoreUnavailable) as found:
+                list(body)
+            assert 0.4 < time.monotonic() - begun < 3
+            assert not isinstance(found.value, errors.Cancelled)
+        with closing(plain.read(url, ctx=SERVICE)) as body, ThreadPoolExecutor(1) as thread:
+            pieces = iter(body)
+            assert next(pieces) == b"short"
+            waiting = thread.submit(next, pieces)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.2)
+            body.cancel()
+            with pytest.raises(errors.Cancelled):
+                waiting.result(2)
+    finally:
+        over.set()
+
+
+def test_a_server_that_takes_no_connection_is_given_up_as_configured(plain: Served) -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.3", 0))
+        full.listen(0)
+        clients = []
+        try:
+            for _ in range(4):  # more than the system holds ready
+                clients.append(socket.socket())
+                clients[-1].setblocking(False)
+                clients[-1].connect_ex(full.getsockname())
+            begun = time.monotonic()
+            with pytest.raises(errors.StoreUnavailable):
+                Served(plain.web, connect_timeout=0.5).size("http://{}:{}/x".format(*full.getsockname()), ctx=SERVICE)
+            assert time.monotonic() - begun < 3
+        finally:
+            for one in clients:
+                one.close()
 
 
 def test_a_redirect_is_filtered_when_data_is_read(plain: Served) -> None:

@@ -4,10 +4,14 @@ import logging
 from pathlib import Path
 
 import pytest
+from oslo_config import cfg
 
 from calotype import config, errors
 from calotype.model import Location
 from calotype.stores import registry
+from calotype.stores.access import Settings
+from calotype.stores.http import HttpStore
+from calotype.stores.memory import MemoryStore
 
 HEAD = "[DEFAULT]\nenabled_backends = {backends}\n[glance_store]\ndefault_backend = {default}\n"
 
@@ -115,6 +119,48 @@ def test_a_read_only_store_takes_nothing_gives_what_it_has_and_loses_nothing(tmp
     assert [store.name for store, _ in stores.by_preference([place])] == ["b"]
     with pytest.raises(errors.ConfigError, match="does not take new data"):
         build(tmp_path, TWO.replace("default_backend = a", "default_backend = b") + "read_only = true\n")
+
+
+def test_the_common_options_of_a_section_are_kept_to_and_taken_from_backend_defaults(tmp_path: Path) -> None:
+    text = TWO + "max_retries = 7\nread_only = true\n"
+    text += (
+        "[backend_defaults]\nmax_uploads = 3\nmax_downloads = 4\nmax_retries = 1\nretry_interval = 0.2\nweight = 9\n"
+    )
+    a, b = stores = build(tmp_path, text)
+    assert stores.access(a)._settings == Settings(
+        max_uploads=3, max_downloads=4, max_retries=1, retry_interval=0.2, read_only=False
+    )
+    assert stores.access(b)._settings.max_retries == 7
+    assert [stores.takes_data(one) for one in (a, b)] == [True, False]
+    assert [one.weight for one in (a, b)] == [9, 9]
+
+
+WEB = HEAD.format(backends="a:file,w:http", default="a") + "[a]\nfilesystem_store_datadir={tmp}/a\n"
+
+
+def test_time_outs_are_handed_to_a_driver_that_has_them_and_refused_for_others(tmp_path: Path) -> None:
+    _, web = build(tmp_path, WEB + "[w]\nconnect_timeout = 3\nread_timeout = 5\n")
+    assert isinstance(web, HttpStore)
+    assert (web.net.connect_timeout, web.net.head_timeout, web.net.read_timeout) == (3, 5, 5)
+    _, web = build(tmp_path, WEB + "[w]\n")
+    assert isinstance(web, HttpStore)
+    assert (web.net.connect_timeout, web.net.head_timeout, web.net.read_timeout) == (10, 30, 30)
+    for more in ("read_timeout = 5\n[w]\n", "connect_timeout = 5\n[w]\n", "[backend_defaults]\nread_timeout = 5\n"):
+        with pytest.raises(errors.ConfigError, match="stores of type file have no such time-out"):
+            build(tmp_path, WEB + more)
+    with pytest.raises(errors.ConfigError, match="takes no uploads"):
+        build(tmp_path, WEB + "[w]\nmax_uploads = 2\n")
+
+
+def test_a_driver_may_not_mean_something_else_by_a_common_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd(MemoryStore):
+        options = [cfg.StrOpt("max_uploads")]  # noqa: RUF012
+
+    monkeypatch.setitem(registry.DRIVERS, "odd", Odd)
+    with pytest.raises(errors.ConfigError, match="another option 'max_uploads'"):
+        build(tmp_path, HEAD.format(backends="o:odd", default="o"))
 
 
 def test_a_driver_may_come_from_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,9 @@ FOUND_BY = {
     Fault.ROOM_IGNORED: suite.a_store_without_room_says_so_and_keeps_nothing,
     Fault.SHORT_ENDS_CLEANLY: suite.a_short_object_never_ends_well,
     Fault.NOT_DURABLE: suite.what_was_committed_outlasts_lost_power,
+    Fault.READ_TIMEOUT_IGNORED: suite.a_read_that_hangs_ends_by_its_time_out,
+    Fault.CANCEL_IGNORED: suite.a_read_that_hangs_is_cancelled_at_once,
+    Fault.ACTS_AS_THE_CALLER: suite.who_asks_makes_no_difference,
     Fault.NOTE_AFTER_FINAL: suite.nothing_is_final_before_the_note,
 }
 

@@ -15,7 +15,7 @@ from calotype import errors
 from calotype.buffers import Piece
 from calotype.context import Context
 from calotype.stores.base import Body, Feature, Health, Note, Store, Stored, Write
-from tests.stores.suite import Kit
+from tests.stores.suite import Kit, Thing
 
 
 class Fault(Enum):
@@ -33,7 +33,14 @@ class Fault(Enum):
     ROOM_IGNORED = "what finds no room is dropped"
     SHORT_ENDS_CLEANLY = "a short object ends as if it were whole"
     NOT_DURABLE = "nothing is synced"
+    READ_TIMEOUT_IGNORED = "a read that hangs is waited for"
+    CANCEL_IGNORED = "who waits for a piece is not woken"
+    ACTS_AS_THE_CALLER = "what a project stored only that project may read"
     NOTE_AFTER_FINAL = "the note comes when the object is final"
+
+
+#: Bytes that a read asks for at once.
+_PIECE = 256 << 10
 
 
 class Failed(Exception):
@@ -43,10 +50,10 @@ class Failed(Exception):
 class Backend:
     """Keys and bytes, on the other side of a network."""
 
-    room = 8 << 20
-    timeout = 0.2  #: seconds that the library waits for an answer
-
-    def __init__(self) -> None:
+    def __init__(self, timeout: float = 1.0, room: int = 8 << 20) -> None:
+        """`timeout`: seconds that the library waits for an answer. `room` is in bytes."""
+        self.timeout = timeout
+        self.room = room
         self.kept: dict[str, bytes] = {}
         self.volatile: set[str] = set()
         self.tags: dict[str, str] = {}
@@ -55,9 +62,9 @@ class Backend:
         self._lock = threading.RLock()
 
     @contextlib.contextmanager
-    def asked(self) -> Iterator[None]:
+    def asked(self, given_up: threading.Event | None = None, timeout: float | None = None) -> Iterator[None]:
         if self.silent.is_set():
-            threading.Event().wait(self.timeout)
+            (given_up or threading.Event()).wait(timeout or self.timeout)
             raise Failed("timed out")
         if self.broken:
             raise Failed("500")
@@ -66,6 +73,16 @@ class Backend:
 
     def used(self) -> int:
         return sum(map(len, self.kept.values()))
+
+    def room_now(self) -> tuple[int, int]:
+        """Bytes that are free, and all."""
+        with self.asked():
+            return self.room - self.used(), self.room
+
+    def sizes(self) -> dict[str, int]:
+        """What is there, for who looks past the driver."""
+        with self._lock:
+            return {key: len(data) for key, data in self.kept.items()}
 
     def create(self, key: str, data: bytes = b"") -> None:
         with self.asked():
@@ -109,6 +126,14 @@ class Backend:
         with self.asked():
             return self.kept.get(key)
 
+    def piece(
+        self, key: str, start: int, end: int, timeout: float | None, given_up: threading.Event | None = None
+    ) -> bytes:
+        with self.asked(given_up, timeout):
+            if key not in self.kept:
+                raise Failed("404")
+            return self.kept[key][start:end]
+
 
 class ToyStore:
     """A driver, with the faults that are planted in it."""
@@ -116,18 +141,18 @@ class ToyStore:
     kind = "toy"
     description = ""
     weight = 0
-    features = frozenset({Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE})
+    features = frozenset({Feature.READ, Feature.WRITE})
 
     def __init__(self, name: str, backend: Backend, faults: frozenset[Fault]) -> None:
         self.name = name
         self.backend = backend
         self.faults = faults
+        self._owners: dict[str, str | None] = {}
 
     def check(self) -> Health:
         try:
-            with self.backend.asked():
-                room = self.backend.room
-                return Health(ok=True, free=room - self.backend.used(), total=room)
+            free, total = self.backend.room_now()
+            return Health(ok=True, free=free, total=total)
         except Failed as exc:
             return Health(ok=False, error=str(exc))
 
@@ -148,17 +173,20 @@ class ToyStore:
         with self.translated():
             if self.backend.get(self.key(url)) is not None:
                 raise errors.AlreadyStored("There is such an object.", self.name)
-            if Fault.SIZE_IGNORED not in self.faults and self.backend.used() + (size or 0) > self.backend.room:
+            if Fault.SIZE_IGNORED not in self.faults and (size or 0) > self.backend.room_now()[0]:
                 raise errors.StoreFull("There is no room for so much.", self.name)
             self.backend.create(part)
+        self._owners[url] = ctx.project
         return _ToyWrite(self, url, part, attempt, note)
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
-        data = self.get(url)
-        end = len(data) if length is None else offset + length
-        if end > len(data) and Fault.SHORT_ENDS_CLEANLY not in self.faults:
+        if Fault.ACTS_AS_THE_CALLER in self.faults and ctx.project != self._owners.get(url, ctx.project):
+            raise errors.StoreUnavailable("The token is not one of the owner.", self.name)
+        size = len(self.get(url))
+        end = size if length is None else offset + length
+        if end > size and Fault.SHORT_ENDS_CLEANLY not in self.faults:
             raise errors.StoreError("The object is shorter than its record says.", self.name)
-        return _ToyBody(data[offset : end + (Fault.RANGE_OFF_BY_ONE in self.faults)])
+        return _ToyBody(self, self.key(url), offset, min(end + (Fault.RANGE_OFF_BY_ONE in self.faults), size))
 
     def size(self, url: str, *, ctx: Context) -> int:
         return len(self.get(url))
@@ -281,15 +309,39 @@ class _ToyWrite:
 
 
 class _ToyBody:
-    def __init__(self, data: bytes) -> None:
-        self.size = len(data)
-        self._data = data
+    """`Body` that asks for each piece when it is wanted."""
+
+    def __init__(self, store: ToyStore, key: str, offset: int, end: int) -> None:
+        self.size = end - offset
+        self._store = store
+        self._key = key
+        self._offset = offset
+        self._end = end
+        self._cancelled = threading.Event()
 
     def __iter__(self) -> Iterator[bytes]:
-        yield self._data
+        faults = self._store.faults
+        given_up = threading.Event() if Fault.CANCEL_IGNORED in faults else self._cancelled
+        while not self._cancelled.is_set() and self._offset < self._end:
+            last = min(self._offset + _PIECE, self._end)
+            try:
+                with self._store.translated():
+                    timeout = 3 * Toys.patience if Fault.READ_TIMEOUT_IGNORED in faults else None
+                    piece = self._store.backend.piece(self._key, self._offset, last, timeout, given_up)
+            except errors.StoreError:
+                if self._cancelled.is_set():
+                    break
+                raise
+            self._offset = last
+            yield piece
+        if self._cancelled.is_set():
+            raise errors.Cancelled("The read was cancelled.", self._store.name)
 
     def file(self) -> IO[bytes] | None:
         return None
+
+    def cancel(self) -> None:
+        self._cancelled.set()
 
     def close(self) -> None:
         pass
@@ -307,14 +359,14 @@ class Toys(Kit):
     def store(self, name: str = "one") -> Store:
         return ToyStore(name, self.backend, self.faults)
 
-    def left_over(self) -> list[str]:
-        return sorted(key for key in self.backend.kept if key.startswith("one/"))
+    def things(self) -> list[Thing]:
+        return [Thing(key) for key in self.backend.kept if key.startswith("one/")]
 
     @contextlib.contextmanager
     def full(self, store: Store) -> Iterator[None]:
-        self.backend.room = self.backend.used()
+        room, self.backend.room = self.backend.room, self.backend.used()
         yield
-        self.backend.room = Backend.room
+        self.backend.room = room
 
     @contextlib.contextmanager
     def broken(self, store: Store) -> Iterator[None]:

@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
         on_worker_start=built.start,
         on_worker_exit=built.stop,
         on_reload=built.reload,
+        on_grace_over=built.service.stores.cancel_reads,
         on_answered=logs.answered(conf.server.access_log),
         on_ready=lambda: _greet(conf, endpoint, first=first),
         timeouts=server.Timeouts(

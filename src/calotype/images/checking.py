@@ -172,7 +172,7 @@ def _check_copy(svc: Service, image: Image, location: Location, deep: bool, coun
         size = store.size(location.url, ctx=SERVICE)
         if image.size is not None and size != image.size:
             return finding(Problem.SIZE, f"{size} bytes, the record says {image.size}")
-        if deep and (words := _compare_bytes(store, image, location, count, pace)):
+        if deep and (words := _compare_bytes(svc, store, image, location, count, pace)):
             return finding(Problem.HASH, words)
     except errors.Missing:
         try:
@@ -187,13 +187,13 @@ def _check_copy(svc: Service, image: Image, location: Location, deep: bool, coun
     return None
 
 
-def _compare_bytes(store: Store, image: Image, location: Location, count: Tally, pace: Pace) -> str:
+def _compare_bytes(svc: Service, store: Store, image: Image, location: Location, count: Tally, pace: Pace) -> str:
     """What differs, in words; empty when nothing does."""
     # MD5 if there is no other hash, as for images of old releases of Glance.
     known = [(image.os_hash_algo or "", image.os_hash_value), ("md5", image.checksum)]
     algo, want = next(((a, v) for a, v in known if v and a in hashlib.algorithms_available), ("", None))
     digest = hashlib.new(algo, usedforsecurity=False) if algo else None
-    body = store.read(location.url, ctx=SERVICE)
+    body = svc.stores.access(store).read(location.url, ctx=SERVICE)
     try:
         size = 0
         for piece in body:

@@ -20,7 +20,7 @@ from calotype.limits import Allowance
 from calotype.model import Image, Job, Location
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Feature, Identified, Note, Store, Stored, Sweeps, writing
+from calotype.stores.base import Body, Feature, Identified, Note, Store, Stored, Sweeps
 
 LOG = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def upload(
         raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
     allowed = quota.allowance(svc, ctx, image.owner)
 
-    with svc.transfers.place():
+    access = svc.stores.access(store)
+    with access.upload_place(), svc.transfers.place():
         image, job = _intend(svc, ctx, image.id, store, allowed, size)
         room = quota.growing_reservation(svc, allowed, size, job)
         with (
@@ -76,7 +77,7 @@ def upload(
             ) as passing,
         ):
             note = _noting(svc, job)
-            with writing(store, image.id, attempt=job.token, size=size, note=note, ctx=ctx) as write:
+            with access.writing(image.id, attempt=job.token, size=size, note=note, ctx=ctx) as write:
                 passing.run(write)
                 stored = write.commit()
             _activate(svc, job, store, stored, passing)
@@ -281,15 +282,15 @@ def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = (
     copies = svc.stores.by_preference(image.locations, prefer)
     if image.size or not image.locations:
         return Download(image, copies, image.size or 0)
-    return _of_first_copy(svc, ctx, image, copies, partial(_measured, ctx, image))
+    return _of_first_copy(svc, ctx, image, copies, partial(_measured, svc, ctx, image))
 
 
-def _measured(ctx: Context, image: Image, store: Store, location: Location) -> Download:
+def _measured(svc: Service, ctx: Context, image: Image, store: Store, location: Location) -> Download:
     """One copy of an image whose record has no size, or one of 0, which old releases of Glance wrote for none.
 
     It is as large as its store says. Raises `StoreError` where that cannot be, by what else the record says.
     """
-    body = store.read(location.url, ctx=ctx)
+    body = svc.stores.access(store).read(location.url, ctx=ctx)
     body.close()
     some = _has_content(image)
     if not (some is not False if body.size else some is not True and image.size == 0):
@@ -317,7 +318,7 @@ def open_(svc: Service, ctx: Context, download: Download, *, offset: int = 0, le
     body, remaining = reading(download.copies, offset)
     if not remaining or body.file() is not None:
         return body
-    return _Continued(body, remaining, offset, length, reading)
+    return _FailoverBody(body, remaining, offset, length, reading)
 
 
 _Copies = Sequence[tuple[Store, Location]]
@@ -329,15 +330,16 @@ def _read(
     """The first copy that can be read, and the others. One that goes on for another must have the image's size."""
 
     def work(store: Store, location: Location) -> tuple[Body, Location]:
-        if len(copies) < len(download.copies) and store.size(location.url, ctx=ctx) != download.size:
+        access = svc.stores.access(store)
+        if len(copies) < len(download.copies) and access.size(location.url, ctx=ctx) != download.size:
             raise errors.StoreError("The copy has another size than its record says.", store.name)
-        return store.read(location.url, offset=offset, length=end - offset, ctx=ctx), location
+        return access.read(location.url, offset=offset, length=end - offset, ctx=ctx), location
 
     body, chosen = _of_first_copy(svc, ctx, download.image, copies, work)
     return body, [copy for copy in copies if copy[1] is not chosen]
 
 
-class _Continued:
+class _FailoverBody:
     """`Body` that goes on with the next copy, at the byte where one failed."""
 
     def __init__(
@@ -364,7 +366,7 @@ class _Continued:
                 if self._offset < end:
                     raise errors.StoreError("The object ended before its recorded size.")
             except errors.StoreError as exc:
-                if not self._remaining:
+                if not self._remaining or isinstance(exc, errors.Cancelled):
                     raise
                 LOG.error("a copy failed at byte %s, another one goes on: %s", self._offset, errors.reason(exc))
                 self._body.close()
@@ -372,6 +374,9 @@ class _Continued:
 
     def file(self) -> None:
         return None
+
+    def cancel(self) -> None:
+        self._body.cancel()
 
     def close(self) -> None:
         self._body.close()
@@ -386,19 +391,14 @@ def _of_first_copy(
 ) -> T:
     """What `work` returns of the first copy where it does not fail. Raises `StoreError` when it does for all."""
     failed: list[errors.StoreError] = []
-    breaker = svc.stores.breaker
-    for store, location in sorted(copies, key=lambda copy: breaker.is_aside(copy[0])):
+    for store, location in sorted(copies, key=lambda copy: svc.stores.access(copy[0]).is_last):
         if Feature.READ not in store.features:
             continue
         try:
             found = work(store, location)
         except errors.StoreError as exc:
             failed.append(exc)
-            # Web servers are many: that one of them fails says nothing about the others.
-            if isinstance(exc, errors.StoreUnavailable) and Feature.WRITE in store.features:
-                breaker.failed(store)
             continue
-        breaker.worked(store)
         for failure in failed:
             why = errors.reason(failure)
             LOG.error("image %s: a copy in store %s was passed over: %s", image.id, failure.store, why)

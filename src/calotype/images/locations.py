@@ -28,7 +28,7 @@ from calotype.images.stream import Passing
 from calotype.model import Image, Job, Location, Task
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Peeks, Store
+from calotype.stores.base import Body, Feature, Store
 
 LOG = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _store(svc: Service, ctx: Context, url: str) -> Store:
     if not svc.policy.serves(ctx):
         if not web:
             raise errors.Forbidden("Only services may add locations that are not http or https.")
-        if not any(store.kind == "http" for store in svc.stores):
+        if not any(Feature.USER_URLS in store.features for store in svc.stores):
             raise errors.Forbidden("Locations of http cannot be added: no store of type http is configured.")
     if not _URL.fullmatch(url) or len(url) > _MOST:
         raise errors.Invalid(f"The URL is not one of plain ASCII with a scheme and at most {_MOST} characters.")
@@ -180,6 +180,8 @@ def _store(svc: Service, ctx: Context, url: str) -> Store:
     store = next((store for store in svc.stores if store.owns(url)), None)
     if store is None:
         raise errors.Invalid("The URL lies in none of the stores that are configured here.")
+    if Feature.USER_URLS not in store.features and not svc.policy.serves(ctx):
+        raise errors.Forbidden("Only services may add locations in this store.")
     return store
 
 
@@ -191,7 +193,7 @@ def _inspect(svc: Service, ctx: Context, store: Store, url: str, image: Image) -
     """Size; whether what there is at the beginning settles what the data is; then its virtual size."""
     length = _HEAD if image.container_format == "bare" else 0
     try:
-        size, first = _peek(store, url, length, svc.conf.image_size_cap, ctx)
+        size, first = svc.stores.access(store).peek(url, length, most=svc.conf.image_size_cap, ctx=ctx)
         if size <= 0:
             raise errors.Invalid("The URL leads to nothing: there are no bytes.")
         if size > svc.conf.image_size_cap:
@@ -217,17 +219,6 @@ def _format_rules(svc: Service) -> FormatRules:
     return replace(data.format_rules(svc), plain_passes=True)
 
 
-def _peek(store: Store, url: str, length: int, most: int, ctx: Context) -> tuple[int, bytes]:
-    """Size and first bytes, read while the caller waits, but of what is too large. Raises `StoreError`."""
-    if isinstance(store, Peeks):
-        return store.peek(url, length, most=most, ctx=ctx)
-    size = store.size(url, ctx=ctx)
-    if size > most or not (length := min(size, length)):
-        return size, b""
-    with contextlib.closing(store.read(url, length=length, ctx=ctx)) as body:
-        return size, b"".join(body)
-
-
 def _formats(image: Image) -> list[str | None]:
     return [image.disk_format, image.container_format]
 
@@ -245,7 +236,7 @@ def _activate(svc: Service, tx: Tx, image: Image, store: Store, url: str, **fact
 
 def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
     """Two images on one object would each delete what the other one keeps; web servers keep theirs."""
-    if store.kind == "http":
+    if Feature.USER_URLS in store.features:
         return
     lock_project(tx, _TURN)  # of two who add the same at once, the second one looks when the first is done
     if db_images.is_used_elsewhere(tx, url, image_id):
@@ -277,11 +268,11 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
             raise errors.Gone("The image is deleted.")
         if store is None:
             raise errors.StoreUnavailable("The store is not configured any more.", facts["store"])
-        body = store.read(facts["url"], length=facts["size"], ctx=SERVICE)
+        body = svc.stores.access(store).read(facts["url"], length=facts["size"], ctx=SERVICE)
         with (
             contextlib.closing(body),
             Passing(
-                _Reading(body, svc.conf.jobs.hash_rate << 20, wanted),
+                _BodySource(body, svc.conf.jobs.hash_rate << 20, wanted),
                 svc.transfers,
                 expect=facts["size"],
                 cap=facts["size"],
@@ -374,7 +365,7 @@ def _tell(svc: Service, tx: Tx, job: Job, why: errors.CalotypeError | None = Non
         tasks.move(svc, tx, job.payload["task"], "failure", message=str(why))
 
 
-class _Reading:
+class _BodySource:
     """A `Source` of a copy, at most `rate` bytes a second; 0: no limit."""
 
     def __init__(self, body: Body, rate: int, wanted: Callable[[], None]) -> None:
@@ -387,7 +378,11 @@ class _Reading:
 
     def ready(self, _size: int) -> int:
         while not self._piece:
-            piece = next(self._pieces, None)
+            try:
+                piece = next(self._pieces, None)
+            except errors.Cancelled:
+                self._wanted()  # says that the service ends, if that is why
+                raise
             if piece is None:
                 return 1
             self._piece = memoryview(piece)

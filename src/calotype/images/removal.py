@@ -119,7 +119,7 @@ def _remove(svc: Service, ctx: Context, image_id: str, location: Location, objec
         LOG.info("store %s has other data of image %s by now, which stays", store.name, image_id)
         return None
     try:
-        return store.delete(location.url, object_id=object_id, ctx=ctx)
+        return svc.stores.access(store).delete(location.url, object_id=object_id, ctx=ctx)
     except errors.Replaced:
         LOG.warning(
             "store %s has other data than was stored for image %s, which is deleted: it was left alone; "

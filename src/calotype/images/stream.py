@@ -23,7 +23,7 @@ from calotype import errors
 from calotype.buffers import BUFFER, LITTLE, Piece
 from calotype.images.inspection import FormatRules, Inspection
 from calotype.stores.base import Write
-from calotype.threads import Strand, Threads
+from calotype.threads import SerialQueue, ThreadPool
 from calotype.transfers import Transfers
 
 LOG = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Passing:
         # Of the next piece; a small image of known size comes in one, with a byte more that shows a missing end.
         self._size = expect + 1 if expect is not None and expect < BUFFER else FIRST
         self._ran = False
-        self._lent: list[_Lent] = []
+        self._lent: list[_WriteWindow] = []
 
     def run(self, *writes: Write, failed: Callable[[Write, errors.StoreError], None] | None = None) -> None:
         """Read to the end, put every piece into each write, and verify. The caller commits the writes, or aborts them.
@@ -147,9 +147,9 @@ class Passing:
         self._ran = True
         if self._expect is not None and self._expect > self._cap:
             raise self._over_limit()
-        self._lent = [_Lent(write, self._ask) for write in writes]
+        self._lent = [_WriteWindow(write, self._ask) for write in writes]
         going = list(self._lent)
-        beside = [_Beside(tap, self._hashing) for tap in self._taps]
+        beside = [_TapRunner(tap, self._hashing) for tap in self._taps]
         count = awaited = 0
         ended = settled = False
         piece: Piece | None = None
@@ -203,7 +203,9 @@ class Passing:
         self.close()
 
     @staticmethod
-    def _put(piece: Piece, going: list["_Lent"], failed: Callable[[Write, errors.StoreError], None] | None) -> None:
+    def _put(
+        piece: Piece, going: list["_WriteWindow"], failed: Callable[[Write, errors.StoreError], None] | None
+    ) -> None:
         for lent in list(going):
             try:
                 lent.put(piece)
@@ -214,7 +216,7 @@ class Passing:
                 going.remove(lent)
 
     @staticmethod
-    def _await(beside: list["_Beside"]) -> None:
+    def _await(beside: list["_TapRunner"]) -> None:
         """Wait until the oldest piece has passed every tap."""
         for one in beside:
             one.wait()
@@ -289,7 +291,7 @@ class Passing:
             self.virtual_size = (self._inspection or Inspection(self._inspect, self._rules)).finish(self.size)
 
 
-class _Lent:
+class _WriteWindow:
     """A write, and the pieces that it keeps: no more than its window."""
 
     def __init__(self, write: Write, wanted: Callable[[], object]) -> None:
@@ -324,12 +326,12 @@ class _Lent:
             one.release()
 
 
-class _Beside:
+class _TapRunner:
     """A tap that looks on beside the receiver. Pieces are seen in order; one `wait` for each that was fed, in order."""
 
-    def __init__(self, tap: Tap, threads: Threads) -> None:
+    def __init__(self, tap: Tap, threads: ThreadPool) -> None:
         self._tap = tap
-        self._strand = Strand(threads)
+        self._queue = SerialQueue(threads)
         self._done: SimpleQueue[BaseException | None] = SimpleQueue()
         self._failure: BaseException | None = None
         self._stopped = False
@@ -337,10 +339,10 @@ class _Beside:
     def feed(self, piece: Piece) -> None:
         """Have the piece looked at, at its time; it is held until then."""
         piece = piece.hold()
-        if len(piece.view) < LITTLE and self._strand.idle:
+        if len(piece.view) < LITTLE and self._queue.idle:
             self._update(piece)  # to wake a thread would take longer
         else:
-            self._strand.submit(lambda: self._update(piece))
+            self._queue.submit(lambda: self._update(piece))
 
     def wait(self) -> None:
         """Wait for a piece; raise what the tap did."""

@@ -55,8 +55,9 @@ class Runner:
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the current job."""
+        """End after the current job. Reads of stores that are under way are cancelled, in this process."""
         self._stopping = True
+        self._svc.stores.cancel_reads()
         self._wake.set()
         self._thread.join(timeout=10)
         if self._long is not None:

@@ -7,7 +7,7 @@ the bytes that pass (`images/stream.py`), where the one loop is that reads bytes
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import IO, Any, Protocol, runtime_checkable
@@ -26,15 +26,14 @@ Note = Callable[[str], None]
 
 
 class Feature(Enum):
-    """What a driver can do; facts that callers and documents can list."""
+    """What a driver can do. Each one decides something, and operators see them as `capabilities`."""
 
-    READ = "read"
-    WRITE = "write"
-    DELETE = "delete"
-    RANGE = "range"
-    SPARSE = "sparse"
-    SENDFILE = "sendfile"
-    EPHEMERAL = "ephemeral"  #: the data is in one process, which alone can see it
+    READ = "read"  #: gives bytes; without it, copies are passed over by downloads and cannot be verified
+    WRITE = "write"  #: takes bytes; without it, the store is shown as read-only and uploads to it are refused
+    EPHEMERAL = "ephemeral"  #: the data is in one process, which alone can see it, so no command looks for it
+    #: Users name the URLs, whose servers and data are not ours: any user may add such a location, several images may
+    #: share one, and a server that fails says nothing about the others, so the store is never set aside.
+    USER_URLS = "user-urls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +72,20 @@ class Body(Protocol):
     size: int  #: bytes that iterating yields
 
     def __iter__(self) -> Iterator[bytes]:
-        """The bytes in order; raises `StoreError` rather than end early."""
+        """The bytes in order; raises `StoreError` rather than end early, and `Cancelled` after `cancel`.
+
+        Each piece is waited for as long as the store's `read_timeout` says; then this raises `StoreUnavailable`. Only
+        the kernel ends a read of a local file: there is no such time-out, and `Cancelled` comes after it has answered.
+        """
 
     def file(self) -> IO[bytes] | None:
         """A real file positioned at the first byte, for sendfile; None where the bytes are not in a file."""
+
+    def cancel(self) -> None:
+        """End the reading: whoever waits for a piece, or asks for another one, gets `Cancelled` at once.
+
+        Any thread may call it at any time, more than once, and after `close`. The reader closes the body all the same.
+        """
 
     def close(self) -> None: ...
 
@@ -110,17 +119,27 @@ class Driver(Protocol):
 
     @property
     def options(self) -> Sequence[cfg.Opt]:
-        """Those of the store's section, besides the common ones."""
+        """Those of the store's section, besides the common ones (`registry.COMMON`)."""
+
+    @property
+    def timeouts(self) -> Collection[str]:
+        """Which of `connect_timeout` and `read_timeout` the driver keeps to. Where another is set, it is refused."""
 
     def __call__(self, name: str, options: Mapping[str, Any], *, description: str, weight: int) -> "Store":
         """A store. Raises `ConfigError` for options that cannot be served, or not safely.
 
-        `options` has their values, and besides, as `filters`, which URLs of users may be connected to (`net.Filters`).
+        `options` has their values and those of its `timeouts`, in seconds, None for the driver's own default; besides,
+        as `filters`, which URLs of users may be connected to (`net.Filters`). All other common options are seen to by
+        `access.py`, in the same way for every driver.
         """
 
 
 class Store(Protocol):
-    """One configured place. Shared by threads; holds no lock while bytes move."""
+    """One configured place. Shared by threads; holds no lock while bytes move.
+
+    A driver acts with the credentials of the store's section, for every caller alike. The `Context` that it is given
+    says who asks, for its log, and holds no token of anybody.
+    """
 
     name: str  #: as the operator calls it
     kind: str  #: the driver's type in `enabled_backends`
@@ -145,7 +164,8 @@ class Store(Protocol):
 
         `attempt` is a fencing token and part of every temporary name. `note` makes durable what `clean` needs besides
         the two; call it before there is anything that would be found by it alone, and in any case before the object is
-        final. It raises when the attempt was given up. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`,
+        final. It raises when the attempt was given up. `begin` may be called again after `StoreUnavailable`, with the
+        same arguments. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`,
         `StoreUnavailable`, and leaves nothing when it raises.
         """
 
@@ -176,8 +196,15 @@ def writing(
 ) -> Iterator[Write]:
     """A write that was begun, aborted if the block fails."""
     write = store.begin(image_id, attempt=attempt, size=size, note=note, ctx=ctx)
-    try:
+    with aborting(write, image_id):
         yield write
+
+
+@contextlib.contextmanager
+def aborting(write: Write, image_id: str) -> Iterator[None]:
+    """Abort the write if the block fails."""
+    try:
+        yield
     except BaseException:
         try:
             write.abort()
@@ -197,6 +224,12 @@ class Identified(Store, Protocol):
     @property
     def place(self) -> str:
         """Where the store is, as operators write it."""
+
+    def overlap(self, other: "Identified") -> str | None:
+        """Why this store and another one cannot both be served, in words after their names; None where they can.
+
+        They cannot when they are at one place, or one is within the other: each would delete what the other one keeps.
+        """
 
     def found_identity(self) -> str | None:
         """What is written in the place now; None when nothing is, or there is no such place. Raises `StoreError`."""

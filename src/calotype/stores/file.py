@@ -14,12 +14,13 @@ Which file is meant, and how no other one is removed, stands in `file_objects.py
 import contextlib
 import errno
 import json
+import logging
 import os
 import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
@@ -31,7 +32,9 @@ from calotype.buffers import Piece
 from calotype.context import Context
 from calotype.durable import make_directory, replace_file, sync_directory
 from calotype.stores import file_objects
-from calotype.stores.base import Body, Entry, Feature, Health, Note, Quarantined, Stored, Write
+from calotype.stores.base import Body, Entry, Feature, Health, Identified, Note, Quarantined, Stored, Write
+
+LOG = logging.getLogger(__name__)
 
 OPTIONS: list[cfg.Opt] = [
     cfg.StrOpt("filesystem_store_datadir", help="Directory that holds the images. Created when missing."),
@@ -69,6 +72,8 @@ class FileStore:
 
     kind = "file"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
+    timeouts: ClassVar[Collection[str]] = ()
+    features = frozenset({Feature.READ, Feature.WRITE})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
         self.name = name
@@ -84,8 +89,6 @@ class FileStore:
         self._thin: bool = options["filesystem_thin_provisioning"]
         self._reserve: int = options["filesystem_store_reserve"] << 20
         self._mode: int | None = _mode(options["filesystem_store_file_perm"], name)
-        features = {Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.SENDFILE}
-        self.features = frozenset(features | ({Feature.SPARSE} if self._thin else set()))
 
     # --- facts -------------------------------------------------------------------------------------------
 
@@ -115,6 +118,16 @@ class FileStore:
     def place(self) -> str:
         return str(self.directory)
 
+    def overlap(self, other: Identified) -> str | None:
+        if not isinstance(other, FileStore):
+            return None
+        here, there = self.directory.resolve(), other.directory.resolve()
+        if here == there or _is_same(here, there):
+            return "are on the same directory; give each its own"
+        if here in there.parents or there in here.parents:
+            return "have directories of which one is within the other; part them"
+        return None
+
     def found_identity(self) -> str | None:
         with self._translated():
             try:
@@ -122,7 +135,7 @@ class FileStore:
             except FileNotFoundError:
                 return None
             try:
-                return _marked(directory)
+                return _read_identity(directory)
             finally:
                 os.close(directory)
 
@@ -138,7 +151,7 @@ class FileStore:
     def is_empty(self) -> bool:
         with self._translated():
             try:
-                return all(_nobodys(name) for name in os.listdir(self.directory))
+                return all(_is_foreign_name(name) for name in os.listdir(self.directory))
             except FileNotFoundError:
                 return True
 
@@ -159,24 +172,24 @@ class FileStore:
             try:
                 directory = _open_directory(self.directory)
             except FileNotFoundError as exc:
-                raise errors.StoreUnavailable(self._stranger(None), self.name) from exc
+                raise errors.StoreUnavailable(self._why_not_ours(None), self.name) from exc
         try:
             with self._translated():
-                found = _marked(directory)
+                found = _read_identity(directory)
             if found is None or found != self.identity:
-                raise errors.StoreUnavailable(self._stranger(found), self.name)
+                raise errors.StoreUnavailable(self._why_not_ours(found), self.name)
             yield directory
         finally:
             os.close(directory)
 
-    def _stranger(self, found: str | None) -> str:
+    def _why_not_ours(self, found: str | None) -> str:
         if self.identity is None:
             return f"Store {self.name} was not taken into use: the operator decides, by calotype store list."
         if found is None:
             return f"The directory of store {self.name} has lost its identity: is its file system mounted?"
         return f"The directory of store {self.name} carries the identity of another store."
 
-    def _want_same(self, directory: int) -> None:
+    def _check_not_replaced(self, directory: int) -> None:
         """Raise `StoreUnavailable` if the path leads elsewhere by now: unmounted, or mounted over."""
         here, there = os.fstat(directory), os.stat(self.directory)
         if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
@@ -191,14 +204,14 @@ class FileStore:
             with self._translated():
                 if _exists(directory, image_id):
                     raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
-                self._want_room(directory, size or 0)
+                self._check_room(directory, size or 0)
                 file = os.open(
                     part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
                 )
             ending.callback(os.close, file)
             return _FileWrite(self, directory, file, part, image_id, note, ending.pop_all())
 
-    def _want_room(self, directory: int, size: int) -> None:
+    def _check_room(self, directory: int, size: int) -> None:
         room = os.fstatvfs(directory)
         if room.f_bavail * room.f_frsize < size + self._reserve:
             raise errors.StoreFull("The store has no room for this image.", self.name)
@@ -216,7 +229,7 @@ class FileStore:
         except BaseException:
             file.close()
             raise
-        return _FileBody(_Slice(file, offset, length, self.name), length, self._chunk)
+        return _FileBody(self, _FileSlice(file, offset, length, self.name), length)
 
     def size(self, url: str, *, ctx: Context) -> int:
         with self._open(url) as file:
@@ -290,7 +303,7 @@ class FileStore:
     def entries(self) -> Iterator[Entry]:
         with self._opened() as directory, self._translated(), os.scandir(directory) as found:
             for one in found:
-                if not _nobodys(one.name) and (entry := self._entry(directory, one.name)) is not None:
+                if not _is_foreign_name(one.name) and (entry := self._entry(directory, one.name)) is not None:
                     yield entry
 
     def entry(self, name: str) -> Entry | None:
@@ -415,7 +428,7 @@ class _FileWrite:
     def put(self, piece: Piece) -> None:
         with self._store._translated():
             if self._written - self._looked >= _SPACE_CHECK:
-                self._store._want_room(self._directory, 0)
+                self._store._check_room(self._directory, 0)
                 self._looked = self._written
             if self._store._thin:
                 _write_thin(self._file, piece.view, self._written)
@@ -445,7 +458,7 @@ class _FileWrite:
             try:
                 os.unlink(self._part, dir_fd=directory)
                 os.fsync(directory)
-                store._want_same(directory)
+                store._check_not_replaced(directory)
             except BaseException as exc:
                 file_objects.remove(directory, image_id, object_id)
                 if isinstance(exc, FileNotFoundError):  # A cleaner came between the link and here.
@@ -468,7 +481,7 @@ class _FileWrite:
         self._ending.close()
 
 
-class _Slice:
+class _FileSlice:
     """A part of a file, as WSGI's file wrapper wants it: `fileno` stands on its first byte."""
 
     def __init__(self, file: IO[bytes], offset: int, length: int, store: str) -> None:
@@ -501,14 +514,23 @@ class _Slice:
 class _FileBody:
     """`Body` of a slice of a file."""
 
-    def __init__(self, part: _Slice, size: int, chunk: int) -> None:
+    def __init__(self, store: FileStore, part: _FileSlice, size: int) -> None:
         self.size = size
+        self._store = store
         self._part = part
-        self._chunk = chunk
+        self._cancelled = False
 
     def __iter__(self) -> Iterator[bytes]:
-        while data := self._part.read(self._chunk):
+        while not self._cancelled:
+            with self._store._translated():
+                data = self._part.read(self._store._chunk)
+            if not data:
+                return
             yield data
+        raise errors.Cancelled("The read was cancelled.", self._store.name)
+
+    def cancel(self) -> None:
+        self._cancelled = True
 
     def file(self) -> IO[bytes] | None:
         return self._part  # type: ignore[return-value]  # the three methods that a WSGI server calls
@@ -517,14 +539,50 @@ class _FileBody:
         self._part.close()
 
 
+# --- without a section of its own ------------------------------------------------------------------------
+
+
+def unconfigured(conf: cfg.ConfigOpts, name: str) -> FileStore:
+    """The store without a section of its own: in the directory of a single-store Glance, or in the state directory.
+
+    Raises `ConfigError` for a single-store Glance whose store is none of files.
+    """
+    old = conf.glance_store
+    if old.default_store not in (None, "file", "filesystem"):
+        raise errors.ConfigError(
+            f"[glance_store] default_store = {old.default_store}: this release takes over single-store "
+            "configurations of file stores only. Name the store in enabled_backends and default_backend."
+        )
+    if old.filesystem_store_datadir:
+        LOG.warning(
+            "[glance_store] filesystem_store_datadir is a single-store setting: it is served as the store %r. "
+            "Name the store in enabled_backends, with a section of its own, to silence this.",
+            name,
+        )
+    # Glance's own default directory is meant where Glance was told to keep files, but not where.
+    glances = "/var/lib/glance/images" if old.default_store else None
+    directory = old.filesystem_store_datadir or glances or str(Path(conf.state_dir) / "images")
+    conf.register_opts([option for option in OPTIONS if option.dest not in old], group="glance_store")
+    options = {option.dest: getattr(old, option.dest) for option in OPTIONS}
+    return FileStore(name, {**options, "filesystem_store_datadir": directory})
+
+
 # --- the directory ---------------------------------------------------------------------------------------
+
+
+def _is_same(here: Path, there: Path) -> bool:
+    """Whether both paths lead to one directory, as a bind mount does."""
+    try:
+        return here.samefile(there)
+    except OSError:
+        return False  # one of them is not there
 
 
 def _open_directory(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _marked(directory: int) -> str | None:
+def _read_identity(directory: int) -> str | None:
     """The identity that a directory carries. Raises `OSError` for one that cannot be read."""
     try:
         number = os.open(_MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
@@ -537,7 +595,7 @@ def _marked(directory: int) -> str | None:
             raise OSError(errno.EINVAL, f"{_MARKER} cannot be read as what it should be") from exc
 
 
-def _nobodys(name: str) -> bool:
+def _is_foreign_name(name: str) -> bool:
     """Whether a name is of the file system, or of a tool: `.nfs…`, `.snapshot`, our own. Images begin with no dot."""
     return (name.startswith(".") and not file_objects.ASIDE.match(name)) or name == "lost+found"
 

@@ -6,7 +6,7 @@ Nobody here owns the data: `delete` leaves it alone, and what the server serves 
 import base64
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
@@ -45,7 +45,8 @@ class HttpStore:
 
     kind = "http"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
-    features = frozenset({Feature.READ, Feature.RANGE})
+    timeouts: ClassVar[Collection[str]] = ("connect_timeout", "read_timeout")
+    features = frozenset({Feature.READ, Feature.USER_URLS})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
         self.name = name
@@ -58,13 +59,17 @@ class HttpStore:
             )
         ca_file = options["https_ca_certificates_file"]
         most = options["http_fetches"]
+        read_timeout = options.get("read_timeout") or net.READ_TIMEOUT
         self.net = net.Net(
             options["filters"],
             ca_file=ca_file,
             insecure=options["https_insecure"],
             fetch_timeout=options["http_fetch_timeout"],
-            crowd=net.Crowd(most, options["http_fetches_per_host"]),
-            names=net.Names(most),
+            limit=net.FetchLimit(most, options["http_fetches_per_host"]),
+            names=net.NameLookups(most),
+            connect_timeout=options.get("connect_timeout") or net.CONNECT_TIMEOUT,
+            head_timeout=read_timeout,
+            read_timeout=read_timeout,
         )
         try:
             self.net.prepare()
@@ -94,12 +99,12 @@ class HttpStore:
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
         return self._read(url, offset, length)
 
-    def _read(self, url: str, offset: int, length: int | None, visit: net.Visit | None = None) -> "_Part":
+    def _read(self, url: str, offset: int, length: int | None, slot: net.FetchSlot | None = None) -> "_Part":
         headers = {}
         if length != 0 and (offset or length is not None):
             last = "" if length is None else str(max(offset + length - 1, offset))
             headers["Range"] = f"bytes={offset}-{last}"
-        answer = self._ask(url, headers=headers, visit=visit)
+        answer = self._ask(url, headers=headers, slot=slot)
         try:
             return _Part(self.name, answer, offset, length)
         except BaseException:
@@ -107,30 +112,30 @@ class HttpStore:
             raise
 
     def size(self, url: str, *, ctx: Context) -> int:
-        with self._visit() as visit:
-            return self._size(url, visit)
+        with self._slot() as slot:
+            return self._size(url, slot)
 
     def peek(self, url: str, length: int, *, most: int, ctx: Context) -> tuple[int, bytes]:
-        with self._visit() as visit:
-            size = self._size(url, visit)
+        with self._slot() as slot:
+            size = self._size(url, slot)
             if size > most or not (length := min(size, length)):
                 return size, b""
-            with contextlib.closing(self._read(url, 0, length, visit)) as body:
+            with contextlib.closing(self._read(url, 0, length, slot)) as body:
                 return size, b"".join(body)
 
     @contextlib.contextmanager
-    def _visit(self) -> Iterator[net.Visit]:
+    def _slot(self) -> Iterator[net.FetchSlot]:
         try:
-            with self.net.visit() as visit:
-                yield visit
+            with self.net.slot() as slot:
+                yield slot
         except errors.Busy as exc:
             raise errors.StoreBusy(str(exc), self.name) from exc
 
-    def _size(self, url: str, visit: net.Visit) -> int:
+    def _size(self, url: str, slot: net.FetchSlot) -> int:
         """Asked by HEAD, or where the server does not do that, by a GET that is broken off."""
         for method in ("HEAD", "GET"):
             try:
-                with contextlib.closing(self._ask(url, method=method, visit=visit)) as answer:
+                with contextlib.closing(self._ask(url, method=method, slot=slot)) as answer:
                     if answer.size is not None:
                         return answer.size
             except (errors.Missing, errors.StoreBusy):
@@ -152,13 +157,13 @@ class HttpStore:
         *,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
-        visit: net.Visit | None = None,
+        slot: net.FetchSlot | None = None,
     ) -> net.Answer:
         if not self.owns(url):
             raise errors.StoreError("The location is not in this store.", self.name)
         clean, secrets = _clean(url)
         try:
-            answer = self.net.open(clean, method=method, headers=headers, secrets=secrets, visit=visit)
+            answer = self.net.open(clean, method=method, headers=headers, secrets=secrets, slot=slot)
         except errors.Busy as exc:
             raise errors.StoreBusy(str(exc), self.name) from exc
         except errors.UrlRefused as exc:
@@ -191,6 +196,7 @@ class _Part:
     def __init__(self, store: str, answer: net.Answer, offset: int, length: int | None) -> None:
         self._store = store
         self._answer = answer
+        self._cancelled = False
         total = answer.size
         self._skip = offset
         if answer.status == 206:
@@ -207,6 +213,8 @@ class _Part:
     def __iter__(self) -> Iterator[bytes]:
         skip, remaining = self._skip, self.size
         try:
+            if self._cancelled:
+                raise errors.FetchFailed("cancelled")
             for piece in self._answer if remaining else ():
                 if skip >= len(piece):
                     skip -= len(piece)
@@ -214,15 +222,23 @@ class _Part:
                 part = piece[skip : skip + remaining]
                 skip, remaining = 0, remaining - len(part)
                 yield part
+                if self._cancelled:
+                    raise errors.FetchFailed("cancelled")
                 if not remaining:
                     return
         except errors.FetchFailed as exc:
+            if self._cancelled:
+                raise errors.Cancelled("The read was cancelled.", self._store) from exc
             raise errors.StoreUnavailable(str(exc), self._store) from exc
         if remaining:
             raise errors.StoreError("The server sent less than it announced.", self._store)
 
     def file(self) -> IO[bytes] | None:
         return None
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._answer.cancel()
 
     def close(self) -> None:
         self._answer.close()

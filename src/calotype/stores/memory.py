@@ -3,7 +3,7 @@
 import io
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any, ClassVar
 
 from oslo_config import cfg
@@ -21,7 +21,8 @@ class MemoryStore:
 
     kind = "memory"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
-    features = frozenset({Feature.READ, Feature.WRITE, Feature.DELETE, Feature.RANGE, Feature.EPHEMERAL})
+    timeouts: ClassVar[Collection[str]] = ()
+    features = frozenset({Feature.READ, Feature.WRITE, Feature.EPHEMERAL})
 
     def __init__(self, name: str, options: Mapping[str, Any], *, description: str = "", weight: int = 0) -> None:
         self.name = name
@@ -129,10 +130,16 @@ class _Bytes:
     def __init__(self, data: bytes) -> None:
         self.size = len(data)
         self._data = io.BytesIO(data)
+        self._cancelled = False
 
     def __iter__(self) -> Iterator[bytes]:
-        while data := self._data.read(1 << 16):
+        while not self._cancelled and (data := self._data.read(1 << 16)):
             yield data
+        if self._cancelled:
+            raise errors.Cancelled("The read was cancelled.")
+
+    def cancel(self) -> None:
+        self._cancelled = True
 
     def file(self) -> IO[bytes] | None:
         return None

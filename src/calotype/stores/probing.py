@@ -34,6 +34,12 @@ class Probes:
             probe.begin()
         return {name: probe.result(until) for name, probe in self._probes.items()}
 
+    def of(self, store: Store) -> Health:
+        """The same of one store."""
+        probe = self._probes[store.name]
+        probe.begin()
+        return probe.result(time.monotonic() + WAITED_FOR)
+
 
 class _Probe:
     def __init__(self, store: Store) -> None:
@@ -75,7 +81,7 @@ class _Probe:
 
 
 class Breaker:
-    """Which stores failed a short time ago."""
+    """Which stores failed a short time ago, and have not worked since: they are set aside for a while."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -7,9 +7,9 @@ the data directory of a single-store Glance.
 import itertools
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
@@ -17,6 +17,7 @@ from oslo_config import cfg
 from calotype import config, errors
 from calotype.model import Location
 from calotype.stores import file, http, memory
+from calotype.stores.access import Access, Settings
 from calotype.stores.base import Driver, Feature, Health, Identified, Store
 from calotype.stores.probing import Breaker, Probes
 
@@ -31,6 +32,8 @@ DRIVERS: dict[str, Driver] = {
     "memory": memory.MemoryStore,
 }
 ENTRY_POINTS = "calotype.stores"
+#: Makes the one store that there is when the configuration names none.
+UNCONFIGURED: Callable[[cfg.ConfigOpts, str], Store] = file.unconfigured
 
 #: Options that every store's section has.
 COMMON: list[cfg.Opt] = [
@@ -38,6 +41,47 @@ COMMON: list[cfg.Opt] = [
     cfg.IntOpt("weight", default=0, help="Copies in the heaviest store are read first."),
     cfg.BoolOpt(
         "read_only", default=False, help="Take no uploads (410), and remove nothing: deletes wait until this is unset."
+    ),
+    cfg.IntOpt(
+        "max_uploads",
+        default=0,
+        min=0,
+        help="Uploads that one process sends to the store at once; 0: no limit but [server] transfers. More of them, "
+        "up to a quarter as many and at least one, wait for up to 10 seconds, and are then answered 503. Refused for a "
+        "store that takes none.",
+    ),
+    cfg.IntOpt(
+        "max_downloads",
+        default=0,
+        min=0,
+        help="Reads of data from the store that one process has under way at once, hashing among them; 0: no limit. "
+        "More of them wait in the same way, or read another copy.",
+    ),
+    cfg.FloatOpt(
+        "connect_timeout",
+        min=0.1,
+        help="Seconds that the store may take for a connection; default: the driver's. Refused for types without one.",
+    ),
+    cfg.FloatOpt(
+        "read_timeout",
+        min=0.1,
+        help="Seconds that the store may take for an answer, and for each next piece of data; default: the driver's. "
+        "Refused for types without one.",
+    ),
+    cfg.IntOpt(
+        "max_retries",
+        default=0,
+        min=0,
+        max=100,
+        help="How often a step that failed is tried again where that is safe: opening a download, asking for a size, a "
+        "delete, and the beginning of an upload; never one that has sent data. Client libraries of networks do "
+        "the same on their own.",
+    ),
+    cfg.FloatOpt(
+        "retry_interval",
+        default=0.5,
+        min=0,
+        help="Seconds before the first of these; each next pause is twice as long, up to 10 seconds.",
     ),
 ]
 
@@ -49,13 +93,17 @@ _RESERVED = "os_glance_"
 class Stores:
     """Every configured store, by name, in the order of the configuration."""
 
-    def __init__(self, stores: Iterable[Store], default: str, read_only: Collection[str] = ()) -> None:
-        """`read_only` are the names of those that the operator lets take no change."""
-        self._read_only = frozenset(read_only)
+    def __init__(self, stores: Iterable[Store], default: str, settings: Mapping[str, Settings] | None = None) -> None:
+        """`settings` are the common options of each store, by its name."""
+        settings = settings or {}
         self._stores = {store.name: store for store in stores}
+        self._read_only = frozenset(name for name, one in settings.items() if one.read_only)
         self._probes = Probes(self)
+        self._breaker = Breaker()
+        self._access = {
+            store.name: Access(store, settings.get(store.name, Settings()), self._breaker) for store in self
+        }
         self.default = default
-        self.breaker = Breaker()
 
     def __iter__(self) -> Iterator[Store]:
         return iter(self._stores.values())
@@ -65,6 +113,15 @@ class Stores:
 
     def get(self, name: str) -> Store | None:
         return self._stores.get(name)
+
+    def access(self, store: Store) -> Access:
+        """What image data goes through into this store, and out of it."""
+        return self._access[store.name]
+
+    def cancel_reads(self) -> None:
+        """Cancel every read that is under way: the process ends."""
+        for access in self._access.values():
+            access.cancel_reads()
 
     def health(self) -> Mapping[str, Health]:
         """How each store is, by name, from memory: a store that hangs holds up nobody."""
@@ -78,13 +135,17 @@ class Stores:
     def for_writing(self, name: str | None) -> Store:
         """The store of this name, or the default. Raises `Invalid`, `StoreReadOnly`.
 
-        Also `StoreUnavailable` for one whose place is not the one that is meant, before anything is changed for it.
+        Also `StoreUnavailable` for one that failed a short time ago and is not well now, and for one whose place is not
+        the one that is meant: at once, and before anything is changed for it.
         """
         store = self._stores.get(name or self.default)
         if store is None:
             raise errors.Invalid(f"There is no store named {name!r}; see GET /v2/info/stores.")
         if not self.takes_data(store):
             raise errors.StoreReadOnly(f"Store {store.name} does not take new data.", store.name)
+        if self._breaker.is_aside(store) and not (health := self._probes.of(store)).ok:
+            cause = errors.StoreError(health.error or "The store is not well.", store.name)
+            raise errors.StoreUnavailable(f"Store {store.name} failed, and does not work yet.", store.name) from cause
         if isinstance(store, Identified):
             store.confirm()
         return store
@@ -121,9 +182,11 @@ class Stores:
 def build(conf: cfg.ConfigOpts) -> Stores:
     """The stores of a configuration. Raises `ConfigError` where serving it could lose or mix up data."""
     backends: dict[str, str] = conf.enabled_backends or {}
-    if not backends:
-        return _zero_config(conf)
     default = conf.glance_store.default_backend
+    if not backends:
+        if default:
+            raise errors.ConfigError("[glance_store] default_backend is set, but enabled_backends names no store.")
+        return Stores([UNCONFIGURED(conf, DEFAULT_NAME)], DEFAULT_NAME)
     if not default:
         raise errors.ConfigError(
             "[glance_store] default_backend must name one of the enabled_backends: " + ", ".join(backends)
@@ -132,35 +195,17 @@ def build(conf: cfg.ConfigOpts) -> Stores:
         raise errors.ConfigError(f"[glance_store] default_backend {default!r} is not among the enabled_backends.")
     made = [_make(conf, name, kind) for name, kind in backends.items()]
     _refuse_shared(made)
-    read_only = [name for name in backends if conf[name].read_only]
-    stores = Stores(made, default, read_only)
+    settings = {
+        store.name: Settings(**{one.name: _value(conf, store.name, one.name) for one in fields(Settings)})
+        for store in made
+    }
+    for store in made:
+        if settings[store.name].max_uploads and Feature.WRITE not in store.features:
+            raise errors.ConfigError(f"Store {store.name}: max_uploads is set, and the store takes no uploads.")
+    stores = Stores(made, default, settings)
     if not any(stores.takes_data(store) for store in stores if store.name == default):
         raise errors.ConfigError(f"[glance_store] default_backend {default!r} does not take new data.")
     return stores
-
-
-def _zero_config(conf: cfg.ConfigOpts) -> Stores:
-    old = conf.glance_store
-    if old.default_backend:
-        raise errors.ConfigError("[glance_store] default_backend is set, but enabled_backends names no store.")
-    if old.default_store not in (None, "file", "filesystem"):
-        raise errors.ConfigError(
-            f"[glance_store] default_store = {old.default_store}: this release takes over single-store "
-            "configurations of file stores only. Name the store in enabled_backends and default_backend."
-        )
-    if old.filesystem_store_datadir:
-        LOG.warning(
-            "[glance_store] filesystem_store_datadir is a single-store setting: it is served as the store %r. "
-            "Name the store in enabled_backends, with a section of its own, to silence this.",
-            DEFAULT_NAME,
-        )
-    # Glance's own default directory is meant where Glance was told to keep files, but not where.
-    glances = "/var/lib/glance/images" if old.default_store else None
-    directory = old.filesystem_store_datadir or glances or str(Path(conf.state_dir) / "images")
-    conf.register_opts([option for option in file.OPTIONS if option.dest not in old], group="glance_store")
-    options = {option.dest: getattr(conf.glance_store, option.dest) for option in file.OPTIONS}
-    options["filesystem_store_datadir"] = directory
-    return Stores([file.FileStore(DEFAULT_NAME, options)], DEFAULT_NAME)
 
 
 def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
@@ -173,17 +218,29 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
     if not _NAME.match(name):
         raise errors.ConfigError(f"enabled_backends: {name!r} is no store name; use letters, digits, _ . and -.")
     driver = _driver(name, kind)
-    options = list(driver.options)
-    conf.register_opts([*COMMON, *options], group=name)
-    conf.register_opts(options, group="backend_defaults")
-    section = getattr(conf, name)
-    values: dict[str, Any] = {}
-    for option in options:
-        origin = conf.get_location(option.dest, group=name)
-        unset = origin is None or origin.location is cfg.Locations.opt_default
-        values[option.dest] = getattr(conf.backend_defaults if unset else section, option.dest)
-    values["filters"] = config.filters(conf)
-    return driver(name, values, description=section.store_description, weight=section.weight)
+    options = [*COMMON, *driver.options]
+    try:
+        for group in (name, "backend_defaults"):
+            conf.register_opts(options, group=group)
+    except cfg.DuplicateOptError as exc:
+        raise errors.ConfigError(f"Store {name}: the driver {kind!r} has another option {exc.opt_name!r}.") from exc
+    for timeout in ("connect_timeout", "read_timeout"):
+        if timeout not in driver.timeouts and _value(conf, name, timeout) is not None:
+            raise errors.ConfigError(
+                f"Store {name}: {timeout} is set, and stores of type {kind} have no such time-out; unset it in "
+                f"[{name}] and in [backend_defaults]."
+            )
+    wanted = [*(option.dest for option in driver.options), *driver.timeouts]
+    values = {option: _value(conf, name, option) for option in wanted} | {"filters": config.filters(conf)}
+    description, weight = (_value(conf, name, option) for option in ("store_description", "weight"))
+    return driver(name, values, description=description, weight=weight)
+
+
+def _value(conf: cfg.ConfigOpts, name: str, option: str) -> Any:
+    """An option of a store: what its section says, else what `[backend_defaults]` says."""
+    origin = conf.get_location(option, group=name)
+    unset = origin is None or origin.location is cfg.Locations.opt_default
+    return getattr(conf.backend_defaults if unset else conf[name], option)
 
 
 def _driver(name: str, kind: str) -> Driver:
@@ -203,18 +260,7 @@ def _driver(name: str, kind: str) -> Driver:
 
 
 def _refuse_shared(stores: Iterable[Store]) -> None:
-    """Of two stores on one directory, or one in the other's, each would delete what the other one keeps."""
-    places = [(store.name, Path(store.place).resolve()) for store in stores if isinstance(store, Identified)]
-    for (one, here), (other, there) in itertools.combinations(places, 2):
-        if here == there or _is_same(here, there):
-            raise errors.ConfigError(f"Stores {one} and {other} are on the same directory; give each its own.")
-        if here in there.parents or there in here.parents:
-            raise errors.ConfigError(f"Of stores {one} and {other} one is within the other's directory; part them.")
-
-
-def _is_same(here: Path, there: Path) -> bool:
-    """Whether both paths lead to one directory, as a bind mount does."""
-    try:
-        return here.samefile(there)
-    except OSError:
-        return False  # one of them is not there
+    """Raise `ConfigError` where each of two stores would delete what the other one keeps."""
+    for one, other in itertools.combinations((store for store in stores if isinstance(store, Identified)), 2):
+        if why := one.overlap(other):
+            raise errors.ConfigError(f"Stores {one.name} and {other.name} {why}.")

@@ -1,0 +1,199 @@
+"""`Access`: a store as the service uses it, with what is the same for every driver and no driver's business.
+
+It keeps to the common options of the store's section: how many uploads and reads at once, and how often a failed step
+is tried again. And it tells the breaker (`probing.py`) of failures, also in the middle of an upload or a read.
+Whoever moves image data asks `registry.Stores.access`. Facts, lists and identities are asked of the store itself.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Final, TypeVar
+from weakref import WeakSet
+
+from calotype import errors
+from calotype.buffers import Places
+from calotype.context import Context
+from calotype.stores.base import Body, Feature, Later, Note, Peeks, Store, Write, aborting
+from calotype.stores.probing import Breaker
+
+LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: The longest pause before a step is tried again, seconds.
+LONGEST_PAUSE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The common options of a store's section that are kept to here; each is named as the option."""
+
+    read_only: bool = False
+    max_uploads: int = 0
+    max_downloads: int = 0
+    max_retries: int = 0
+    retry_interval: float = 0.5
+
+
+class Access:
+    """One store. Shared by threads."""
+
+    def __init__(
+        self, store: Store, settings: Settings, breaker: Breaker, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        self.store = store
+        self._settings = settings
+        self._breaker = breaker
+        self._sleep = sleep
+        busy = errors.StoreBusy(f"Too much is read from or written to store {store.name}.", store.name)
+        self._uploads = Places(settings.max_uploads, busy) if settings.max_uploads else None
+        self._downloads = Places(settings.max_downloads, busy) if settings.max_downloads else None
+        self._lock = threading.Lock()
+        self._reads: WeakSet[_Read] = WeakSet()
+
+    @property
+    def is_last(self) -> bool:
+        """Whether other copies should be read first: the store failed a short time ago, or all places are taken."""
+        return self._breaker.is_aside(self.store) or (self._downloads is not None and self._downloads.are_taken)
+
+    def upload_place(self) -> contextlib.AbstractContextManager[None]:
+        """One of the places for uploads, for the length of the block. Raises `StoreBusy`."""
+        return self._uploads.one() if self._uploads else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def writing(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> Iterator[Write]:
+        """A write that was begun (`Store.begin`), and is aborted if the block, which commits it, fails."""
+        try:
+            write = self._retried(lambda: self.store.begin(image_id, attempt=attempt, size=size, note=note, ctx=ctx))
+            with aborting(write, image_id):
+                yield write
+        except errors.StoreError as exc:
+            self._failed(exc)
+            raise
+        self._breaker.worked(self.store)
+
+    def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
+        """`Store.read`. Raises `StoreBusy` besides."""
+        if self._downloads is not None:
+            self._downloads.take()
+        try:
+            body = self._retried(lambda: self.store.read(url, offset=offset, length=length, ctx=ctx))
+        except BaseException as exc:
+            if self._downloads is not None:
+                self._downloads.give()
+            self._failed(exc)
+            raise
+        self._breaker.worked(self.store)
+        read = _Read(body, self._downloads, self._failed)
+        with self._lock:
+            self._reads.add(read)
+        return read
+
+    def size(self, url: str, *, ctx: Context) -> int:
+        """`Store.size`."""
+        return self._retried(lambda: self.store.size(url, ctx=ctx))
+
+    def peek(self, url: str, length: int, *, most: int, ctx: Context) -> tuple[int, bytes]:
+        """`Peeks.peek`, of any store. Raises `StoreBusy` besides."""
+        store = self.store
+        if isinstance(store, Peeks):
+            with self._downloads.one() if self._downloads else contextlib.nullcontext():
+                return self._retried(lambda: store.peek(url, length, most=most, ctx=ctx))
+        size = self.size(url, ctx=ctx)
+        if size > most or not (length := min(size, length)):
+            return size, b""
+        with contextlib.closing(self.read(url, length=length, ctx=ctx)) as body:
+            return size, b"".join(body)
+
+    def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> Later | None:
+        """`Store.delete`."""
+        return self._retried(lambda: self.store.delete(url, object_id=object_id, ctx=ctx))
+
+    def cancel_reads(self) -> None:
+        """Cancel every read that is under way."""
+        with self._lock:
+            reads = list(self._reads)
+        for read in reads:
+            read.cancel()
+
+    def _retried(self, step: Callable[[], T]) -> T:
+        """What `step` returns, which is harmless to repeat. One that is unavailable is tried again, after a pause."""
+        # Who asks a store that failed a moment ago waits for nothing: it would hold up a crowd.
+        tries = 0 if self._breaker.is_aside(self.store) else self._settings.max_retries
+        for number in range(tries):
+            try:
+                return step()
+            except errors.StoreBusy:
+                raise
+            except errors.StoreUnavailable as exc:
+                LOG.warning("store %s failed and is asked again: %s", self.store.name, errors.reason(exc))
+                self._sleep(min(self._settings.retry_interval * 2**number, LONGEST_PAUSE))
+        return step()
+
+    def _failed(self, exc: BaseException) -> None:
+        """Set the store aside, if this failure says that it does not work."""
+        if (
+            isinstance(exc, errors.StoreUnavailable)
+            and not isinstance(exc, errors.StoreBusy | errors.Cancelled)
+            and exc.store == self.store.name
+            and Feature.USER_URLS not in self.store.features
+        ):
+            self._breaker.failed(self.store)
+
+
+class _Read:
+    """`Body` that has a place, gives it back at its end, and tells of failures on the way."""
+
+    def __init__(self, body: Body, places: Places | None, failed: Callable[[BaseException], None]) -> None:
+        self.size = body.size
+        self._body = body
+        self._places = places
+        self._failed = failed
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._body
+        except errors.StoreError as exc:
+            self._failed(exc)
+            raise
+
+    def file(self) -> IO[bytes] | None:
+        file = self._body.file()
+        if file is None or self._places is None:
+            return file
+        return _File(file, self.give_back)  # type: ignore[return-value]  # the three methods that a WSGI server calls
+
+    def cancel(self) -> None:
+        self._body.cancel()
+
+    def close(self) -> None:
+        try:
+            self._body.close()
+        finally:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Give the place back, once."""
+        places, self._places = self._places, None
+        if places is not None:
+            places.give()
+
+
+class _File:
+    """The file of a body that has a place: whoever sends it closes it, and not the body."""
+
+    def __init__(self, file: IO[bytes], give_back: Callable[[], None]) -> None:
+        self.fileno = file.fileno
+        self.read = file.read
+        self._file = file
+        self._give_back = give_back
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        finally:
+            self._give_back()
