@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -351,7 +352,7 @@ def test_a_runner_that_ends_leaves_its_long_job_to_the_next(tmp_path: Path) -> N
         locations.add(app.service, NOVA, image_id, kept(app, data), given(data))
         runner = Runner(app.service, 0.05)
         runner.start()
-        until(runner._busy)
+        until(runner._has_long_job)
         begun = time.monotonic()
         runner.stop()
         assert time.monotonic() - begun < 3
@@ -359,6 +360,31 @@ def test_a_runner_that_ends_leaves_its_long_job_to_the_next(tmp_path: Path) -> N
         assert backlog(app) == 1
         with app.db.write_once() as tx:
             assert jobs.claim(tx, "next")
+
+
+def test_a_runner_that_ends_waits_for_no_server_that_hangs(app: App, web: WebServer) -> None:
+    over, data = threading.Event(), bytes(1 << 20)
+    web.files["/x"] = data
+    locations.add(app.service, NOVA, queued(app), f"{web.url}/x", given(data))
+
+    def hangs(handler: Any) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\nshort")
+        over.wait(60)
+
+    web.files["/x"], asked = hangs, len(web.seen)
+    runner = Runner(app.service, 0.05)
+    runner.start()
+    try:
+        until(lambda: len(web.seen) > asked)
+        begun = time.monotonic()
+        runner.stop()
+        assert time.monotonic() - begun < 5
+        assert not runner._has_long_job()
+        with app.db.write_once() as tx:
+            assert jobs.claim(tx, "next").attempt == 2
+            assert "the service ended" in str(tx.execute(sa.select(tables.jobs.c.error)).scalar_one())
+    finally:
+        over.set()
 
 
 def test_the_floor_lets_services_add_and_nobody_else(tmp_path: Path, app: App) -> None:
