@@ -351,7 +351,7 @@ def test_a_runner_that_ends_leaves_its_long_job_to_the_next(tmp_path: Path) -> N
         locations.add(app.service, NOVA, image_id, kept(app, data), given(data))
         runner = Runner(app.service, 0.05)
         runner.start()
-        until(runner._busy)
+        until(runner._has_long_job)
         begun = time.monotonic()
         runner.stop()
         assert time.monotonic() - begun < 3
