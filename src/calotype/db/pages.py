@@ -212,10 +212,10 @@ def _first_group(walk: Walk, order: Order, unset: tuple[bool, ...] | None) -> sa
     ]
     entries = (sa.union(*parts) if len(parts) > 1 else parts[0]).subquery("entries")
     first: Any = entries.c.first
-    groups = sa.select(entries, sa.literal_column("1").label("place")).subquery("groups")
+    groups = sa.select(entries, sa.literal_column("1").label("place")).subquery("alike")
     if not walk.fixed:  # each branch has a first group of its own; the first of these is wanted
         by = [sa.case((first.is_(None), 1), else_=0), first.desc() if walk.descending else first]
-        groups = sa.select(entries, sa.func.rank().over(order_by=by).label("place")).subquery("groups")
+        groups = sa.select(entries, sa.func.rank().over(order_by=by).label("place")).subquery("alike")
     at_marker: Any = sa.false() if unset is None or unset[0] else groups.c.first == filters.marker(walk.key)
     found = sa.select(
         sa.case((groups.c.id.is_not(None), stamp.element)).label("stamp"),
