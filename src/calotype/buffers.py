@@ -2,7 +2,7 @@
 
 `Budget` counts; `Buffers` lends memory of a budget; a `Piece` is a part of an image in such memory. A transfer waits
 for data without a buffer and takes one when there is something to put into it (`images/stream.py`), so what is lent
-follows from the bytes that move and not from the number of clients. `Places` are a budget of turns.
+follows from the bytes that move and not from the number of clients. `Slots` limit how many do one thing at once.
 """
 
 import contextlib
@@ -82,8 +82,8 @@ class Budget:
             turn.set()
 
 
-class Places:
-    """How many may do one thing at once. Who finds no place waits for one, but not long, and so do few."""
+class Slots:
+    """At most so many hold a slot at once. Few may wait for one, and not for long."""
 
     def __init__(self, total: int, refusal: Exception, patience: float = PATIENCE) -> None:
         """`refusal` is what is raised, anew each time; `patience` is in seconds."""
@@ -92,21 +92,31 @@ class Places:
         self._patience = patience
 
     @property
-    def are_taken(self) -> bool:
-        """Whether whoever comes now has to wait."""
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return self._budget.waiting
+
+    @property
+    def used(self) -> int:
+        """How many slots are held."""
+        return self._budget.used
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next `acquire` has to wait."""
         return self._budget.used >= self._budget.total
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """A place for the length of the block. Raises the refusal."""
-        self.take()
+    def hold(self) -> Iterator[None]:
+        """A slot for the length of the block. Raises the refusal."""
+        self.acquire()
         try:
             yield
         finally:
-            self.give()
+            self.release()
 
-    def take(self) -> None:
-        """A place, until it is given back. Raises the refusal."""
+    def acquire(self) -> None:
+        """A slot, until `release`. Raises the refusal."""
         if self._budget.waiting * 4 > self._budget.total:
             raise copy(self._refusal)  # those who wait have threads, too
         until = time.monotonic() + self._patience
@@ -117,8 +127,8 @@ class Places:
 
         self._budget.take(1, wanted)
 
-    def give(self) -> None:
-        """Give back what was taken."""
+    def release(self) -> None:
+        """Give a slot back."""
         self._budget.give(1)
 
 

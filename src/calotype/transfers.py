@@ -1,14 +1,14 @@
 """`Transfers`: what all transfers of a process share, so that no number of clients makes it grow.
 
-Memory for passing bytes (`buffers.py`), threads that hash them, and places: an upload has one from before anything is
-changed for it until its end.
+Memory for passing bytes (`buffers.py`), threads that hash them, and slots: an upload holds one
+from before anything is changed for it until its end.
 """
 
 import os
 from contextlib import AbstractContextManager
 
 from calotype import errors
-from calotype.buffers import PATIENCE, Buffers, Places
+from calotype.buffers import PATIENCE, Buffers, Slots
 from calotype.threads import ThreadPool
 
 
@@ -21,8 +21,8 @@ class Transfers:
         # More threads than processors would only take turns.
         self.hashing = ThreadPool(max(2, len(os.sched_getaffinity(0))), name="hashing")
         busy = errors.Busy("Too many uploads are under way in this process; try again in a moment.")
-        self._places = Places(most, busy, patience)
+        self._slots = Slots(most, busy, patience)
 
-    def place(self) -> AbstractContextManager[None]:
-        """A place for one upload, for the length of the block; waited for, but not long. Raises `Busy`."""
-        return self._places.one()
+    def slot(self) -> AbstractContextManager[None]:
+        """A slot for one upload, for the length of the block. Waits a moment for one, then raises `Busy`."""
+        return self._slots.hold()

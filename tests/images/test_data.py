@@ -57,7 +57,7 @@ def test_an_upload_that_finds_no_place_is_refused_before_anything_is_read_or_cha
     svc = replace(app.service, transfers=Transfers(64 << 20, 1, patience=0))
     made = lifecycle.create(svc, ALICE, NewImage(disk_format="raw", container_format="bare"))
     image = lifecycle.show(svc, ALICE, made.id)
-    with svc.transfers.place(), pytest.raises(errors.Busy):
+    with svc.transfers.slot(), pytest.raises(errors.Busy):
         data.upload(svc, ALICE, image.id, Pieces(body()), store_name=None, size=None)
     assert lifecycle.show(svc, ALICE, image.id) == image
     assert (read, backlog(app)) == ([], 0)

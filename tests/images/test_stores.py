@@ -49,7 +49,7 @@ class Fails(MemoryStore):
 def test_an_upload_that_finds_no_place_or_no_store_that_works_changes_nothing(app: App) -> None:
     svc, image_id = with_store(app, Fails("ill", defaults("memory")), max_uploads=1), queued(app)
     access = svc.stores.access(svc.stores.for_writing("ill"))
-    with access.upload_place():
+    with access.upload_slot():
         assert access._uploads
         access._uploads._patience = 0
         with pytest.raises(errors.StoreBusy):

@@ -135,7 +135,7 @@ def test_no_more_uploads_than_configured_go_to_a_store_at_once() -> None:
     going, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with one.upload_place():
+        with one.upload_slot():
             going.set()
             over.wait(10)
 
@@ -146,13 +146,13 @@ def test_no_more_uploads_than_configured_go_to_a_store_at_once() -> None:
         assert one._uploads
         places = one._uploads
         until(lambda: places._budget.waiting == 1)
-        with pytest.raises(errors.StoreBusy), one.upload_place():
+        with pytest.raises(errors.StoreBusy), one.upload_slot():
             pass
         assert not wait([second], 0.1).done
         over.set()
         first.result(5)
         second.result(5)
-    with one.upload_place():
+    with one.upload_slot():
         pass
 
 

@@ -56,7 +56,7 @@ def upload(
     allowed = quota.allowance(svc, ctx, image.owner)
 
     access = svc.stores.access(store)
-    with access.upload_place(), svc.transfers.place():
+    with access.upload_slot(), svc.transfers.slot():
         image, job = _intend(svc, ctx, image.id, store, allowed, size)
         room = quota.growing_reservation(svc, allowed, size, job)
         with (

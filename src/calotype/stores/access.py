@@ -15,7 +15,7 @@ from typing import IO, Final, TypeVar
 from weakref import WeakSet
 
 from calotype import errors
-from calotype.buffers import Places
+from calotype.buffers import Slots
 from calotype.context import Context
 from calotype.stores.base import Body, Feature, Later, Note, Peeks, Store, Write, aborting
 from calotype.stores.probing import Breaker
@@ -50,19 +50,19 @@ class Access:
         self._breaker = breaker
         self._sleep = sleep
         busy = errors.StoreBusy(f"Too much is read from or written to store {store.name}.", store.name)
-        self._uploads = Places(settings.max_uploads, busy) if settings.max_uploads else None
-        self._downloads = Places(settings.max_downloads, busy) if settings.max_downloads else None
+        self._uploads = Slots(settings.max_uploads, busy) if settings.max_uploads else None
+        self._downloads = Slots(settings.max_downloads, busy) if settings.max_downloads else None
         self._lock = threading.Lock()
         self._reads: WeakSet[_Read] = WeakSet()
 
     @property
     def is_last(self) -> bool:
-        """Whether other copies should be read first: the store failed a short time ago, or all places are taken."""
-        return self._breaker.is_aside(self.store) or (self._downloads is not None and self._downloads.are_taken)
+        """Whether other copies should be read first: the store failed a short time ago, or all slots are taken."""
+        return self._breaker.is_aside(self.store) or (self._downloads is not None and self._downloads.is_full)
 
-    def upload_place(self) -> contextlib.AbstractContextManager[None]:
-        """One of the places for uploads, for the length of the block. Raises `StoreBusy`."""
-        return self._uploads.one() if self._uploads else contextlib.nullcontext()
+    def upload_slot(self) -> contextlib.AbstractContextManager[None]:
+        """A slot for an upload, for the length of the block. Raises `StoreBusy`."""
+        return self._uploads.hold() if self._uploads else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def writing(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> Iterator[Write]:
@@ -79,12 +79,12 @@ class Access:
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
         """`Store.read`. Raises `StoreBusy` besides."""
         if self._downloads is not None:
-            self._downloads.take()
+            self._downloads.acquire()
         try:
             body = self._retried(lambda: self.store.read(url, offset=offset, length=length, ctx=ctx))
         except BaseException as exc:
             if self._downloads is not None:
-                self._downloads.give()
+                self._downloads.release()
             self._failed(exc)
             raise
         self._breaker.worked(self.store)
@@ -101,7 +101,7 @@ class Access:
         """`Peeks.peek`, of any store. Raises `StoreBusy` besides."""
         store = self.store
         if isinstance(store, Peeks):
-            with self._downloads.one() if self._downloads else contextlib.nullcontext():
+            with self._downloads.hold() if self._downloads else contextlib.nullcontext():
                 return self._retried(lambda: store.peek(url, length, most=most, ctx=ctx))
         size = self.size(url, ctx=ctx)
         if size > most or not (length := min(size, length)):
@@ -146,12 +146,12 @@ class Access:
 
 
 class _Read:
-    """`Body` that has a place, gives it back at its end, and tells of failures on the way."""
+    """`Body` that holds a slot, gives it back at its end, and tells of failures on the way."""
 
-    def __init__(self, body: Body, places: Places | None, failed: Callable[[BaseException], None]) -> None:
+    def __init__(self, body: Body, slots: Slots | None, failed: Callable[[BaseException], None]) -> None:
         self.size = body.size
         self._body = body
-        self._places = places
+        self._slots = slots
         self._failed = failed
 
     def __iter__(self) -> Iterator[bytes]:
@@ -163,7 +163,7 @@ class _Read:
 
     def file(self) -> IO[bytes] | None:
         file = self._body.file()
-        if file is None or self._places is None:
+        if file is None or self._slots is None:
             return file
         return _File(file, self.give_back)  # type: ignore[return-value]  # the three methods that a WSGI server calls
 
@@ -177,14 +177,14 @@ class _Read:
             self.give_back()
 
     def give_back(self) -> None:
-        """Give the place back, once."""
-        places, self._places = self._places, None
-        if places is not None:
-            places.give()
+        """Release the slot, once."""
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.release()
 
 
 class _File:
-    """The file of a body that has a place: whoever sends it closes it, and not the body."""
+    """The file of a body that holds a slot: whoever sends it closes it, and not the body."""
 
     def __init__(self, file: IO[bytes], give_back: Callable[[], None]) -> None:
         self.fileno = file.fileno
