@@ -43,10 +43,10 @@ _ADVICE = {
     "data_file": "bring it into one file where its data file is: `qemu-img convert -O qcow2 OLD NEW`",
     "descriptor": "bring it into one file: `qemu-img convert -O vmdk -o subformat=streamOptimized OLD NEW`",
     "detached": "upload header and data in one",
-    "log": "have its log replayed: `qemu-img check -r all FILE`",
+    "log": "have its log replayed, then upload it again: `qemu-img check -r all FILE`",
     "mbr": "repair its partition table, or wrap it: `qemu-img convert -f raw -O qcow2 OLD NEW`, with disk_format qcow2",
-    "parent": "merge it into its parent where both are",
-    "version": "bring it to version 1",
+    "parent": "merge it into its parent, or convert it to one that stands alone, where both are",
+    "version": "convert it to version 1",
 }
 _CONVERT = "convert it where a reader opens it: `qemu-img convert -O qcow2 OLD NEW`, with disk_format qcow2"
 
