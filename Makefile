@@ -9,7 +9,7 @@ DATABASES ?= none1 none2 none3 mariadb postgresql sqlite
 # Programs that tests start, such as mariadbd, are here on Debian, where the PATH of users does not lead.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help serve client test check lint crash clocks model schema fuzz bench peer differential tempest samples plans clean
+.PHONY: help serve client test check lint crash clocks model schema fuzz formats bench peer differential tempest samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -84,6 +84,10 @@ schema: $(VENV)/.test ## send what the description of the API allows, and what i
 
 fuzz: $(VENV)/.fuzz ## feed the parsers what finds new ways through them; ARGS="--seconds N target" chooses
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+formats: $(VENV)/.test ## ask qemu-img about 6,500 changed headers, write its verdicts anew and count where Calotype differs; ARGS=list names them
+	@tests/needs
+	$(BIN)/python -m tests.formats $(ARGS)
 
 bench: $(VENV)/.test ## measure the data path against its hardware floors
 	$(BIN)/python -m bench $(ARGS)

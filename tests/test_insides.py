@@ -265,4 +265,4 @@ def test_a_private_name_of_somebody_else_is_found(text: str, found: list[str]) -
 
 def test_a_method_that_replaces_a_private_one_is_found() -> None:
     assert {"_keepalive_after", "_cap_keepalive", "murder_pending"} <= set(overridden("server"))
-    assert {"_initialize", "_check_for_fat"} == set(overridden("images.formats"))
+    assert {"_initialize", "_check_for_fat"} == set(overridden("images.formats.partitions"))

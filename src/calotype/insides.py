@@ -5,7 +5,7 @@ tested (`pyproject.toml` requires the same versions). `check` runs at the start 
 part is reported in a clear sentence, instead of an `AttributeError` in the middle of a request.
 
 What a function can do is a function here. Subclasses stay in the modules that need them, such as `server.py` and
-`images/formats.py`; `tests/test_insides.py` compares the private names that they use with the list. A library is
+`images/formats/`; `tests/test_insides.py` compares the private names that they use with the list. A library is
 imported only when it is used.
 """
 
@@ -292,16 +292,23 @@ LIBRARIES: Final = {
             "Its inspectors of formats let dangers through that ours do not; they are made to be derived from, but "
             "only by oslo.utils itself.",
             (
-                Part("images.formats", f"{_FORMATS}:FileInspector.__init__", "_initialize _total_count _finished"),
-                Part("images.formats", f"{_FORMATS}:FileInspector.__init__", "_capture_regions"),
+                Part("images.formats.base", f"{_FORMATS}:FileInspector.__init__", "_initialize"),
+                Part("images.formats.base", f"{_FORMATS}:FileInspector", "add_safety_check"),
+                Part("images.formats.discs", f"{_FORMATS}:FileInspector.__init__", "_initialize"),
+                Part("images.formats.discs", f"{_FORMATS}:FileInspector", "new_region"),
+                Part("images.formats.luks", f"{_FORMATS}:LUKSInspector", "header_items check_version"),
+                Part("images.formats.partitions", f"{_FORMATS}:FileInspector.__init__", "_initialize _finished"),
+                Part("images.formats.partitions", f"{_FORMATS}:GPTInspector", "_check_for_fat check_mbr_partitions"),
+                Part("images.formats.qcow2", f"{_FORMATS}:FileInspector.__init__", "_initialize _finished"),
+                Part("images.formats.qcow2", f"{_FORMATS}:FileInspector", "delete_region has_region post_process"),
                 Part(
-                    "images.formats", f"{_FORMATS}:FileInspector", "add_safety_check new_region has_region post_process"
+                    "images.formats.qcow2",
+                    f"{_FORMATS}:QcowInspector",
+                    "check_backing_file check_data_file check_unknown_features",
                 ),
-                Part("images.formats", f"{_FORMATS}:VHDXInspector.post_process", "_find_meta_entry"),
-                Part("images.formats", f"{_FORMATS}:VHDXInspector._find_meta_entry", "desired_guid"),
-                Part("images.formats", f"{_FORMATS}:VMDKInspector", "check_footer"),
-                Part("images.formats", f"{_FORMATS}:GPTInspector", "_check_for_fat"),
-                Part("images.formats", f"{_FORMATS}:LUKSInspector", "header_items"),
+                Part("images.formats.vhd", f"{_FORMATS}:FileInspector.__init__", "_initialize _finished"),
+                Part("images.formats.vhdx", f"{_FORMATS}:FileInspector.__init__", "_initialize"),
+                Part("images.formats.vmdk", f"{_FORMATS}:FileInspector.__init__", "_initialize _total_count"),
             ),
         ),
         Library(

@@ -137,14 +137,16 @@ def vhdx(
     copy: bool = True,
 ) -> bytes:
     """Metadata at `at`; `items` are (guid, offset, length) of its table."""
-    data = bytearray(MIB + 128 * KIB)  # a whole one has a log at 2 MiB and a table of blocks at 3 MiB
+    block = 32 * MIB if size < TIB else 256 * MIB
+    blocks = min(-(-size * 8 * 17 // 16 // block // MIB), 4) * MIB  # length of their table
+    data = bytearray(3 * MIB + blocks)  # with a log at 2 MiB
     data[:8] = b"vhdxfile"
     for n, base in enumerate((64 * KIB, 128 * KIB)):
         head = struct.pack("<4sIQ16s16s16sHHIQ", b"head", 0, n, b"f" * 16, b"d" * 16, log, 0, 1, MIB, 2 * MIB)
         head = vhdx_part(head, 4096)
         data[base : base + len(head)] = head
     table = struct.pack("<4sIII", b"regi", 0, regions, 0)
-    table += struct.pack("<16sQII", BAT, 3 * MIB, MIB, 1) + struct.pack("<16sQII", META, at, MIB, 1)
+    table += struct.pack("<16sQII", BAT, 3 * MIB, blocks, 1) + struct.pack("<16sQII", META, at, MIB, 1)
     table = vhdx_part(table, 64 * KIB)
     for base in (192 * KIB, 256 * KIB) if copy else (192 * KIB,):
         data[base : base + len(table)] = table
@@ -152,7 +154,7 @@ def vhdx(
     for name, offset, length in items:
         meta += struct.pack("<16sIIII", name, offset, length, 4, 0)
     data[MIB : MIB + len(meta)] = meta
-    struct.pack_into("<IIQ16sII", data, MIB + 64 * KIB, 32 * MIB, 0, size, b"identity", 512, 4096)
+    struct.pack_into("<IIQ16sII", data, MIB + 64 * KIB, block, 0, size, b"identity", 512, 4096)
     return put(bytes(data), *changes)
 
 
@@ -209,6 +211,12 @@ def iso(*changes: tuple[int, str, object], blocks: int = 40, boot: bytes = b"", 
     return put((boot[:32768].ljust(32768, b"\0") + volume).ljust(blocks * 2048, b"\0"), *changes)
 
 
+def udf(revision: bytes = b"NSR02", sector: int = 2 * KIB) -> bytes:
+    """A disc without ISO 9660: three descriptors that say so."""
+    marks = b"".join((b"\0" + mark + b"\1").ljust(sector, b"\0") for mark in (b"BEA01", revision, b"TEA01"))
+    return (bytes(32 * KIB) + marks).ljust(80 * KIB, b"\0")
+
+
 def luks(*changes: tuple[int, str, object], length: int = 2112 * KIB) -> bytes:
     head = struct.pack(
         ">6sH32s32s32sII20s32sI40s",
@@ -256,6 +264,8 @@ def parallels() -> bytes:
     return struct.pack("<16sIIIIIQ", b"WithoutFreeSpace", 2, 16, 20, 2048, 10, 20480).ljust(64 * KIB, b"\0")
 
 
+#: As extlinux writes it: code and texts where a partition table would be.
+LOADER = b"\xeb\x58\x90EXTLINUX".ljust(440, b"\x90") + b"Boot error\r\n".ljust(70, b"\x42") + b"\x55\xaa"
 EXT = bytes(1080) + b"\x53\xef" + bytes(40000)
 QED = struct.pack("<4sIIIQQQQ", b"QED\0", 65536, 4, 1, 0, 0, 0, 65536).ljust(4096, b"\0")
 
@@ -306,13 +316,30 @@ def good() -> Iterator[Sample]:
     yield Sample(
         "vmdk-readonly", "vmdk", partial(vmdk, text=descriptor(extent='RDONLY 20480 SPARSE "a b.vmdk"')), 10 * MIB
     )
-    keys = 'encoding="UTF-8"\nisNativeSnapshot="no"'
-    yield Sample("vmdk-vmware-keys", "vmdk", partial(vmdk, text=descriptor(more=keys)), 10 * MIB)
+    for name in ("", "c:disk.vmdk", "disk:1", "Größe.vmdk", "ディスク.vmdk", "a  b.vmdk"):
+        text = descriptor(extent=f'RW 20480 SPARSE "{name}"')
+        yield Sample(f"vmdk-name-{name.encode().hex()}", "vmdk", partial(vmdk, text=text), 10 * MIB)
+    latin = descriptor(extent='RW 20480 SPARSE "Größe.vmdk"').encode("latin-1")
+    yield Sample("vmdk-name-latin-1", "vmdk", partial(vmdk, text=latin), 10 * MIB)
+    keys = {
+        "vmware": 'encoding="UTF-8"\nisNativeSnapshot="no"',
+        "unknown": 'madeBy="somebody"\ncomment=nothing to see',
+        "spaces": 'encoding = "UTF-8"',
+        "not-ascii": 'ddb.comment = "Größe"\n# Größe',
+    }
+    for name, lines in keys.items():
+        yield Sample(f"vmdk-keys-{name}", "vmdk", partial(vmdk, text=descriptor(more=lines)), 10 * MIB)
+    for name, extent in {"tabs": 'RW\t20480\tSPARSE\t"disk.vmdk"', "offset": EXTENT + " 0"}.items():
+        yield Sample(f"vmdk-extent-{name}", "vmdk", partial(vmdk, text=descriptor(extent=extent)), 10 * MIB)
     yield Sample("vmdk-crlf", "vmdk", partial(vmdk, text=descriptor().replace("\n", "\r\n")), 10 * MIB)
     for kind in (1, 2):
         yield Sample(f"vdi-type{kind}", "vdi", partial(vdi, kind=kind), 20 * MIB)
     yield Sample("vdi-4GiB", "vdi", partial(vdi, size=4 * GIB), 4 * GIB)
     yield Sample("iso", "iso", iso, 80 * KIB)
+    for revision in (b"NSR02", b"NSR03"):
+        for sector in (2 * KIB, 4 * KIB):
+            yield Sample(f"iso-{revision.decode()}-{sector}", "iso", partial(udf, revision, sector), None)
+    yield Sample("iso-and-udf", "iso", partial(iso, (34816, "6s", b"\0BEA01"), (36864, "6s", b"\0NSR02")), 80 * KIB)
     yield Sample("iso-hybrid-gpt", "iso", partial(iso, boot=gpt()), 80 * KIB)
     yield Sample("iso-hybrid-mbr", "iso", partial(iso, boot=mbr()), 80 * KIB)
     yield Sample("luks", "luks", luks, 64 * KIB)
@@ -321,6 +348,15 @@ def good() -> Iterator[Sample]:
         "gpt": gpt(),
         "mbr": mbr(),
         "mbr-four": mbr(count=4),
+        "mbr-empty": put(mbr(), (446, "64s", b"")),
+        "mbr-at-the-start": put(mbr(), (454, "<I", 0)),
+        "gpt-other-chs": gpt((447, "3s", b"\xff\xff\xff"), (451, "3s", b"\xfe\xff\xff")),
+        "gpt-chs": gpt((448, "<B", 9)),
+        "gpt-entry-not-first": put(gpt(), (446, "16s", b""), (462, "16s", gpt()[446:462])),
+        "gpt-and-partition": gpt((462, "16s", mbr()[446:462])),
+        "ext-with-loader": put(EXT, (0, "512s", LOADER)),
+        "btrfs-with-loader": put(bytes(80 * KIB), (0, "512s", LOADER), (0x10040, "8s", b"_BHRfS_M")),
+        "f2fs-with-loader": put(EXT, (0, "512s", LOADER), (0x400, "4s", b"\x10\x20\xf5\xf2"), (1080, "2s", b"")),
         "fat": floppy(media=0xF8, size=40 * KIB),
         "ntfs": floppy(media=0xF8, fats=0, size=40 * KIB, oem=b"NTFS    "),
         "floppy-1440": floppy(),
@@ -417,6 +453,11 @@ def _qcow2() -> Files:
     yield "refcounts-beyond", partial(qcow2, (48, ">Q", 1 << 50))
     yield "refcounts-too-wide", partial(qcow2, (96, ">I", 7))
     yield "many-snapshots", partial(qcow2, (60, ">I", 2**32 - 1))
+    yield "snapshots-in-the-header", partial(qcow2, (60, ">I", 1), (64, ">Q", 0))
+    yield "no-refcounts", partial(qcow2, (56, ">I", 0))
+    yield "zlib-said-to-be-another", partial(qcow2, (72, ">Q", 8), (100, ">I", 112))
+    yield "zstd-not-said", partial(qcow2, (100, ">I", 112), (104, ">B", 1))
+    yield "luks-without-header", partial(qcow2, (32, ">I", 2))
     yield "unknown-encryption", partial(qcow2, (32, ">I", 3))
     for length in (0, 71, 103, 105, 2**32 - 8):
         yield f"header-length-{length}", partial(qcow2, (100, ">I", length))
@@ -435,6 +476,11 @@ def _vhd() -> Files:
     yield "second-header-elsewhere", partial(vhd, (16, ">Q", 4096))
     yield "second-header-missing", partial(vhd, (512, "8s", bytes(8)))
     yield "huge-table", partial(vhd, (540, ">I", 2**32 - 1))
+    yield "wrong-checksum", partial(lambda: put(vhd(), (64, ">I", 7)))
+    yield "wrong-checksum-of-second-header", partial(lambda: put(vhd(), (512 + 36, ">I", 7)))
+    yield "odd-blocks", partial(vhd, (544, ">I", 3 * MIB))
+    yield "short-table", partial(vhd, (540, ">I", 1))
+    yield "block-beyond", lambda: put(vhd(), (1536, ">I", 1 << 30))
     yield "table-beyond", partial(vhd, (528, ">Q", 1 << 50))
     for size in (2041 * GIB, *NEAR):
         yield f"size-{size}", partial(vhd, (40, ">Q", size), (48, ">Q", size), (540, ">I", 15))
@@ -482,6 +528,12 @@ def _vhdx() -> Files:
     yield "item-in-the-table", partial(vhdx, items=((PARAMETERS, 64, 8), (SIZE, 65544, 8)))
     yield "item-far", partial(vhdx, items=((PARAMETERS, 65536, 8), (SIZE, 2**32 - 1, 8)))
     yield "many-items", partial(vhdx, items=((bytes(16), 65536, 8),) * 2047)
+    yield "wrong-checksums", partial(vhdx, (64 * KIB + 4, "<I", 7), (128 * KIB + 4, "<I", 7))
+    yield "wrong-checksum-of-regions", partial(vhdx, (table + 4, "<I", 7), (table + 64 * KIB + 4, "<I", 7))
+    yield "block-of-nothing", partial(vhdx, (MIB + 64 * KIB, "<I", 0))
+    yield "odd-sectors", partial(vhdx, (MIB + 64 * KIB + 32, "<I", 520))
+    yield "block-beyond", partial(vhdx, (3 * MIB, "<Q", (1 << 40) + 6))
+    yield "block-over-metadata", partial(vhdx, (3 * MIB, "<Q", MIB + 6))
     for at in (0, 190 * KIB, 512 * KIB, MIB + 512, 1 << 40, 2**64 - 1):
         yield f"metadata-at-{at}", partial(vhdx, at=at)
     for size in (65 * TIB, *NEAR):
@@ -530,7 +582,12 @@ def _vmdk() -> Files:
         "changes": 'changeTrackPath="disk-ctk.vmdk"',
         "second-type": '# createType="vmfs"',
         "second-parent": "parentCID=12345678",
-        "unknown-key": 'objectParentUri="object://x"',
+        "other-parent": 'objectParentUri="object://x"',
+        "native-parent": 'ddb.nativeParentHint="other.vmdk"',
+        "native-parent-cid": 'ddb.nativeParentCID="12345678"',
+        "file-key": 'dataFile="other"',
+        "path-in-a-key": 'madeBy="/etc/passwd"',
+        "windows-path-in-a-key": 'madeBy="c:\\\\disk"',
         "nonsense": "nonsense here",
     }
     for name, line in hints.items():
@@ -548,6 +605,11 @@ def _vmdk() -> Files:
     yield "without-capacity", partial(vmdk, sectors=0)
     for version in (0, 4, 2**32 - 1):
         yield f"version-{version}", partial(vmdk, (4, "<I", version))
+    yield "grains-of-nothing", partial(vmdk, (20, "<Q", 0))
+    yield "huge-grains", partial(vmdk, (20, "<Q", 1 << 40))
+    yield "tables-of-nothing", partial(vmdk, (44, "<I", 0))
+    yield "huge-tables", partial(vmdk, (44, "<I", 513))
+    yield "data-beyond", partial(vmdk, (64, "<Q", 1 << 40))
     yield "directory-beyond", partial(vmdk, (56, "<Q", 1 << 40))
     for size in NEAR:
         yield f"sectors-{size}", partial(vmdk, sectors=size)
@@ -571,6 +633,10 @@ def _vdi() -> Files:
     yield "parent", partial(vdi, (0x1B8, "16s", b"p" * 16))
     for version in (0, 1, 0x20000):
         yield f"version-{version}", partial(vdi, (0x44, "<I", version))
+    yield "odd-sectors", partial(vdi, (0x168, "<I", 4096))
+    yield "odd-blocks", partial(vdi, (0x178, "<I", 2 * MIB))
+    yield "data-within-a-sector", partial(vdi, (0x158, "<I", 1025))
+    yield "map-within-a-sector", partial(vdi, (0x154, "<I", 513))
     yield "blocks-of-nothing", partial(vdi, (0x178, "<I", 0))
     yield "too-few-blocks", partial(vdi, (0x180, "<I", 1))
     yield "huge-map", partial(vdi, (0x180, "<I", 2**32 - 1))
@@ -583,6 +649,16 @@ def _luks() -> Files:
     for version in (0, 2, 65535):
         yield f"version-{version}", partial(luks, (6, ">H", version))
     yield "detached", partial(luks, (104, ">I", 0))
+    yield "unknown-cipher", partial(luks, (8, "32s", b"rot13"))
+    yield "unknown-mode", partial(luks, (40, "32s", b"xts"))
+    yield "unknown-hash", partial(luks, (72, "32s", b"crc32"))
+    yield "unended-hash", partial(luks, (72, "32s", b"x" * 32))
+    yield "odd-key", partial(luks, (108, ">I", 40))
+    yield "no-rounds", partial(luks, (164, ">I", 0))
+    yield "stripes", partial(luks, (208 + 44, ">I", 1))
+    yield "half-a-key", partial(luks, (208, ">I", 1))
+    yield "keys-overlap", partial(luks, (208 + 48 + 40, ">I", 9))
+    yield "key-over-data", partial(luks, (208 + 40, ">I", 4000))
 
 
 def _others() -> Files:
@@ -592,9 +668,9 @@ def _others() -> Files:
     yield "qed-cut", partial(bytes, QED[:4])
     yield "gpt-flag", partial(gpt, (446, "<B", 0x55))
     yield "gpt-start", partial(gpt, (454, "<I", 9))
-    yield "gpt-chs", partial(gpt, (448, "<B", 9))
     yield "gpt-second-entry", partial(gpt, (446 + 16 + 4, "<B", 0x83))
     yield "gpt-nothing", partial(gpt, (450, "<B", 0))
+    yield "large-loader", partial((LOADER + bytes(4 * KIB)).ljust, 2881 * KIB, b"\1")
     yield "large-boot-sector", partial((b"\xeb\x63\x90".ljust(510, b"\xcd") + b"\x55\xaa").ljust, 2881 * KIB, b"\0")
     heads = {
         "qcow2": qcow2()[:440],

@@ -1,6 +1,6 @@
 """The verdict on passing bytes: which format they have, whether that is what the image says, and whether it is safe.
 
-`stream.py` shows an `Inspection` the bytes, `formats.py` knows the formats. `docs/operate/formats.md`
+`stream.py` shows an `Inspection` the bytes, `formats/` knows the formats. `docs/operate/formats.md`
 tells operators what is accepted. Nothing is opened, and nothing is kept but headers: under 4 MiB for any data.
 """
 
@@ -11,6 +11,9 @@ from oslo_utils.imageutils import format_inspector
 
 from calotype import errors
 from calotype.images import formats
+from calotype.images.formats.partitions import GPT
+from calotype.images.formats.vhd import VHD
+from calotype.images.formats.vmdk import VMDK
 
 LOG = logging.getLogger(__name__)
 
@@ -34,25 +37,18 @@ _SECTOR = 512
 #: The largest floppy; a boot sector on one need not hold a partition table.
 _FLOPPY = 2880 << 10
 
+#: What a user can do about a finding, by the name of the check.
 _ADVICE = {
-    "alone": "its descriptor names other files, or may; convert it to monolithicSparse or streamOptimized",
-    "backing_file": "it names a backing file; flatten it, for example with `qemu-img convert`",
-    "banned": "this format is never accepted; convert it to qcow2 or raw",
-    "data_file": "it keeps its data in another file; convert it to one that stands alone",
-    "descriptor": "its descriptor is not that of one self-contained disk; convert it to monolithicSparse or "
-    "streamOptimized",
-    "detached": "it is a header whose data is elsewhere; upload both in one",
-    "extensions": "its header names a data file or is damaged; convert it to one that stands alone",
-    "footer": "its footer and header do not agree; convert it again",
-    "log": "it was not closed cleanly; open and close it where it was made, or convert it",
-    "mbr": "its partition table is not a valid one; repair it",
-    "metadata": "its metadata is missing or damaged; convert it again",
-    "parent": "it depends on a parent disk; merge it into its parent, or convert it to one that stands alone",
-    "size": "it claims a size that its format does not allow; convert it again",
-    "tables": "its header describes tables that no disk needs; convert it again",
-    "unknown_features": "it uses features of qcow2 that are not known to be safe; convert it to plain version 3",
-    "version": "only version 1 is accepted; convert it to that",
+    "backing_file": "flatten it where its backing file is: `qemu-img convert -O qcow2 OLD NEW`",
+    "data_file": "bring it into one file where its data file is: `qemu-img convert -O qcow2 OLD NEW`",
+    "descriptor": "bring it into one file: `qemu-img convert -O vmdk -o subformat=streamOptimized OLD NEW`",
+    "detached": "upload header and data in one",
+    "log": "have its log replayed, then upload it again: `qemu-img check -r all FILE`",
+    "mbr": "repair its partition table, or wrap it: `qemu-img convert -f raw -O qcow2 OLD NEW`, with disk_format qcow2",
+    "parent": "merge it into its parent, or convert it to one that stands alone, where both are",
+    "version": "convert it to version 1",
 }
+_CONVERT = "convert it where a reader opens it: `qemu-img convert -O qcow2 OLD NEW`, with disk_format qcow2"
 
 
 class Inspection:
@@ -111,7 +107,7 @@ class Inspection:
         self._begun = True
         self._inspectors = [make() for make in formats.ALL.values()]
         for one in self._inspectors:
-            if isinstance(one, formats.VHD):
+            if isinstance(one, VHD):
                 one.fixed = self._declared == "vhd"
         self._fed = list(self._inspectors)
 
@@ -148,7 +144,7 @@ class Inspection:
     def _feed(self, piece: memoryview) -> None:
         for one in self._fed:
             try:
-                if one.complete or isinstance(one, formats.VMDK):
+                if one.complete or isinstance(one, VMDK):
                     one.eat_chunk(piece)  # type: ignore[arg-type]  # any buffer will do
                 else:
                     for at in range(0, len(piece), _STEP):
@@ -192,7 +188,7 @@ class Inspection:
         if "vhd" in names and names <= {"vhd", "iso", "gpt"}:
             # a fixed disk holds what any disk may
             fixed: list[format_inspector.FileInspector] = [
-                one for one in self._found if isinstance(one, formats.VHD) and not one.dynamic
+                one for one in self._found if isinstance(one, VHD) and not one.dynamic
             ]
             self._found = fixed or self._found
             names = {one.NAME for one in self._found}
@@ -246,20 +242,20 @@ class Inspection:
             except format_inspector.SafetyCheckFailed as exc:
                 failed = sorted(set(exc.failures) - excused)
                 if failed:
-                    advice = "; ".join(_ADVICE.get(name, "convert it to qcow2 or raw") for name in failed)
+                    found = "; ".join(dict.fromkeys(str(exc.failures[name]) for name in failed))
+                    advice = "; or ".join(dict.fromkeys(_ADVICE.get(name, _CONVERT) for name in failed))
                     raise errors.ContentRejected(
-                        f"the data is {one.NAME} and not safe to use ({', '.join(failed)}): {advice}"
+                        f"the data is {one.NAME} and not safe to use: {found} ({', '.join(failed)}); {advice}"
                     ) from exc
             except Exception as exc:
                 raise errors.ContentRejected(
-                    f"the data is {one.NAME}, but damaged or incomplete, so that it cannot be proved safe; "
-                    "convert it again"
+                    f"the data is {one.NAME}, but damaged or incomplete, so that it cannot be proved safe; {_CONVERT}"
                 ) from exc
 
     def _floppy(self) -> bool:
         """Whether what was seen so far may be a floppy that boots."""
         one = self._found[0] if len(self._found) == 1 else None
-        return isinstance(one, formats.GPT) and one.boots and self._seen <= _FLOPPY
+        return isinstance(one, GPT) and one.boots and self._seen <= _FLOPPY
 
     def _refuse_truncated(self, size: int) -> None:
         for one in self._found:
