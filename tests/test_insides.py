@@ -110,7 +110,7 @@ def test_a_part_that_is_gone_is_a_sentence_at_the_start(
     (tmp_path / "calotype.conf").write_text(_CONFIGURATIONS[name])
     (tmp_path / "state").mkdir()
     places = ["--config-file", str(tmp_path / "calotype.conf"), "--state-dir", str(tmp_path / "state")]
-    assert main(["config", "check", *places]) == 1
+    assert main(["config", "check", *places]) == 2
     assert capsys.readouterr().err == (
         f"calotype: {name} {known.version} has no a_part_that_is_gone in logging.Logger: "
         f"Calotype needs {name}{known.versions}.\n"
@@ -133,7 +133,7 @@ def test_the_service_does_not_begin_with_a_gunicorn_that_lacks_a_part(tmp_path: 
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
         command = [sys.executable, "-c", start, "serve", "--state-dir", str(tmp_path), "--bind", bind]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     said = "has no gunicorn.workers.gthread.ThreadWorker._cap_keepalive: Calotype needs gunicorn>=27.0.1,<28."
     assert ended.stderr.splitlines()[-1].endswith(said), ended.stderr
 

@@ -79,7 +79,7 @@ def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[
 SENT: list[tuple[int, int]] = []
 
 
-def serve(address: str, threads: str, *tls: str) -> None:
+def serve(port: str, threads: str, *tls: str) -> None:
     server.CHECK_INTERVAL, socket_body._RATE_SECONDS = 0.5, SILENCE
     real = os.sendfile
 
@@ -90,7 +90,7 @@ def serve(address: str, threads: str, *tls: str) -> None:
     os.sendfile = counted  # type: ignore[assignment]
     server.run(
         lambda: application,
-        bind=[address],
+        listener=server.listen("127.0.0.1", int(port)),
         workers=1,
         state_dir=None,
         on_worker_start=lambda: print("started", flush=True),
@@ -122,7 +122,7 @@ class Child:
         path = os.pathsep.join(filter(None, ["src", os.environ.get("PYTHONPATH")]))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, f"127.0.0.1:{self.port}", str(threads), *tls],
+                [sys.executable, __file__, str(self.port), str(threads), *tls],
                 env={**os.environ, "PYTHONPATH": path, "SERVED": str(self.served)},
                 stdout=log,
                 stderr=log,

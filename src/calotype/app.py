@@ -26,7 +26,7 @@ from calotype.auth.base import Authenticator
 from calotype.auth.basic import BasicAuth
 from calotype.context import SERVICE, Context
 from calotype.db import images, outbox, schema
-from calotype.db.drivers import Settings
+from calotype.db.drivers import Settings, parse
 from calotype.db.engine import Database, now
 from calotype.db.leases import Leases
 from calotype.events import Events
@@ -79,7 +79,11 @@ class App:
                 now=now,
                 nudge=lambda: self.sender.nudge() if self.sender else None,
             ),
-            transfers=Transfers(conf.server.transfer_memory << 20, conf.server.transfers),
+            transfers=Transfers(
+                conf.server.transfer_memory << 20,
+                conf.server.transfers,
+                directory=config.state_path(conf, "transfers"),
+            ),
             now=now,
             nudge=lambda: self.runner.nudge() if self.runner else None,
         )
@@ -87,6 +91,17 @@ class App:
         self.wsgi = _falcon(
             [Arrival(self.service, schemas, Health(self.service)), Cors(conf), Authentication(self.service, auth)]
         )
+
+    def prepare(self, *, wait: bool = True) -> None:
+        """Wait for the database, and look at its schema and at the places of the stores; raises as `build` does."""
+        self.db.wait(self.conf.database.max_retries if wait else 0, self.conf.database.retry_interval)
+        schema.require_current(self.db)
+        places.recognise(self.service)
+        for unserved in places.unserved(self.service):
+            LOG.error("%s", unserved)
+        # Closed, not just forgotten: a child that inherits an open SQLite file and closes it later loses the locks of
+        # its own connections with it (POSIX drops a process's locks on a file at its first close).
+        self.db.close()
 
     def start(self) -> None:
         """Start the threads that do jobs and send events. Call this after forking."""
@@ -127,15 +142,17 @@ def build(conf: cfg.ConfigOpts, *, wait: bool = True) -> App:
     Raises `ConfigError` for what cannot be served safely. Without `wait`, also `Busy` if the database does not answer.
     """
     app = App(conf)
-    app.db.wait(conf.database.max_retries if wait else 0, conf.database.retry_interval)
-    schema.require_current(app.db)
-    places.recognise(app.service)
-    for unserved in places.unserved(app.service):
-        LOG.error("%s", unserved)
-    # Closed, not just forgotten: a child that inherits an open SQLite file and closes it later loses the locks of
-    # its own connections with it (POSIX drops a process's locks on a file at its first close).
-    app.db.close()
+    app.prepare(wait=wait)
     return app
+
+
+def database_file(conf: cfg.ConfigOpts) -> Path | None:
+    """Where the database is if it is a file of SQLite's. Raises `ConfigError` for a URL that is none."""
+    if not conf.database.connection:
+        return config.state_path(conf, "calotype.db")
+    url = parse(conf.database.connection)
+    in_memory = not url.database or url.database.startswith((":", "file:"))
+    return None if url.get_backend_name() != "sqlite" or in_memory else Path(url.database or "")
 
 
 def database(conf: cfg.ConfigOpts, *, patient: bool = False) -> Database:

@@ -25,6 +25,8 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
     """
     missing = [one for one in (path, *path.parents) if not one.exists()]
     path.mkdir(mode=mode, parents=True, exist_ok=True)
+    if missing:
+        path.chmod(mode)  # which the umask may have taken from
     if missing and os.geteuid() == 0:
         owner = missing[-1].parent.stat()
         with contextlib.suppress(PermissionError):  # in containers and on NFS root may not be allowed to
@@ -34,6 +36,23 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
     for one in missing or [path]:
         with contextlib.suppress(PermissionError):  # a directory may be entered and not read
             sync_directory(one.parent)
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file, made where it is missing: readable by its owner alone, and the directory's owner if we are root.
+
+    Not durable by itself. The descriptor is not inherited by programs that are run.
+    """
+    number = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if os.geteuid() == 0 and os.fstat(number).st_uid == 0:
+            owner = path.parent.stat()
+            with contextlib.suppress(PermissionError):  # There are roots, in containers and on NFS, that may not.
+                os.fchown(number, owner.st_uid, owner.st_gid)
+    except BaseException:
+        os.close(number)
+        raise
+    return number
 
 
 def replace_file(path: Path, text: str, mode: int = 0o600, *, name: str | None = None) -> None:

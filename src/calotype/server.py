@@ -41,7 +41,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
-from calotype import insides
+from calotype import errors, insides
 from calotype.notify import Manager
 from calotype.socket_body import SocketBody
 from calotype.threads import ThreadPool
@@ -63,6 +63,17 @@ NEXT_REQUEST = 2
 #: How much of a refused body is read while the client takes the answer, in bytes and in seconds.
 LINGER_BYTES = 8 << 20
 LINGER_TIME = 2.0
+#: Seconds that an address in use is waited for.
+PATIENCE_FOR_ADDRESS = 3.0
+#: Connections that wait to be accepted, in the kernel.
+BACKLOG = 2048
+
+#: What the system's refusal to listen means.
+_WHY = {
+    errno.EADDRINUSE: "the address is in use; stop who has it, or choose another port by --bind",
+    errno.EADDRNOTAVAIL: "this host does not have the address",
+    errno.EACCES: "ports below 1024 are for root; choose another one, or put a proxy in front",
+}
 
 #: States of TCP (RFC 9293) in which the other side has not acknowledged our FIN.
 _UNACKNOWLEDGED = (1, 4, 9, 11)  # ESTABLISHED, FIN-WAIT-1, LAST-ACK, CLOSING as Linux numbers them
@@ -457,10 +468,37 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         super().stop(graceful)
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Listen, for `run`. Raises `ConfigError` for an address that cannot be had, `Conflict` for one that is in use.
+
+    One that is in use is waited for a moment: whoever had it may be ending just now.
+    """
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (socket.gaierror, UnicodeError) as exc:
+        raise errors.ConfigError(f"Cannot listen on {where}: {host} is neither an address nor a known name.") from exc
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    until = time.monotonic() + PATIENCE_FOR_ADDRESS
+    while True:
+        try:
+            sock.bind(address)
+            sock.listen(BACKLOG)
+            return sock
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE and time.monotonic() < until:
+                time.sleep(0.1)
+                continue
+            sock.close()
+            kind = errors.Conflict if exc.errno == errno.EADDRINUSE else errors.ConfigError
+            raise kind(f"Cannot listen on {where}: {_WHY.get(exc.errno or 0, exc.strerror)}.") from exc
+
+
 def run(
     load: Callable[[], "WSGIApplication"],
     *,
-    bind: list[str],
+    listener: socket.socket,
     workers: int,
     threads: int = 2048,
     state_dir: Path | None,
@@ -477,12 +515,12 @@ def run(
 ) -> None:
     """Serve until SIGTERM; raises `SystemExit` at the end.
 
-    `load` is called once, in the master. `on_worker_start` runs in each worker before its first request: threads and
-    connections begin there. `on_ready` runs in the master when the addresses are bound; then a service manager is
-    told. `on_reload` runs in every process at SIGHUP. `on_grace_over` runs in a worker that was told to stop when its
-    transfers have had their time, and ends what they wait for besides their clients. `on_answered` runs after each
-    request, in its thread, with its environment, the status line, the bytes of the body that were sent and the seconds
-    that it took.
+    `listener` is of `listen`, and the server's from now on. `load` is called once, in the master. `on_worker_start`
+    runs in each worker before its first request: threads and connections begin there. `on_ready` runs in the master
+    when everything is there but the workers; then a service manager is told. `on_reload` runs in every process at
+    SIGHUP. `on_grace_over` runs in a worker that was told to stop when its transfers have had their time, and ends what
+    they wait for besides their clients. `on_answered` runs after each request, in its thread, with its environment, the
+    status line, the bytes of the body that were sent and the seconds that it took.
     """
 
     def started(_worker: Any) -> None:
@@ -509,12 +547,12 @@ def run(
         manager.ready()
 
     settings = {
-        "bind": bind,
+        "bind": [f"fd://{listener.detach()}"],
         "worker_class": Worker,
         "workers": workers,
         "threads": threads,
         "worker_connections": max(4096, 2 * threads),
-        "backlog": 2048,
+        "backlog": BACKLOG,
         "keepalive": timeouts.idle,
         # The main loop sends the heartbeat, also during long transfers. Two minutes let a paused host resume.
         "timeout": 120,

@@ -79,14 +79,14 @@ MUTATIONS = [
     Mutation(
         "the store's directory",
         _STORE,
-        "make_directory(self.directory, 0o750)",
+        "make_directory(self.directory)",
         "self.directory.mkdir(parents=True, exist_ok=True)",
     ),
     Mutation(
         "the state directory",
-        "cli/serve.py",
-        'make_directory(config.state_path(conf, ""))',
-        'config.state_path(conf, "").mkdir(parents=True, exist_ok=True)',
+        "cli/common.py",
+        "make_directory(state)",
+        "state.mkdir(parents=True, exist_ok=True)",
     ),
     Mutation("new directories", _DURABLE, "sync_directory(one.parent)", "pass"),
     Mutation("names, wherever", _DURABLE, "os.fsync(number)", "pass"),

@@ -1,4 +1,4 @@
-"""The samples in `etc/` and the description of the API, made from the code.
+"""The samples and the manual page in `etc/`, and the description of the API, made from the code.
 
 `python -m tests.docs.samples` writes them, `test_docs.py` compares. In both samples, a line that does something is commented out, so that a sample that is used as it is changes nothing.
 """
@@ -15,11 +15,12 @@ from calotype.api import openapi
 from calotype.api.schemas import Schemas
 from calotype.policy import RULES
 from calotype.stores.registry import COMMON, DRIVERS
-from tests.docs import reference
+from tests.docs import manual, reference
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "etc" / "calotype.conf.sample"
 POLICY = ROOT / "etc" / "policy.yaml.sample"
+MANUAL = ROOT / "etc" / "man" / "calotype.1"
 OPENAPI = ROOT / "docs" / "api" / "openapi.json"
 
 _WIDTH = 100
@@ -102,6 +103,8 @@ def main() -> None:
     CONFIG.parent.mkdir(exist_ok=True)
     CONFIG.write_text(config_sample())
     POLICY.write_text(policy_sample())
+    MANUAL.parent.mkdir(exist_ok=True)
+    MANUAL.write_text(manual.page())
     OPENAPI.write_text(openapi_document())
     reference.DIRECTORY.mkdir(exist_ok=True)
     for path, text in reference.pages(json.loads(openapi_document())).items():

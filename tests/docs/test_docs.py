@@ -21,7 +21,7 @@ from calotype.db import jobs, leases, tables, watch
 from calotype.jobs import worker
 from calotype.model import Job
 from calotype.stores.registry import COMMON
-from tests.docs import samples
+from tests.docs import manual, samples
 from tests.support import free_port
 
 ROOT = samples.ROOT
@@ -76,6 +76,10 @@ def test_the_sample_policy_is_what_the_code_makes() -> None:
 
 def test_the_description_of_the_api_is_what_the_code_makes() -> None:
     assert samples.OPENAPI.read_text() == samples.openapi_document(), "run: make samples"
+
+
+def test_the_manual_page_is_what_the_code_makes() -> None:
+    assert samples.MANUAL.read_text() == manual.page(), "run: make samples"
 
 
 def test_the_samples_change_nothing_when_they_are_used_as_they_are(tmp_path: Path) -> None:

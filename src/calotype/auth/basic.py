@@ -25,7 +25,7 @@ import bcrypt
 
 from calotype import errors
 from calotype.context import Context
-from calotype.durable import make_directory, replace_file
+from calotype.durable import make_directory, open_private, replace_file
 
 LOG = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class BasicAuth:
             if not self._gate.acquire(timeout=_WAIT_SECONDS):
                 raise busy
             try:
-                return _matches(user, password)
+                return matches(user, password)
             finally:
                 self._gate.release()
         finally:
@@ -131,7 +131,8 @@ class BasicAuth:
         return self._users
 
 
-def _matches(user: User, password: str) -> bool:
+def matches(user: User, password: str) -> bool:
+    """Whether this is the user's password. It takes some 50 ms, by design."""
     encoded = password.encode()
     try:
         return len(encoded) <= MAX_PASSWORD and bcrypt.checkpw(encoded, user.password.encode())
@@ -189,7 +190,7 @@ def read_users(path: Path) -> dict[str, User]:
 def changing_users(path: Path) -> Iterator[dict[str, User]]:
     """The users, to be changed in place and written back; two commands at once lose nothing of each other."""
     make_directory(path.parent)
-    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = open_private(path.with_name(f".{path.name}.lock"), os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         users = read_users(path)

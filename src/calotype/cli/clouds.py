@@ -1,4 +1,4 @@
-"""The `clouds.yaml` that a service without Keystone writes for its first user."""
+"""The `clouds.yaml` that tells a client where a service without Keystone is, and who uses it."""
 
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,14 @@ def write(path: Path, endpoint: str, user: str, password: str) -> None:
     }
     make_directory(path.parent)
     replace_file(path, yaml.safe_dump({"clouds": {CLOUD: cloud}}, sort_keys=False))
+
+
+def endpoint(path: Path) -> str | None:
+    """Where the service is that such a file is about; None where it does not say."""
+    try:
+        return str(yaml.safe_load(path.read_text())["clouds"][CLOUD]["image_endpoint_override"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return None
 
 
 def move(path: Path, endpoint: str) -> None:

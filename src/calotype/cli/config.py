@@ -6,20 +6,10 @@ import sys
 from oslo_config import cfg
 
 from calotype import app, config, insides
-from calotype.cli import serve
-from calotype.cli.common import Commands, group, load
+from calotype.cli import listening
+from calotype.cli.common import load
 from calotype.db import schema
 from calotype.images import places
-
-
-def register(commands: Commands, common: argparse.ArgumentParser) -> None:
-    verbs = group(commands, "config", "show the options in force, and check that they can be served")
-    show = verbs.add_parser("show", parents=[common], help="print every option with its value; secrets are hidden")
-    show.set_defaults(run=run_show)
-    check = verbs.add_parser(
-        "check", parents=[common], help="try everything but listening; exit code 0 when it can be served, else 1"
-    )
-    check.set_defaults(run=run_check)
 
 
 def run_show(options: argparse.Namespace) -> int:
@@ -35,7 +25,7 @@ def run_show(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     conf = load(options)
-    serve.check_listening(conf)
+    listening.check_listening(conf)
     insides.check("gunicorn", "Linux")
     built = app.App(conf)
     # The database of the state directory is made and upgraded by `calotype serve` itself.

@@ -3,60 +3,22 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 
-from calotype import app, config, errors
-from calotype.cli import metadefs
-from calotype.cli.common import Commands, group, load
+from calotype import app, errors
+from calotype.cli.common import load, make_database, require_database
 from calotype.db import images, schema
 from calotype.db.engine import now
-from calotype.durable import make_directory
 from calotype.images import places
 
 #: Rows of each table that one transaction of a purge removes.
 _BATCH = 1000
 
 
-def register(commands: Commands, common: argparse.ArgumentParser) -> None:
-    verbs = group(commands, "db", "create, upgrade, check and purge the database, and load metadata definitions")
-    sync = verbs.add_parser(
-        "sync", parents=[common], help="create the tables, or bring them to this release's revision; repeatable"
-    )
-    sync.set_defaults(run=run_sync)
-    check = verbs.add_parser(
-        "check", parents=[common], help="is the schema this release's? exit code 0 yes, 3 no: run `calotype db sync`"
-    )
-    check.add_argument("--json", action="store_true", help="say it for programs")
-    check.set_defaults(run=run_check)
-    purge = verbs.add_parser(
-        "purge",
-        parents=[common],
-        help="remove the rows of images deleted long ago; their ids stay refused for ever",
-    )
-    purge.add_argument(
-        "--age_in_days",
-        "--age-in-days",
-        type=_count(0),
-        metavar="N",
-        help="how long ago; default: [database] purge_age_in_days",
-    )
-    purge.add_argument(
-        "--max_rows",
-        "--max-rows",
-        type=_count(-1),
-        default=100,
-        metavar="N",
-        help="at most so many a table, -1 all; default 100",
-    )
-    purge.set_defaults(run=run_purge)
-    metadefs.register(verbs, common)
-
-
 def run_sync(options: argparse.Namespace) -> int:
     conf = load(options)
-    make_directory(config.state_path(conf, ""))
+    make_database(conf)
     found = schema.sync(app.database(conf, patient=True))
     print(
         f"The schema is at {schema.HEAD}" + (" already." if found == schema.HEAD else f"; it was {found or 'empty'}.")
@@ -74,9 +36,17 @@ def run_sync(options: argparse.Namespace) -> int:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    report = schema.inspect(app.database(load(options)))
+    conf = load(options)
+    path = app.database_file(conf)
+    if path is not None and not path.exists():
+        report = schema.Report(None, schema.HEAD, (), ())
+    else:
+        require_database(conf)
+        path, report = None, schema.inspect(app.database(conf))
     if options.json:
         print(json.dumps(asdict(report) | {"ready": report.ready}))
+    elif path is not None:
+        print(f"There is no database {path}. Run: calotype db sync")
     elif report.ready:
         print(f"The schema is at {report.revision}, as it should be.")
     elif report.missing:
@@ -89,7 +59,9 @@ def run_check(options: argparse.Namespace) -> int:
 
 def run_purge(options: argparse.Namespace) -> int:
     conf = load(options)
+    require_database(conf)
     db = app.database(conf, patient=True)
+    schema.require_current(db)
     age = conf.database.purge_age_in_days if options.age_in_days is None else options.age_in_days
     before, remaining = now() - timedelta(days=age), options.max_rows
     images_gone = 0
@@ -103,12 +75,3 @@ def run_purge(options: argparse.Namespace) -> int:
             break
     print(f"{images_gone} deleted images purged; their ids stay refused.")
     return 0
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if int(text) < least or (int(text) == 0 and least < 0):
-            raise argparse.ArgumentTypeError(f"{text} is not {'-1 or a number above 0' if least < 0 else '0 or above'}")
-        return int(text)
-
-    return number

@@ -1,65 +1,59 @@
-"""`calotype`: reads the arguments, loads the configuration, calls one command."""
+"""`calotype`: reads the arguments (`parser.py`), imports the one command that they name, calls it.
 
-import argparse
+What goes wrong on purpose is one line on standard error. A traceback is a mistake of ours.
+"""
+
+import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
-from calotype import __version__, errors
+from calotype import errors
+from calotype.cli.parser import parser
 
-_EPILOG = """\
-The first image in three commands, after `calotype serve` in another terminal:
-
-  eval "$(calotype env)"                       # who you are: prints two exports
-  openstack image create --file disk.raw --disk-format raw --container-format bare first
-  openstack image save --file copy.raw first
-
-`openstack` comes with: pip install python-openstackclient
-`calotype COMMAND --help` explains each command.
-"""
+#: Exit codes, as the help tells them; and that of a shell for Ctrl-C.
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 refused with a sentence on stderr, 2 wrong arguments."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    """The exit code: 0 done, 1 failed, 2 wrong arguments or configuration; some commands have more."""
+    made = parser()
+    options = made.parse_args(arguments)
     if not hasattr(options, "run"):
         options.helps.print_help()
-        return 2
+        return USAGE
+    # Whatever is made is nobody else's business. Files that others may read are made so by name.
+    os.umask(0o077)
+    module, _, function = options.run.partition(":")
     try:
-        return int(options.run(options) or 0)
-    except errors.CalotypeError as exc:
-        # What the database says: it is missing, read-only, full, or not there.
-        print(f"calotype: {errors.reason(exc) if isinstance(exc, errors.Busy) else exc}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        code = int(getattr(importlib.import_module(f"calotype.cli.{module}"), function)(options) or 0)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Who reads our output has seen enough, as `| head` does. Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (errors.CalotypeError, OSError) as exc:
+        print(f"calotype: {told(exc)}", file=sys.stderr)
+        return code_of(exc)
+    except (KeyboardInterrupt, EOFError):
+        return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    from calotype.cli import config, db, env, repair, serve, store, user, worker
+def told(exc: BaseException) -> str:
+    """An error in one line."""
+    if isinstance(exc, OSError):
+        words = f"{exc.filename}: {exc.strerror}" if exc.filename is not None else exc.strerror or str(exc)
+    else:
+        # What a database says comes with its cause: it is missing, read-only, full, or not there.
+        words = errors.reason(exc) if isinstance(exc, errors.Busy) else str(exc)
+    return " ".join(words.split())
 
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--config-file", metavar="F", action="append", default=[], help="ini file, as glance-api.conf; may be repeated"
-    )
-    common.add_argument(
-        "--config-dir", metavar="D", action="append", default=[], help="directory of *.conf files; may be repeated"
-    )
-    common.add_argument(
-        "--state-dir", metavar="DIR", help="directory for database, images, users where nothing else is configured"
-    )
-    parser = argparse.ArgumentParser(
-        prog="calotype",
-        description="Calotype, an OpenStack Image service: stores golden images and hands them out.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"calotype {__version__}")
-    parser.set_defaults(helps=parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (serve, env, user, db, store, repair, config, worker):
-        module.register(commands, common)
-    return parser
+
+def code_of(exc: BaseException) -> int:
+    """The exit code for an error: is it for whoever typed the command, or wrote the configuration, to mend?"""
+    return USAGE if isinstance(exc, errors.ConfigError | errors.Invalid) else FAILED
 
 
 if __name__ == "__main__":

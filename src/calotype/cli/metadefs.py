@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from oslo_config import cfg
+
 from calotype import app, errors
 from calotype.api import metadef_schemas, metadef_views, schemas
 from calotype.api.request import parse_json
-from calotype.cli.common import Commands, load
-from calotype.db.engine import now
+from calotype.cli.common import load, require_database
+from calotype.db import schema
+from calotype.db.engine import Database, now
 from calotype.durable import make_directory, replace_file
 from calotype.metadefs import loading
 from calotype.metadefs.loading import Mode, Outcome
@@ -29,43 +32,6 @@ _PLURALS: Final = {"property": "properties"}
 _UNSAFE: Final = re.compile(r"[/%\x00-\x1f]")
 
 
-def register(verbs: Commands, common: argparse.ArgumentParser) -> None:
-    loads = verbs.add_parser(
-        "load-metadefs", parents=[common], help="load metadata definitions from JSON files; repeatable"
-    )
-    _path(loads, "file, or directory of *.json files; default: metadata_source_path")
-    loads.add_argument("--merge", action="store_true", help="give namespaces that are there what they do not have")
-    which = loads.add_mutually_exclusive_group()
-    which.add_argument(
-        "--prefer-new",
-        "--prefer_new",
-        action="store_true",
-        help="with --merge: what is there becomes what is in the file",
-    )
-    which.add_argument(
-        "--overwrite", action="store_true", help="with --merge: so it does, and what is not in the file goes"
-    )
-    loads.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
-    loads.set_defaults(run=run_load)
-    unloads = verbs.add_parser(
-        "unload-metadefs",
-        parents=[common],
-        help="remove the namespaces of some JSON files, or all metadata definitions",
-    )
-    _path(unloads, "file, or directory of *.json files, whose namespaces go; without it everything goes")
-    unloads.set_defaults(run=run_unload)
-    exports = verbs.add_parser(
-        "export-metadefs", parents=[common], help="write all metadata definitions as JSON files that can be loaded"
-    )
-    _path(exports, "directory, which is made if it is missing; default: metadata_source_path")
-    exports.set_defaults(run=run_export)
-
-
-def _path(parser: argparse.ArgumentParser, words: str) -> None:
-    parser.add_argument("path", metavar="PATH", nargs="?", type=Path, help=words)
-    parser.add_argument("--path", dest="path", metavar="PATH", type=Path, default=argparse.SUPPRESS, help="the same")
-
-
 def run_load(options: argparse.Namespace) -> int:
     if (options.prefer_new or options.overwrite) and not options.merge:
         raise errors.Invalid("--prefer-new and --overwrite say how to merge: give --merge as well.")
@@ -73,7 +39,7 @@ def run_load(options: argparse.Namespace) -> int:
     if options.merge:
         mode = Mode.PREFER_NEW if options.prefer_new else Mode.OVERWRITE if options.overwrite else Mode.MERGE
     conf = load(options)
-    db = app.database(conf, patient=True)
+    db = _database(conf)
     verdicts: Counter[str] = Counter()
     for path in _files(options.path or Path(conf.metadata_source_path)):
         try:
@@ -93,7 +59,7 @@ def run_load(options: argparse.Namespace) -> int:
 
 
 def run_unload(options: argparse.Namespace) -> int:
-    db = app.database(load(options), patient=True)
+    db = _database(load(options))
     if options.path is None:
         gone, types = loading.unload_all(db)
         for name in gone:
@@ -120,10 +86,11 @@ def run_export(options: argparse.Namespace) -> int:
     directory = options.path or Path(conf.metadata_source_path)
     if directory.exists() and not directory.is_dir():
         raise errors.Invalid(f"{directory} is no directory.")
+    db = _database(conf)
     count = 0
     try:
         make_directory(directory, 0o755)
-        for found in loading.catalogue(app.database(conf, patient=True)):
+        for found in loading.catalogue(db):
             path = directory / f"{_UNSAFE.sub(lambda sign: quote(sign[0], safe=''), found.namespace.name)}.json"
             replace_file(path, json.dumps(_exported(found), indent=4, ensure_ascii=False) + "\n", 0o644)
             print(path)
@@ -132,6 +99,14 @@ def run_export(options: argparse.Namespace) -> int:
         raise errors.Invalid(f"The files cannot be written: {exc}") from exc
     print(f"Namespaces: {count} exported.")
     return 0
+
+
+def _database(conf: cfg.ConfigOpts) -> Database:
+    """The database, which is there and has this release's schema."""
+    require_database(conf)
+    db = app.database(conf, patient=True)
+    schema.require_current(db)
+    return db
 
 
 def _files(path: Path) -> list[Path]:

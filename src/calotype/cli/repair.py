@@ -6,35 +6,12 @@ import sys
 from datetime import timedelta
 
 from calotype import errors
-from calotype.cli.common import Commands
-from calotype.cli.store import EXIT, Progress, code, selecting, service, shown, summarize, text
+from calotype.cli.common import agreed
+from calotype.cli.store import Progress, code, failed, service, shown, summarize, text
 from calotype.images import repair
 from calotype.images.checking import WRONG, Finding, Selection, Tally
 from calotype.service import Service
 from calotype.stores.base import Audits
-
-
-def register(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser(
-        "repair",
-        parents=[common],
-        help="find what does not match between records and stores, and put it aside; deletes nothing",
-        description="Find copies that are missing or wrong, and data that no record knows; put wrong and unknown data "
-        "into its store's quarantine, take wrong copies off their records where another one is sound, and deactivate "
-        f"images without any sound copy. Deletes nothing; a service may run beside it. {EXIT}",
-    )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--dry-run", action="store_true", help="list, and change nothing")
-    how.add_argument("--yes", action="store_true", help="do not ask")
-    how.add_argument("--list-quarantine", action="store_true", help="list what was put aside")
-    how.add_argument("--restore", metavar="STORE/KEY", help="undo one quarantine, as the list names it")
-    selecting(parser)
-    parser.add_argument("--deep", action="store_true", help="hash all data; without this only sizes are compared")
-    parser.add_argument(
-        "--older-than", type=_minutes, default=60, metavar="MIN",
-        help="data without a record is left alone for so many minutes since it was last touched; default 60",
-    )  # fmt: skip
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -55,14 +32,12 @@ def run(options: argparse.Namespace) -> int:
         wrong = [one for one in found if one.problem in WRONG]
         if options.dry_run or not wrong:
             return code(found)
-        if not options.yes and not _agreed(len(wrong)):
-            print("Nothing was changed.", file=sys.stderr)
+        if not _agreed(len(wrong), yes=options.yes):
             return 1
         remaining = _mend(svc, wrong, age, options.json)
         return code([*remaining, *(one for one in found if one.problem not in WRONG)])
     except errors.CalotypeError as exc:
-        print(f"calotype: {exc}", file=sys.stderr)
-        return 3
+        return failed(exc)
 
 
 def _mend(svc: Service, wrong: list[Finding], age: timedelta, as_json: bool) -> list[Finding]:
@@ -99,14 +74,12 @@ def _list(svc: Service, what: Selection, as_json: bool) -> int:
     return 0
 
 
-def _agreed(count: int) -> bool:
-    if not sys.stdin.isatty():
-        print("calotype: give --yes to repair without being asked, or --dry-run to look only.", file=sys.stderr)
-        return False
-    return input(f"Put these {count} out of service? Nothing is deleted. [y/N] ").strip().lower() in ("y", "yes")
-
-
-def _minutes(words: str) -> float:
-    if not float(words) >= 0:
-        raise argparse.ArgumentTypeError(f"{words} is not 0 or above")
-    return float(words)
+def _agreed(count: int, *, yes: bool) -> bool:
+    """Nobody who agrees is no failure: what was found has been told."""
+    try:
+        if agreed(f"Put these {count} out of service? Nothing is deleted.", yes=yes):
+            return True
+        print("Nothing was changed.", file=sys.stderr)
+    except errors.Invalid as exc:
+        print(f"calotype: {exc}", file=sys.stderr)
+    return False

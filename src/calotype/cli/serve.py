@@ -1,43 +1,35 @@
-"""`calotype serve`: from nothing to a running service."""
+"""`calotype serve`: from nothing to a running service.
+
+In this order: everything that can be found wrong is, then the addresses are bound, and only then anything is made. So a
+start that fails leaves nothing behind, and whatever tells clients where the service is tells the truth.
+"""
 
 import argparse
-import ipaddress
+import fcntl
 import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
+import time
 from contextlib import closing, suppress
-from pathlib import Path
 
 from oslo_config import cfg
-from oslo_log import log
 
 from calotype import app, config, errors, insides, logs
 from calotype.auth import basic
 from calotype.cli import clouds
-from calotype.cli.common import Commands, load
+from calotype.cli.common import load, make_database, require_database, require_owner, set_up_log
 from calotype.cli.env import exports
+from calotype.cli.listening import address, check_listening, url
 from calotype.db import schema
-from calotype.durable import make_directory
+from calotype.durable import open_private
 
 LOG = logging.getLogger(__name__)
 
-
-def register(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser(
-        "serve",
-        parents=[common],
-        help="start the service; the first start makes database, store, admin and clouds.yaml",
-        description="Start the service and stay in the foreground. Without a configuration everything that is "
-        "missing (database, store, first admin, clouds.yaml) is made in the state directory; with Keystone no admin.",
-    )
-    parser.add_argument("--bind", metavar="HOST:PORT", help="default 127.0.0.1:9292")
-    parser.add_argument("--workers", metavar="N", type=int, help="worker processes, default 1")
-    parser.add_argument(
-        "--allow-plain-http", action="store_true", help="listen beyond loopback although there is no TLS"
-    )
-    parser.set_defaults(run=run)
+#: Held by who serves a state directory. A file that is left behind means nothing; the kernel drops the lock.
+_LOCK = ".serve.lock"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -45,37 +37,49 @@ def run(options: argparse.Namespace) -> int:
     if options.bind:
         conf.set_override("bind", options.bind, group="server")
     if options.workers is not None:
-        if options.workers < 1:
-            raise errors.Invalid("--workers must be at least 1.")
         conf.set_override("workers", options.workers, group="server")
     if options.allow_plain_http:
         conf.set_override("allow_plain_http", True, group="server")
-    endpoint = check_listening(conf)
-    log.setup(conf, "calotype")
-    os.umask(0o077)  # Whatever is made from here on is nobody else's business.
-    make_directory(config.state_path(conf, ""))
-    if conf.database.connection is None:
-        with closing(app.database(conf)) as database:
-            schema.sync(database)
-    first = _has_users(conf) and _first_admin(conf, endpoint)
-    built = app.build(conf)
-
-    # Imported last: the most expensive of all imports, which no other command needs.
+    check_listening(conf)
+    endpoint = url(conf)
+    _check_state(conf)
+    # The most expensive of all imports, which no other command needs.
     insides.check("gunicorn", "Linux")
     from calotype import server
 
+    with closing(server.listen(*address(conf.server.bind))) as listener:
+        set_up_log(conf)
+        built = app.App(conf)
+        make_database(conf)
+        lock = _locked(conf)
+        if conf.database.connection is None:
+            with closing(app.database(conf)) as database:
+                schema.sync(database)
+        built.prepare()
+        _serve(conf, built, listener, lock, endpoint)
+    return 0
+
+
+def _serve(conf: cfg.ConfigOpts, built: app.App, listener: socket.socket, lock: int, endpoint: str) -> None:
+    """Hand everything over to the server; raises `SystemExit` at its end."""
+    from calotype import server
+
+    def start() -> None:
+        os.close(lock)  # It is the master's: workers that outlive it do not serve the directory any more.
+        built.start()
+
     server.run(
         lambda: built.wsgi,
-        bind=[conf.server.bind],
+        listener=listener,
         workers=conf.server.workers,
         threads=conf.server.threads,
         state_dir=config.state_path(conf, ""),
-        on_worker_start=built.start,
+        on_worker_start=start,
         on_worker_exit=built.stop,
         on_reload=built.reload,
         on_grace_over=built.service.stores.cancel_reads,
         on_answered=logs.answered(conf.server.access_log),
-        on_ready=lambda: _greet(conf, endpoint, first=first),
+        on_ready=lambda: _greet(conf, endpoint, first=_has_users(conf) and _first_admin(conf, endpoint)),
         timeouts=server.Timeouts(
             head=conf.server.header_timeout,
             idle=conf.server.keepalive_timeout,
@@ -87,19 +91,56 @@ def run(options: argparse.Namespace) -> int:
         certfile=conf.server.tls_cert,
         keyfile=conf.server.tls_key,
     )
-    return 0
 
 
-def check_listening(conf: cfg.ConfigOpts) -> str:
-    """The URL of the service. Raises `ConfigError` for an address or certificate that should not be used."""
-    tls = _tls(conf)
-    host, port = _address(conf.server.bind)
-    if not (tls or conf.server.allow_plain_http or _loopback(host)):
-        raise errors.ConfigError(
-            f"Listening on {host} without TLS would send passwords in the clear. Put a TLS proxy in front and "
-            "listen on 127.0.0.1, set [server] tls_cert and tls_key, or insist with --allow-plain-http."
-        )
-    return f"{'https' if tls else 'http'}://{_reachable(host)}:{port}"
+def _check_state(conf: cfg.ConfigOpts) -> None:
+    """Raise what would stop the start once there is something to lose."""
+    require_owner(config.state_path(conf, ""))
+    if serving(conf):
+        raise _served(conf)
+    if _has_users(conf):
+        basic.read_users(app.users_file(conf))  # Rather now than at the first request: it must be sound and private.
+    path = app.database_file(conf)
+    if path is not None and path.exists():
+        require_database(conf)
+        with closing(app.database(conf)) as database:
+            schema.pending(database)
+
+
+def serving(conf: cfg.ConfigOpts) -> bool:
+    """Whether `calotype serve` runs on the state directory, on this host."""
+    try:
+        number = os.open(config.state_path(conf, _LOCK), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(number)
+    return False
+
+
+def _locked(conf: cfg.ConfigOpts) -> int:
+    """Take the state directory. Raises `Conflict` when another one serves it."""
+    number = open_private(config.state_path(conf, _LOCK), os.O_RDWR)
+    until = time.monotonic() + 1.0  # Who looks whether the directory is served has it for a moment.
+    while True:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return number
+        except BlockingIOError as exc:
+            if time.monotonic() > until:
+                os.close(number)
+                raise _served(conf) from exc
+            time.sleep(0.02)
+
+
+def _served(conf: cfg.ConfigOpts) -> errors.Conflict:
+    return errors.Conflict(
+        f"Another `calotype serve` runs on {conf.state_dir}: stop it first, or name another --state-dir."
+    )
 
 
 def _has_users(conf: cfg.ConfigOpts) -> bool:
@@ -111,7 +152,6 @@ def _first_admin(conf: cfg.ConfigOpts, endpoint: str) -> bool:
     """Make an admin with a password of their own where there is no user yet; whether one was made."""
     users, cloud = app.users_file(conf), config.state_path(conf, "clouds.yaml")
     if users.exists():
-        basic.read_users(users)  # Rather now than at the first request: it must be sound and private.
         clouds.move(cloud, endpoint)
         return False
     password = secrets.token_urlsafe(18)
@@ -142,36 +182,3 @@ def _greet(conf: cfg.ConfigOpts, endpoint: str, *, first: bool) -> None:
             lines.append("(`openstack` comes with: pip install python-openstackclient)")
     with suppress(OSError):  # A full disk under the log is no reason not to serve.
         print("\n".join(lines), file=sys.stderr, flush=True)
-
-
-def _tls(conf: cfg.ConfigOpts) -> bool:
-    files = [conf.server.tls_cert, conf.server.tls_key]
-    if any(files) and not all(files):
-        raise errors.ConfigError("[server] tls_cert and tls_key go together.")
-    for name in filter(None, files):
-        if not Path(name).is_file():
-            raise errors.ConfigError(f"[server] {name} does not exist.")
-    return all(files)
-
-
-def _address(bind: str) -> tuple[str, int]:
-    host, colon, port = bind.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise errors.ConfigError(f"{bind!r} is no HOST:PORT to listen on.")
-    return host.strip("[]"), int(port)
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _reachable(host: str) -> str:
-    """The address that a client on this machine uses."""
-    if host == "0.0.0.0":  # noqa: S104  # compared with, not listened on
-        return "127.0.0.1"
-    if host == "::":
-        return "[::1]"
-    return f"[{host}]" if ":" in host else host

@@ -1,55 +1,58 @@
 """`calotype user add|list|remove`: who may use a service without Keystone."""
 
 import argparse
-import getpass
-import os
 import secrets
+import shlex
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
-from calotype import app, errors
+from calotype import errors
 from calotype.auth import basic
-from calotype.cli.common import Commands, group, load
-
-
-def register(commands: Commands, common: argparse.ArgumentParser) -> None:
-    verbs = group(commands, "user", "add, list and remove the users of a service without Keystone")
-    add = verbs.add_parser(
-        "add",
-        parents=[common],
-        help="add a user, or replace one",
-        description="Add a user, or replace one. The password comes from $CALOTYPE_PASSWORD, from the terminal, or "
-        "from standard input; with --generate one is made up and printed. A running service knows at once.",
-    )
-    add.add_argument("name")
-    add.add_argument("--project", required=True, help="project that the user works in; images belong to projects")
-    add.add_argument(
-        "--role",
-        action="append",
-        choices=[*basic.ROLES, "service"],
-        help="may be repeated; admin includes manager includes member includes reader (default: member)",
-    )
-    add.add_argument("--generate", action="store_true", help="make up a password and print it")
-    add.set_defaults(run=run_add)
-    lists = verbs.add_parser("list", parents=[common], help="list users, without their passwords")
-    lists.set_defaults(run=run_list)
-    remove = verbs.add_parser("remove", parents=[common], help="remove a user; their images stay")
-    remove.add_argument("name")
-    remove.set_defaults(run=run_remove)
+from calotype.cli import clouds, env
+from calotype.cli.common import agreed, load, password, users_file
 
 
 def run_add(options: argparse.Namespace) -> int:
-    path = app.users_file(load(options))
-    password = secrets.token_urlsafe(18) if options.generate else _password()
-    user = basic.make_user(options.name, options.project, tuple(options.role or ["member"]), password)
+    conf = load(options)
+    path = users_file(conf)
+    _require_directory(path)
+    endpoint = env.endpoint(conf)
+    before = basic.read_users(path)
+    roles = tuple(dict.fromkeys(options.role or ["member"]))
+    _agree(path, before, options.name, roles, yes=options.yes)
+    if (file := options.clouds_file) is not None and file.exists() and not options.yes:
+        raise errors.Invalid(f"{file} exists: give --yes to replace it. Nothing was changed.")
+    given = secrets.token_urlsafe(18) if options.generate else password(twice=True)
+    user = basic.make_user(options.name, options.project, roles, given)
     with basic.changing_users(path) as users:
+        if users.get(user.name) != before.get(user.name):
+            raise errors.Conflict(f"Somebody else changed user {user.name} in {path} at the same time.")
         users[user.name] = user
-    if options.generate:
-        print(password)
+        remaining = dict(users)
+    done = "Replaced" if user.name in before else "Added"
+    said = [f"{done} user {user.name} (project {user.project}, role {', '.join(roles)}) in {path}"]
+    if not _admins(remaining):
+        said.append("There is no administrator yet: add one with --role admin.")
+    if file is not None:
+        clouds.write(file.absolute(), endpoint, user.name, given)
+        said.append(f"{file} has the password and everything else. What the person does with it:")
+        said.append(f"  export OS_CLIENT_CONFIG_FILE={shlex.quote(file.name)} OS_CLOUD={clouds.CLOUD}")
+    else:
+        said.append("What the person needs, in a shell:")
+        # A password that somebody typed is shown to nobody.
+        said.append(f"  {env.personal_exports(endpoint, user.name, given if options.generate else '...')}")
+    said.append("  openstack image list")
+    print("\n".join(said), file=sys.stderr)
+    if options.generate and file is None:
+        print(given)  # alone on standard output, for scripts
     return 0
 
 
 def run_list(options: argparse.Namespace) -> int:
-    users = basic.read_users(app.users_file(load(options)))
+    path = users_file(load(options))
+    _require_file(path)
+    users = basic.read_users(path)
     width = max([4, *(len(name) for name in users)])
     print(f"{'USER':{width}}  {'ROLES':24}  PROJECT")
     for user in sorted(users.values(), key=lambda user: user.name):
@@ -58,18 +61,46 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_remove(options: argparse.Namespace) -> int:
-    with basic.changing_users(app.users_file(load(options))) as users:
-        if users.pop(options.name, None) is None:
-            raise errors.NotFound(f"There is no user {options.name!r}.")
+    path = users_file(load(options))
+    _require_file(path)
+    before = basic.read_users(path)
+    if options.name not in before:
+        raise errors.NotFound(f"There is no user {options.name!r} in {path}.")
+    _agree(path, before, options.name, (), yes=options.yes)
+    with basic.changing_users(path) as users:
+        users.pop(options.name, None)
+    print(f"Removed user {options.name} from {path}; the images of project {before[options.name].project} stay.")
     return 0
 
 
-def _password() -> str:
-    if (given := os.environ.get("CALOTYPE_PASSWORD")) is not None:
-        return given
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\n")
-    password = getpass.getpass("Password: ")
-    if password != getpass.getpass("Again: "):
-        raise errors.Invalid("The two passwords differ.")
-    return password
+def _require_directory(path: Path) -> None:
+    """A users file may be new; its directory tells that the place is the one that is meant."""
+    if not path.parent.is_dir():
+        raise errors.NotFound(
+            f"There is no directory {path.parent} for the users file. Name the state directory of the service by "
+            "--state-dir, or its configuration by --config-file; `calotype serve` makes a new one."
+        )
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise errors.NotFound(
+            f"There is no users file {path}. Name the state directory of the service by --state-dir, or its "
+            "configuration by --config-file; `calotype serve` and `calotype user add` make a new one."
+        )
+
+
+def _agree(path: Path, users: Mapping[str, basic.User], name: str, roles: tuple[str, ...], *, yes: bool) -> None:
+    """Ask before a user is replaced, or the last administrator goes. Raises `Invalid` where nobody agrees."""
+    questions = []
+    if (old := users.get(name)) is not None and roles:
+        questions.append(f"{path} has a user {name} (project {old.project}, role {', '.join(old.roles)}): replace it?")
+    if _admins(users) == [name] and "admin" not in roles:
+        questions.append(f"{name} is the last administrator in {path}: go on without any?")
+    for question in questions:
+        if not agreed(question, yes=yes):
+            raise errors.Invalid("Nothing was changed.")
+
+
+def _admins(users: Mapping[str, basic.User]) -> list[str]:
+    return [user.name for user in users.values() if "admin" in user.roles]

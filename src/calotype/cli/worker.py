@@ -4,26 +4,15 @@ import argparse
 import signal
 import threading
 
-from oslo_log import log
-
-from calotype import app
-from calotype.cli.common import Commands, load
-
-
-def register(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser(
-        "worker",
-        parents=[common],
-        help="work off jobs beside a service under uWSGI or mod_wsgi; `calotype serve` needs none",
-        description="Clean up after uploads that died, finish deletes, hash data whose location was added and send "
-        "notifications, for a service that runs as calotype.wsgi:application under another server. Ends at SIGTERM.",
-    )
-    parser.set_defaults(run=run)
+from calotype import app, config
+from calotype.cli.common import load, require_database, require_owner, set_up_log
 
 
 def run(options: argparse.Namespace) -> int:
     conf = load(options)
-    log.setup(conf, "calotype")
+    require_owner(config.state_path(conf, ""))
+    require_database(conf)
+    set_up_log(conf)
     built = app.build(conf)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

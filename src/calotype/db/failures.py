@@ -97,6 +97,8 @@ def translated(exc: sa.exc.SQLAlchemyError) -> Exception:
     error: Exception
     if isinstance(exc, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError) or is_transient(exc):
         error = errors.Busy("The database cannot be reached, or is busy or full; try again later.")
+    elif type(exc) is sa.exc.DatabaseError and _is_sqlite(exc):
+        error = errors.Busy("The file of the database is damaged, or is not a database.")
     elif isinstance(exc, sa.exc.DataError):
         error = errors.Invalid("A value is longer than the database takes.")
     elif isinstance(exc, sa.exc.IntegrityError):

@@ -241,3 +241,48 @@ def _is_current(job: Job) -> sa.ColumnElement[bool]:
 
 def _job(row: Any, *, owner: str | None, attempt: int) -> Job:
     return Job(row.id, row.kind, row.image_id, attempt, owner, json.loads(row.payload), row.reserved or 0)
+
+
+# --- for who looks ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A job as it is. `age` and `due` are seconds since it was made and until it may start, by the database's clock."""
+
+    kind: str
+    image_id: str
+    project: str | None
+    state: str
+    attempt: int
+    owner: str | None
+    age: float
+    due: float
+    error: str | None
+    store: str | None  #: where an upload goes
+
+
+def counts(tx: Tx) -> list[tuple[str, str, int]]:
+    """How many jobs there are of each kind and state."""
+    statement = sa.select(jobs.c.kind, jobs.c.state, sa.func.count()).group_by(jobs.c.kind, jobs.c.state)
+    return sorted((kind, state, count) for kind, state, count in tx.execute(statement))
+
+
+def states(tx: Tx, most: int) -> list[JobState]:
+    """The oldest jobs, at most so many."""
+    statement = sa.select(jobs, db_now().label("present")).order_by(jobs.c.created_at, jobs.c.id).limit(most)
+    return [
+        JobState(
+            row.kind,
+            row.image_id,
+            row.project,
+            row.state,
+            row.attempt,
+            row.owner,
+            (row.present - row.created_at).total_seconds(),
+            (row.due_at - row.present).total_seconds(),
+            row.error,
+            json.loads(row.payload).get("store"),
+        )
+        for row in tx.execute(statement)
+    ]

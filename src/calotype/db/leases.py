@@ -29,7 +29,7 @@ from calotype.db import jobs, processes
 from calotype.db.engine import Database, Tx
 from calotype.db.jobs import Attempt
 from calotype.db.watch import Watch
-from calotype.durable import make_directory, sync_directory
+from calotype.durable import make_directory, open_private, sync_directory
 from calotype.model import Job
 
 LOG = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class Leases:
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         # Locked before it gets the name that others look for, so that nobody sees it unlocked while we live.
         hidden = self._directory / f".{owner}"
-        self._file = os.open(hidden, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._file = open_private(hidden, os.O_RDWR)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         os.write(self._file, _boot_id().encode())
         hidden.rename(self._directory / owner)
@@ -232,7 +232,8 @@ class Leases:
             if age is None or age >= _BEAT_SECONDS:
                 make_directory(self._directory)
                 temporary = self._directory / f".runner.{os.getpid()}"
-                temporary.write_text(f"{time.monotonic()} {_boot_id()}")
+                with os.fdopen(open_private(temporary, os.O_WRONLY | os.O_TRUNC), "w") as file:
+                    file.write(f"{time.monotonic()} {_boot_id()}")
                 temporary.rename(self._directory / "runner")
 
     def runner_heartbeat_age(self) -> float | None:

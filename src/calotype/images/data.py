@@ -21,6 +21,7 @@ from calotype.model import Image, Job, Location
 from calotype.policy import no_image
 from calotype.service import Service
 from calotype.stores.base import Body, Feature, Identified, Note, Store, Stored, Sweeps
+from calotype.transfers import Upload
 
 LOG = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def upload(
                 alive=alive,
                 admit=room.admit if room else None,
             ) as passing,
+            svc.transfers.following(Upload(image.id, image.owner, store.name, size), lambda: passing.size),
         ):
             note = _noting(svc, job)
             with access.writing(image.id, attempt=job.token, size=size, note=note, ctx=ctx) as write:

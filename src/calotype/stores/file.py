@@ -141,7 +141,7 @@ class FileStore:
 
     def establish(self, identity: str) -> None:
         with self._translated():
-            make_directory(self.directory, 0o750)
+            make_directory(self.directory)
             about = "Which store of Calotype this directory is. Keep this file: without it nothing is stored here."
             text = json.dumps({"identity": identity, "about": about})
             # For whoever may read the directory: the service's user need not be its owner.
