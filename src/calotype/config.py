@@ -5,6 +5,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,51 @@ from oslo_config import cfg, types
 from calotype import errors, net
 
 LOG = logging.getLogger(__name__)
+
+
+class ItemList(types.List):
+    """Items separated by commas, as Glance's files have them: with or without brackets around them all.
+
+    Blanks, line ends and quotes around an item are not a part of it. Raises `ValueError` for an empty item and for a
+    bracket without its partner: a filter of URLs in which such a thing were passed over would let through what it
+    should stop.
+    """
+
+    def __call__(self, value: Any) -> list[Any]:
+        if not isinstance(value, str):
+            return [self.item_type(item) for item in value]
+        text = value.strip()
+        if _closing(text) == len(text) - 1:
+            text = text[1:-1].strip()
+        lines = [line.strip().removesuffix(",") for line in text.splitlines()]
+        items = [item.strip().strip("\"'").strip() for line in lines if line for item in line.split(",")]
+        if text and not all(items or [""]):
+            raise ValueError("an item is empty")
+        if odd := next((item for item in items if {"[", "]"} & set(_BRACKETED.sub("", item))), None):
+            raise ValueError(f"a bracket of {odd} has no partner")
+        return [self.item_type(item) for item in items]
+
+
+_BRACKETED = re.compile(r"\[[^\[\]]*\]")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+
+
+def _closing(text: str) -> int:
+    """Where the bracket ends that a text begins with; -1 if it does not begin with one, or that has no end."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if depth <= 0:
+            return place if character == "]" else -1
+    return -1
+
+
+class ListOpt(cfg.ListOpt):
+    """An option whose value is a list, in each way in which configurations of OpenStack write one."""
+
+    def __init__(self, name: str, *, item_type: Any = None, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.type = ItemList(item_type)
 
 
 def _was(name: str, group: str = "DEFAULT") -> cfg.DeprecatedOpt:
@@ -63,7 +109,7 @@ DEFAULT: list[cfg.Opt] = [
     cfg.IntOpt("image_property_quota", default=128, help="Custom properties per image; negative lifts the limit."),
     cfg.IntOpt("image_tag_quota", default=128, help="Tags per image; negative lifts the limit."),
     cfg.StrOpt("default_publisher_id", default="image.localhost", help="Who notifications say that they come from."),
-    cfg.ListOpt(
+    ListOpt(
         "disabled_notifications",
         default=[],
         help="Notifications that are not sent: event types, or groups, which are what stands before the first dot.",
@@ -268,12 +314,12 @@ DATABASE: list[cfg.Opt] = [
 ]
 
 IMAGE_FORMAT: list[cfg.Opt] = [
-    cfg.ListOpt(
+    ListOpt(
         "container_formats",
         default=["ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed"],
         help="Values allowed for container_format.",
     ),
-    cfg.ListOpt(
+    ListOpt(
         "disk_formats",
         default=["ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop"],
         help="Values allowed for disk_format.",
@@ -283,7 +329,7 @@ IMAGE_FORMAT: list[cfg.Opt] = [
         default=True,
         help="Refuse data whose detected format is not the image's disk_format. Unsafe data is refused always.",
     ),
-    cfg.ListOpt("gpt_safety_checks_nonfatal", default=[], help="Partition-table checks that may fail, by name (mbr)."),
+    ListOpt("gpt_safety_checks_nonfatal", default=[], help="Partition-table checks that may fail, by name (mbr)."),
 ]
 
 GLANCE_STORE: list[cfg.Opt] = [
@@ -326,17 +372,17 @@ JOBS: list[cfg.Opt] = [
 ]
 
 IMPORT_FILTERING: list[cfg.Opt] = [
-    cfg.ListOpt("allowed_schemes", default=["http", "https"], help="Schemes of URLs that users may name; empty: any."),
-    cfg.ListOpt("disallowed_schemes", default=[], help="Schemes that they may not."),
-    cfg.ListOpt(
+    ListOpt("allowed_schemes", default=["http", "https"], help="Schemes of URLs that users may name; empty: any."),
+    ListOpt("disallowed_schemes", default=[], help="Schemes that they may not."),
+    ListOpt(
         "allowed_hosts",
         default=[],
         help="Hosts of such URLs; empty: any. Those named here may lie at private addresses and on this host.",
     ),
-    cfg.ListOpt("disallowed_hosts", default=[], help="Hosts, or addresses of hosts, that nobody is sent to."),
-    cfg.ListOpt("allowed_ports", default=[80, 443], item_type=types.Port(), help="Ports of such URLs; empty: any."),
-    cfg.ListOpt("disallowed_ports", default=[], item_type=types.Port(), help="Ports that nobody is sent to."),
-    cfg.ListOpt(
+    ListOpt("disallowed_hosts", default=[], help="Hosts, or addresses of hosts, that nobody is sent to."),
+    ListOpt("allowed_ports", default=[80, 443], item_type=types.Port(), help="Ports of such URLs; empty: any."),
+    ListOpt("disallowed_ports", default=[], item_type=types.Port(), help="Ports that nobody is sent to."),
+    ListOpt(
         "private_hosts",
         default=[],
         help="Hosts that may lie at private addresses and on this host, although allowed_hosts does not name them.",
@@ -356,7 +402,7 @@ NOTIFICATIONS: list[cfg.Opt] = [
         help="URL of the message bus; default: [DEFAULT] transport_url. Other options of oslo.messaging, such as those "
         "in [oslo_messaging_rabbit], are read by itself.",
     ),
-    cfg.ListOpt("topics", default=["notifications"], help="Topics; the priority is added: notifications.info."),
+    ListOpt("topics", default=["notifications"], help="Topics; the priority is added: notifications.info."),
 ]
 
 TASK: list[cfg.Opt] = [
@@ -383,7 +429,7 @@ OSLO_LIMIT: list[cfg.Opt] = [
 ]
 
 HEALTHCHECK: list[cfg.Opt] = [
-    cfg.ListOpt(
+    ListOpt(
         "backends",
         default=["disable_by_file"],
         help="What must be well for /healthcheck to answer 200: disable_by_file, disable_by_files_ports, "
@@ -400,17 +446,17 @@ HEALTHCHECK: list[cfg.Opt] = [
         default="/etc/glance/healthcheck_disable",
         help="While this file exists, /healthcheck answers 503, so that a load balancer sends nobody here.",
     ),
-    cfg.ListOpt(
+    ListOpt(
         "disable_by_file_paths",
         default=[],
         help="The same for the port that was asked at, as port:path pairs; with the backend disable_by_files_ports.",
     ),
-    cfg.ListOpt(
+    ListOpt(
         "enable_by_file_paths",
         default=[],
         help="Files that must all exist; with the backend enable_by_files.",
     ),
-    cfg.ListOpt(
+    ListOpt(
         "allowed_source_ranges",
         default=[],
         help="Networks that may ask, as 192.0.2.0/24; for others /healthcheck does not exist. Empty: everybody.",
@@ -423,14 +469,14 @@ HEALTHCHECK: list[cfg.Opt] = [
 ]
 
 CORS: list[cfg.Opt] = [
-    cfg.ListOpt(
+    ListOpt(
         "allowed_origin",
         default=[],
         help="Origins whose pages may use the API in a browser, as https://horizon.example.com; * allows all, without "
         "credentials. Empty: none.",
     ),
     cfg.BoolOpt("allow_credentials", default=True, help="Whether browsers may send credentials with such requests."),
-    cfg.ListOpt(
+    ListOpt(
         "expose_headers",
         default=[
             *("X-Image-Meta-Checksum", "X-Auth-Token", "X-Subject-Token", "X-Service-Token", "X-OpenStack-Request-ID"),
@@ -439,8 +485,8 @@ CORS: list[cfg.Opt] = [
         help="Headers of answers that such pages may read, besides the simple ones.",
     ),
     cfg.IntOpt("max_age", default=3600, min=0, help="Seconds that browsers may remember a preflight."),
-    cfg.ListOpt("allow_methods", default=["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH"], help="Methods allowed."),
-    cfg.ListOpt(
+    ListOpt("allow_methods", default=["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH"], help="Methods allowed."),
+    ListOpt(
         "allow_headers",
         default=[
             *("Content-MD5", "X-Image-Meta-Checksum", "X-Storage-Token", "Accept-Encoding", "X-Auth-Token"),
@@ -580,6 +626,10 @@ def register(conf: cfg.ConfigOpts) -> None:
 def filters(conf: cfg.ConfigOpts) -> net.Filters:
     """Which URLs of users are fetched. Raises `ConfigError` for hosts that are none."""
     found = {option.dest: frozenset(conf.import_filtering_opts[option.dest]) for option in IMPORT_FILTERING}
+    for name in ("allowed_schemes", "disallowed_schemes"):
+        found[name] = frozenset(text.lower() for text in found[name])  # as they are in a URL that was parsed
+        if odd := next((text for text in found[name] if not _SCHEME.fullmatch(text)), None):
+            raise errors.ConfigError(f"[import_filtering_opts] {name}: {odd} is no scheme; write http, not http://.")
     try:
         found |= {name: net.hosts(texts) for name, texts in found.items() if name.endswith("_hosts")}
     except errors.UrlRefused as exc:
