@@ -1,7 +1,5 @@
 """Options are read as operators write them: lists with and without brackets, Glance's older names, the environment."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
