@@ -7,6 +7,7 @@ import pytest
 
 from calotype import config, errors
 from calotype.config import ItemList
+from calotype.stores import registry
 
 
 def read(tmp_path: Path, text: str) -> Any:
@@ -68,3 +69,43 @@ def test_every_list_of_ours_is_read_in_both_ways() -> None:
     for option in several:
         item = "8080" if option.dest.endswith("_ports") else "a"
         assert option.type(f"[{item}]") == option.type(item), option.dest
+
+
+# --- the environment -------------------------------------------------------------------------------------
+
+
+def test_the_environment_wins_over_files_and_the_command_line_over_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.conf").write_text("[DEFAULT]\nstate_dir = /from/file\n[server]\nbind = 127.0.0.1:1\n")
+    monkeypatch.setenv("OS_DEFAULT__STATE_DIR", "/from/environment")
+    monkeypatch.setenv("OS_SERVER__BIND", "127.0.0.1:2")
+    monkeypatch.setenv("OS_IMPORT_FILTERING_OPTS__DISALLOWED_SCHEMES", "[http]")
+    conf = config.load([str(tmp_path / "c.conf")])
+    assert (conf.state_dir, conf.server.bind) == ("/from/environment", "127.0.0.1:2")
+    assert config.filters(conf).disallowed_schemes == {"http"}
+    assert config.load([str(tmp_path / "c.conf")], state_dir="/from/line").state_dir == "/from/line"
+
+
+def test_options_of_stores_can_stand_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "DEFAULT__ENABLED_BACKENDS": "fast:file,slow:file",
+        "GLANCE_STORE__DEFAULT_BACKEND": "fast",
+        "FAST__FILESYSTEM_STORE_DATADIR": f"{tmp_path}/fast",
+        "SLOW__FILESYSTEM_STORE_DATADIR": f"{tmp_path}/slow",
+    }.items():
+        monkeypatch.setenv(f"OS_{name}", value)
+    stores = registry.build(config.load(search=False))
+    assert [getattr(store, "place", "") for store in stores] == [f"{tmp_path}/fast", f"{tmp_path}/slow"]
+
+
+def test_a_wrong_value_in_the_environment_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_DEFAULT__IMAGE_SIZE_CAP", "much")
+    with pytest.raises(errors.ConfigError, match="image_size_cap"):
+        config.load(search=False)
+
+
+@pytest.mark.parametrize("line", ["state_dir =", "state_dir = ''"])
+def test_an_empty_state_directory_is_the_usual_one(tmp_path: Path, line: str) -> None:
+    (tmp_path / "c.conf").write_text(f"[DEFAULT]\n{line}\n")
+    assert Path(config.load([str(tmp_path / "c.conf")]).state_dir).name == "calotype"
