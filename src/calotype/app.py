@@ -154,7 +154,7 @@ def problems(conf: cfg.ConfigOpts) -> list[str]:
     for part in parts:
         try:
             part()
-        except errors.CalotypeError as exc:
+        except (errors.CalotypeError, cfg.Error, ValueError) as exc:  # libraries' options have values, too
             found += str(exc).splitlines()
     return list(dict.fromkeys(found))
 

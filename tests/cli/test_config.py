@@ -88,6 +88,13 @@ def test_stores_that_there_are_not_are_said_each(tmp_path: Path) -> None:
     assert found["b", "filesystem_store_timeout"][0] == "without effect"
 
 
+@pytest.mark.parametrize("section", ["a", "backend_defaults"])
+def test_a_wrong_value_in_the_section_of_a_store_is_a_problem(tmp_path: Path, section: str) -> None:
+    stores = "[DEFAULT]\nenabled_backends = a:file\n[glance_store]\ndefault_backend = a\n"
+    text = f"{stores}[a]\nfilesystem_store_datadir = {tmp_path}/x\n[{section}]\nweight = much\n"
+    assert f"[{section}] weight: " in check(tmp_path, text, code=1)["problems"][0]
+
+
 EVERYTHING = """\
 [DEFAULT]
 image_size_cap = much
@@ -186,7 +193,7 @@ def test_what_would_weaken_protection_is_refused_by_check_and_start_alike(tmp_pa
 
 
 def test_options_of_stores_are_known_in_their_sections(tmp_path: Path) -> None:
-    options = [option for option in registry.options_of("file") or () if option.dest != "filesystem_store_datadir"]
+    options = [option for option in registry.options_of("file") or () if option.default is not None]
     lines = "\n".join(f"{option.dest} = {option.default}" for option in options)
     text = (
         f"[DEFAULT]\nenabled_backends = Fast:file\n[glance_store]\ndefault_backend = Fast\n"

@@ -250,10 +250,14 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
 
 
 def _value(conf: cfg.ConfigOpts, name: str, option: str) -> Any:
-    """An option of a store: what its section says, else what `[backend_defaults]` says."""
+    """An option of a store: what its section says, else what `[backend_defaults]` says. Raises `ConfigError`."""
     origin = conf.get_location(option, group=name)
     unset = origin is None or origin.location is cfg.Locations.opt_default
-    return getattr(conf.backend_defaults if unset else conf[name], option)
+    section = "backend_defaults" if unset else name
+    try:
+        return getattr(conf[section], option)
+    except (cfg.Error, ValueError) as exc:
+        raise errors.ConfigError(f"[{section}] {option}: {exc.__cause__ or exc.__context__ or exc}.") from exc
 
 
 def options_of(kind: str) -> list[cfg.Opt] | None:
