@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Final
 import falcon
 from oslo_config import cfg
 
-from calotype import config, errors, insides, limits, logs, notifiers
+from calotype import config, config_check, errors, insides, limits, logs, notifiers, policy
 from calotype.api import body, openapi, proxies, versions
 from calotype.api import errors as api_errors
 from calotype.api.cors import Cors
@@ -48,15 +49,10 @@ class App:
     """A configured service. `wsgi` is the WSGI application; `start` and `stop` control its threads in each process."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
-        config.check_served(conf)
+        self.account = config_check.account(conf)
+        config_check.refuse(self.account)
         check_hash_algo(conf.hashing_algorithm)
         insides.check("oslo.context", "oslo.policy", "oslo.utils", "python", "SQLAlchemy", "urllib3")
-        if conf.show_multiple_locations:
-            LOG.error(
-                "show_multiple_locations is not offered: it lets owners of an image replace its content (OSSN-0065, "
-                "OSSN-0090). Remove the option: services add locations by POST /v2/images/{id}/locations and read "
-                "them by GET; for direct_url set show_image_direct_url. Users are shown neither."
-            )
         self.conf = conf
         self.db = database(conf)
         self.runner: Runner | None = None
@@ -94,6 +90,7 @@ class App:
 
     def prepare(self, *, wait: bool = True) -> None:
         """Wait for the database, and look at its schema and at the places of the stores; raises as `build` does."""
+        config_check.tell(self.account, doubts(self.conf, self.service.protections))
         self.db.wait(self.conf.database.max_retries if wait else 0, self.conf.database.retry_interval)
         schema.require_current(self.db)
         places.recognise(self.service)
@@ -153,6 +150,43 @@ def database_file(conf: cfg.ConfigOpts) -> Path | None:
     url = parse(conf.database.connection)
     in_memory = not url.database or url.database.startswith((":", "file:"))
     return None if url.get_backend_name() != "sqlite" or in_memory else Path(url.database or "")
+
+
+def problems(conf: cfg.ConfigOpts) -> list[str]:
+    """What would stop the start, all of it: each part is tried by itself. Nothing is changed, and nobody is asked."""
+    parts: list[Callable[[], object]] = [
+        lambda: config_check.refuse(config_check.account(conf)),
+        lambda: check_hash_algo(conf.hashing_algorithm),
+        lambda: database(conf),
+        lambda: notifiers.build(conf),
+        lambda: authenticator(conf),
+        lambda: Policy(conf),
+        lambda: Protections(conf, _passes(conf)),
+        lambda: limits.build(conf),
+        lambda: config.filters(conf),
+        lambda: registry.build(conf),
+        lambda: App(conf),  # last, for what only shows when all is put together
+    ]
+    found: list[str] = []
+    for part in parts:
+        try:
+            part()
+        except (errors.CalotypeError, cfg.Error, ValueError) as exc:  # libraries' options have values, too
+            found += str(exc).splitlines()
+    return list(dict.fromkeys(found))
+
+
+def _passes(conf: cfg.ConfigOpts) -> Callable[[Context, str], bool | None]:
+    """What protections ask; with policy files that cannot be used, each rule is there, and passes nobody."""
+    try:
+        return Policy(conf).passes
+    except errors.ConfigError:
+        return lambda _ctx, _rule: False
+
+
+def doubts(conf: cfg.ConfigOpts, protections: Protections) -> tuple[str, ...]:
+    """What does not look as it was meant, although it can be served: sentences about policy files."""
+    return policy.examine(conf, protections.rules).doubts
 
 
 def database(conf: cfg.ConfigOpts, *, patient: bool = False) -> Database:

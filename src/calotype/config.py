@@ -3,8 +3,8 @@
 `load` reads the files into one `ConfigOpts` that is handed on; nothing reads a global.
 """
 
-import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,50 @@ from oslo_config import cfg, types
 
 from calotype import errors, net
 
-LOG = logging.getLogger(__name__)
+
+class ItemList(types.List):
+    """Items separated by commas, as Glance's files have them: with or without brackets around them all.
+
+    Blanks, line ends and quotes around an item are not a part of it. Raises `ValueError` for an empty item and for a
+    bracket without its partner: a filter of URLs in which such a thing were passed over would let through what it
+    should stop.
+    """
+
+    def __call__(self, value: Any) -> list[Any]:
+        if not isinstance(value, str):
+            return [self.item_type(item) for item in value]
+        text = value.strip()
+        if _closing(text) == len(text) - 1:
+            text = text[1:-1].strip()
+        lines = [line.strip().removesuffix(",") for line in text.splitlines()]
+        items = [item.strip().strip("\"'").strip() for line in lines if line for item in line.split(",")]
+        if text and not all(items or [""]):
+            raise ValueError("an item is empty")
+        if odd := next((item for item in items if {"[", "]"} & set(_BRACKETED.sub("", item))), None):
+            raise ValueError(f"a bracket of {odd} has no partner")
+        return [self.item_type(item) for item in items]
+
+
+_BRACKETED = re.compile(r"\[[^\[\]]*\]")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+
+
+def _closing(text: str) -> int:
+    """Where the bracket ends that a text begins with; -1 if it does not begin with one, or that has no end."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if depth <= 0:
+            return place if character == "]" else -1
+    return -1
+
+
+class ListOpt(cfg.ListOpt):
+    """An option whose value is a list, in each way in which configurations of OpenStack write one."""
+
+    def __init__(self, name: str, *, item_type: Any = None, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.type = ItemList(item_type)
 
 
 def _was(name: str, group: str = "DEFAULT") -> cfg.DeprecatedOpt:
@@ -28,6 +71,11 @@ DEFAULT: list[cfg.Opt] = [
         "database, the first store, the users file, lock files. Default: /var/lib/calotype for root, "
         "~/.local/state/calotype for others.",
     ),
+    cfg.StrOpt(
+        "bind_host",
+        help="Address that `calotype serve` listens on, as Glance has it; [server] bind says both and wins.",
+    ),
+    cfg.PortOpt("bind_port", help="Port that goes with bind_host."),
     cfg.IntOpt("api_limit_max", default=1000, min=1, help="Most images that one list answer holds."),
     cfg.IntOpt(
         "limit_param_default", default=25, min=1, help="Images in a list answer when the client names no limit."
@@ -63,7 +111,7 @@ DEFAULT: list[cfg.Opt] = [
     cfg.IntOpt("image_property_quota", default=128, help="Custom properties per image; negative lifts the limit."),
     cfg.IntOpt("image_tag_quota", default=128, help="Tags per image; negative lifts the limit."),
     cfg.StrOpt("default_publisher_id", default="image.localhost", help="Who notifications say that they come from."),
-    cfg.ListOpt(
+    ListOpt(
         "disabled_notifications",
         default=[],
         help="Notifications that are not sent: event types, or groups, which are what stands before the first dot.",
@@ -106,12 +154,17 @@ DEFAULT: list[cfg.Opt] = [
         help="Read data whose location is added, to hash it, or to compare it with the hash that was given.",
     ),
     cfg.IntOpt("http_retries", default=3, min=0, help="How often hashing it is tried again."),
-    cfg.BoolOpt("show_multiple_locations", default=False, help="Not offered (OSSN-0090); reported at start when set."),
 ]
 
 SERVER: list[cfg.Opt] = [
     cfg.StrOpt("bind", default="127.0.0.1:9292", help="HOST:PORT that `calotype serve` listens on."),
-    cfg.IntOpt("workers", default=1, min=1, help="Worker processes of `calotype serve`."),
+    cfg.IntOpt(
+        "workers",
+        default=1,
+        min=1,
+        deprecated_opts=[_was("workers")],
+        help="Worker processes of `calotype serve`; also read from [DEFAULT], where Glance has it.",
+    ),
     cfg.IntOpt(
         "threads",
         default=2048,
@@ -268,13 +321,15 @@ DATABASE: list[cfg.Opt] = [
 ]
 
 IMAGE_FORMAT: list[cfg.Opt] = [
-    cfg.ListOpt(
+    ListOpt(
         "container_formats",
+        deprecated_opts=[_was("container_formats")],
         default=["ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed"],
         help="Values allowed for container_format.",
     ),
-    cfg.ListOpt(
+    ListOpt(
         "disk_formats",
+        deprecated_opts=[_was("disk_formats")],
         default=["ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop"],
         help="Values allowed for disk_format.",
     ),
@@ -283,7 +338,7 @@ IMAGE_FORMAT: list[cfg.Opt] = [
         default=True,
         help="Refuse data whose detected format is not the image's disk_format. Unsafe data is refused always.",
     ),
-    cfg.ListOpt("gpt_safety_checks_nonfatal", default=[], help="Partition-table checks that may fail, by name (mbr)."),
+    ListOpt("gpt_safety_checks_nonfatal", default=[], help="Partition-table checks that may fail, by name (mbr)."),
 ]
 
 GLANCE_STORE: list[cfg.Opt] = [
@@ -326,17 +381,17 @@ JOBS: list[cfg.Opt] = [
 ]
 
 IMPORT_FILTERING: list[cfg.Opt] = [
-    cfg.ListOpt("allowed_schemes", default=["http", "https"], help="Schemes of URLs that users may name; empty: any."),
-    cfg.ListOpt("disallowed_schemes", default=[], help="Schemes that they may not."),
-    cfg.ListOpt(
+    ListOpt("allowed_schemes", default=["http", "https"], help="Schemes of URLs that users may name; empty: any."),
+    ListOpt("disallowed_schemes", default=[], help="Schemes that they may not."),
+    ListOpt(
         "allowed_hosts",
         default=[],
         help="Hosts of such URLs; empty: any. Those named here may lie at private addresses and on this host.",
     ),
-    cfg.ListOpt("disallowed_hosts", default=[], help="Hosts, or addresses of hosts, that nobody is sent to."),
-    cfg.ListOpt("allowed_ports", default=[80, 443], item_type=types.Port(), help="Ports of such URLs; empty: any."),
-    cfg.ListOpt("disallowed_ports", default=[], item_type=types.Port(), help="Ports that nobody is sent to."),
-    cfg.ListOpt(
+    ListOpt("disallowed_hosts", default=[], help="Hosts, or addresses of hosts, that nobody is sent to."),
+    ListOpt("allowed_ports", default=[80, 443], item_type=types.Port(), help="Ports of such URLs; empty: any."),
+    ListOpt("disallowed_ports", default=[], item_type=types.Port(), help="Ports that nobody is sent to."),
+    ListOpt(
         "private_hosts",
         default=[],
         help="Hosts that may lie at private addresses and on this host, although allowed_hosts does not name them.",
@@ -347,16 +402,23 @@ NOTIFICATIONS: list[cfg.Opt] = [
     cfg.MultiStrOpt(
         "driver",
         default=[],
+        deprecated_opts=[_was("notification_driver")],
         help="Where notifications go: messagingv2 or messaging (a message bus; they need the extra notifications "
         "installed), log, noop; may be repeated. Unset: nowhere.",
     ),
     cfg.StrOpt(
         "transport_url",
         secret=True,
+        deprecated_opts=[_was("notification_transport_url")],
         help="URL of the message bus; default: [DEFAULT] transport_url. Other options of oslo.messaging, such as those "
         "in [oslo_messaging_rabbit], are read by itself.",
     ),
-    cfg.ListOpt("topics", default=["notifications"], help="Topics; the priority is added: notifications.info."),
+    ListOpt(
+        "topics",
+        default=["notifications"],
+        deprecated_opts=[_was("notification_topics")],
+        help="Topics; the priority is added: notifications.info.",
+    ),
 ]
 
 TASK: list[cfg.Opt] = [
@@ -383,7 +445,7 @@ OSLO_LIMIT: list[cfg.Opt] = [
 ]
 
 HEALTHCHECK: list[cfg.Opt] = [
-    cfg.ListOpt(
+    ListOpt(
         "backends",
         default=["disable_by_file"],
         help="What must be well for /healthcheck to answer 200: disable_by_file, disable_by_files_ports, "
@@ -400,17 +462,17 @@ HEALTHCHECK: list[cfg.Opt] = [
         default="/etc/glance/healthcheck_disable",
         help="While this file exists, /healthcheck answers 503, so that a load balancer sends nobody here.",
     ),
-    cfg.ListOpt(
+    ListOpt(
         "disable_by_file_paths",
         default=[],
         help="The same for the port that was asked at, as port:path pairs; with the backend disable_by_files_ports.",
     ),
-    cfg.ListOpt(
+    ListOpt(
         "enable_by_file_paths",
         default=[],
         help="Files that must all exist; with the backend enable_by_files.",
     ),
-    cfg.ListOpt(
+    ListOpt(
         "allowed_source_ranges",
         default=[],
         help="Networks that may ask, as 192.0.2.0/24; for others /healthcheck does not exist. Empty: everybody.",
@@ -423,14 +485,14 @@ HEALTHCHECK: list[cfg.Opt] = [
 ]
 
 CORS: list[cfg.Opt] = [
-    cfg.ListOpt(
+    ListOpt(
         "allowed_origin",
         default=[],
         help="Origins whose pages may use the API in a browser, as https://horizon.example.com; * allows all, without "
         "credentials. Empty: none.",
     ),
     cfg.BoolOpt("allow_credentials", default=True, help="Whether browsers may send credentials with such requests."),
-    cfg.ListOpt(
+    ListOpt(
         "expose_headers",
         default=[
             *("X-Image-Meta-Checksum", "X-Auth-Token", "X-Subject-Token", "X-Service-Token", "X-OpenStack-Request-ID"),
@@ -439,8 +501,8 @@ CORS: list[cfg.Opt] = [
         help="Headers of answers that such pages may read, besides the simple ones.",
     ),
     cfg.IntOpt("max_age", default=3600, min=0, help="Seconds that browsers may remember a preflight."),
-    cfg.ListOpt("allow_methods", default=["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH"], help="Methods allowed."),
-    cfg.ListOpt(
+    ListOpt("allow_methods", default=["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH"], help="Methods allowed."),
+    ListOpt(
         "allow_headers",
         default=[
             *("Content-MD5", "X-Image-Meta-Checksum", "X-Storage-Token", "Accept-Encoding", "X-Auth-Token"),
@@ -460,26 +522,6 @@ OSLO_MIDDLEWARE: list[cfg.Opt] = [
         "services that nobody reaches but through a proxy which sets them.",
     ),
 ]
-
-#: Options of Glance that protect something and are not served yet: to pass them over would be unsafe.
-REFUSED: list[cfg.Opt] = [
-    cfg.StrOpt("metadata_encryption_key", secret=True),
-]
-#: Options of Glance without an effect here, said at the start.
-WITHOUT_EFFECT: dict[str, list[cfg.Opt]] = {
-    "DEFAULT": [
-        cfg.BoolOpt("delayed_delete", default=False),
-        cfg.StrOpt("image_cache_dir"),
-    ],
-    "database": [
-        cfg.StrOpt("slave_connection", secret=True),  # reads from there would not see what was just written
-        cfg.BoolOpt("sqlite_synchronous", default=True),  # what is answered stays durable
-        cfg.IntOpt("db_retry_interval", default=1),  # pauses grow from 10 ms to half a second
-        cfg.BoolOpt("db_inc_retry_interval", default=True),
-        cfg.IntOpt("db_max_retry_interval", default=10),
-    ],
-    "oslo_messaging_notifications": [cfg.IntOpt("retry", default=-1)],  # events wait until they are taken
-}
 
 GROUPS: dict[str, list[cfg.Opt]] = {
     "DEFAULT": DEFAULT,
@@ -507,12 +549,24 @@ def load(
     """Read configuration files, later ones winning, into a new `ConfigOpts`.
 
     Without files: `$OS_GLANCE_CONFIG_DIR/glance-api.conf` or `/etc/calotype/calotype.conf` where they exist
-    (`search`), else the defaults alone. Raises `ConfigError` naming the file or option that is wrong.
+    (`search`), else the defaults alone. Variables of the environment, as OS_DEFAULT__STATE_DIR, win over files. Raises
+    `ConfigError` naming the file that cannot be read, or all options with a value that none may have.
     """
     if not files and not dirs and search:
-        files = _usual_files()
+        files = usual_files()
+    conf = read(files, dirs)
+    if wrong := wrong_values(conf):
+        raise errors.ConfigError("The configuration cannot be read: " + " ".join(wrong))
+    settle(conf, state_dir)
+    return conf
+
+
+def read(files: Sequence[str] = (), dirs: Sequence[str] = ()) -> cfg.ConfigOpts:
+    """What the files say, with no look at it yet. Raises `ConfigError` for a file or directory that cannot be read."""
     conf = cfg.ConfigOpts()
     register(conf)
+    if missing := [name for name in dirs if not Path(name).is_dir()]:
+        raise errors.ConfigError(f"The configuration cannot be read: there is no directory {missing[0]}.")
     try:
         conf(
             args=[],
@@ -520,14 +574,38 @@ def load(
             default_config_files=[str(Path(f).absolute()) for f in files],
             default_config_dirs=[str(Path(d).absolute()) for d in dirs],
         )
-        values(conf)  # oslo.config looks at a value when it is asked for; a bad one should stop the start
     except (cfg.Error, ValueError) as exc:
         raise errors.ConfigError(f"The configuration cannot be read: {exc}") from exc
+    return conf
+
+
+def wrong_values(conf: cfg.ConfigOpts, *, mend: bool = False) -> list[str]:
+    """A sentence for each option of ours whose value is none; with `mend` these have their defaults from here on.
+
+    oslo.config looks at a value when it is asked for. A wrong one should stop the start, and not a request.
+    """
+    wrong = []
+    for section, options in GROUPS.items():
+        for option in options:
+            try:
+                getattr(conf if section == "DEFAULT" else conf[section], option.dest)
+            except (cfg.Error, ValueError) as exc:
+                said = exc.__cause__ or exc.__context__ or exc  # oslo.config wraps it, and quotes the value of secrets
+                wrong.append(f"[{section}] {option.dest}: {'wrong value' if option.secret else said}.")
+                if mend:
+                    conf.set_override(option.dest, option.default, group=None if section == "DEFAULT" else section)
+    return wrong
+
+
+def settle(conf: cfg.ConfigOpts, state_dir: str | None = None) -> None:
+    """Set what follows from other options: the state directory, and where Glance's options say to listen."""
     if state_dir is not None:
         conf.set_override("state_dir", str(Path(state_dir).absolute()))
-    elif conf.state_dir is None:
-        conf.set_default("state_dir", str(_usual_state_dir()))
-    return conf
+    elif not conf.state_dir:
+        conf.set_override("state_dir", str(_usual_state_dir()))
+    if conf.bind_host or conf.bind_port:
+        host, port = conf.bind_host or "127.0.0.1", conf.bind_port or 9292
+        conf.set_default("bind", f"[{host}]:{port}" if ":" in host.strip("[]") else f"{host}:{port}", group="server")
 
 
 def values(conf: cfg.ConfigOpts) -> list[tuple[str, cfg.Opt, Any]]:
@@ -547,20 +625,6 @@ def flavor(conf: cfg.ConfigOpts) -> frozenset[str]:
     return parts
 
 
-def check_served(conf: cfg.ConfigOpts) -> None:
-    """Refuse options that would protect something if they were served; warn of those that merely do nothing."""
-    for option in REFUSED:
-        if getattr(conf, option.dest) != option.default:
-            raise errors.ConfigError(
-                f"{option.name} is set, but this release does not serve it: what it protects would be unprotected. "
-                "Unset it to go on without."
-            )
-    for group, options in WITHOUT_EFFECT.items():
-        for option in options:
-            if getattr(conf if group == "DEFAULT" else conf[group], option.dest) != option.default:
-                LOG.warning("[%s] %s is set, but has no effect in this release", group, option.name)
-
-
 def notification_drivers(conf: cfg.ConfigOpts) -> list[str]:
     """The configured drivers that send something somewhere, each once."""
     return [name for name in dict.fromkeys(conf.oslo_messaging_notifications.driver) if name not in ("", "noop")]
@@ -572,14 +636,17 @@ def register(conf: cfg.ConfigOpts) -> None:
 
     log.register_options(conf)
     conf.set_default("instance_uuid_format", "[image: %(uuid)s] ")
-    conf.register_opts(REFUSED)
-    for group, options in [*GROUPS.items(), *WITHOUT_EFFECT.items()]:
+    for group, options in GROUPS.items():
         conf.register_opts(options, group=None if group == "DEFAULT" else group)
 
 
 def filters(conf: cfg.ConfigOpts) -> net.Filters:
     """Which URLs of users are fetched. Raises `ConfigError` for hosts that are none."""
     found = {option.dest: frozenset(conf.import_filtering_opts[option.dest]) for option in IMPORT_FILTERING}
+    for name in ("allowed_schemes", "disallowed_schemes"):
+        found[name] = frozenset(text.lower() for text in found[name])  # as they are in a URL that was parsed
+        if odd := next((text for text in found[name] if not _SCHEME.fullmatch(text)), None):
+            raise errors.ConfigError(f"[import_filtering_opts] {name}: {odd} is no scheme; write http, not http://.")
     try:
         found |= {name: net.hosts(texts) for name, texts in found.items() if name.endswith("_hosts")}
     except errors.UrlRefused as exc:
@@ -592,8 +659,8 @@ def state_path(conf: cfg.ConfigOpts, name: str) -> Path:
     return Path(conf.state_dir) / name
 
 
-def _usual_files() -> list[str]:
-    wanted = []
+def usual_files() -> list[str]:
+    """The files that are read when nobody names one."""
     if directory := os.environ.get("OS_GLANCE_CONFIG_DIR"):
         wanted = [Path(directory) / "glance-image-import.conf", Path(directory) / "glance-api.conf"]
     else:

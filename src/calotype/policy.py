@@ -5,23 +5,19 @@ says, a write to an image needs an admin or the owner's project (`_FLOOR`): the 
 them, but hand an image's content to nobody else.
 """
 
-import contextlib
 import logging
-import os
 import re
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, Final
 
 from oslo_config import cfg
 from oslo_policy import policy as oslo_policy
 
-from calotype import errors, questions
+from calotype import errors, policy_files, questions
 from calotype.context import Context
 from calotype.model import Image, Member, Namespace
 
@@ -135,6 +131,13 @@ _FORMER: Final[Mapping[str, str]] = {
 }
 #: Rules that were another one once: what a file says of that one counts for them, unless it names them.
 _ONCE: Final = dict.fromkeys(("cache_image", "cache_list", "cache_delete"), "manage_image_cache")
+#: Rules of Glance that no route asks: what a file says of them has no effect.
+UNUSED: Final = frozenset(
+    (
+        "set_image_location manage_image_cache copy_image list_cached_nodes get_task get_tasks add_task modify_task "
+        "cache_image cache_list cache_delete cache_clean cache_prune"
+    ).split()
+)
 #: Rules that others are made of. The rest are for tokens of a project: one of the system passes none of them.
 _BASE: Final = frozenset(("default", "context_is_admin", "service_api", "metadef_default", "metadef_admin"))
 
@@ -168,9 +171,11 @@ class Policy:
         self._conf = conf
         try:
             self._enforcer = _load(conf)
-        except Exception as exc:  # oslo.policy and PyYAML raise all sorts; whichever it is, serving would be unsafe
-            raise errors.ConfigError(f"The policy file cannot be used: {exc}") from exc
-        self._files = _files(conf)
+        except errors.ConfigError:
+            raise
+        except Exception as exc:  # oslo.policy raises all sorts; whichever it is, serving would be unsafe
+            raise errors.ConfigError(f"The policy files cannot be used: {exc}") from exc
+        self._files = policy_files.stamps(conf)
         self._service_roles = _service_roles(conf)
         self._reading = threading.Lock()
         self._next_check = time.monotonic() + _CHECK_SECONDS
@@ -254,7 +259,7 @@ class Policy:
             return
         try:
             self._next_check = time.monotonic() + _CHECK_SECONDS
-            found = _files(self._conf)
+            found = policy_files.stamps(self._conf)
             if found == self._files:
                 return
             gone = {path for path, *_ in self._files} - {path for path, *_ in found}
@@ -265,7 +270,7 @@ class Policy:
             self._enforcer = _load(self._conf)
             LOG.info("policy files were read again")
         except Exception as exc:  # noqa: BLE001  # as above
-            LOG.error("a policy file cannot be used; the rules in force stay: %s", errors.reason(exc))
+            LOG.error("the rules in force stay: %s", errors.reason(exc))
         finally:
             self._reading.release()
 
@@ -359,9 +364,9 @@ def _service_roles(conf: cfg.ConfigOpts) -> frozenset[str]:
         return frozenset({"service"})
 
 
-def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
-    """All rules: the defaults, with what the operator's files say. Raises for some that could not be answered."""
-    enforcer = oslo_policy.Enforcer(conf, use_conf=True)
+def rule_defaults() -> list[oslo_policy.RuleDefault]:
+    """All rules for oslo.policy, which also the tools of oslo.policy ask for (`oslo.policy.policies`)."""
+    found = []
     for name, check in RULES.items():
         former = None
         if name in _FORMER or name in _ONCE:
@@ -372,27 +377,32 @@ def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
                 deprecated_since="Xena",
             )
         scopes = None if name in _BASE else ["project"]
-        enforcer.register_default(oslo_policy.RuleDefault(name, check, deprecated_rule=former, scope_types=scopes))
-    enforcer.suppress_deprecation_warnings = True
-    enforcer.load_rules()
-    for rule in enforcer.rules.values():
-        str(rule) % defaultdict[str, int](int)  # raises for a field that is not closed, and the like
-    enforcer.use_conf = False  # else oslo.policy looks at the files at every check, and changes rules in place
-    return enforcer
+        found.append(oslo_policy.RuleDefault(name, check, deprecated_rule=former, scope_types=scopes))
+    return found
 
 
-def _files(conf: cfg.ConfigOpts) -> frozenset[tuple[str, int, int, int]]:
-    """The policy files that there are, each with what changes when it does."""
-    names = [conf.find_file(conf.oslo_policy.policy_file)]
-    for directory in conf.oslo_policy.policy_dirs:
-        if path := conf.find_file(directory):
-            names += [str(file) for file in Path(path).iterdir() if not file.name.startswith(".")]
-    found = set()
-    for name in filter(None, names):
-        with contextlib.suppress(OSError):
-            stat = os.stat(name)
-            found.add((name, stat.st_mtime_ns, stat.st_ino, stat.st_size))
-    return frozenset(found)
+def enforcer(conf: cfg.ConfigOpts = cfg.CONF) -> oslo_policy.Enforcer:
+    """An enforcer that knows the defaults; without a configuration, for the tools of oslo.policy, with theirs."""
+    made = oslo_policy.Enforcer(conf, use_conf=True)
+    made.register_defaults(rule_defaults())
+    made.suppress_deprecation_warnings = True
+    return made
+
+
+def examine(conf: cfg.ConfigOpts, others: Collection[str] = ()) -> policy_files.Findings:
+    """What is said against the policy files; `others` are rules of theirs that something else names."""
+    enforcer(conf)  # makes oslo.policy's options known
+    return policy_files.examine(conf, RULES, others)
+
+
+def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
+    """All rules: the defaults, with what the operator's files say. Raises `ConfigError` unless that is sound."""
+    made = enforcer(conf)
+    if problems := examine(conf).problems:
+        raise errors.ConfigError("The policy files cannot be used. " + " ".join(problems))
+    made.load_rules()
+    made.use_conf = False  # else oslo.policy looks at the files at every check, and changes rules in place
+    return made
 
 
 class _ImageTarget(Mapping[str, Any]):

@@ -48,6 +48,14 @@ class Protections:
         self._sections = self._load()
         self._section_by_name: dict[str, Section | None] = {}
 
+    @property
+    def rules(self) -> frozenset[str]:
+        """The policy rules that the file names."""
+        if self._conf.property_protection_rule_format != "policies":
+            return frozenset()
+        named = (words for section in self._sections or () for words in section.permitted.values())
+        return frozenset().union(*named) - {"@", "!"}
+
     def allows(self, ctx: Context, operation: str, name: str) -> bool:
         """Whether the caller may do this to properties of this name."""
         if self._sections is None or name.startswith(RESERVED_PREFIX):

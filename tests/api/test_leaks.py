@@ -226,5 +226,5 @@ def test_the_option_that_is_dangerous_is_reported_and_does_nothing(state: Path) 
         step = {"op": "add", "path": "/locations/-", "value": {"url": "http://x/", "metadata": {}}}
         assert service.client("admin").patch(image_id, step).status_code == 403
         line = next(line for line in service.log.splitlines() if "show_multiple_locations" in line)
-        for word in ("ERROR", "OSSN-0065", "OSSN-0090", "POST", "locations"):
+        for word in ("WARNING", "OSSN-0065", "OSSN-0090", "POST", "locations"):
             assert word in line

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from calotype import app, config, errors
+from calotype import app, config, config_check, errors
 from calotype.db import drivers
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database
@@ -112,10 +112,10 @@ def test_older_names_of_options_are_read(tmp_path: Path) -> None:
 def test_options_without_effect_are_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "c.conf").write_text("[database]\nslave_connection = sqlite://\nsqlite_synchronous = false\n")
     with caplog.at_level(logging.WARNING):
-        config.check_served(config.load([str(tmp_path / "c.conf")], state_dir=str(tmp_path)))
-    said = " ".join(caplog.messages)
-    assert "[database] slave_connection is set" in said
-    assert "[database] sqlite_synchronous is set" in said
+        config_check.tell(config_check.account(config.load([str(tmp_path / "c.conf")], state_dir=str(tmp_path))))
+    (said,) = caplog.messages
+    assert "no effect" in said
+    assert "[database] slave_connection, [database] sqlite_synchronous" in said
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "postgresql"])

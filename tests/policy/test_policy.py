@@ -123,7 +123,7 @@ def test_a_rule_on_other_fields_is_asked_for_each_of_their_values(tmp_path: Path
     "text",
     [
         '"get_image": "(role:none or rule:own-or.any:one)"\n"own-or.any:one": "\'secret\':%(name)s"\n',
-        '"get_image": "rule:nowhere"\n"default": "\'secret\':%(name)s"\n',  # `default` stands in
+        '"get_image": "rule:default"\n"default": "\'secret\':%(name)s"\n',
         '"get_image": "\'secret\':%(a(b))s"\n',
     ],
 )

@@ -358,12 +358,18 @@ def _selection(command: Parser) -> None:
 def _config(commands: Commands) -> None:
     verbs = _group(commands, "config", "show the options in force, and check that they can be served")
     _command(verbs, "show", "config:run_show", help="print every option with its value; secrets are hidden")
-    _command(
+    check = _command(
         verbs,
         "check",
         "config:run_check",
-        help="try everything but listening; exit code 0 when it can be served",
+        help="account for every option, and tell all that would stop the start",
+        description="Account for every option of the files and of the environment, and tell everything that would stop "
+        "the start. Changes and creates nothing.",
+        epilog="Exit codes: 0 it can be served; 1 it cannot; 2 wrong arguments; 3 with --strict: it can be served, but "
+        "options are unknown or something is doubtful.",
     )
+    check.add_argument("--strict", action="store_true", help="exit with 3 for unknown options and doubts")
+    check.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _completion(commands: Commands) -> None:

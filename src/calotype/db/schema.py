@@ -40,8 +40,16 @@ def pending(db: Database) -> bool:
 
 def require_current(db: Database) -> None:
     """Raise `ConfigError` unless the schema is that of this release."""
-    if pending(db):
-        raise errors.ConfigError("The database schema is not that of this release; run: calotype db sync")
+    if not pending(db):
+        return
+    found = inspect(db)
+    if found.revision is not None:
+        said = f"The database schema is that of an older release ({found.revision}; this one wants {HEAD})"
+    elif found.glance_revisions:
+        said = f"The database is one of Glance, at {', '.join(found.glance_revisions)}, that was not taken over yet"
+    else:
+        said = "The database is empty"
+    raise errors.ConfigError(f"{said}; run: calotype db sync")
 
 
 @dataclass(frozen=True, slots=True)

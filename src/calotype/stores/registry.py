@@ -193,7 +193,7 @@ def build(conf: cfg.ConfigOpts) -> Stores:
         )
     if default not in backends:
         raise errors.ConfigError(f"[glance_store] default_backend {default!r} is not among the enabled_backends.")
-    made = [_make(conf, name, kind) for name, kind in backends.items()]
+    made = _make_all(conf, backends)
     _refuse_shared(made)
     settings = {
         store.name: Settings(**{one.name: _value(conf, store.name, one.name) for one in fields(Settings)})
@@ -206,6 +206,19 @@ def build(conf: cfg.ConfigOpts) -> Stores:
     if not any(stores.takes_data(store) for store in stores if store.name == default):
         raise errors.ConfigError(f"[glance_store] default_backend {default!r} does not take new data.")
     return stores
+
+
+def _make_all(conf: cfg.ConfigOpts, backends: Mapping[str, str]) -> list[Store]:
+    """The stores, or one `ConfigError` that tells what is wrong with each of them."""
+    made, wrong = [], []
+    for name, kind in backends.items():
+        try:
+            made.append(_make(conf, name, kind))
+        except errors.ConfigError as exc:
+            wrong.append(str(exc))
+    if wrong:
+        raise errors.ConfigError("\n".join(wrong))
+    return made
 
 
 def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
@@ -237,10 +250,22 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
 
 
 def _value(conf: cfg.ConfigOpts, name: str, option: str) -> Any:
-    """An option of a store: what its section says, else what `[backend_defaults]` says."""
+    """An option of a store: what its section says, else what `[backend_defaults]` says. Raises `ConfigError`."""
     origin = conf.get_location(option, group=name)
     unset = origin is None or origin.location is cfg.Locations.opt_default
-    return getattr(conf.backend_defaults if unset else conf[name], option)
+    section = "backend_defaults" if unset else name
+    try:
+        return getattr(conf[section], option)
+    except (cfg.Error, ValueError) as exc:
+        raise errors.ConfigError(f"[{section}] {option}: {exc.__cause__ or exc.__context__ or exc}.") from exc
+
+
+def options_of(kind: str) -> list[cfg.Opt] | None:
+    """The options that the section of a store of this type has; None for a type that there is not."""
+    try:
+        return [*COMMON, *_driver("", kind).options]
+    except errors.ConfigError:
+        return None
 
 
 def _driver(name: str, kind: str) -> Driver:

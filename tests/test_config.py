@@ -1,0 +1,111 @@
+"""Options are read as operators write them: lists with and without brackets, Glance's older names, the environment."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calotype import config, errors
+from calotype.config import ItemList
+from calotype.stores import registry
+
+
+def read(tmp_path: Path, text: str) -> Any:
+    (tmp_path / "c.conf").write_text(text)
+    return config.load([str(tmp_path / "c.conf")], state_dir=str(tmp_path))
+
+
+# --- lists -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("", []), ("[]", []), ("[ ]", []), ("http", ["http"]), ("[http]", ["http"]), ("http,https", ["http", "https"]),
+        ("[http,https]", ["http", "https"]), (" [ http , https ] ", ["http", "https"]), ("[http,https,]", ["http", "https"]),
+        ("['http', \"https\"]", ["http", "https"]), ("\"http\", 'https'", ["http", "https"]), ("http,", ["http"]),
+        ("[http,\nhttps]", ["http", "https"]), ("http\nhttps", ["http", "https"]), ("[\nhttp,\nhttps,\n]", ["http", "https"]),
+        ("[::1]", ["::1"]), ("[::1],[::2]", ["[::1]", "[::2]"]), ("[[::1],[::2]]", ["[::1]", "[::2]"]), ("::1,::2", ["::1", "::2"]),
+    ],
+)  # fmt: skip
+def test_a_list_may_have_brackets_quotes_and_blanks(text: str, items: list[str]) -> None:
+    assert ItemList()(text) == items
+
+
+@pytest.mark.parametrize("text", ["[http", "http]", "[http],https]", "a,,b", "[a,,b]", ",", "[,]", "['']", '""', "]a["])
+def test_a_list_that_could_be_misread_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        ItemList()(text)
+
+
+FILTERS = [option.dest for option in config.IMPORT_FILTERING]
+
+
+@pytest.mark.parametrize("brackets", ["{}", "[{}]", "[ {} ]", "['{}']"])
+@pytest.mark.parametrize("name", FILTERS)
+def test_each_filter_of_urls_is_read_with_and_without_brackets(tmp_path: Path, name: str, brackets: str) -> None:
+    item = {"schemes": "ftp", "hosts": "example.org", "ports": "8080"}[name.rpartition("_")[2]]
+    conf = read(tmp_path, f"[import_filtering_opts]\n{name} = {brackets.format(item)}\n")
+    assert getattr(config.filters(conf), name) == {int(item) if item.isdigit() else item}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_each_filter_of_urls_may_be_empty_as_glance_writes_it(tmp_path: Path, name: str) -> None:
+    conf = read(tmp_path, f"[import_filtering_opts]\n{name} = []\n")
+    assert getattr(config.filters(conf), name) == frozenset()
+
+
+def test_a_scheme_that_is_disallowed_in_brackets_is_blocked(tmp_path: Path) -> None:
+    conf = read(tmp_path, "[import_filtering_opts]\ndisallowed_schemes = [HTTP]\nallowed_schemes = []\n")
+    assert config.filters(conf).disallowed_schemes == {"http"}
+    with pytest.raises(errors.ConfigError, match="no scheme"):
+        config.filters(read(tmp_path, "[import_filtering_opts]\ndisallowed_schemes = http://\n"))
+
+
+def test_every_list_of_ours_is_read_in_both_ways() -> None:
+    lists = [option for options in config.GROUPS.values() for option in options if isinstance(option.default, list)]
+    several = [option for option in lists if not option.multi]
+    assert len(several) >= 15
+    for option in several:
+        item = "8080" if option.dest.endswith("_ports") else "a"
+        assert option.type(f"[{item}]") == option.type(item), option.dest
+
+
+# --- the environment -------------------------------------------------------------------------------------
+
+
+def test_the_environment_wins_over_files_and_the_command_line_over_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.conf").write_text("[DEFAULT]\nstate_dir = /from/file\n[server]\nbind = 127.0.0.1:1\n")
+    monkeypatch.setenv("OS_DEFAULT__STATE_DIR", "/from/environment")
+    monkeypatch.setenv("OS_SERVER__BIND", "127.0.0.1:2")
+    monkeypatch.setenv("OS_IMPORT_FILTERING_OPTS__DISALLOWED_SCHEMES", "[http]")
+    conf = config.load([str(tmp_path / "c.conf")])
+    assert (conf.state_dir, conf.server.bind) == ("/from/environment", "127.0.0.1:2")
+    assert config.filters(conf).disallowed_schemes == {"http"}
+    assert config.load([str(tmp_path / "c.conf")], state_dir="/from/line").state_dir == "/from/line"
+
+
+def test_options_of_stores_can_stand_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "DEFAULT__ENABLED_BACKENDS": "fast:file,slow:file",
+        "GLANCE_STORE__DEFAULT_BACKEND": "fast",
+        "FAST__FILESYSTEM_STORE_DATADIR": f"{tmp_path}/fast",
+        "SLOW__FILESYSTEM_STORE_DATADIR": f"{tmp_path}/slow",
+    }.items():
+        monkeypatch.setenv(f"OS_{name}", value)
+    stores = registry.build(config.load(search=False))
+    assert [getattr(store, "place", "") for store in stores] == [f"{tmp_path}/fast", f"{tmp_path}/slow"]
+
+
+def test_a_wrong_value_in_the_environment_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_DEFAULT__IMAGE_SIZE_CAP", "much")
+    with pytest.raises(errors.ConfigError, match="image_size_cap"):
+        config.load(search=False)
+
+
+@pytest.mark.parametrize("line", ["state_dir =", "state_dir = ''"])
+def test_an_empty_state_directory_is_the_usual_one(tmp_path: Path, line: str) -> None:
+    (tmp_path / "c.conf").write_text(f"[DEFAULT]\n{line}\n")
+    assert Path(config.load([str(tmp_path / "c.conf")]).state_dir).name == "calotype"
