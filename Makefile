@@ -5,11 +5,11 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STATE  ?= .state
 ARGS   ?=
-DATABASES ?= mariadb none1 none2 postgresql sqlite
+DATABASES ?= none1 none2 none3 mariadb postgresql sqlite
 # Programs that tests start, such as mariadbd, are here on Debian, where the PATH of users does not lead.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help serve client test lint crash clocks model schema fuzz bench peer differential tempest samples plans clean
+.PHONY: help serve client test check lint crash clocks model schema fuzz bench peer differential tempest samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -51,8 +51,13 @@ serve: $(VENV)/.serve ## start the service on 127.0.0.1:9292; ARGS="--bind … -
 
 client: $(VENV)/.client ## install the openstack client beside the service, as .venv/bin/openstack
 
-test: $(VENV)/.test .keystone/ready ## run all tests on each database, two at a time; sets up what they need; DATABASES="mariadb sqlite" chooses
-	@tests/needs
+check: lint ## after each save: lint, and the tests that are quick and need nothing but Python; ARGS="tests/api" chooses
+	@DATABASES="check1 check2" tests/each-database $(BIN)/pytest -q $(ARGS)
+
+test: $(VENV)/.test ## run all tests on each database; sets up what they need; ARGS="tests/api", DATABASES="mariadb sqlite" choose
+	@needed="$$($(BIN)/python -m tests.needed "$(DATABASES)" $(ARGS))" || exit; \
+	case "$$needed" in *keystone*) $(MAKE) --no-print-directory .keystone/ready || exit ;; esac; \
+	[ -z "$$needed" ] || tests/needs $$needed
 	@DATABASES="$(DATABASES)" tests/each-database $(BIN)/pytest $(ARGS)
 
 lint: $(VENV)/.test ## ruff, mypy (strict on src), the import rules, and links that leave the tree

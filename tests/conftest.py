@@ -1,5 +1,6 @@
 """Fixtures: one service for the whole run, clients for its users."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import VIOLATIONS, databases, observer
+from tests import VIOLATIONS, databases, needed, observer, support
 from tests.keystone import Keystone, Memcached
 from tests.support import Client, Service, running
 
@@ -47,8 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="also",
         help="with sqlite: run the tests to which a database makes no difference, nothing else, or not them",
     )
+    parser.addoption("--part", metavar="I/N", default="1/1", help="every N-th file only, from the I-th on")
     parser.addoption(
-        "--half", type=int, choices=(1, 2), help="run every second file only, from the first or the second"
+        "--check", action="store_true", help="only what is quick and needs nothing that pip does not bring"
     )
 
 
@@ -82,26 +84,35 @@ def every_answer_is_as_described() -> Iterator[None]:
         pytest.fail("not as the API is described:\n" + "\n".join(dict.fromkeys(violations)), pytrace=False)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    support.needed = needed.needs(item, item.config.getoption("--database"))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what another run does: a test without a database runs with SQLite, one of a server without."""
+    """Leave out what another run does: a test to which a database makes no difference runs with SQLite."""
     sqlite = config.getoption("--database") == "sqlite"
     without = config.getoption("--without-database") if sqlite else "never"
-    kept: list[pytest.Item] = []
-    others: list[pytest.Item] = []
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if "database_kind" in fixtures:
-            there = without != "only" and not (sqlite and "server" in fixtures)
-        else:
-            there = without != "never"
-        (kept if there else others).append(item)
-    if half := config.getoption("--half"):
-        files = sorted({item.path for item in kept})
-        others += [item for item in kept if files.index(item.path) % 2 != half - 1]
-        kept = [item for item in kept if files.index(item.path) % 2 == half - 1]
-    if others:
-        config.hook.pytest_deselected(items=others)
+
+    def wanted(item: pytest.Item) -> bool:
+        if config.getoption("--check") and (item.get_closest_marker("slow") or needed.needs(item, "sqlite")):
+            return False
+        if needed.differs(item):
+            return without != "only" and not (sqlite and "server" in getattr(item, "fixturenames", ()))
+        return bool(without != "never")
+
+    kept = [item for item in items if wanted(item)]
+    part, parts = map(int, config.getoption("--part").split("/"))
+    numbers = {path: number for number, path in enumerate(sorted({item.path for item in kept}))}
+    kept = [item for item in kept if numbers[item.path] % parts == part - 1]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=list(set(items).difference(kept)))
         items[:] = kept
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Thousands of tests are looked at by no collection of garbage: tests ask for many."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

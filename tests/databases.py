@@ -28,6 +28,7 @@ from tests.support import free_port, tool
 
 KINDS = ("sqlite", "mariadb", "postgresql")
 _PASSWORD = secrets.token_hex(8)
+_servers: dict[int, "Server"] = {}  #: by port
 
 
 def fresh(kind: str, directory: Path, *settings: str) -> str:
@@ -46,11 +47,61 @@ def for_service(kind: str) -> str:
 
 
 def synced(url: str) -> str:
-    """The same URL, once this release's tables are there."""
+    """The same URL, once this release's tables are there. One without any gets them as a copy, which is cheap."""
+    place = sa.make_url(url)
+    if place.get_backend_name() == "sqlite":
+        if not os.path.exists(str(place.database)):
+            shutil.copy(_template(None), str(place.database))
+        return url
+    engine = sa.create_engine(place, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
+    with engine.connect() as tx:
+        if sa.inspect(tx).has_table("calotype_version"):
+            return url
+        server = _servers.get(place.port or 0)
+        if server is None:
+            return migrated(url)
+        template = _template(server)
+        if server.kind == "mariadb":
+            tx.exec_driver_sql("SET foreign_key_checks = 0")
+            for statement in _statements(template):
+                tx.exec_driver_sql(statement)
+            return url
+    server.sql(f"DROP DATABASE {place.database}")
+    server.sql(f"CREATE DATABASE {place.database} TEMPLATE {sa.make_url(template).database}")
+    return url
+
+
+def migrated(url: str) -> str:
+    """The same, by its migrations."""
     database = Database(url)
     schema.sync(database)
     database.close()
     return url
+
+
+@functools.cache
+def _template(server: "Server | None") -> str:
+    """A database of this server with this release's tables, which nobody uses; the path of a file for SQLite."""
+    if server:
+        return migrated(server.fresh())
+    directory = Path(tempfile.mkdtemp(prefix="calotype-database-"))
+    atexit.register(shutil.rmtree, directory)
+    path = str(sa.make_url(migrated(fresh("sqlite", directory))).database)
+    os.chmod(path, 0o600)
+    return path
+
+
+@functools.cache
+def _statements(template: str) -> list[str]:
+    """What makes the tables of a database of MariaDB, and what is in them, in another one of the same server."""
+    made, name = [], sa.make_url(template).database
+    engine = sa.create_engine(template, poolclass=sa.pool.NullPool)
+    with engine.connect() as tx:
+        for table in sa.inspect(tx).get_table_names():
+            made.append(tx.exec_driver_sql(f"SHOW CREATE TABLE {table}").one()[1].replace("%", "%%"))
+            if tx.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar():
+                made.append(f"INSERT INTO {table} SELECT * FROM {name}.{table}")
+    return made
 
 
 @functools.cache
@@ -64,6 +115,7 @@ class Server:
     def __init__(self, kind: str, *settings: str, durable: bool = False) -> None:
         self.kind = kind
         self.port = free_port()
+        _servers[self.port] = self
         # Outside of pytest's own directories, which other users may not enter.
         self._directory = Path(tempfile.mkdtemp(prefix="calotype-database-"))
         self._directory.chmod(0o755)
@@ -197,7 +249,7 @@ class Server:
         settings += ["--bind-address=127.0.0.1", f"--init-file={directory}/init.sql", f"--user={user}"]
         settings += ["--max-connections=400", "--skip-name-resolve", temporary]
         if not durable:
-            settings += ["--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync"]
+            settings += ["--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--debug-no-sync"]
         return [tool("mariadbd"), "--no-defaults", *settings]
 
     def _postgresql(self, durable: bool) -> list[str]:

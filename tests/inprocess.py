@@ -11,12 +11,13 @@ import sqlalchemy as sa
 from calotype import config
 from calotype.app import App
 from calotype.context import Context
-from calotype.db import schema, tables
+from calotype.db import tables
 from calotype.db.engine import now
 from calotype.db.leases import LEASE, Leases
 from calotype.images import data, lifecycle, places
 from calotype.images.lifecycle import NewImage
 from calotype.service import Service
+from tests import databases
 
 ALICE = Context("req-1", "alice", "red", frozenset({"member", "reader"}))
 BOB = Context("req-2", "bob", "blue", frozenset({"member", "reader"}))
@@ -58,8 +59,8 @@ class Pieces:
 def parts(path: Path, database_url: str, conf: str = CONF, more: str = "") -> Iterator[App]:
     """A configured service with an empty database; `more` are lines of the section [database]."""
     (path / "c.conf").write_text(conf.format(path=path) + f"[database]\nconnection = {database_url}\n{more}")
+    databases.synced(database_url)
     app = App(config.load([str(path / "c.conf")], state_dir=str(path)))
-    schema.sync(app.db)
     places.recognise(app.service)
     try:
         yield app

@@ -149,8 +149,12 @@ def observe() -> None:
     request._read = kept
 
 
-if __name__ == "__main__":
-    from calotype.cli.main import main
+def main() -> int:
+    from calotype.cli import main as calotype
 
     observe()
+    return calotype.main()
+
+
+if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,7 @@ import requests
 from calotype.auth import basic
 from calotype.db import images
 from calotype.db.engine import Database, now
-from tests import VIOLATIONS
+from tests import VIOLATIONS, warm
 
 PASSWORD = "correct horse"
 #: name → (project, roles); one user for each kind of caller.
@@ -47,6 +47,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+needed: set[str] | None = None  #: what the test that runs is marked with (`conftest.py`)
 _HASHES: dict[str, basic.User] = {}
 
 
@@ -68,9 +69,9 @@ class Service:
     port: int = field(default_factory=free_port)
     environment: Mapping[str, str] = field(default_factory=dict)
     database: str = ""  #: URL; the SQLite file in the state directory when empty
-    users: bool = True  #: whether to write the tests' users before the first start
-    observed: bool = True  #: whether its answers are held to the description of the API, in tests
-    process: subprocess.Popen[bytes] | None = None
+    users: bool = True  #: whether to make the tests' users, and tables, before the first start
+    plain: bool = False  #: in tests, for who measures it: not forked, and nobody looks at its answers
+    process: warm.Process | subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -99,6 +100,10 @@ class Service:
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.users and not (self.state / "users.json").exists():
             write_users(self.state / "users.json")
+            if not self.database:
+                from tests import databases  # which needs this module
+
+                databases.synced(self.database_url)
         connection = f"\n[database]\nconnection = {self.database}\n" if self.database else ""
         (self.state / "calotype.conf").write_text((self.conf or "[DEFAULT]\n") + connection)
         bind = f"127.0.0.1:{self.port}"
@@ -114,17 +119,19 @@ class Service:
         self.kill()
         raise RuntimeError(f"the service did not come up:\n{self.log}")
 
-    def _launch(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-        program = "tests.observer" if self.observed and VIOLATIONS in os.environ else "calotype.cli.main"
+    def _launch(self, arguments: Sequence[str]) -> "warm.Process | subprocess.Popen[bytes]":
+        environment = {**os.environ, **self.environment}
         with (self.state / "serve.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", program, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, **self.environment},
-            )
+            if self.plain or VIOLATIONS not in os.environ:
+                return subprocess.Popen(
+                    [Path(sys.executable).with_name("calotype"), *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    env=environment,
+                )
+            return warm.start("observed", arguments, stdout=log, stderr=log, env=environment)
 
     def stop(self) -> int:
         """SIGTERM and wait; the exit code."""
@@ -228,9 +235,10 @@ def names(directory: Path) -> list[str]:
 
 
 def tool(name: str) -> str:
-    """A program that `tests/needs` installs."""
+    """A program that `tests/needs` installs for a test that is marked as one that needs it."""
+    assert needed is None or name in needed, f"mark the test: @pytest.mark.needs({name!r})"
     found = shutil.which(name)
-    assert found, f"{name} is missing: run tests/needs"
+    assert found, f"{name} is missing: run tests/needs {name}"
     return found
 
 

@@ -4,7 +4,6 @@ Refusals are asserted by traps that listen where a careless client would end up:
 """
 
 import contextlib
-import shutil
 import socket
 import ssl
 import subprocess
@@ -21,7 +20,7 @@ import pytest
 
 from calotype import errors, net
 from calotype.net import FetchLimit, Filters, NameLookups, Net
-from tests.support import until
+from tests.support import tool, until
 from tests.webserver import Trap, WebServer, serving, trap
 
 SCHEMES = frozenset({"http", "https"})
@@ -369,12 +368,11 @@ def test_what_leads_nowhere_is_refused(web: WebServer, way: Net, leads: str) -> 
         fetch(way, web.url + "/away")
 
 
+@pytest.mark.needs("openssl")
 def test_certificates_are_verified_for_the_name(tmp_path: Path) -> None:
-    openssl = shutil.which("openssl")
-    assert openssl
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+        [tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
          "-subj", "/CN=good.example", "-addext", "subjectAltName=DNS:good.example,IP:127.0.0.3", "-keyout", str(key),
          "-out", str(cert)],
         check=True, capture_output=True, stdin=subprocess.DEVNULL,

@@ -104,6 +104,7 @@ def systemd(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([tool("systemd-analyze"), *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.needs("systemd-analyze")
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
     text = UNIT.read_text()
@@ -124,6 +125,7 @@ def test_the_unit_reloads_by_nothing_but_a_shell() -> None:
         assert main.wait(30) == -signal.SIGHUP
 
 
+@pytest.mark.needs("systemd-analyze")
 def test_the_unit_leaves_a_service_little_to_do_harm_with() -> None:
     done = systemd("security", "--offline=yes", "--threshold=30", str(UNIT))  # tenths
     assert done.returncode == 0, done.stdout[-200:] + done.stderr

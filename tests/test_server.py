@@ -349,6 +349,7 @@ def test_a_silent_client_is_given_up(client: Client, raw: bytes) -> None:
     assert SILENCE - 0.5 < time.monotonic() - begin < SILENCE + 3
 
 
+@pytest.mark.slow
 def test_a_slow_client_is_not_given_up(client: Client) -> None:
     piece = b"x" * int(RATE * SILENCE / 2)
     client.send(head("/hash", f"Content-Length: {6 * len(piece)}"))
@@ -482,6 +483,7 @@ def test_a_head_in_many_pieces_is_a_head(client: Client) -> None:
     assert client.answer()[0] == 200
 
 
+@pytest.mark.slow
 def test_a_head_that_takes_too_long_is_told_so(client: Client) -> None:
     begin = time.monotonic()
     with contextlib.suppress(OSError):
@@ -535,6 +537,7 @@ def test_one_client_does_not_keep_the_only_thread_to_itself(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.slow
 def test_a_body_that_trickles_is_given_up(client: Client, chunked: bool) -> None:
     client.send(head("/hash", CHUNKED if chunked else "Content-Length: 1000000"))
     begin = time.monotonic()
@@ -548,6 +551,7 @@ def test_a_body_that_trickles_is_given_up(client: Client, chunked: bool) -> None
     assert time.monotonic() - begin < 8
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_taken_drop_by_drop_is_given_up(child: Child) -> None:
     def given_up(piece: int, seconds: float) -> bool:
         """Whether a client is that takes so many bytes each tenth of a second."""
@@ -594,6 +598,7 @@ def test_a_request_on_its_way_when_the_end_is_told_is_answered(tmp_path: Path) -
     assert child.process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_requests_one_upon_another_are_answered_in_order(tmp_path: Path) -> None:
     """Sent before the answers are read, and while others wait for the thread."""
     child = Child(tmp_path)
@@ -609,6 +614,7 @@ def test_requests_one_upon_another_are_answered_in_order(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.slow
 def test_a_worker_without_its_master_ends(tmp_path: Path, busy: bool) -> None:
     child = Child(tmp_path)
     with child.connect() as sock, child.connect() as other:
@@ -635,6 +641,7 @@ def test_a_worker_without_its_master_ends(tmp_path: Path, busy: bool) -> None:
                 thread.join()
 
 
+@pytest.mark.needs("openssl")
 def test_tls_works_both_ways(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(

@@ -135,7 +135,7 @@ def main() -> None:
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="calotype-silent-") as state,
-        running(Path(state), CONF, environment={} if args.plain else environment(), observed=False) as service,
+        running(Path(state), CONF, environment={} if args.plain else environment(), plain=True) as service,
     ):
         service.client().active(DATA)
         print("idle  ", held(service))

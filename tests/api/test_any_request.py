@@ -30,6 +30,8 @@ from calotype.model import Association, Definitions, MetadefObject, MetadefPrope
 from tests.inprocess import ADMIN, ALICE, BOB, make_active, parts
 from tests.support import PASSWORD, write_users
 
+pytestmark = pytest.mark.slow
+
 IDS = ("ACTIVE", "QUEUED", "OTHERS")
 
 

@@ -8,6 +8,7 @@ requests up.
 
 import json
 import socket
+import time
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tests.support import PASSWORD, Client, Service, names, running
 
 #: What one request may cost the process that serves it: seconds of CPU, bytes of memory.
 CPU, MEMORY = 0.1, 16 << 20
+#: Seconds of CPU in which a quiet machine adds up a million numbers.
+QUIET = 0.015
 MIB = 1 << 20
 AUTH = b"Authorization: Basic " + b64encode(f"alice:{PASSWORD}".encode())
 PATCH = b"Content-Type: application/openstack-images-v2.1-json-patch"
@@ -179,7 +182,7 @@ def warm(client: Client, image_id: str) -> None:
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with running(tmp_path_factory.mktemp("broken") / "state", observed=False) as service:
+    with running(tmp_path_factory.mktemp("broken") / "state", plain=True) as service:
         alice = service.client("alice")
         image_id = alice.active(b"some data" * 1000, name="victim")
         alice.request("POST", f"/v2/images/{image_id}/members", json={"member": "blue"})
@@ -426,6 +429,13 @@ def test_100_megabytes_of_json_are_refused_before_they_are_all_there(target: Tar
     refused(target, raw, 413, [piece] * 1600)
 
 
+def slowness() -> float:
+    """How many times the CPU of a quiet machine the same work takes here and now: others share caches and cores."""
+    begun = time.thread_time()
+    sum(range(1_000_000))
+    return max(1.0, (time.thread_time() - begun) / QUIET)
+
+
 def refused(target: Target, raw: bytes, status: int, more: Iterable[bytes] = ()) -> None:
     before = target.state()
     spent = []
@@ -434,9 +444,10 @@ def refused(target: Target, raw: bytes, status: int, more: Iterable[bytes] = ())
         found = exchange(target.service.port, target.raw(raw), more)
         spent.append(target.cpu() - begun)
         assert found.status == status, found
-        if spent[-1] <= CPU:
+        if spent[-1] <= CPU * slowness():
             break
-    assert min(spent) <= CPU, f"{spent} seconds of CPU"
+    else:
+        pytest.fail(f"{spent} seconds of CPU")
     assert target.peak() - target.rest <= MEMORY, f"{(target.peak() - target.rest) >> 20} MiB of memory"
     if status >= 400:
         message = found.body.decode()

@@ -19,6 +19,8 @@ import requests
 
 from tests.support import OCTETS, PASSWORD, Client, Service
 
+pytestmark = pytest.mark.any_database
+
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = pytest.mark.parametrize("size", [KIB, 3 * MIB], ids=["1KiB", "3MiB"])
 #: How long an image may take to be queued again, seconds.

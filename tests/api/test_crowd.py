@@ -13,6 +13,8 @@ import requests
 
 from tests.support import Client, Service, running
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 1000
 CLIENTS = 32
 PROCESSES = 4  #: of clients

@@ -23,6 +23,8 @@ from calotype.db.engine import Database
 from tests.inprocess import make_active, parts
 from tests.support import PASSWORD, Client, Service, second_copy, tool, until, write_users
 
+pytestmark = pytest.mark.any_database
+
 DATA = bytes(range(256)) * 4096 + b"tail"  # 1 MiB and 4 bytes
 
 
@@ -359,6 +361,7 @@ def test_of_copies_that_disagree_the_first_that_can_be_read_is_sent_whole(servic
 # --- sendfile --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("strace")
 def test_downloads_leave_by_sendfile(service: Service, alice: Client, tmp_path: Path) -> None:
     """Through the whole stack, authentication and all; ranges too. What wraps the answer on its way loses this."""
     image_id = alice.active(os.urandom(3_000_000))

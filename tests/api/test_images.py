@@ -61,6 +61,7 @@ def test_every_attribute_can_be_given_at_creation(alice: Client) -> None:
         ({f"p{n}": "x" for n in range(21)}, 413), ({"tags": [str(n) for n in range(21)]}, 413),
     ],
 )  # fmt: skip
+@pytest.mark.any_database
 def test_what_is_wrong_with_a_new_image_is_said(alice: Client, values: dict[str, object], status: int) -> None:
     answer = alice.create(**values)
     assert answer.status_code == status, answer.text
@@ -69,6 +70,7 @@ def test_what_is_wrong_with_a_new_image_is_said(alice: Client, values: dict[str,
 @pytest.mark.parametrize(
     "body", ["[]", "", "{", "null", '"x"', '{"name": NaN}', '{"a": "1", "a": "2"}', "[" * 100_000, b"\xff\xfe{}", "[1]"]
 )
+@pytest.mark.any_database
 def test_what_is_no_json_object_is_refused(alice: Client, body: str) -> None:
     assert alice.request("POST", "/v2/images", data=body).status_code == 400
 
@@ -98,6 +100,7 @@ def test_only_admins_create_for_others_or_for_everybody(admin: Client, alice: Cl
     admin.delete(image["id"])
 
 
+@pytest.mark.any_database
 def test_a_reader_reads_and_changes_nothing(service: Service, alice: Client) -> None:
     reader = service.client("reader")
     image_id = alice.active(b"data", visibility="private")
@@ -157,6 +160,7 @@ def test_a_patch_changes_all_or_nothing(alice: Client) -> None:
     assert alice.patch(image_id).status_code == 200
 
 
+@pytest.mark.any_database
 def test_both_media_types_of_a_patch_work(alice: Client) -> None:
     image_id = alice.queued(a="1")
     old = alice.patch(image_id, {"replace": "/a", "value": "2"}, {"add": "/b", "value": "3"}, media=PATCH_20)
@@ -185,6 +189,7 @@ def test_both_media_types_of_a_patch_work(alice: Client) -> None:
         ("add", 400), ({"op": "add", "path": 3, "value": "x"}, 400), ({"op": ["add"], "path": "/x", "value": "x"}, 400),
     ],
 )  # fmt: skip
+@pytest.mark.any_database
 def test_what_is_wrong_with_a_patch_is_said(alice: Client, step: object, status: int) -> None:
     image_id = alice.queued(name="old")
     before = alice.show(image_id)

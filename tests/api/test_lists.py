@@ -115,6 +115,7 @@ def test_a_name_with_a_colon_is_found_in_quotes(owner: Client) -> None:
         "&".join(f"a{n}=1" for n in range(300)),
     ],
 )  # fmt: skip
+@pytest.mark.any_database
 def test_what_is_wrong_with_a_query_is_said(owner: Client, query: str) -> None:
     assert owner.get(f"/v2/images?{query}").status_code == 400
 

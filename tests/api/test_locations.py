@@ -198,6 +198,7 @@ def test_only_a_queued_image_takes_a_location(place: Place) -> None:
     ("user", "code"),
     [("alice", 202), ("manager", 202), ("admin", 202), ("service", 202), ("reader", 403), ("bob", 403), ("carol", 403)],
 )
+@pytest.mark.any_database
 def test_who_may_add(place: Place, user: str, code: int) -> None:
     image_id = place.client().queued()
     place.client("admin").patch(image_id, {"op": "replace", "path": "/visibility", "value": "public"})
@@ -205,6 +206,7 @@ def test_who_may_add(place: Place, user: str, code: int) -> None:
     assert (status(place.client(), image_id) == "active") == (code == 202)
 
 
+@pytest.mark.any_database
 def test_who_may_not_see_the_image_learns_nothing(place: Place) -> None:
     image_id = place.client().queued()
     none = "99999999-2222-4333-8444-555555555555"
@@ -234,6 +236,7 @@ def test_who_may_not_see_the_image_learns_nothing(place: Place) -> None:
         )),
     ],
 )  # fmt: skip
+@pytest.mark.any_database
 def test_urls_that_nobody_may_add(place: Place, url: str, member: int, service: int) -> None:
     web = place.web
     with trap() as inside:
@@ -264,6 +267,7 @@ def test_urls_that_nobody_may_add(place: Place, url: str, member: int, service: 
         '{"url": "U", "validation_data": {"os_hash_algo": ["md5"], "os_hash_value": "' + "a" * 32 + '"}}',
     ],
 )  # fmt: skip
+@pytest.mark.any_database
 def test_bodies_that_are_refused(place: Place, body: str) -> None:
     alice = place.client()
     image_id = alice.queued()
@@ -273,6 +277,7 @@ def test_bodies_that_are_refused(place: Place, body: str) -> None:
     assert status(alice, image_id) == "queued"
 
 
+@pytest.mark.any_database
 def test_what_is_too_large_or_unsafe_is_refused_before_it_is_active(place: Place) -> None:
     alice, web = place.client(), place.web
     web.files |= {"/large": web.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n")}
@@ -296,6 +301,7 @@ def test_a_service_takes_over_what_lies_in_a_store_but_not_what_another_image_ha
     assert status(alice, image_id) == "queued"
 
 
+@pytest.mark.any_database
 def test_files_are_added_by_nobody_even_in_a_store_of_ours(place: Place) -> None:
     image_id = place.client().queued()
     (place.service.state / "fast" / image_id).write_bytes(b"data")
@@ -305,6 +311,7 @@ def test_files_are_added_by_nobody_even_in_a_store_of_ours(place: Place) -> None
     assert status(place.client(), image_id) == "queued"
 
 
+@pytest.mark.any_database
 def test_locations_are_for_services(place: Place) -> None:
     alice = place.client()
     image_id, queued = alice.active(b"mine"), alice.queued()
@@ -320,6 +327,7 @@ def test_locations_are_for_services(place: Place) -> None:
     assert place.client("bob").get(f"/v2/images/{image_id}/locations").status_code == 404
 
 
+@pytest.mark.any_database
 def test_a_direct_url_is_for_services_whoever_asked_before(place: Place) -> None:
     """Records are remembered with the JSON that was made of them: what services see must not be."""
     alice, service = place.client(), place.client("nova")
@@ -362,6 +370,7 @@ def test_an_image_that_is_deleted_while_it_is_hashed_stops_the_reading(place: Pl
     until(lambda: status(alice, fresh) == "active")
 
 
+@pytest.mark.slow
 def test_hashing_survives_kill_9(state: Path) -> None:
     conf = CONF.format(state=state).replace("poll = 0.1", "poll = 0.1\nhash_rate = 16")
     data = bytes(range(256)) * (32 << 10)

@@ -87,11 +87,13 @@ def test_only_shared_images_have_members(alice: Client, bob: Client) -> None:
 @pytest.mark.parametrize(
     "body", [{}, {"member": ""}, {"member": 1}, {"member": "x" * 256}, {"member": "\U0001f600"}, []]
 )
+@pytest.mark.any_database
 def test_what_is_wrong_with_a_new_member_is_said(alice: Client, image: str, body: object) -> None:
     assert alice.request("POST", f"/v2/images/{image}/members", json=body).status_code == 400
 
 
 @pytest.mark.parametrize("body", [{}, {"status": "maybe"}, {"status": None}, []])
+@pytest.mark.any_database
 def test_what_is_wrong_with_an_answer_is_said(alice: Client, bob: Client, image: str, body: object) -> None:
     members_add(alice, image, "blue")
     assert bob.request("PUT", f"/v2/images/{image}/members/blue", json=body).status_code == 400

@@ -309,6 +309,7 @@ def test_a_namespace_is_made_with_all_that_is_to_be_in_it_or_not_at_all(
     ],
     ids=lambda value: json.dumps(value)[:60],
 )
+@pytest.mark.any_database
 def test_what_is_no_namespace_is_refused(tree: Catalogue, body: Any, status: int) -> None:
     there = tree.add(description="before")
     before = tree.shown(there)
@@ -505,6 +506,7 @@ def test_an_association_is_answered_as_it_is_shown_and_found_whatever_the_case_o
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
+@pytest.mark.any_database
 def test_what_is_no_part_of_a_namespace_is_refused(tree: Catalogue, kind: str, body: Any, status: int) -> None:
     name = tree.add(objects=[{"name": "o"}], properties={"p": DEFINITION}, tags=[{"name": "t"}])
     before = tree.shown(name)
@@ -514,6 +516,7 @@ def test_what_is_no_part_of_a_namespace_is_refused(tree: Catalogue, kind: str, b
     assert tree.shown(name) == before
 
 
+@pytest.mark.any_database
 def test_what_a_request_would_need_to_have_or_must_not_have_is_said(tree: Catalogue) -> None:
     name = tree.add(**NESTED)
     before = tree.shown(name)
@@ -532,6 +535,7 @@ def test_what_a_request_would_need_to_have_or_must_not_have_is_said(tree: Catalo
 
 
 @pytest.mark.parametrize("kind", ["objects", "properties", "tags"])
+@pytest.mark.any_database
 def test_what_is_not_there_is_404_and_what_cannot_be_done_is_405(tree: Catalogue, kind: str) -> None:
     name, absent = tree.add(), fresh("absent")
     body = {"name": "x", **(DEFINITION if kind == "properties" else {})}
@@ -555,6 +559,7 @@ def test_what_is_not_there_is_404_and_what_cannot_be_done_is_405(tree: Catalogue
         assert tree.client.request(method, where, json=body).status_code == 404, (method, where)
 
 
+@pytest.mark.any_database
 def test_a_body_of_a_mebibyte_is_read_and_one_that_is_larger_is_not(tree: Catalogue) -> None:
     name = fresh()
     tags = [{"name": f"{number:080}"} for number in range(10_000)]
@@ -627,6 +632,7 @@ def test_whatever_its_name_a_thing_is_found_where_its_links_lead(tree: Catalogue
 
 
 @pytest.mark.parametrize("name", ["\U0001f600", "a\0", "%ff", "x" * 81, "a/b"], ids=repr)
+@pytest.mark.any_database
 def test_a_path_that_names_nothing_that_there_could_be_is_answered_with_4xx(tree: Catalogue, name: str) -> None:
     escaped = name if name == "%ff" else quote(name, safe="")
     there = tree.add()
@@ -792,6 +798,7 @@ def test_pages_of_tags_hold_each_tag_once(tree: Catalogue, key: str, direction: 
         assert tree.get(space, "tags", query=f"?{wrong}").status_code == status, wrong  # fmt: skip
 
 
+@pytest.mark.any_database
 def test_no_list_holds_more_than_the_configuration_allows(tmp_path: Path) -> None:
     write_users(tmp_path / "users.json", {"admin": USERS["admin"]})
     conf = CONF.replace("[DEFAULT]\n", "[DEFAULT]\napi_limit_max = 2\nlimit_param_default = 3\n")
@@ -821,6 +828,7 @@ def test_a_count_is_kept_as_an_integer(tree: Catalogue) -> None:
     assert tree.post({"name": "q", **DEFINITION, "minLength": 3.5}, name, "properties").status_code == 400
 
 
+@pytest.mark.any_database
 def test_an_answer_can_be_sent_again_as_another_namespace(admin: Client) -> None:
     """Clients hold answers to the schema of a namespace, parts and all; what is told of a part alone is passed over."""
     whole = {

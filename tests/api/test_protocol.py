@@ -12,6 +12,7 @@ import requests
 from tests.support import PASSWORD, Client, Service, running
 
 
+@pytest.mark.any_database
 def test_the_versions_are_listed_newest_first(service: Service) -> None:
     for path, status in (("/", 300), ("/versions", 200), ("/v9/images", 300), ("/v1", 300)):
         answer = requests.get(service.url + path, timeout=5)
@@ -24,6 +25,7 @@ def test_the_versions_are_listed_newest_first(service: Service) -> None:
         assert found[0]["links"] == [{"rel": "self", "href": f"{service.url}/v2/"}]
 
 
+@pytest.mark.any_database
 def test_the_version_can_stand_in_the_path_or_in_accept(alice: Client) -> None:
     image_id = alice.queued()
     for version in ("v2", "v2.0", "v2.9", "v2.17"):
@@ -44,6 +46,7 @@ def test_the_version_can_stand_in_the_path_or_in_accept(alice: Client) -> None:
         ("*/*", "text/html", "<html>"), ("text/html", "text/html", "<html>"), ("application/json", "application/json", "{"),
     ],
 )  # fmt: skip
+@pytest.mark.any_database
 def test_errors_come_in_the_form_that_is_accepted(alice: Client, accept: str | None, kind: str, start: str) -> None:
     image_id = str(uuid.uuid4())
     answer = alice.get(f"/v2/images/{image_id}", headers={"Accept": accept})
@@ -56,12 +59,14 @@ def test_errors_come_in_the_form_that_is_accepted(alice: Client, accept: str | N
         assert answer.json()["code"] == "404 Not Found"
 
 
+@pytest.mark.any_database
 def test_an_error_never_echoes_markup(alice: Client) -> None:
     answer = alice.get("/v2/images?sort_key=%3Cscript%3E", headers={"Accept": "text/html"})
     assert answer.status_code == 400
     assert "<script>" not in answer.text
 
 
+@pytest.mark.any_database
 def test_every_answer_has_a_request_id(alice: Client) -> None:
     for answer in (alice.get("/v2/images"), alice.get("/v2/images/nope"), alice.get("/nope")):
         assert re.fullmatch(r"req-[0-9a-f]{32}", answer.headers["x-openstack-request-id"])
@@ -80,6 +85,7 @@ def test_every_answer_has_a_request_id(alice: Client) -> None:
         ("/v2/images/{id}/actions/deactivate", "POST"), ("/v2/images/{id}/tags/x", "DELETE, PUT"),
     ],
 )  # fmt: skip
+@pytest.mark.any_database
 def test_a_wrong_method_is_told_the_right_ones(alice: Client, path: str, allowed: str) -> None:
     path = path.replace("{id}", str(uuid.uuid4()))
     for method in ("OPTIONS", "TRACE", "POST", "PUT", "PATCH", "DELETE"):
@@ -89,6 +95,7 @@ def test_a_wrong_method_is_told_the_right_ones(alice: Client, path: str, allowed
             assert sorted(answer.headers["Allow"].replace(" ", "").split(",")) == allowed.split(", ")
 
 
+@pytest.mark.any_database
 def test_paths_that_lead_nowhere_are_404(alice: Client) -> None:
     image_id = alice.active(b"x")
     for path in (
@@ -98,6 +105,7 @@ def test_paths_that_lead_nowhere_are_404(alice: Client) -> None:
         assert alice.get(path).status_code == 404, path
 
 
+@pytest.mark.any_database
 def test_a_body_where_none_belongs_is_refused(alice: Client) -> None:
     image_id = alice.queued()
     for method, path in (
@@ -109,6 +117,7 @@ def test_a_body_where_none_belongs_is_refused(alice: Client) -> None:
     assert alice.show(image_id)["status"] == "queued"
 
 
+@pytest.mark.any_database
 def test_a_json_body_is_bounded(alice: Client) -> None:
     assert alice.create(name="x", custom="y" * (2 << 20)).status_code == 413
 
@@ -119,6 +128,7 @@ def test_a_json_body_is_bounded(alice: Client) -> None:
     assert alice.request("POST", "/v2/images", data=endless()).status_code == 413
 
 
+@pytest.mark.any_database
 def test_what_a_client_can_find_out(alice: Client, admin: Client) -> None:
     assert alice.get("/v2/info/import").json() == {
         "import-methods": {"description": "Import methods available.", "type": "array", "value": []}
@@ -138,6 +148,7 @@ def test_what_a_client_can_find_out(alice: Client, admin: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["image", "images", "member", "members"])
+@pytest.mark.any_database
 def test_schemas_describe_what_is_served(alice: Client, name: str) -> None:
     schema = alice.get(f"/v2/schemas/{name}").json()
     assert schema["name"] == name
@@ -158,6 +169,7 @@ def test_the_operator_can_take_a_service_out_of_rotation(state: object, tmp_path
         assert requests.get(f"{service.url}/healthcheck", timeout=5).status_code == 503
 
 
+@pytest.mark.any_database
 def test_a_failure_is_logged_once_with_its_facts_and_without_secrets(service: Service, alice: Client) -> None:
     image_id = alice.active(b"data")
     (service.state / "fast" / image_id).unlink()
@@ -172,6 +184,7 @@ def test_a_failure_is_logged_once_with_its_facts_and_without_secrets(service: Se
     alice.delete(image_id)
 
 
+@pytest.mark.any_database
 def test_no_log_line_holds_a_password(service: Service, alice: Client) -> None:
     alice.get("/v2/images")
     service.client("alice", "a wrong password").get("/v2/images")
@@ -179,12 +192,14 @@ def test_no_log_line_holds_a_password(service: Service, alice: Client) -> None:
         assert secret not in service.log
 
 
+@pytest.mark.any_database
 def test_json_is_json(alice: Client) -> None:
     answer = alice.get("/v2/images?limit=1")
     assert answer.headers["Content-Type"] == "application/json"
     assert json.loads(answer.text)
 
 
+@pytest.mark.any_database
 def test_whatever_is_wanted_of_an_unknown_version_the_answer_is_which_there_are(service: Service) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         answer = requests.request(method, f"{service.url}/v3/images", timeout=5)
@@ -193,11 +208,13 @@ def test_whatever_is_wanted_of_an_unknown_version_the_answer_is_which_there_are(
     assert requests.get(f"{service.url}/versions/x", timeout=5).status_code == 200
 
 
+@pytest.mark.any_database
 def test_a_method_that_nobody_knows_is_501(alice: Client) -> None:
     for path in ("/v2/images", "/nope"):
         assert alice.request("BREW", path).status_code == 501
 
 
+@pytest.mark.any_database
 def test_a_failed_download_has_no_headers_of_the_content(service: Service, alice: Client) -> None:
     image_id = alice.active(b"data")
     (service.state / "fast" / image_id).unlink()
@@ -210,6 +227,7 @@ def test_a_failed_download_has_no_headers_of_the_content(service: Service, alice
     alice.delete(image_id)
 
 
+@pytest.mark.any_database
 def test_an_image_that_asks_for_its_signature_to_be_verified_is_not_taken_unverified(alice: Client) -> None:
     names = ("", "_hash_method", "_key_type", "_certificate_uuid")
     image_id = alice.queued(**{f"img_signature{name}": "x" for name in names})
@@ -219,6 +237,7 @@ def test_an_image_that_asks_for_its_signature_to_be_verified_is_not_taken_unveri
     assert alice.show(image_id)["status"] == "queued"
 
 
+@pytest.mark.any_database
 def test_nothing_that_a_client_writes_begins_a_line_of_the_log(service: Service) -> None:
     """A body that breaks off is logged with its path, and the path is the client's."""
     before = len(service.log)
@@ -236,6 +255,7 @@ def test_nothing_that_a_client_writes_begins_a_line_of_the_log(service: Service)
     assert not [line for line in written if line.startswith("2026-01-01 ERROR forged")]
 
 
+@pytest.mark.any_database
 def test_load_balancers_may_ask_by_head(service: Service) -> None:
     assert requests.head(f"{service.url}/healthcheck", timeout=5).status_code == 200
     assert requests.options(f"{service.url}/healthcheck", timeout=5).status_code == 405
@@ -250,6 +270,7 @@ def test_a_time_at_the_edge_of_time_is_400(alice: Client) -> None:
     assert alice.get("/v2/images?created_at=gt:0001-01-01T00:00:00%2B14:00").status_code == 400
 
 
+@pytest.mark.any_database
 def test_what_a_client_says_of_a_proxy_is_not_believed_by_default(alice: Client) -> None:
     claims = {
         "X-Forwarded-Proto": "https",

@@ -184,6 +184,7 @@ def test_usage_is_told_of_unified_limits_only(limited: Service) -> None:
     assert limited.client(None).get("/v2/info/usage").status_code == 401
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_had_reserved_is_free_after_recovery(state: Path) -> None:
     with running(state, CONF) as service:
         alice = service.client()

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import requests
 import yaml
 
 from tests.support import Client, Service, names, running, write_users
+
+pytestmark = pytest.mark.slow
 
 GRACE = 4
 #: Seconds that a transfer takes: some end within the grace, some do not, and some would not for a long time.

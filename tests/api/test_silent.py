@@ -4,9 +4,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.api import silent
 from tests.api.silent import DATA, HASH, Upload
 from tests.support import running, until
+
+pytestmark = pytest.mark.slow
 
 UPLOADS = 150
 #: More memory for so many, MiB: some 60 were seen, and 800 when each upload had buffers of its own.
@@ -16,7 +20,7 @@ OTHERS = 12
 
 
 def test_uploads_that_fall_silent_hold_little_and_go_on_when_they_like(state: Path) -> None:
-    with running(state, silent.CONF, observed=False) as service:
+    with running(state, silent.CONF, plain=True) as service:
         alice = service.client()
         large = DATA * 4
         alone = min(_seconds(service.client().active, large) for _ in range(2))
@@ -43,7 +47,7 @@ def _seconds(work: object, *arguments: object) -> float:
 
 
 def test_uploads_beyond_the_places_wait_with_nothing_read_and_others_do_not_notice(state: Path) -> None:
-    with running(state, silent.CONF + "transfers = 4\n", observed=False) as service:
+    with running(state, silent.CONF + "transfers = 4\n", plain=True) as service:
         alice = service.client()
         with silent.silent(service, 4) as uploads:
             waiting = Upload(service, alice.queued(), chunked=False)

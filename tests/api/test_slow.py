@@ -4,8 +4,12 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.api import slow
 from tests.support import running
+
+pytestmark = pytest.mark.slow
 
 SOCKETS = 1000
 #: Seconds that one of a hundred requests may take on a machine that runs other tests at the same time.
@@ -15,7 +19,7 @@ BUSY = 0.05
 def test_a_thousand_slow_clients_hurt_nobody(state: Path) -> None:
     unit = (Path(__file__).parents[2] / "etc/systemd/calotype.service").read_text()
     environment = dict(line.split("=", 1) for line in re.findall("^Environment=(.*)", unit, re.MULTILINE))
-    with running(state, environment=environment, observed=False) as service:
+    with running(state, environment=environment, plain=True) as service:
         images = slow.wanted(service, SOCKETS)
         slow.figures(service)  # caches are filled
         idle = slow.figures(service)

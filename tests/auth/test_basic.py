@@ -158,6 +158,8 @@ def test_names_that_would_not_work_are_refused(name: str, project: str, password
 # --- over HTTP -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_database
+@pytest.mark.slow
 def test_wrong_credentials_are_401_on_every_route_that_is_not_open(service: Service) -> None:
     from calotype.api.routes import ROUTES
 

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +18,7 @@ import pytest
 from calotype import config, errors
 from calotype.app import App
 from calotype.auth import keystone as ours
+from tests import warm
 from tests.keystone import Keystone, Memcached, TokenClient
 from tests.support import PASSWORD, USERS, Service, running, until
 
@@ -91,14 +90,7 @@ def test_the_openstack_command_finds_the_service_and_works(cloud: Service, keyst
 
     def openstack(user: str, *arguments: str) -> Any:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
-        done = subprocess.run(
-            [Path(sys.executable).parent / "openstack", "image", *arguments],
-            env=environment | keystone.environment(user),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = warm.run("openstack", ["image", *arguments], env=environment | keystone.environment(user), timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout) if "json" in arguments else done.stdout
 
@@ -491,6 +483,7 @@ def test_what_memcached_knows_keystone_is_not_asked(short: Keystone, memcached: 
         short.start()
 
 
+@pytest.mark.needs("memcached")
 def test_without_memcached_keystone_is_asked(short: Keystone) -> None:
     own = Memcached()
     auth = ours.KeystoneAuth(load(directory(short), short.conf(own) + "[keystone]\nremember = 0\n"))

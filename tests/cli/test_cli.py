@@ -15,17 +15,15 @@ import sqlalchemy as sa
 
 from calotype.db import schema
 from calotype.db.engine import Database
-from tests.support import PASSWORD, Service, free_port, names, running
+from tests import warm
+from tests.support import PASSWORD, Service, free_port, names, running, write_users
 
 Place = tuple[str | Path, ...]
 
 
 def calotype(*arguments: str | Path, code: int = 0, stdin: str = "", **environment: str) -> str:
     """Run the command; its output, both streams."""
-    done = subprocess.run(
-        [sys.executable, "-m", "calotype.cli.main", *map(str, arguments)],
-        input=stdin, capture_output=True, text=True, timeout=60, env={**os.environ, **environment},
-    )  # fmt: skip
+    done = warm.run("calotype", list(map(str, arguments)), input=stdin, env={**os.environ, **environment})
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
@@ -51,6 +49,14 @@ def test_help_teaches_itself() -> None:
     assert "sync" in calotype("db", code=2)
     assert "--workers" in calotype("serve", "--help")
     assert calotype("--version").startswith("calotype ")
+
+
+@pytest.mark.slow
+def test_it_is_installed_as_a_command_and_can_be_run_as_a_module() -> None:
+    script, module = [Path(sys.executable).with_name("calotype")], [sys.executable, "-m", "calotype.cli.main"]
+    done = subprocess.run([*script, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == calotype("--help")
+    assert subprocess.run([*module, "db"], capture_output=True, timeout=60).returncode == 2
 
 
 def test_users_are_added_listed_and_removed(tmp_path: Path) -> None:
@@ -181,6 +187,7 @@ def test_a_policy_file_that_is_broken_stops_the_start(tmp_path: Path) -> None:
     assert "policy" in calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", code=1)
 
 
+@pytest.mark.any_database
 def test_an_address_in_use_is_said_in_a_sentence(service: Service, tmp_path: Path) -> None:
     said = calotype("serve", "--bind", f"127.0.0.1:{service.port}", "--state-dir", tmp_path / "s", code=1)
     assert "in use" in said
@@ -193,6 +200,7 @@ def test_a_database_that_is_not_ours_to_change_must_be_synced_by_hand(tmp_path: 
     assert "calotype db sync" in said
 
 
+@pytest.mark.any_database
 def test_it_serves_soon_and_ends_when_told(state: Path, own_database: str) -> None:
     service = Service(state, database=own_database)
     service.start()
@@ -207,6 +215,7 @@ def test_it_serves_soon_and_ends_when_told(state: Path, own_database: str) -> No
         os.killpg(pid, 0)
 
 
+@pytest.mark.any_database
 def test_several_workers_serve_one_state(state: Path, own_database: str) -> None:
     with running(state, "", "--workers", "3", database=own_database) as service:
         alice = service.client()
@@ -241,7 +250,8 @@ def _holds(process: psutil.Process, port: int | None) -> bool:
 
 def test_everything_that_is_made_is_the_owners_alone(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
-    with running(tmp_path / "open") as service:
+    write_users(tmp_path / "open/users.json")
+    with running(tmp_path / "open", users=False) as service:
         service.client().active(b"data")
         for path in (tmp_path / "open").rglob("*"):
             if path.name not in ("serve.log", "calotype.conf"):  # the test's own
@@ -265,6 +275,7 @@ def test_checking_finds_what_would_stop_the_start(tmp_path: Path, database_url: 
     calotype("config", "check", *place)
 
 
+@pytest.mark.any_database
 def test_a_worker_beside_another_server_cleans_up(state: Path, own_database: str) -> None:
     import signal
 

@@ -4,8 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import databases
 from tests.clocks.hosts import Load, left, library, need_namespaces, step_clocks, two_hosts
+
+pytestmark = pytest.mark.needs("root", "gcc", "unshare")
 
 
 def test_the_library_shifts_the_wall_clock_and_nothing_else(tmp_path: Path) -> None:

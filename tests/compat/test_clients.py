@@ -6,7 +6,6 @@ Those for metadata definitions are in `test_metadefs.py`.
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,6 +15,7 @@ import openstack as sdk
 import pytest
 from glanceclient.v2 import shell as glance_commands
 
+from tests import warm
 from tests.keystone import Keystone
 from tests.support import PASSWORD, USERS, Service
 
@@ -58,22 +58,23 @@ class Shell:
     def __init__(self, client: str, keystone: Keystone, user: str) -> None:
         self.ran: set[str] = set()
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.compat.shells", client],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+        (theirs, commands), (answers, said) = os.pipe(), os.pipe()
+        self._process = warm.start(
+            "shells",
+            [client],
+            stdin=theirs,
+            stdout=said,
+            stderr=subprocess.DEVNULL,
             env=clean | keystone.environment(user),
-            text=True,
-            cwd=Path(__file__).parents[2],
         )
+        os.close(theirs)
+        os.close(said)
+        self._commands, self._answers = os.fdopen(commands, "w"), os.fdopen(answers)
 
     def __call__(self, *arguments: Any, fails: bool = False) -> Any:
         """What a command says; as values, if it was asked for JSON."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps([str(argument) for argument in arguments]) + "\n")
-        self._process.stdin.flush()
-        said = json.loads(self._process.stdout.readline())
+        print(json.dumps([str(argument) for argument in arguments]), file=self._commands, flush=True)
+        said = json.loads(self._answers.readline())
         assert (said["code"] != 0) == fails, (arguments, said)
         self.ran.add("_".join(str(word).replace("-", "_") for word in arguments if not str(word).startswith("-")))
         return json.loads(said["out"]) if arguments[-2:] == ("-f", "json") else said["out"] + said["err"]
@@ -82,9 +83,9 @@ class Shell:
         return {name for name in commands if not any(f"{ran}_".startswith(f"{name}_") for ran in self.ran)}
 
     def stop(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
+        self._commands.close()
         self._process.wait(timeout=30)
+        self._answers.close()
 
 
 @pytest.fixture

@@ -5,17 +5,17 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import databases
+from tests import databases, warm
 from tests.compat import images
 from tests.support import Service
+
+pytestmark = [pytest.mark.any_database, pytest.mark.needs("qemu-img", "mke2fs", "xorriso", "sfdisk")]
 
 Run = Callable[..., Any]
 
@@ -37,12 +37,9 @@ def openstack(fresh: Service) -> Run:
     exports = dict(part.split("=", 1) for part in shlex.split(printed[1]))
     assert set(exports) == {"OS_CLIENT_CONFIG_FILE", "OS_CLOUD"}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OS_")} | exports
-    program = Path(sys.executable).parent / "openstack"
 
     def run(*arguments: str | Path, fails: bool = False) -> Any:
-        done = subprocess.run(
-            [str(program), *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=120
-        )
+        done = warm.run("openstack", list(map(str, arguments)), env=environment, timeout=120)
         assert (done.returncode != 0) == fails, done.stderr
         if "json" in arguments:
             return json.loads(done.stdout)

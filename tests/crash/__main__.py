@@ -80,7 +80,6 @@ def lose_power(state: Path, options: argparse.Namespace) -> int:
         print(f"FAILED with seed {options.seed}: {exc}")
         return 1
     finally:
-        cuts.close()
         print(cuts.line())
         shutil.rmtree(state)
     return 0

@@ -9,20 +9,17 @@ next run begins on what one of the losses left, or a kill -9, so that recoveries
 import contextlib
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from tests import warm
 from tests.crash.disk import OUTSIDE, Change, Disk, Mounted, Name, Sync
 from tests.crash.journal import Content, Journal
 from tests.crash.load import Aim, Load
 from tests.crash.oracle import check, debris, settle
-from tests.crash.warm import Starter
 from tests.stores.suite import Kit
 from tests.stores.test_contract import Files
 from tests.support import PASSWORD, Service
@@ -36,13 +33,10 @@ class Machine(Service):
     def __init__(self, state: Path) -> None:
         super().__init__(state, users=False)
         self.conf = f"[glance_store]\nfilesystem_store_datadir = {self.images}\n"
-        self._starter = Starter()
 
-    def close(self) -> None:
-        self._starter.close()
-
-    def _launch(self, arguments: Sequence[str]) -> Any:
-        return self._starter.start(arguments, self.state / "serve.log")
+    def _launch(self, arguments: Sequence[str]) -> warm.Process:
+        with (self.state / "serve.log").open("ab") as log:
+            return warm.start("calotype", arguments, stdout=log, stderr=log)
 
     @property
     def home(self) -> Path:
@@ -83,9 +77,6 @@ class PowerCuts:
         self._directory = directory / "disk"
         self._machine = Machine(self._directory / "machine")
         self._disk = Disk.empty()
-
-    def close(self) -> None:
-        self._machine.close()
 
     def run(self, cuts: int) -> None:
         """Lose power so many times. Raises `AssertionError` with all that is wrong after one of them."""
@@ -183,9 +174,8 @@ class PowerCuts:
             mounted.close()
 
     def _add_user(self, journal: Journal, name: str) -> None:
-        command = [sys.executable, "-m", "calotype.cli.main", "user", "add", name, "--project", "red"]
-        environment = {**os.environ, "CALOTYPE_PASSWORD": PASSWORD}
-        subprocess.run([*command, *map(str, self._machine.place)], env=environment, check=True, timeout=60)
+        command = ["user", "add", name, "--project", "red", *map(str, self._machine.place)]
+        warm.run("calotype", command, env={**os.environ, "CALOTYPE_PASSWORD": PASSWORD}).check_returncode()
         journal.user(name, PASSWORD)
 
     def _killed(self, begun: int, choose: Callable[[], int]) -> int:

@@ -21,6 +21,8 @@ from tests.crash.disk import OUTSIDE, ROOT, Disk, Mounted, Tree
 from tests.crash.power import PowerCuts
 from tests.stores.test_contract import file_store
 
+pytestmark = pytest.mark.needs("root")
+
 CUTS = 40
 
 
@@ -37,8 +39,6 @@ def test_lost_power_under_load_loses_nothing_and_leaves_nothing(tmp_path: Path) 
         cuts.run(CUTS)
     except AssertionError as exc:
         raise AssertionError(f"seed {seed}; {cuts.line()}\n{exc}") from exc
-    finally:
-        cuts.close()
     print(f"seed {seed}; {cuts.line()}")
     assert cuts.summary.checked > CUTS, "there was hardly any load"
 

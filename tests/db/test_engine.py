@@ -361,6 +361,7 @@ def test_notes_of_jobs_become_rows_also_when_that_broke_off_again_and_again(data
     database.close()
 
 
+@pytest.mark.slow
 def test_a_first_migration_that_broke_off_anywhere_is_finished_by_the_next(
     database_kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ from tests.images.samples import qcow2
 from tests.support import PASSWORD, running, second_copy
 from tests.webserver import serving
 
+pytestmark = pytest.mark.needs("curl", "jq")
+
 PAGES = {page.name: page for page in reference.sources() if page.sections}
 #: Who types the examples: name → (project, role).
 USERS = {

@@ -3,9 +3,13 @@
 import statistics
 from pathlib import Path
 
+import pytest
+
 from tests.events.test_service import Changes, left, once
 from tests.rabbitmq import Broker
 from tests.support import running, until
+
+pytestmark = pytest.mark.needs("rabbitmq-server")
 
 #: Queues live as long as their broker unless they are told to be durable; oslo.messaging reads that itself.
 CONF = """\

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 import sqlalchemy as sa
 
@@ -121,6 +122,7 @@ class Changes:
         assert all(found == ["0"] for found in told.values()), "changes of images that nobody heard of"
 
 
+@pytest.mark.slow
 def test_kill_9_loses_no_event_and_changes_no_order(state: Path) -> None:
     seed = random.SystemRandom().randrange(1_000_000)
     rng, changes, waited, kills = random.Random(seed), Changes(), 0, 0

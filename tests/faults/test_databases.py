@@ -15,6 +15,8 @@ from tests.crash.disk import CHANGES, Fault
 from tests.faults.mounts import failing, faulty, free, full, need_mounts, read_only, tmpfs
 from tests.support import Client, Service, names, running, until
 
+pytestmark = pytest.mark.needs("root")
+
 CONF = "[jobs]\npoll = 0.1\n"
 MIB = 1 << 20
 

@@ -11,6 +11,8 @@ from calotype.cli import main
 from tests.faults.mounts import need_mounts, tmpfs
 from tests.support import Service, names, running
 
+pytestmark = pytest.mark.needs("root")
+
 DISK = """\
 [DEFAULT]
 enabled_backends = disk:file, other:file

@@ -26,6 +26,8 @@ from tests.stores.suite import write
 from tests.stores.test_contract import file_store
 from tests.support import Client, Service, names, running, until
 
+pytestmark = pytest.mark.needs("root", "mke2fs")
+
 MIB = 1 << 20
 CONF = """\
 [DEFAULT]

@@ -102,6 +102,7 @@ def test_a_new_store_is_taken_into_use_and_known_from_then_on(app: App, tmp_path
         assert not refused(second)
 
 
+@pytest.mark.any_database
 def test_a_store_that_was_being_taken_into_use_when_the_service_died_is_ready_after_the_next_start(
     app: App, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_store_that_was_being_taken_into_use_when_the_service_died_is_ready_af
         assert not refused(second)
 
 
+@pytest.mark.any_database
 def test_a_place_that_lost_its_identity_takes_nothing_and_is_not_made_anew(app: App, tmp_path: Path) -> None:
     image_id = make_active(app)
     (tmp_path / "one").rename(tmp_path / "unmounted")
@@ -139,6 +141,7 @@ def test_a_place_that_lost_its_identity_takes_nothing_and_is_not_made_anew(app: 
         assert not refused(second)
 
 
+@pytest.mark.any_database
 def test_a_store_that_never_had_an_image_is_not_made_anew_either(app: App, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "two")
     (tmp_path / "two").mkdir()
@@ -147,6 +150,7 @@ def test_a_store_that_never_had_an_image_is_not_made_anew_either(app: App, tmp_p
         assert list((tmp_path / "two").iterdir()) == []
 
 
+@pytest.mark.any_database
 def test_what_is_unmounted_while_copies_are_compared_is_not_missing(
     app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +168,7 @@ def test_what_is_unmounted_while_copies_are_compared_is_not_missing(
     assert found.problem is Problem.UNREADABLE
 
 
+@pytest.mark.any_database
 def test_a_delete_waits_for_a_place_that_is_away(app: App, tmp_path: Path) -> None:
     image_id = make_active(app)
     (tmp_path / "one").rename(tmp_path / "unmounted")
@@ -175,6 +180,7 @@ def test_a_delete_waits_for_a_place_that_is_away(app: App, tmp_path: Path) -> No
     assert names(tmp_path / "one") == [image_id]
 
 
+@pytest.mark.any_database
 def test_the_place_of_another_deployment_is_left_alone(app: App, tmp_path: Path) -> None:
     (tmp_path / "one" / ".calotype-store").write_text('{"identity": "of another deployment"}')
     (tmp_path / "one" / "11111111-2222-4333-8444-555555555555").write_bytes(b"theirs")
@@ -188,6 +194,7 @@ def test_the_place_of_another_deployment_is_left_alone(app: App, tmp_path: Path)
     assert names(tmp_path / "one") == ["11111111-2222-4333-8444-555555555555"]
 
 
+@pytest.mark.any_database
 def test_a_directory_with_data_is_adopted_once_and_only_when_the_operator_says_so(
     app: App, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +235,7 @@ def test_sync_adopts_what_holds_the_data_of_the_records_and_nothing_else(
         assert (refused(second), refused(second, "two")) == (False, True)
 
 
+@pytest.mark.any_database
 def test_a_bare_directory_is_not_taken_for_the_store_whose_images_are_on_record(app: App, tmp_path: Path) -> None:
     make_active(app)
     forget(app)
@@ -238,6 +246,7 @@ def test_a_bare_directory_is_not_taken_for_the_store_whose_images_are_on_record(
 
 
 @pytest.mark.parametrize("named", ["one", "fast"])
+@pytest.mark.any_database
 def test_a_store_that_moved_or_was_renamed_is_recognised(app: App, tmp_path: Path, named: str) -> None:
     image_id, gone = make_active(app), make_active(app)
     (tmp_path / "one").rename(tmp_path / "moved")
@@ -327,6 +336,7 @@ def test_a_delete_that_waits_leaves_what_has_the_url_since(app: App, tmp_path: P
         assert (tmp_path / "two" / image_id).read_bytes() == b"data"
 
 
+@pytest.mark.any_database
 def test_a_copy_that_was_removed_is_not_taken_for_the_one_that_is_being_added(app: App) -> None:
     image_id = make_active(app)
     with app.db.write_once() as tx:
@@ -371,6 +381,7 @@ def test_who_lost_its_job_leaves_what_is_final_to_who_has_it(
     assert names(tmp_path / "one") == []
 
 
+@pytest.mark.any_database
 def test_data_in_the_state_directory_is_ours_without_a_word(app: App, tmp_path: Path) -> None:
     """What an upgrade from a release without identities finds, whatever the database."""
     image_id = make_active(app)
@@ -401,6 +412,7 @@ def put_at(app: App, image_id: str, directory: Path, url: str | None = None) -> 
         assert db_images.move_location(tx, image_id, copy, url or f"file://{directory}/{image_id}", {})
 
 
+@pytest.mark.any_database
 def test_directories_of_glance_may_have_any_name(app: App, tmp_path: Path) -> None:
     named = "blank ümläut 100%_x a\\b a%20b"
     image_id = make_active(app)
@@ -442,6 +454,7 @@ def test_where_a_store_was_may_be_written_as_people_write_it(app: App, tmp_path:
     assert known(app)["one"].former == tuple(str(tmp_path / str(number)) for number in range(3))
 
 
+@pytest.mark.any_database
 def test_a_store_was_neither_where_another_one_is_nor_nowhere(app: App, tmp_path: Path) -> None:
     for origin in (f"{tmp_path}/two", "old"):
         with pytest.raises(errors.Invalid):
@@ -471,6 +484,7 @@ def test_thousands_of_copies_that_no_store_serves_are_a_few_lines(app: App) -> N
     assert "rbd://fsid/pool" in str(found[0])
 
 
+@pytest.mark.any_database
 def test_an_image_that_is_known_to_have_no_data_hinders_no_adoption(app: App, tmp_path: Path) -> None:
     image_id = make_active(app)
     make_active(app)
@@ -483,6 +497,7 @@ def test_an_image_that_is_known_to_have_no_data_hinders_no_adoption(app: App, tm
         assert not refused(second)
 
 
+@pytest.mark.any_database
 def test_a_place_with_data_that_was_being_adopted_is_not_made_anew_where_it_is_not_mounted(
     app: App, tmp_path: Path
 ) -> None:
@@ -496,6 +511,7 @@ def test_a_place_with_data_that_was_being_adopted_is_not_made_anew_where_it_is_n
     assert not list((tmp_path / "one").iterdir())
 
 
+@pytest.mark.any_database
 def test_a_store_that_could_not_be_taken_into_use_is_as_soon_as_it_can(
     app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -516,6 +532,7 @@ def test_a_store_that_could_not_be_taken_into_use_is_as_soon_as_it_can(
             assert not refused(second)
 
 
+@pytest.mark.any_database
 def test_a_renamed_store_whose_place_was_away_at_the_start_is_recognised_when_it_is_back(
     app: App, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def bytes_of(path: Path) -> list[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_everything_wrong_is_found_nothing_else_and_nothing_is_lost(app: App, tmp_path: Path) -> None:
     ids = [make_active(app, content=content(number)) for number in range(60)]
     for image_id in ids[20:]:
@@ -262,6 +263,7 @@ def test_a_copy_stays_on_record_when_nobody_knows_whether_the_other_one_is_sound
 
 
 @pytest.mark.parametrize("moment", [0, 1, 2])
+@pytest.mark.slow
 def test_a_repair_that_is_killed_is_finished_by_the_next_one(app: App, tmp_path: Path, moment: int) -> None:
     """Killed after the record in quarantine, after the rename, after the deactivation."""
     both, alone = make_active(app, content=b"both"), make_active(app, content=b"alone")
@@ -282,6 +284,7 @@ def test_a_repair_that_is_killed_is_finished_by_the_next_one(app: App, tmp_path:
     assert len([line for line in command(tmp_path, "repair", "--list-quarantine") if "location" in line]) == 2
 
 
+@pytest.mark.slow
 def test_a_service_under_load_gives_no_false_finding(state: Path) -> None:
     with running(state) as service:
         kept = [service.client().active(content(number)) for number in range(5)]

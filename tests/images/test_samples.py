@@ -138,6 +138,7 @@ def refused(content: bytes, sample: Sample, step: int) -> bool:
 
 
 @pytest.mark.parametrize(("step", "largest"), [(1, 16 << 10), (511, 200 << 10), (64 << 10, 4 << 20)])
+@pytest.mark.slow
 def test_the_verdict_is_the_same_whatever_pieces_the_data_comes_in(step: int, largest: int) -> None:
     for expected, samples in ((True, HOSTILE), (False, GOOD)):
         for sample in samples:
@@ -157,6 +158,7 @@ def judged(content: bytes, sample: Sample, step: int) -> int | str | None:
 
 
 @pytest.mark.parametrize(("step", "largest"), [(1, 16 << 10), (511, 200 << 10), (100_001, 4 << 20)])
+@pytest.mark.slow
 def test_a_client_that_sends_little_at_a_time_hides_nothing(step: int, largest: int) -> None:
     for sample in (*HOSTILE, *GOOD):
         content = sample.make()
@@ -193,6 +195,7 @@ def dearest(measure: Any) -> tuple[float, str]:
     return max((measure(sample.make(), sample.declared), str(sample)) for sample in (*HOSTILE, *GOOD))
 
 
+@pytest.mark.slow
 def test_no_file_costs_more_than_a_tenth_of_a_second_of_cpu_to_look_at(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
 
@@ -208,6 +211,7 @@ def test_no_file_costs_more_than_a_tenth_of_a_second_of_cpu_to_look_at(caplog: p
     assert worst <= 0.1, name
 
 
+@pytest.mark.slow
 def test_no_file_costs_more_than_16_mib_to_look_at(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
 

@@ -798,6 +798,7 @@ def test_a_small_wrong_image_never_reaches_the_store() -> None:
         ("vpc", []),
     ],
 )
+@pytest.mark.needs("qemu-img")
 def test_what_qemu_makes_is_recognised(tmp_path: Path, disk_format: str, options: list[str]) -> None:
     raw = tmp_path / "raw"
     raw.write_bytes(pattern(3 * MIB).ljust(8 * MIB, b"\0"))
@@ -808,6 +809,7 @@ def test_what_qemu_makes_is_recognised(tmp_path: Path, disk_format: str, options
     assert found == 8 * MIB or (disk_format == "vpc" and found is not None and 8 * MIB <= found < 9 * MIB)
 
 
+@pytest.mark.needs("qemu-img")
 def test_a_qcow2_file_with_a_backing_file_is_rejected(tmp_path: Path) -> None:
     base, top = tmp_path / "base", tmp_path / "top"
     subprocess.run([tool("qemu-img"), "create", "-q", "-f", "raw", base, "1M"], check=True)

@@ -156,6 +156,7 @@ def test_the_modes(
 
 
 @pytest.mark.parametrize("options", [("--prefer-new",), ("--overwrite",), ("--merge", "--prefer-new", "--overwrite")])
+@pytest.mark.any_database
 def test_modes_that_make_no_sense_are_refused(place: Place, files: Path, options: tuple[str, ...]) -> None:
     calotype("db", "sync", *place)
     put(files, "old.json", OLD)
@@ -164,6 +165,7 @@ def test_modes_that_make_no_sense_are_refused(place: Place, files: Path, options
     assert "Namespaces: 1 added." in calotype("db", "load-metadefs", files, *place)
 
 
+@pytest.mark.any_database
 def test_a_file_that_is_wrong_is_named_and_the_others_are_loaded(place: Place, files: Path, tmp_path: Path) -> None:
     calotype("db", "sync", *place)
     bad = {
@@ -238,6 +240,7 @@ def test_a_name_that_comes_twice_is_refused_whether_it_is_there_or_not(
     assert exported(place, tmp_path / "out")["Site::Disks.json"]["display_name"] == "Disks"
 
 
+@pytest.mark.any_database
 def test_a_directory_that_cannot_be_read_is_no_empty_one(files: Path) -> None:
     files.chmod(0)
     me = os.geteuid()
@@ -294,6 +297,7 @@ def test_the_configured_directory_is_read_when_no_other_is_named(tmp_path: Path,
     assert "is no directory" in in_a_process_of_its_own("db", "export-metadefs", files / "old.json", *where, code=1)
 
 
+@pytest.mark.any_database
 def test_an_export_leaves_nothing_half_written(place: Place, files: Path, tmp_path: Path) -> None:
     calotype("db", "sync", *place)
     put(files, "old.json", OLD)

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.model.machine import walk
 
 
+@pytest.mark.slow
 def test_the_service_answers_as_the_reference_model(database_url: str, database_kind: str, tmp_path: Path) -> None:
     walk(tmp_path, database_url, steps=2000 if database_kind == "sqlite" else 300, seed=20261122)

@@ -49,6 +49,7 @@ def connections(app: App) -> int:
     return sum(engine.pool.checkedout() for engine in (app.db.reads, app.db.writes))  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_no_route_asks_elsewhere_with_a_connection_in_its_hands_and_all_answer_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

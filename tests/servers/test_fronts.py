@@ -16,6 +16,8 @@ from tests.servers import fronts
 from tests.servers.fronts import Front
 from tests.support import PASSWORD, Client
 
+pytestmark = pytest.mark.needs("nginx", "haproxy", "uwsgi")
+
 MIB = 1 << 20
 DATA = random.Random(9).randbytes(3 * MIB + 17)
 _BASIC = base64.b64encode(f"alice:{PASSWORD}".encode()).decode()

@@ -117,6 +117,7 @@ def test_a_file_that_shrinks_breaks_the_download_instead_of_ending_it(tmp_path: 
         store.read(url, length=100_000, ctx=SERVICE)
 
 
+@pytest.mark.needs("strace")
 def test_what_is_synced_and_when(tmp_path: Path) -> None:
     """The order that survives a power cut: data, then the name, then the directory; seen from outside by strace."""
     script = (
