@@ -80,6 +80,7 @@ def machine(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.needs("root", "unshare", "curl", "jq", "openssl", "nginx", "haproxy")
 @pytest.mark.parametrize("start", WAYS)
 def test_the_guides_can_be_followed(start: str, machine: Path) -> None:
     before, names = WAYS[start]
