@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,16 @@ GLANCE_LATER = {
 
 
 class Shell:
-    """One client in a process of its own, as one user."""
+    """One client in a process of its own, as the user that its environment names."""
 
-    def __init__(self, client: str, keystone: Keystone, user: str) -> None:
+    def __init__(self, client: str, environment: Mapping[str, str]) -> None:
         self.ran: set[str] = set()
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.compat.shells", client],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=clean | keystone.environment(user),
+            env=clean | dict(environment),
             text=True,
             cwd=Path(__file__).parents[2],
         )
@@ -93,7 +93,7 @@ def shells(cloud: Service, keystone: Keystone) -> Iterator[Any]:
     made: list[Shell] = []
 
     def make(client: str, user: str) -> Shell:
-        made.append(Shell(client, keystone, user))
+        made.append(Shell(client, keystone.environment(user)))
         return made[-1]
 
     yield make
