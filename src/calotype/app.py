@@ -19,8 +19,9 @@ from oslo_config import cfg
 from calotype import config, config_check, errors, insides, limits, logs, notifiers, policy
 from calotype.api import body, openapi, proxies, versions
 from calotype.api import errors as api_errors
+from calotype.api.conditions import Conditions
 from calotype.api.cors import Cors
-from calotype.api.request import UUID
+from calotype.api.request import UUID, take_names_from_query
 from calotype.api.routes import ROUTES, Route
 from calotype.api.schemas import Schemas
 from calotype.auth.base import Authenticator
@@ -85,7 +86,12 @@ class App:
         )
         schemas = Schemas(conf.image_format.disk_formats, conf.image_format.container_formats)
         self.wsgi = _falcon(
-            [Arrival(self.service, schemas, Health(self.service)), Cors(conf), Authentication(self.service, auth)]
+            [
+                Arrival(self.service, schemas, Health(self.service)),
+                Cors(conf),
+                Authentication(self.service, auth),
+                Conditions(),
+            ]
         )
 
     def prepare(self, *, wait: bool = True) -> None:
@@ -227,8 +233,6 @@ class Arrival:
         self._behind_proxy: bool = svc.conf.oslo_middleware.enable_proxy_headers_parsing
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        if self._behind_proxy:
-            proxies.believe(req.env)
         req.context.service = self._svc
         req.context.schemas = self._schemas
         req.context.openapi = self._openapi
@@ -241,6 +245,12 @@ class Arrival:
         if given and given.isascii() and given.isprintable():
             req.context.request_id = given if given.startswith("req-") else f"req-{given}"
         req.env[logs.KEY] = logs.begin(req.context.request_id)
+        if self._behind_proxy:
+            proxies.believe(req.env)
+        proxies.check_host(req.env)
+        if req.method == "PUT" and req.get_header("Content-Range") is not None:
+            # RFC 9110 §14.5: who does not know it would take a part for the whole.
+            raise errors.Invalid("Content-Range is not accepted: send the whole of the content.")
         raw = str(req.env.get("RAW_URI") or req.env.get("REQUEST_URI") or "")
         if self._ESCAPED_SLASH.search(raw.partition("?")[0]):
             # No variable in a path may hold a slash, so a path with an escaped one matches no route.
@@ -278,6 +288,7 @@ class Authentication:
         if not all(params.values()):
             # No variable in a path may be empty.
             raise errors.NotFound("The resource could not be found.")
+        take_names_from_query(req, params)
         ctx = self._caller(req, resp)
         logs.identify(log, ctx)
         if ctx.read_only and req.method not in ("GET", "HEAD"):

@@ -47,6 +47,10 @@ class Conflict(CalotypeError):
     """The state of the thing does not allow this, or another request changed it first."""
 
 
+class PreconditionFailed(CalotypeError):
+    """The caller named a condition, and it does not hold; nothing was changed."""
+
+
 class Gone(CalotypeError):
     """The thing disappeared while it was being worked on."""
 
@@ -123,6 +127,10 @@ class InUse(StoreError):
 
 class StoreFull(StoreError):
     """There is no room for the object."""
+
+
+class LocationRefused(StoreError):
+    """The location leads where this service does not connect to; asking again changes nothing."""
 
 
 class StoreReadOnly(StoreError):

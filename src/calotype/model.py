@@ -3,11 +3,14 @@
 Status machines and limits are tables and constants here, too. Nothing here knows SQL, HTTP or stores.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
+
+from calotype import errors
 
 VISIBILITIES: Final = ("public", "private", "shared", "community")
 MEMBER_STATUSES: Final = ("pending", "accepted", "rejected")
@@ -47,6 +50,15 @@ FORMATS_OPEN: Final = frozenset({"queued", "importing"})
 RESERVED_PREFIX: Final = "os_glance"
 #: Properties of these that name a host. They are never shown.
 HIDDEN_PROPERTIES: Final = frozenset({"os_glance_stage_host", "os_glance_hash_op_host"})
+
+#: What a name has to be that stands in paths: a tag of an image, a member, a namespace and what is in it.
+#: Web servers and proxies decode a path before they hand it on, so a slash in a name would end it, also an escaped one;
+#: `.` and `..` go away with the segment before them, and control characters end a request.
+PATH_NAME: Final = r"^(?!\.{1,2}$)(?!.*%2[Ff])[^/\x00-\x1f\x7f-\x9f\ufffd]+$"
+PATH_NAME_RULE: Final = (
+    "must be a name that a path can hold: not empty, . or .., and without /, %2F and control characters"
+)
+_PATH_NAME: Final = re.compile(PATH_NAME)
 
 MAX_INT: Final = 2**31 - 1
 MAX_NAME: Final = 255
@@ -304,3 +316,10 @@ class Event:
     payload: Mapping[str, Any] | str
     at: datetime
     number: int = 0
+
+
+def check_path_names(names: Iterable[str], what: str) -> None:
+    """Raise `Invalid` unless each of the names can stand in a path."""
+    bad = next((name for name in names if not _PATH_NAME.fullmatch(name)), None)
+    if bad is not None:
+        raise errors.Invalid(f"{what} {bad[:64]!r} {PATH_NAME_RULE}.")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any, Final
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection
@@ -50,6 +50,7 @@ _URL: Final = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?"
 )
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%[01][0-9A-Fa-f]|%7[Ff]")
 _PLAIN: Final = re.compile(r"[!-~]+")  # what a URL is made of: printable ASCII without the space
 _LABEL: Final = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*{_LABEL}")
@@ -150,6 +151,22 @@ def parse(url: str) -> Target:
     if not 0 < port < 65536:
         raise errors.UrlRefused("The URL has no port that there is.")
     return Target(scheme, _host(found["host"]), port, (found["path"] or "/") + (found["query"] or ""))
+
+
+def is_well_formed(url: str) -> bool:
+    """Whether a URL of any scheme can be read.
+
+    Brackets hold an address, a port is one, a percent sign begins an escape, and none of a control character.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.hostname is not None and ":" in parts.hostname:
+            ipaddress.IPv6Address(parts.hostname)
+        if parts.netloc.rpartition("@")[2].count(":") > 1 and ":" not in (parts.hostname or ""):
+            return False
+        return parts.port != 0 and not _BAD_ESCAPE.search(url)  # the port is a number of at most 16 bits, or an error
+    except ValueError:
+        return False
 
 
 def _joined(base: str, leads: str) -> str:

@@ -457,13 +457,77 @@ def refused(target: Target, raw: bytes, status: int, more: Iterable[bytes] = ())
         assert target.state() == before
 
 
-@pytest.mark.parametrize("host", [b"\x80", b"\xff\xfe", b"a b", b"<x>", b'"'])
-def test_a_host_that_is_none_breaks_no_header(target: Target, host: bytes) -> None:
-    found = exchange(target.service.port, b"GET /v2 HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
-    assert found.status in (302, 400)
-    for value in found.fields.values():
+def links(port: int, *fields: bytes, version: bytes = b"1.1") -> tuple[Answer, bytes]:
+    """The answer to a request whose answer holds a link, and the link."""
+    with Wire(port) as wire:
+        wire.send(
+            b"GET /v2 HTTP/" + version + b"\r\n" + b"".join(field + b"\r\n" for field in (*fields, AUTH)) + b"\r\n"
+        )
+        found = wire.answer()
+    assert found is not None
+    return found, found.fields.get(b"location", b"")
+
+
+HOSTS = [
+    b"", b" ", b"evil@host/path?x", b"user:pw@host", b"host/path", b"host?x", b"host#x", b"host\\x", b"a b", b"a,b", b"<x>", b'"',
+    b"\x80", b"\xff\xfe", b"h\xc3\xb6st", b"host:port", b"host:-1", b"host:65536", b"host:999999", b"host:1:2", b":80", b"[::1", b"::1",
+    b"[zz]", b"[::1]x", b"[1:2]", b"[]", b"http://host", b"ho%73t",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_that_is_none_is_refused_and_in_no_link(target: Target, host: bytes) -> None:
+    found, _ = links(target.service.port, b"Host: " + host)
+    assert found.status == 400
+    for value in (*found.fields.values(), found.body):
         assert value.isascii()
-        assert host not in value
+        assert host not in value or len(host.strip()) < 2
+
+
+def test_a_client_of_http_1_1_names_one_host(target: Target) -> None:
+    port = target.service.port
+    assert links(port)[0].status == 400
+    assert links(port, b"Host: a", b"Host: b")[0].status == 400
+    assert links(port, b"Host: a", b"Host: a")[0].status == 400
+    found, link = links(port, version=b"1.0")
+    assert (found.status, link.startswith(b"http://127.0.0.1:")) == (302, True)
+    assert links(port, b"Host: evil@x", version=b"1.0")[0].status == 400
+    for host in (
+        b"images.example.com",
+        b"a_b:9292",
+        b"XN--HST-TNA.example:65535",
+        b"192.0.2.7:80",
+        b"[2001:db8::7]:9292",
+        b"[::1]",
+    ):
+        found, link = links(port, b"Host: " + host)
+        assert (found.status, link) == (302, b"http://" + host + b"/v2/")
+
+
+EMPTY = b"0\r\n\r\n"
+
+
+def test_chunks_without_a_byte_are_no_body(target: Target) -> None:
+    """Proxies and some clients send them with each request."""
+    name = b"/v2/images/QUEUED"
+    for line, status in (
+        (b"GET /v2/images", 200), (b"GET " + name, 200), (b"GET /v2/images/ID/file", 200), (b"HEAD /v2/images/ID/file", 200),
+        (b"PUT " + name + b"/tags/chunked", 204), (b"DELETE " + name + b"/tags/chunked", 204), (b"GET /v2/schemas/image", 200),
+        (b"POST /v2/images/ID/actions/reactivate", 204), (b"GET /v2/metadefs/namespaces", 200), (b"GET /v2/info/stores", 200),
+    ):  # fmt: skip
+        with Wire(target.service.port) as wire:
+            for _ in range(2):  # what follows on the connection is the next request
+                wire.send(target.raw(head(line, CHUNKED) + EMPTY))
+                found = wire.answer()
+                assert found is not None
+                assert found.status in (status, 404 if line.startswith(b"DELETE") else status), line
+                if line.startswith(b"HEAD"):
+                    break
+    for line in (b"POST /v2/images", b"POST /v2/images/ID/members"):
+        found = exchange(target.service.port, target.raw(head(line, CHUNKED) + EMPTY))
+        assert (found.status, b"needs a JSON body" in found.body) == (400, True)
+    refused(target, head(b"GET /v2/images", CHUNKED) + b"1\r\nx\r\n" + EMPTY, 400)
+    refused(target, head(b"GET /v2/images", CHUNKED) + b"x\r\n" + EMPTY, 400)
 
 
 # --- what is odd, but not wrong --------------------------------------------------------------------------

@@ -127,6 +127,27 @@ def test_data_with_another_hash_leaves_the_image_queued_and_the_data_where_it_is
     assert alice.put(image_id, b"its own").status_code == 204
 
 
+MALFORMED = [
+    "http://[::1", "http://[::1/x", "http://[zz]", "http://[zz]/x", "http://]/", "http://[/", "http://[::ffff:1.2.3.4/", "http://[::1]x/",
+    "http://[v1.x]/", "http://[::1%25eth0]/x", "http://h:99999/", "http://h:x/", "http://h:0/", "http://h:-1/", "http://h:1:2/", "http:///x",
+    "http://h/%", "http://h/%z", "http://h/%zz", "http://h/%00", "http://h/a%0Ab", "http://h/%7f", "http://h%00/x", "http://ho%73t/x",
+    "http://h\u00f6st/x", "http://\u2100.example/x", "http://h/\u00e9", "http://h/a b", "http://h/a\nb", "http://h\\@x/", "http://h/\x7f", "http:",
+    "https://[", "://h/x", "h/x", "", "nope://[zz]/x", "file://[zz]/x", "file:///%00", "memory://[::1", "memory://brief/%zz", "s3://[::1/b/o",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", MALFORMED)
+@pytest.mark.parametrize("user", ["alice", "nova"])
+def test_a_malformed_url_is_400(place: Place, user: str, url: str) -> None:
+    image_id = place.client().queued()
+    answer = add(place.client(user), image_id, url)
+    assert answer.status_code == (400 if user == "nova" or (url.startswith("http") and "://" in url) else 403), (
+        answer.text
+    )
+    assert "service failed" not in answer.text
+    assert status(place.client(), image_id) == "queued"
+
+
 def test_of_fifty_who_add_at_once_one_wins(place: Place) -> None:
     alice = place.client()
     image_id = alice.queued()

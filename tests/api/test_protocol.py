@@ -42,8 +42,8 @@ def test_the_version_can_stand_in_the_path_or_in_accept(alice: Client) -> None:
 @pytest.mark.parametrize(
     ("accept", "kind", "start"),
     [
-        (None, "text/plain", "404 Not Found\n\nNo image"), ("text/plain", "text/plain", "404 Not Found\n\n"),
-        ("*/*", "text/html", "<html>"), ("text/html", "text/html", "<html>"), ("application/json", "application/json", "{"),
+        (None, "text/html", "<html>"), ("", "text/html", "<html>"), ("application/octet-stream", "text/html", "<html>"),
+        ("text/plain", "text/plain", "404 Not Found\n\nNo image"), ("text/plain, text/html;q=0.5", "text/html", "<html>"), ("*/*", "text/html", "<html>"), ("text/html", "text/html", "<html>"), ("application/json", "application/json", "{"),
     ],
 )  # fmt: skip
 @pytest.mark.any_database

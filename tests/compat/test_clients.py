@@ -6,7 +6,7 @@ Those for metadata definitions are in `test_metadefs.py`.
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,9 @@ GLANCE_LATER = {
 
 
 class Shell:
-    """One client in a process of its own, as one user."""
+    """One client in a process of its own, as the user that its environment names."""
 
-    def __init__(self, client: str, keystone: Keystone, user: str) -> None:
+    def __init__(self, client: str, environment: Mapping[str, str]) -> None:
         self.ran: set[str] = set()
         clean = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
         (theirs, commands), (answers, said) = os.pipe(), os.pipe()
@@ -65,7 +65,7 @@ class Shell:
             stdin=theirs,
             stdout=said,
             stderr=subprocess.DEVNULL,
-            env=clean | keystone.environment(user),
+            env=clean | dict(environment),
         )
         os.close(theirs)
         os.close(said)
@@ -94,7 +94,7 @@ def shells(cloud: Service, keystone: Keystone) -> Iterator[Any]:
     made: list[Shell] = []
 
     def make(client: str, user: str) -> Shell:
-        made.append(Shell(client, keystone, user))
+        made.append(Shell(client, keystone.environment(user)))
         return made[-1]
 
     yield make

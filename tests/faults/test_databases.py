@@ -196,7 +196,7 @@ def test_a_service_with_a_read_only_store_starts_and_gives_what_it_has(
         assert client.file(kept).content == b"some data"
         image_id = client.queued()
         answer = client.put(image_id, b"some data")
-        assert (answer.status_code, client.show(image_id)["status"]) == (503, "queued")
+        assert (answer.status_code, client.show(image_id)["status"]) == (507, "queued")
         assert "Read-only" in answer.text
     assert client.put(image_id, b"some data").status_code == 204
 

@@ -51,7 +51,7 @@ def test_a_file_system_that_is_not_mounted_costs_no_image_and_takes_none(state: 
     with serving(state) as service:
         alice = service.client()
         waits = alice.queued()
-        assert alice.put(waits, b"new").status_code == 503
+        assert alice.put(waits, b"new").status_code == 507
         assert alice.show(waits)["status"] == "queued"
         assert names(state / "disk") == []
         (state / "disk" / waits).write_bytes(b"new")
@@ -77,7 +77,7 @@ def test_what_is_mounted_over_a_store_gets_nothing_and_nothing_lies_beneath(stat
         kept = alice.active(b"kept")
         with tmpfs(state / "disk", SIZE) as disk:
             waits = alice.queued()
-            assert alice.put(waits, b"new").status_code == 503
+            assert alice.put(waits, b"new").status_code == 507
             assert names(disk) == []
         assert names(state / "disk") == [kept]
         assert alice.put(waits, b"new").status_code == 204
@@ -108,10 +108,10 @@ def test_no_upload_is_acknowledged_into_a_file_system_that_is_gone(state: Path, 
             else:
                 mounts.enter_context(tmpfs(state / "disk", SIZE))
             bob = service.client()
-            assert bob.put(before, b"new").status_code == 503
+            assert bob.put(before, b"new").status_code == 507
             go_on.set()
             upload.join(30)
-            assert answers == [503]
+            assert answers == [507]
             assert {bob.show(image_id)["status"] for image_id in (before, during)} == {"queued"}
             assert names(state / "disk") == []
             assert bob.put(during, b"elsewhere", x_image_meta_store="other").status_code == 204

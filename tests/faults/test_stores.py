@@ -203,7 +203,7 @@ def test_a_read_only_disk_gives_what_it_has_and_takes_nothing(place: Place) -> N
     kept, doomed = place.stored("disk", b"to be kept"), place.stored("disk", b"to be deleted")
     with read_only(place.path / "disk"):
         image_id, refused = place.put("disk", b"some data")
-        assert refused.status_code == 503
+        assert refused.status_code == 507
         assert "Read-only file system" in refused.text
         assert place.client.show(image_id)["status"] == "queued", "there was nothing to clean up"
         assert place.client.file(kept).content == b"to be kept"
@@ -219,7 +219,7 @@ def test_a_read_only_disk_gives_what_it_has_and_takes_nothing(place: Place) -> N
 
 #: What the disk says, and what the client hears.
 FULL = ((errno.ENOSPC, 413), (errno.EDQUOT, 413))
-BROKEN = ((errno.EIO, 503), (errno.EROFS, 503))
+BROKEN = ((errno.EIO, 507), (errno.EROFS, 507))
 FAULTS = [
     (call, number, status)
     for call, answers in {
@@ -269,7 +269,7 @@ def test_a_disk_that_becomes_read_only_in_mid_upload_is_cleaned_up_when_it_can_b
             yield b"x" * (2 * MIB)
 
         image_id, refused = place.put("faulty", body())
-        assert refused.status_code == 503
+        assert refused.status_code == 507
         assert place.client.show(image_id)["status"] == "saving"
         assert len(place.names("faulty")) == 2
         assert place.client.file(kept).content == b"to be kept"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from calotype import errors
+from calotype import errors, net
 from calotype.app import App
 from calotype.auth import keystone
 from calotype.context import SERVICE, Context
@@ -305,6 +305,33 @@ def test_hashing_is_tried_again_and_then_given_up(app: App, web: WebServer, monk
     web.files["/y"] = data
     work_off(app)
     assert show(app, third).os_hash_value == hashlib.sha512(data).hexdigest()
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_hashing_data_of_a_host_that_is_refused_fails_at_once_with_the_reason(
+    app: App, web: WebServer, monkeypatch: pytest.MonkeyPatch, hashed: bool
+) -> None:
+    """The name was resolved to an address that is allowed when the location was added, and then to another one."""
+    data = b"d" * (1 << 20)
+    web.files["/x"] = data
+    image_id = queued(app)
+    locations.add(app.service, ALICE, image_id, web.url + "/x", given(data) if hashed else None)
+    asked: list[str] = []
+
+    def refuse(_filters: net.Filters, target: net.Target, _address: net.Address) -> None:
+        asked.append(target.host)
+        raise errors.UrlRefused("The host of the URL has an address that this service does not connect to.")
+
+    monkeypatch.setattr(net.Filters, "check_address", refuse)
+    work_off(app)
+    assert asked == ["127.0.0.3"], "once, and not again"
+    assert backlog(app) == 0
+    image = show(app, image_id)
+    assert (image.status, image.os_hash_algo) == ("queued" if hashed else "active", None)
+    (task,) = tasks.of_image(app.service, ALICE, image_id)
+    assert (task.status, task.message) == (
+        "failure", "The host of the URL has an address that this service does not connect to.",
+    )  # fmt: skip
 
 
 def test_a_long_job_keeps_to_its_rate_and_nobody_else_from_working(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_an_uploader_that_slept_through_its_lease_cannot_finish(app: App, tmp_pa
         upload(app, image_id, [b"new"])
         yield b"old"
 
-    with pytest.raises(errors.Gone):
+    with pytest.raises(errors.Conflict, match="given up"):
         upload(app, image_id, slow())
     image = lifecycle.show(app.service, ALICE, image_id)
     assert (image.status, image.size) == ("active", 3)
@@ -242,7 +242,7 @@ def test_a_report_that_comes_late_does_not_activate_somebody_elses_upload(
 
     thread = threading.Thread(target=second)
     monkeypatch.setattr(file._FileWrite, "commit", slow_commit)
-    with pytest.raises(errors.Gone):
+    with pytest.raises(errors.Conflict, match="given up"):
         upload(app, image_id, [b"old"])
     assert lifecycle.show(app.service, ALICE, image_id).status == "saving"
     proceed.set()

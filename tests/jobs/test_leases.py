@@ -252,7 +252,7 @@ def test_a_host_that_takes_over_an_upload_and_its_uploader_agree_on_who_won(
 
         source = Pieces(slow())
         if taken:
-            with pytest.raises(errors.Gone):
+            with pytest.raises(errors.Conflict, match="given up"):
                 data.upload(app.service, ALICE, image_id, source, store_name=None, size=None)
         else:
             data.upload(app.service, ALICE, image_id, source, store_name=None, size=None)

@@ -78,6 +78,16 @@ def has_body(environ: _Environ) -> bool:
     return _chunked(environ) or bool(content_length(environ))
 
 
+def is_empty(environ: _Environ) -> bool:
+    """Whether the body has no byte. Of a body in chunks the first byte is waited for, and taken off the body.
+
+    Raises what `source` raises, and `BodyBroken`.
+    """
+    if not has_body(environ):
+        return True
+    return _chunked(environ) and not source(environ).readinto(memoryview(bytearray(1)))
+
+
 def _chunked(environ: _Environ) -> bool:
     codings: str = environ.get("HTTP_TRANSFER_ENCODING", "")
     return codings.rpartition(",")[2].strip().lower() == "chunked"

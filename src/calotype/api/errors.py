@@ -1,10 +1,13 @@
 """Our errors → status and body, one table; nothing else in Calotype knows an HTTP status of an error.
 
 The body follows `Accept` (contract: api.md §1.3). A failure is logged once, here, with its cause.
+
+Requests that carry image data have a second table, `FOR_DATA`: a client must not repeat them by itself.
 """
 
 import json
 import logging
+import re
 from html import escape
 from typing import Final
 
@@ -21,6 +24,7 @@ STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.NotFound, 404),
     (errors.Gone, 410),
     (errors.Conflict, 409),
+    (errors.PreconditionFailed, 412),
     (errors.OverLimit, 413),
     (errors.UnsupportedMedia, 415),
     (errors.ContentRejected, 415),
@@ -37,6 +41,15 @@ STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.StoreError, 500),
 )
 
+#: What replaces a status where the request carries image data.
+#:
+#: openstacksdk repeats a request that was answered 503, keystoneauth 429 and 503, curl these and 408, 500, 502 and 504.
+#: openstacksdk sends the second time what the first time left of the stream: the end of a file, or nothing. It would be
+#: taken for the whole image. RFC 4918 §11.5 says of 507 that the server cannot store the data just now, and that a
+#: client must not repeat the request until its user wants it.
+FOR_DATA: Final = {500: 507, 503: 507}
+
+_DATA_PATH: Final = re.compile(r"/v2/images/[^/]+/(file|stage)")
 _TITLES: Final = {
     300: "Multiple Choices",
     400: "Bad Request",
@@ -46,6 +59,7 @@ _TITLES: Final = {
     405: "Method Not Allowed",
     409: "Conflict",
     410: "Gone",
+    412: "Precondition Failed",
     413: "Request Entity Too Large",
     415: "Unsupported Media Type",
     416: "Request Range Not Satisfiable",
@@ -53,6 +67,7 @@ _TITLES: Final = {
     500: "Internal Server Error",
     501: "Not Implemented",
     503: "Service Unavailable",
+    507: "Insufficient Storage",
 }
 
 
@@ -61,9 +76,19 @@ def status_of(exc: Exception) -> int:
     return next((status for kind, status in STATUS if isinstance(exc, kind)), 500)
 
 
+def _answer_of(req: falcon.Request, exc: Exception) -> int:
+    """The status that answers this request, which may carry image data."""
+    status = status_of(exc)
+    if req.method != "PUT" or not _DATA_PATH.fullmatch(req.path):
+        return status
+    if status == 401 and req.get_header("X-Auth-Token") is not None:
+        return 403  # After 401 keystoneauth gets a new token and repeats the request, with what is left of the stream.
+    return FOR_DATA.get(status, status)
+
+
 def handle(req: falcon.Request, resp: falcon.Response, exc: Exception, params: dict[str, object]) -> None:
     """Falcon's error handler for everything that our code raises."""
-    status = status_of(exc)
+    status = _answer_of(req, exc)
     # What the client wrote is quoted: a line break in a path must not begin a line of the log.
     image_id = ascii(params.get("image_id", "-"))[1:-1]
     facts = (
@@ -84,6 +109,8 @@ def handle(req: falcon.Request, resp: falcon.Response, exc: Exception, params: d
         resp.set_header("Content-Range", f"bytes */{exc.size}")
     if status == 503:
         resp.set_header("Retry-After", "5")
+    if status != 401:
+        resp.delete_header("WWW-Authenticate")
     render(req, resp, status, message)
 
 
@@ -117,15 +144,18 @@ def render(req: falcon.Request, resp: falcon.Response, status: int, message: str
         }
         resp.content_type = "application/json"
         resp.text = json.dumps(body)
-    elif "text/html" in accept or "*/*" in accept:
+    elif "text/plain" in accept and "text/html" not in accept:
+        resp.content_type = "text/plain; charset=UTF-8"
+        resp.text = f"{status} {title}\n\n{message}\n"
+    else:
+        # Also without `Accept`, or with an empty one, which openstacksdk sends with data. It and glanceclient show the
+        # sentence of an HTML page; openstacksdk drops plain text, and glanceclient fails on JSON. They take quotes as
+        # they are.
         resp.content_type = "text/html; charset=UTF-8"
         resp.text = (
             f"<html>\n <head>\n  <title>{status} {title}</title>\n </head>\n <body>\n"
-            f"  <h1>{status} {title}</h1>\n  {escape(message)}<br /><br />\n </body>\n</html>"
+            f"  <h1>{status} {title}</h1>\n  {escape(message, quote=False)}<br /><br />\n </body>\n</html>"
         )
-    else:
-        resp.content_type = "text/plain; charset=UTF-8"
-        resp.text = f"{status} {title}\n\n{message}\n"
 
 
 _EXPLAIN: Final = {

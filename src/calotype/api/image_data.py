@@ -9,7 +9,7 @@ from typing import IO, Any
 import falcon
 
 from calotype import errors
-from calotype.api import body, ranges
+from calotype.api import body, conditions, ranges
 from calotype.api.images import known_id
 from calotype.api.request import caller, integer, no_body, params, service
 from calotype.context import Context
@@ -27,13 +27,27 @@ def upload(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     """PUT /v2/images/{image_id}/file"""
     if (req.content_type or "").partition(";")[0].strip().lower() != _OCTETS:
         raise errors.UnsupportedMedia(f"Send image data as {_OCTETS}.")
-    size = body.content_length(req.env)
-    if stated := req.get_header("x-openstack-image-size"):
-        size = integer(stated, "x-openstack-image-size") or size  # 0 says that it is not known
+    if (req.get_header("Content-Encoding") or "identity").strip().lower() != "identity":
+        raise errors.UnsupportedMedia("Send image data without a Content-Encoding.")
+    size = _size(req)
     store_name = req.get_header("x-image-meta-store")
     source = body.source(req.env)
     data.upload(service(req), caller(req), known_id(image_id), source, store_name=store_name, size=size)
     resp.status = 204
+
+
+def _size(req: falcon.Request) -> int | None:
+    """How many bytes the client says that the data has. Raises `Invalid` where it says two numbers.
+
+    Clients that repeat a request by themselves send what is left of a stream, with the size of the whole.
+    """
+    length = body.content_length(req.env)
+    stated = integer(req.get_header("x-openstack-image-size") or "0", "x-openstack-image-size")
+    if not stated:  # 0 says that it is not known
+        return length
+    if length is not None and length != stated:
+        raise errors.Invalid(f"x-openstack-image-size says {stated} bytes, and Content-Length {length}.")
+    return stated
 
 
 def download(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
@@ -42,6 +56,7 @@ def download(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     svc, ctx = service(req), caller(req)
     prefer = [name.strip() for value in params(req).get("prefer", ()) for name in value.split(",") if name.strip()]
     found = data.prepare(svc, ctx, known_id(image_id), prefer)
+    unchanged = conditions.unchanged(req, found.etag, exists=not found.empty)
     if found.empty:
         resp.status = 204
         return
@@ -49,9 +64,9 @@ def download(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     resp.set_header("Accept-Ranges", "bytes")
     if found.etag:
         resp.set_header("ETag", found.etag)
-        if _names(req.get_header("If-None-Match"), found.etag):
-            resp.status = 304
-            return
+    if unchanged:
+        resp.status = 304
+        return
     wanted = _wanted(req, found)
     if wanted is None:
         if found.image.checksum:
@@ -64,11 +79,13 @@ def download(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
         _send(req, resp, svc, ctx, found, offset, length)
     else:
         resp.status = 206
-        _send_parts(req, resp, svc, ctx, found, wanted)
+        _send_parts(resp, svc, ctx, found, wanted)
 
 
 def _wanted(req: falcon.Request, found: Download) -> list[ranges.Range] | None:
-    """The ranges to send, None for everything."""
+    """The ranges to send, None for everything. Only GET has ranges (RFC 9110 §14.2)."""
+    if req.method != "GET":
+        return None
     condition = req.get_header("If-Range")
     if condition is not None and condition.strip() != found.etag:
         return None  # Weak validators and dates never match: the client gets the whole anew.
@@ -98,7 +115,6 @@ def _send(
 
 
 def _send_parts(
-    req: falcon.Request,
     resp: falcon.Response,
     svc: Service,
     ctx: Context,
@@ -116,10 +132,6 @@ def _send_parts(
     resp.set_header("Content-Length", str(sum(map(len, heads)) + sum(length for _, length in wanted) + len(end)))
     # The first copy that opens decides whether there is an answer at all; the others follow as they are sent.
     first = data.open_(svc, ctx, found, offset=wanted[0][0], length=wanted[0][1])
-    if req.method == "HEAD":
-        first.close()
-        return
-
     on_sent = _on_sent(svc, ctx, found, sum(length for _, length in wanted))
 
     def parts() -> Iterator[bytes]:
@@ -197,14 +209,6 @@ class _CountedFile:
             self._file.close()
         finally:
             self._on_sent(self._count)
-
-
-def _names(header: str | None, etag: str) -> bool:
-    """Whether an If-None-Match header names the validator (weak comparison, RFC 9110 §13.1.2)."""
-    if header is None:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
-    return "*" in tags or etag in tags
 
 
 def _is_ours(req: falcon.Request) -> bool:

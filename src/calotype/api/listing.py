@@ -79,6 +79,8 @@ def query(params: Params, *, default_limit: int, most: int) -> Query:
             one_of[name] = (_boolean(value, name),)
         elif name in _LISTABLE:
             one_of[name] = _list(value, name)
+            if name == "id":  # Compared as in a path: as it is, or in lower case.
+                one_of[name] = tuple(dict.fromkeys(one_of[name] + tuple(map(str.lower, one_of[name]))))
         elif name in _TEXT:
             one_of[name] = (value,)
         elif name in _NUMBERS:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from calotype.api.operation import Schema
-from calotype.model import MAX_INT, MAX_METADEF_NAME
+from calotype.model import MAX_INT, MAX_METADEF_NAME, PATH_NAME
 
 #: The longest description of a namespace, characters.
 MAX_DESCRIPTION: Final = 500
@@ -21,7 +21,7 @@ def _text(description: str, *, most: int | None = None, least: int | None = None
 
 
 def _name(description: str) -> Schema:
-    return _text(description, least=1, most=MAX_METADEF_NAME)
+    return _text(description, least=1, most=MAX_METADEF_NAME) | {"pattern": PATH_NAME}
 
 
 def _count(description: str) -> Schema:
@@ -155,7 +155,7 @@ NAMESPACE: Final[Schema] = {
     "additionalProperties": False,
     "properties": {
         # A path cannot name what has a slash in its name.
-        "namespace": _name("Name of the namespace, the only one of its kind") | {"pattern": "^[^/]*$"},
+        "namespace": _name("Name of the namespace, the only one of its kind"),
         "display_name": _text("Name of the namespace for people", most=MAX_METADEF_NAME),
         "description": _text("What the namespace is about", most=MAX_DESCRIPTION),
         "visibility": {"type": "string", "enum": ["public", "private"], "description": "Who may see the namespace"},
@@ -168,7 +168,8 @@ NAMESPACE: Final[Schema] = {
             "description": "Resource types that the namespace is for",
             "items": _part(ASSOCIATION["properties"]),
         },
-        "properties": _DEFINITIONS | {"propertyNames": {"minLength": 1, "maxLength": MAX_METADEF_NAME}},
+        "properties": _DEFINITIONS
+        | {"propertyNames": {"minLength": 1, "maxLength": MAX_METADEF_NAME, "pattern": PATH_NAME}},
         "objects": {
             "type": "array",
             "description": "Objects of the namespace",

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from calotype import __version__
 from calotype.api.components import components
+from calotype.api.errors import FOR_DATA
 from calotype.api.operation import Answer, Operation, Parameter, Schema
 from calotype.api.operations import CHAPTERS
 from calotype.api.request import Handler
@@ -47,6 +48,7 @@ _ERRORS: Final[dict[int, tuple[str, tuple[str, ...]]]] = {
     404: ("There is no such thing, or you may not know that there is", ()),
     409: ("It is not in a state that allows this, the name is taken, or somebody else was quicker", ()),
     410: ("It disappeared meanwhile, or the store takes no data", ()),
+    412: ("A condition of the request, such as `If-Match`, does not hold; nothing was changed", ()),
     413: ("A quota, a limit or a cap does not allow this", ()),
     415: ("The media type is not one that is read here, or the data is not what the image says", ("Accept-Patch",)),
     416: ("None of these bytes exist", ("Content-Range",)),
@@ -54,6 +56,7 @@ _ERRORS: Final[dict[int, tuple[str, tuple[str, ...]]]] = {
     500: ("A store failed", ()),
     501: ("The body comes in a way that the server cannot read", ()),
     503: ("Something is away or has too much to do; ask again later", ("Retry-After",)),
+    507: ("The data cannot be stored just now; the image is queued, upload again later", ()),
 }
 _SAYS: Final[dict[str, tuple[str, Schema]]] = {
     "image_id": ("Id of the image", {"type": "string", "format": "uuid", "pattern": UUID_PATTERN}),
@@ -115,10 +118,12 @@ def statuses(route: Route) -> Iterator[int]:
     _, operation = _OPERATIONS[route.handler]
     writes = route.method not in ("GET", "HEAD")
     found = {400, 431, 503, *operation.refuses}
-    found |= set() if route.open else {401}
+    found |= set() if route.open else {401, 412}
     found |= {404} if _VARIABLE.search(route.path) else set()
     found |= {403, 409} if writes else set()
     found |= {413, 501} if operation.body else set()
+    if operation.is_data:
+        found = {FOR_DATA.get(status, status) for status in found}
     return iter(sorted(found - operation.answers.keys()))
 
 

@@ -49,3 +49,4 @@ class Operation:
     refuses: tuple[int, ...] = ()
     names: tuple[str, ...] = ()  #: what the one variable of the path may be, where that is known
     provides: Mapping[str, str] = field(default_factory=dict)
+    is_data: bool = False  #: whether the body is image data, which no client may repeat by itself

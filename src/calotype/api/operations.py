@@ -97,6 +97,7 @@ _IMAGES: Final[Mapping[Handler, Operation]] = {
         ),
         body={_OCTETS: None},
         refuses=(410, 413, 415, 500),
+        is_data=True,
     ),
     image_data.download: Operation(
         "Download data",
@@ -116,6 +117,7 @@ _IMAGES: Final[Mapping[Handler, Operation]] = {
         headers=(
             Parameter("Range", "Bytes that are wanted, `bytes=first-last`, up to 32 ranges"),
             Parameter("If-Range", "ETag of the bytes that you have; if it is another now, you get all"),
+            Parameter("If-Match", "ETags of which the bytes must have one"),
             Parameter("If-None-Match", "ETags of the bytes that you have"),
         ),
         refuses=(403, 409, 410, 416, 500),

@@ -1,22 +1,26 @@
-"""What a proxy says of the request as its client sent it: scheme, host, prefix, address.
+"""Where a client sent its request: what `Host` says, and what a proxy says of scheme, host, prefix and address.
 
-Believed only with `[oslo_middleware] enable_proxy_headers_parsing`: whoever can reach the service could say so, too.
+Links in answers are made of it, so nothing else than a host, a port and a path gets into them. Proxies are believed
+only with `[oslo_middleware] enable_proxy_headers_parsing`: whoever can reach the service could say so, too.
 """
 
+import ipaddress
 import re
 from collections.abc import MutableMapping
 from typing import Any, Final
 
-_HOST: Final = re.compile(r"[\w.-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?", re.ASCII)
-_PREFIX: Final = re.compile(r"(/[\w.~%-]+)+", re.ASCII)
+from calotype import errors
+
+_HOST: Final = re.compile(r"(?:[\w.-]+|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
+_PREFIX: Final = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~%-]+)+", re.ASCII)
 _PORTS: Final = {"http": "80", "https": "443"}
 
 
 def believe(env: MutableMapping[str, Any]) -> None:
-    """Put what the headers say in the place of what the server found out. Nonsense is passed over.
+    """Put what the headers say in the place of what the server found out. Raises `Invalid` for what no link may hold.
 
-    `Forwarded` (RFC 7239) counts in the place of the others where it is there. Of a list the first counts: what the
-    client's own proxy said.
+    A scheme or an address that nobody knows is passed over. `Forwarded` (RFC 7239) counts in the place of the others
+    where it is there. Of a list the first counts: what the client's own proxy said.
     """
     forwarded = str(env.get("HTTP_FORWARDED", ""))
     if forwarded:
@@ -27,18 +31,45 @@ def believe(env: MutableMapping[str, Any]) -> None:
     scheme = said.get("proto", "").lower()
     if scheme in _PORTS:
         env["wsgi.url_scheme"] = scheme
-    host = said.get("host", "")
-    if _HOST.fullmatch(host):
+    if host := said.get("host", ""):
+        _refuse_unless(_is_host(host), "The host that the proxy names")
         env["HTTP_HOST"] = host
     port = _first(str(env.get("HTTP_X_FORWARDED_PORT", "")))
+    _refuse_unless(not port or _is_host(f"x:{port}"), "X-Forwarded-Port")
     host = str(env.get("HTTP_HOST", ""))
-    if re.fullmatch(r"[0-9]{1,5}", port) and host and not re.search(r":[0-9]*$", host.rpartition("]")[2]):
+    if port and host and not re.search(r":[0-9]*$", host.rpartition("]")[2]):
         env["HTTP_HOST"] = host if port == _PORTS.get(env["wsgi.url_scheme"]) else f"{host}:{port}"
     if address := _address(said.get("for", "")):
         env["REMOTE_ADDR"] = address
     prefix = _first(str(env.get("HTTP_X_FORWARDED_PREFIX", ""))).rstrip("/")
-    if _PREFIX.fullmatch(prefix):
+    if prefix:
+        _refuse_unless(bool(_PREFIX.fullmatch(prefix)), "X-Forwarded-Prefix")
         env["SCRIPT_NAME"] = prefix + str(env.get("SCRIPT_NAME", ""))
+
+
+def check_host(env: MutableMapping[str, Any]) -> None:
+    """Raise `Invalid` unless the request names its host: a name or an address, with or without a port (RFC 9112 §3.2).
+
+    A client of HTTP/1.0 need not name one.
+    """
+    host = env.get("HTTP_HOST")
+    if host is not None or env.get("SERVER_PROTOCOL") not in ("HTTP/1.0", "HTTP/0.9"):
+        _refuse_unless(_is_host(host or ""), "The header Host")
+
+
+def _is_host(text: str) -> bool:
+    found = _HOST.fullmatch(text)
+    if found is None or int(found["port"] or 0) > 65535:
+        return False
+    try:
+        return found["ipv6"] is None or bool(ipaddress.IPv6Address(found["ipv6"]))
+    except ValueError:
+        return False
+
+
+def _refuse_unless(fine: bool, what: str) -> None:
+    if not fine:
+        raise errors.Invalid(f"{what} is missing or malformed.")
 
 
 def _first(value: str) -> str:

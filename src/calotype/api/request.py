@@ -38,8 +38,8 @@ def service(req: falcon.Request) -> Service:
 
 
 def no_body(req: falcon.Request) -> None:
-    """Refuse a body where none belongs."""
-    if body.has_body(req.env):
+    """Refuse a body where none belongs. Chunks without a byte, which some clients and proxies send, are none."""
+    if not body.is_empty(req.env):
         raise errors.Invalid("This request takes no body.")
 
 
@@ -53,9 +53,10 @@ def json_object(req: falcon.Request) -> dict[str, Any]:
 
 def json_body(req: falcon.Request) -> Any:
     """The body as JSON: strict, bounded, with nothing in it that a database could not keep."""
-    if not body.has_body(req.env):
+    raw = _read(req) if body.has_body(req.env) else b""
+    if not raw:
         raise errors.Invalid("This request needs a JSON body.")
-    return parse_json(_read(req), "request body")
+    return parse_json(raw, "request body")
 
 
 def parse_json(raw: bytes, what: str) -> Any:
@@ -141,6 +142,16 @@ def path_text(value: str, what: str) -> str:
     if "\ufffd" in value:
         raise errors.Invalid(f"{what} is not UTF-8.")
     return check_text(value, what)
+
+
+def take_names_from_query(req: falcon.Request, variables: dict[str, str]) -> None:
+    """Put names that no path can hold into the variables of a path: `-` stands for the parameter of that name.
+
+    Glance let such names be made. Web servers and proxies decode and shorten paths, but leave queries alone.
+    """
+    if "-" in variables.values():
+        said = params(req)
+        variables.update({name: said[name][-1] for name, value in variables.items() if value == "-" and name in said})
 
 
 def params(req: falcon.Request) -> Mapping[str, list[str]]:

@@ -9,7 +9,17 @@ from calotype import errors
 from calotype.api import metadef_schemas
 from calotype.api.operation import Schema
 from calotype.images.locations import ALGORITHMS
-from calotype.model import MAX_INT, MAX_NAME, MEMBER_STATUSES, STATUSES, TASK_STATUSES, TASK_TYPES, VISIBILITIES
+from calotype.model import (
+    MAX_INT,
+    MAX_NAME,
+    MEMBER_STATUSES,
+    PATH_NAME,
+    PATH_NAME_RULE,
+    STATUSES,
+    TASK_STATUSES,
+    TASK_TYPES,
+    VISIBILITIES,
+)
 
 UUID_PATTERN: Final = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$"
 
@@ -104,7 +114,9 @@ NEW_MEMBER: Final[Schema] = {
     "name": "member",
     "type": "object",
     "required": ["member"],
-    "properties": {"member": _text("Project that the image is to be shared with") | {"minLength": 1}},
+    "properties": {
+        "member": _text("Project that the image is to be shared with") | {"minLength": 1, "pattern": PATH_NAME}
+    },
 }
 MEMBER_STATUS: Final[Schema] = {
     "name": "member",
@@ -219,7 +231,11 @@ def _check(name: str, compiled: Callable[[Any], Any], values: Mapping[str, Any])
         compiled(dict(values))
     except fastjsonschema.JsonSchemaValueException as exc:
         where = ".".join(str(step)[:100] for step in exc.path[1:]) or "the body"
-        raise errors.Invalid(f"Provided object does not match schema '{name}': {where} {_reason(exc.message)}") from exc
+        reason = _reason(exc.message)
+        broken = exc.rule_definition.get("pattern") if exc.rule == "propertyNames" else exc.rule_definition
+        if broken == PATH_NAME:
+            reason = PATH_NAME_RULE
+        raise errors.Invalid(f"Provided object does not match schema '{name}': {where} {reason}") from exc
 
 
 def _compile(schema: Schema) -> Callable[[Any], Any]:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from calotype import errors
-from calotype.context import Context
+from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
@@ -43,8 +43,9 @@ def upload(
 
     `size` is how many bytes there must be, where that is known. Nothing is final before size, hash and format
     are verified; a failed upload leaves the image queued, with nothing in the store. Raises `NotFound`,
-    `Forbidden`, `Conflict` in the wrong status, `Invalid`, `BodyBroken`, `ContentRejected`, `OverLimit`,
-    `Gone` when the image was deleted meanwhile, `Busy` when there are too many uploads, and `StoreError`s.
+    `Forbidden`, `Conflict` in the wrong status or when the upload was given up meanwhile, `Invalid`, `BodyBroken`,
+    `ContentRejected`, `OverLimit`, `Gone` when the image was deleted meanwhile, `Busy` when there are too many
+    uploads, and `StoreError`s.
     """
     image = svc.db.snapshot(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
@@ -192,7 +193,19 @@ def _giving_back(svc: Service, job: Job) -> Iterator[None]:
                 "a failed upload of image %s is left to be cleaned up later: %s", job.image_id, errors.reason(exc)
             )
             svc.leases.abandon(job)
+        if isinstance(failure, errors.Gone) and not _is_deleted(svc, job.image_id):
+            raise errors.Conflict(
+                "The upload was given up: it was taken for dead. If the image is queued, upload again."
+            ) from failure
         raise
+
+
+def _is_deleted(svc: Service, image_id: str) -> bool:
+    """Whether the image is deleted; taken for granted where the database does not say."""
+    try:
+        return svc.db.snapshot(lambda tx: db_images.get(tx, SERVICE, image_id)) is None
+    except errors.CalotypeError:
+        return True
 
 
 def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:

@@ -17,7 +17,7 @@ from calotype.db import jobs, pages
 from calotype.db.engine import Tx, same_moment
 from calotype.images import quota, removal
 from calotype.images.quota import check_limit
-from calotype.model import FORMATS_OPEN, MAX_PROPERTIES, RESERVED_PREFIX, Change, Image, Job, Query
+from calotype.model import FORMATS_OPEN, MAX_PROPERTIES, RESERVED_PREFIX, Change, Image, Job, Query, check_path_names
 from calotype.policy import no_image
 from calotype.service import Service
 
@@ -73,6 +73,7 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
     check_limit(MAX_PROPERTIES, _json_size(new.properties), "bytes for all properties")
     tags = tuple(sorted(set(new.tags)))
     check_limit(svc.conf.image_tag_quota, len(tags), "tags")
+    check_path_names(tags, "The tag")
     now = svc.now()
     image = Image(
         id=(new.id or str(uuid.uuid4())).lower(),
@@ -150,8 +151,9 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
             svc.policy.check_image(ctx, rule, after)
         if set(after.properties) - set(before.properties):
             check_limit(svc.conf.image_property_quota, _count_custom(after.properties), "properties")
-        if set(after.tags) - set(before.tags):
+        if added := set(after.tags) - set(before.tags):
             check_limit(svc.conf.image_tag_quota, len(after.tags), "tags")
+            check_path_names(sorted(added), "The tag")  # Those that Glance left may stay.
         if _json_size(after.properties) > _json_size(before.properties):
             check_limit(MAX_PROPERTIES, _json_size(after.properties), "bytes for all properties")
         if after == before:
@@ -181,6 +183,7 @@ def add_tag(svc: Service, ctx: Context, image_id: str, tag: str) -> None:
         if tag in image.tags:
             return
         check_limit(svc.conf.image_tag_quota, len(image.tags) + 1, "tags")
+        check_path_names([tag], "The tag")
         after = replace(image, tags=(*image.tags, tag), updated_at=svc.now())
         db_images.save(tx, image, after)
         svc.events.image(tx, after, "image.update")

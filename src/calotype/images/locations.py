@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl
 
-from calotype import errors
+from calotype import errors, net
 from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import jobs
@@ -173,10 +173,14 @@ def _store(svc: Service, ctx: Context, url: str) -> Store:
             raise errors.Forbidden("Locations of http cannot be added: no store of type http is configured.")
     if not _URL.fullmatch(url) or len(url) > _MOST:
         raise errors.Invalid(f"The URL is not one of plain ASCII with a scheme and at most {_MOST} characters.")
+    if not net.is_well_formed(url):
+        raise errors.Invalid("The URL is malformed: its host, its port or a percent sign in it.")
     if scheme in _REFUSED:
         raise errors.Invalid(f"Locations of {scheme} are not accepted from anybody.")
     if url != without_secrets(url):
         raise errors.Invalid("The URL holds credentials, or what looks like them; nobody could take them back.")
+    if web:
+        net.parse(url)  # for its reason
     store = next((store for store in svc.stores if store.owns(url)), None)
     if store is None:
         raise errors.Invalid("The URL lies in none of the stores that are configured here.")
@@ -293,7 +297,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
     except errors.Gone as exc:
         LOG.info("image %s: its data is not hashed: %s", job.image_id, exc)
         _refuse(svc, job, exc)
-    except (errors.Invalid, errors.ContentRejected, errors.Conflict) as exc:
+    except (errors.Invalid, errors.ContentRejected, errors.Conflict, errors.LocationRefused) as exc:
         _refuse(svc, job, exc)
     except errors.StoreError as exc:
         if job.attempt <= svc.conf.http_retries:

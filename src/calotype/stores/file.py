@@ -377,7 +377,10 @@ class FileStore:
         """The name in our directory, where it is or was, that a URL means; None when it lies elsewhere."""
         if url.startswith(self._prefix) and _PLAIN.fullmatch(url, len(self._prefix)):
             return url[len(self._prefix) :]
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # of what has brackets and no address in them
+            return None
         if parts.scheme not in ("file", "filesystem") or parts.netloc or parts.query or parts.fragment:
             return None
         directory, name = os.path.split(unquote(parts.path))

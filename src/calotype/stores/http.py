@@ -167,7 +167,7 @@ class HttpStore:
         except errors.Busy as exc:
             raise errors.StoreBusy(str(exc), self.name) from exc
         except errors.UrlRefused as exc:
-            raise errors.StoreError(str(exc), self.name) from exc
+            raise errors.LocationRefused(str(exc), self.name) from exc
         except errors.FetchFailed as exc:
             raise errors.StoreUnavailable(str(exc), self.name) from exc
         if answer.status == 200 or (answer.status == 206 and headers):
