@@ -407,3 +407,10 @@ def test_the_start_tells_all_wrong_values_too(tmp_path: Path) -> None:
     assert "image_size_cap" in said
     assert "task_time_to_live" in said
     assert "there is no directory" in calotype("serve", "--config-dir", tmp_path / "nope", code=1)
+
+
+@pytest.mark.parametrize("line", ["log_file = /nowhere/x.log", "log_config_append = /nowhere/x.conf"])
+def test_a_log_that_cannot_be_written_is_a_sentence_by_check_and_start_alike(tmp_path: Path, line: str) -> None:
+    assert "/nowhere" in check(tmp_path, f"[DEFAULT]\n{line}\n", code=1)["problems"][0]
+    said = calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", code=1)
+    assert "calotype: The log cannot be written as it is configured" in said

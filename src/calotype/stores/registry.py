@@ -251,10 +251,11 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
 
 def _value(conf: cfg.ConfigOpts, name: str, option: str) -> Any:
     """An option of a store: what its section says, else what `[backend_defaults]` says. Raises `ConfigError`."""
-    origin = conf.get_location(option, group=name)
-    unset = origin is None or origin.location is cfg.Locations.opt_default
-    section = "backend_defaults" if unset else name
+    section = name
     try:
+        origin = conf.get_location(option, group=name)
+        if origin is None or origin.location is cfg.Locations.opt_default:
+            section = "backend_defaults"
         return getattr(conf[section], option)
     except (cfg.Error, ValueError) as exc:
         raise errors.ConfigError(f"[{section}] {option}: {exc.__cause__ or exc.__context__ or exc}.") from exc
