@@ -92,7 +92,7 @@ def test_what_root_tells_of_its_process_can_be_read_by_the_service(owned: Path) 
     database = Database(f"sqlite:///{owned}/calotype.db")
     leases = Leases(database, owned / "owners")
     try:
-        leases.pulse()
+        leases.runner_heartbeat()
         assert len(os.listdir(owned / "owners")) == 2
         assert _owners(owned / "owners") == {OWNER}
     finally:
