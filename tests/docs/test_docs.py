@@ -129,8 +129,8 @@ def test_an_option_is_documented_in_the_unit_that_its_help_tells(heading: str, o
 def test_options_that_are_named_with_their_section_exist(document: Path) -> None:
     known = {section: {option.dest for option in options} for section, options in config.GROUPS.items()}
     for section, options in glance_options.sections().items():
-        if section in known:  # others are libraries', whose options are more
-            known[section] = known[section] | set(options)
+        if section in known:  # the others are sections of libraries, which have more than these
+            known[section] |= set(options)
     known.pop("DEFAULT")  # has oslo.log's as well
     known.pop("oslo_limit")  # has those of keystoneauth as well
     for group, option in re.findall(r"`\[(\w+)\] (\w+)`", document.read_text()):
