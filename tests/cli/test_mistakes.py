@@ -280,6 +280,12 @@ def test_a_mistake_is_one_line_with_what_is_wrong_and_changes_nothing(
     if command == SERVE and "--bind" not in arguments:
         arguments += ["--bind", f"127.0.0.1:{port}"]
     before = _tree(place.path)
+    if command == CHECK and "" not in arguments:
+        # Its report is its output, and tells of every mistake.
+        said = run(*command, *arguments, code=1)
+        assert mistake.says[0].format(path=place.path) in said.out
+        assert (said.err, _tree(place.path)) == ("", before)
+        return
     wanted = (
         3
         if mistake.code == 1 and command[0] in ("repair", "store") and command[1] in ("verify", "--dry-run")
@@ -341,8 +347,9 @@ def test_a_configuration_that_may_not_be_read_is_named(run: Run, stranger: Path)
     conf.touch(mode=0o600)
     os.seteuid(65534)
     for command in EVERY:
-        (line,) = run(*command, "--config-file", conf, code=2).err.splitlines()
-        assert str(conf) in line
+        said = run(*command, "--config-file", conf, "--state-dir", stranger, code=1 if command == CHECK else 2)
+        (line,) = [line for line in (said.out if command == CHECK else said.err).splitlines() if str(conf) in line]
+        assert "cannot be read" in line
 
 
 def test_a_privileged_port_is_explained(run: Run, stranger: Path) -> None:
