@@ -84,6 +84,7 @@ def puts(place: Service, since: int) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["file", "pipe"])
+@pytest.mark.needs("curl")
 @pytest.mark.parametrize("client", ["openstacksdk", "glanceclient", "curl"])
 def test_data_that_cannot_be_stored_just_now_is_sent_once(
     place: Service, alice: Client, tmp_path: Path, client: str, kind: str
