@@ -222,6 +222,10 @@ MISTAKES = [
         "a database that is none", (SERVE, SYNC, *READERS), lambda place: place.database(b"x" * 5000),
         ("{path}/state/calotype.db", "not a database"),
     ),
+    Mistake(
+        "a damaged database", (SERVE, SYNC, *READERS), lambda place: place.database(b"SQLite format 3\0" + b"x" * 5000),
+        ("damaged",), code=1,
+    ),
     Mistake("a directory as database", (SERVE, SYNC, *READERS), _directory_as_database, ("{path}/state/calotype.db", "directory")),
     Mistake(
         "a newer database", (SERVE, SYNC, *(one for one in READERS if one != ("db", "check"))),
