@@ -148,6 +148,14 @@ def test_a_malformed_url_is_400(place: Place, user: str, url: str) -> None:
     assert status(place.client(), image_id) == "queued"
 
 
+@pytest.mark.parametrize("path", ["/data%", "/data%zz", "/data%00", "/data%0a"])
+def test_a_url_with_a_broken_escape_is_refused_although_a_server_would_answer(place: Place, path: str) -> None:
+    place.web.files[path] = b"some data"
+    image_id = place.client().queued()
+    answer = add(place.client(), image_id, place.web.url + path)
+    assert (answer.status_code, "The URL is malformed" in answer.text) == (400, True)
+
+
 def test_of_fifty_who_add_at_once_one_wins(place: Place) -> None:
     alice = place.client()
     image_id = alice.queued()
