@@ -175,7 +175,7 @@ SERVER: list[cfg.Opt] = [
         "transfers",
         default=1000,
         min=1,
-        help="Uploads that one process works on at once; more of them wait for some seconds and are then answered 503. "
+        help="Uploads that one process works on at once; more of them wait for some seconds and are then answered 507. "
         "Keep it well below threads, which all other requests need.",
     ),
     cfg.IntOpt(
