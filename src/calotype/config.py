@@ -110,7 +110,7 @@ DEFAULT: list[cfg.Opt] = [
     cfg.IntOpt("image_member_quota", default=128, help="Members per image; negative lifts the limit."),
     cfg.IntOpt("image_property_quota", default=128, help="Custom properties per image; negative lifts the limit."),
     cfg.IntOpt("image_tag_quota", default=128, help="Tags per image; negative lifts the limit."),
-    cfg.StrOpt("default_publisher_id", default="image.localhost", help="Who notifications say that they come from."),
+    cfg.StrOpt("default_publisher_id", default="image.localhost", help="Publisher id in notifications."),
     ListOpt(
         "disabled_notifications",
         default=[],
@@ -175,7 +175,7 @@ SERVER: list[cfg.Opt] = [
         "transfers",
         default=1000,
         min=1,
-        help="Uploads that one process works on at once; more of them wait for some seconds and are then answered 503. "
+        help="Uploads that one process works on at once; more of them wait for some seconds and are then answered 507. "
         "Keep it well below threads, which all other requests need.",
     ),
     cfg.IntOpt(
@@ -371,7 +371,9 @@ KEYSTONE: list[cfg.Opt] = [
 ]
 
 JOBS: list[cfg.Opt] = [
-    cfg.FloatOpt("poll", default=2.0, min=0.1, help="Seconds between looks for work that nobody announced."),
+    cfg.FloatOpt(
+        "poll", default=2.0, min=0.1, help="Seconds between looks for work that this process has not announced."
+    ),
     cfg.IntOpt(
         "hash_rate",
         default=100,
@@ -388,9 +390,9 @@ IMPORT_FILTERING: list[cfg.Opt] = [
         default=[],
         help="Hosts of such URLs; empty: any. Those named here may lie at private addresses and on this host.",
     ),
-    ListOpt("disallowed_hosts", default=[], help="Hosts, or addresses of hosts, that nobody is sent to."),
+    ListOpt("disallowed_hosts", default=[], help="Hosts, or addresses of hosts, that are never fetched from."),
     ListOpt("allowed_ports", default=[80, 443], item_type=types.Port(), help="Ports of such URLs; empty: any."),
-    ListOpt("disallowed_ports", default=[], item_type=types.Port(), help="Ports that nobody is sent to."),
+    ListOpt("disallowed_ports", default=[], item_type=types.Port(), help="Ports that are never connected to."),
     ListOpt(
         "private_hosts",
         default=[],
@@ -460,7 +462,7 @@ HEALTHCHECK: list[cfg.Opt] = [
     cfg.StrOpt(
         "disable_by_file_path",
         default="/etc/glance/healthcheck_disable",
-        help="While this file exists, /healthcheck answers 503, so that a load balancer sends nobody here.",
+        help="While this file exists, /healthcheck answers 503, so that a load balancer sends no requests here.",
     ),
     ListOpt(
         "disable_by_file_paths",

@@ -47,7 +47,7 @@ COMMON: list[cfg.Opt] = [
         default=0,
         min=0,
         help="Uploads that one process sends to the store at once; 0: no limit but [server] transfers. More of them, "
-        "up to a quarter as many and at least one, wait for up to 10 seconds, and are then answered 503. Refused for a "
+        "up to a quarter as many and at least one, wait for up to 10 seconds, and are then answered 507. Refused for a "
         "store that takes none.",
     ),
     cfg.IntOpt(
