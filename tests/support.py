@@ -122,7 +122,8 @@ class Service:
     def _launch(self, arguments: Sequence[str]) -> "warm.Process | subprocess.Popen[bytes]":
         environment = {**os.environ, **self.environment}
         with (self.state / "serve.log").open("ab") as log:
-            if self.plain or VIOLATIONS not in os.environ:
+            # A fork has the path that the forking process began with.
+            if self.plain or "PYTHONPATH" in self.environment or VIOLATIONS not in os.environ:
                 return subprocess.Popen(
                     [Path(sys.executable).with_name("calotype"), *arguments],
                     stdin=subprocess.DEVNULL,

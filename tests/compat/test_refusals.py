@@ -165,7 +165,7 @@ def test_the_reason_of_a_refused_upload_is_shown(place: Service, openstack: Shel
         arguments = ("--disk-format", disk_format, "--file", file, *more)
         return str(openstack("image", "create", *arguments, "refused", fails=True))
 
-    assert "x-openstack-image-size says 5 bytes, and Content-Length 7000." in upload(small, "raw", "--size", 5)  # 400
+    assert "has 5 bytes, and brings 7000." in upload(small, "raw", "--size", 5)  # 400
     assert "An image may have at most 16777216 bytes." in upload(large)  # 413
     assert re.search(r"415 Unsupported Media Type: .*qcow2", upload(small, "qcow2"))
     since = len(place.log)

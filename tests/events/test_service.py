@@ -153,6 +153,7 @@ def test_kill_9_loses_no_event_and_changes_no_order(state: Path) -> None:
 SIZE = 3_000_000
 
 
+@pytest.mark.needs("strace")
 def test_what_clients_were_sent_is_told_as_it_was_and_goes_by_sendfile(state: Path, tmp_path: Path) -> None:
     conf = f"[DEFAULT]\nenabled_backends = disk:file, brief:memory\n{LOG}[glance_store]\ndefault_backend = disk\n"
     conf += f"[disk]\nfilesystem_store_datadir = {state}/disk\n"

@@ -20,7 +20,7 @@ from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]
 
 from calotype import errors
 from calotype.api import errors as api_errors
-from calotype.api import image_data, listing, metadef_schemas, metadef_views, patch, ranges, request, schemas
+from calotype.api import listing, metadef_schemas, metadef_views, patch, ranges, request, schemas
 from calotype.api.schemas import Schemas
 from calotype.auth import basic
 from calotype.db import filters, metadefs
@@ -131,11 +131,10 @@ def namespace(data: bytes) -> None:
 
 
 def span(data: bytes) -> None:
-    """`Range`, `Content-Range` and `If-None-Match`: a line with a size, then the header."""
+    """`Range` and `Content-Range`: a line with a size, then the header."""
     first, _, rest = data.partition(b"\n")
     size = int.from_bytes(first[:6], "big")
     header = rest.decode("latin-1")
-    image_data._names(header, '"a"')
     for parse in (ranges.parse, ranges.parse_content_range):
         try:
             found = parse(header, size)

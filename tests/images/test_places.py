@@ -204,7 +204,7 @@ def test_a_directory_with_data_is_adopted_once_and_only_when_the_operator_says_s
         assert refused(second)
         assert readable(second, image_id)
         assert command(tmp_path, "config", "check") == 1
-        assert "calotype store adopt one" in capsys.readouterr().err
+        assert "calotype store adopt one" in capsys.readouterr().out
         assert command(tmp_path, "store", "adopt", "one") == 0
         assert refused(second)
         places.refresh(second.service)  # as the runner does from time to time
@@ -284,7 +284,7 @@ def test_copies_that_no_store_serves_are_counted_and_brought_back(
         conf.format(path=tmp_path) + f"[database]\nconnection = {app.conf.database.connection}\n"
     )
     assert command(tmp_path, "config", "check") == 1
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     for line in (f"3 copies of images cannot be read: no configured store is at file://{tmp_path}/one",
                  "1 copies of images cannot be read: no configured store is at rbd://fsid/pool/image",
                  f"at file://{tmp_path}/two/below"):  # fmt: skip

@@ -191,7 +191,8 @@ def test_every_use_case_asks_the_policy() -> None:
         functions = functions_of(file)
         for node in ast.parse(file.read_text()).body:  # helpers that several modules of a package share
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"calotype.{file.parent.name}."):
-                shared = functions_of(file.parent / f"{str(node.module).rpartition('.')[2]}.py")
+                module = file.parent / f"{'/'.join(str(node.module).split('.')[2:])}.py"
+                shared = functions_of(module) if module.exists() else {}
                 functions |= {one.name: shared[one.name] for one in node.names if one.name in shared}
 
         def asks(name: str, functions: dict[str, ast.FunctionDef] = functions) -> bool:

@@ -29,25 +29,13 @@ def upload(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
         raise errors.UnsupportedMedia(f"Send image data as {_OCTETS}.")
     if (req.get_header("Content-Encoding") or "identity").strip().lower() != "identity":
         raise errors.UnsupportedMedia("Send image data without a Content-Encoding.")
-    size = _size(req)
+    length = body.content_length(req.env)
+    # 0 says that it is not known.
+    size = integer(req.get_header("x-openstack-image-size") or "0", "x-openstack-image-size") or length
     store_name = req.get_header("x-image-meta-store")
     source = body.source(req.env)
-    data.upload(service(req), caller(req), known_id(image_id), source, store_name=store_name, size=size)
+    data.upload(service(req), caller(req), known_id(image_id), source, store_name=store_name, size=size, length=length)
     resp.status = 204
-
-
-def _size(req: falcon.Request) -> int | None:
-    """How many bytes the client says that the data has. Raises `Invalid` where it says two numbers.
-
-    Clients that repeat a request by themselves send what is left of a stream, with the size of the whole.
-    """
-    length = body.content_length(req.env)
-    stated = integer(req.get_header("x-openstack-image-size") or "0", "x-openstack-image-size")
-    if not stated:  # 0 says that it is not known
-        return length
-    if length is not None and length != stated:
-        raise errors.Invalid(f"x-openstack-image-size says {stated} bytes, and Content-Length {length}.")
-    return stated
 
 
 def download(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:

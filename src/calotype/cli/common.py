@@ -1,6 +1,7 @@
 """What several commands do: find the configuration and the state that are meant, and ask before something goes."""
 
 import argparse
+import contextlib
 import getpass
 import os
 import pwd
@@ -12,7 +13,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from calotype import app, config, errors
-from calotype.durable import make_directory, open_private, sync_directory
+from calotype.durable import make_directory, open_private
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 #: The owner of files whose real owner is not known here, as on NFS and in containers.
@@ -100,7 +101,6 @@ def make_database(conf: cfg.ConfigOpts) -> None:
             raise errors.ConfigError(
                 f"The database {path} cannot be made: {exc.strerror}; {_act_as(path.parent)}."
             ) from exc
-        sync_directory(path.parent)
     require_database(conf)
 
 
@@ -167,6 +167,9 @@ def agreed(question: str, *, yes: bool) -> bool:
 
 def _act_as(path: Path) -> str:
     """What to do about rights that are missing."""
+    with contextlib.suppress(OSError):
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            return "its file system is read-only"
     try:
         user = _user_name(path.stat().st_uid)
     except OSError:

@@ -37,11 +37,19 @@ _SIGNATURE = {f"img_signature{part}" for part in ("", "_hash_method", "_key_type
 
 
 def upload(
-    svc: Service, ctx: Context, image_id: str, source: Source, *, store_name: str | None, size: int | None
+    svc: Service,
+    ctx: Context,
+    image_id: str,
+    source: Source,
+    *,
+    store_name: str | None,
+    size: int | None,
+    length: int | None = None,
 ) -> None:
     """Receive the data of a queued image into a store and make the image active.
 
-    `size` is how many bytes there must be, where that is known. Nothing is final before size, hash and format
+    `size` is how many bytes there must be, where that is known; `length` is how many this request brings. They differ
+    when a client repeats a request with what is left of a stream. Nothing is final before size, hash and format
     are verified; a failed upload leaves the image queued, with nothing in the store. Raises `NotFound`,
     `Forbidden`, `Conflict` in the wrong status or when the upload was given up meanwhile, `Invalid`, `BodyBroken`,
     `ContentRejected`, `OverLimit`, `Gone` when the image was deleted meanwhile, `Busy` when there are too many
@@ -55,6 +63,8 @@ def upload(
     store = svc.stores.for_writing(store_name)
     if size is not None and size > svc.conf.image_size_cap:
         raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
+    if None not in (size, length) and size != length:
+        raise errors.Invalid(f"The request says that the image has {size} bytes, and brings {length}.")
     allowed = quota.allowance(svc, ctx, image.owner)
 
     access = svc.stores.access(store)
