@@ -239,7 +239,8 @@ def _never_passes(name: str, check: Any) -> Iterator[str]:
 def _never_passes_denied(name: str, check: Any) -> Iterator[str]:
     for leaf, denied in _unanswerable(check):
         if denied:
-            yield f"The rule {name}: not {leaf} passes everybody{_suggestion(leaf.kind, ('role', 'rule', *CREDENTIALS))}"
+            suggestion = _suggestion(leaf.kind, ("role", "rule", *CREDENTIALS))
+            yield f"The rule {name}: not {leaf} passes everybody{suggestion}"
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

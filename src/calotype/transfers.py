@@ -140,7 +140,7 @@ class _Followed:
     seen: tuple[float, int] | None = None  #: moment and size
 
     def now(self, *, overall: bool = False) -> Upload:
-        """Its present state. The rate is since the previous call, or since the start if this is the first or `overall`."""
+        """Its present state. The rate is since the previous call; with `overall`, or without one, since the start."""
         moment, size = time.monotonic(), self.size()
         since, before = (self.started, 0) if overall or self.seen is None else self.seen
         self.seen = (moment, size)
