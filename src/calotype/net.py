@@ -204,7 +204,7 @@ def forbidden(address: Address, *, private: bool = True) -> bool:
 
 
 def _inner(address: Address) -> Iterator[Address]:
-    """The IPv4 addresses that this one may be translated to."""
+    """The IPv4 addresses that this one contains."""
     if isinstance(address, ipaddress.IPv4Address):
         return
     if any(address in net for net in _ENDS_IN_IPV4) and not address.is_loopback:
@@ -221,7 +221,7 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 class FetchSlot:
-    """The right to wait for a fetch until a deadline (`time.monotonic`). `FetchLimit` counts the waits for each server."""
+    """The right to wait for a fetch until a deadline (`time.monotonic`). `FetchLimit` counts waits for each server."""
 
     def __init__(self, limit: "FetchLimit", until: float) -> None:
         self._limit = limit

@@ -367,7 +367,7 @@ def _service_roles(conf: cfg.ConfigOpts) -> frozenset[str]:
 
 
 def rule_defaults() -> list[oslo_policy.RuleDefault]:
-    """All rules as oslo.policy takes them. Its command-line tools call this by the entry point `oslo.policy.policies`."""
+    """All rules as oslo.policy takes them. Its tools call this by the entry point `oslo.policy.policies`."""
     found = []
     for name, check in RULES.items():
         former = None
