@@ -63,7 +63,7 @@ class Inspection:
         self._rules = rules
         self._inspectors: list[format_inspector.FileInspector] = []
         self._fed: list[format_inspector.FileInspector] = []
-        self._begun = False
+        self._started = False
         self._broken: set[str] = set()  # inspectors that raised while they were fed
         self._unclear: set[str] = set()  # inspectors that raised when asked whether they match
         self._started = False
@@ -85,7 +85,7 @@ class Inspection:
         Inspectors get pieces of at least `_STEP` bytes: in smaller ones some of them miss signatures.
         """
         self._seen += len(piece)
-        if self._begun and not self._fed:
+        if self._started and not self._fed:
             return
         if self._held:
             more = _STEP - len(self._held)
@@ -102,9 +102,9 @@ class Inspection:
         held, self._held = self._held, bytearray()
         self._inspect(memoryview(held))
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         """Make the inspectors. This waits until there is data for them, because they take more memory than it does."""
-        self._begun = True
+        self._started = True
         self._inspectors = [make() for make in formats.ALL.values()]
         for one in self._inspectors:
             if isinstance(one, VHD):
@@ -112,10 +112,10 @@ class Inspection:
         self._fed = list(self._inspectors)
 
     def _inspect(self, piece: memoryview) -> None:
-        if not self._begun:
-            self._begin()
+        if not self._started:
+            self._start()
         self._feed(piece)
-        if not self._judged and not any(self._open(one) for one in self._inspectors):
+        if not self._judged and not any(self._is_undecided(one) for one in self._inspectors):
             self._judge()
         if (
             self._judged
@@ -127,7 +127,7 @@ class Inspection:
 
     def finish(self, size: int) -> int | None:
         """After the last byte: raise `ContentRejected`, or return the virtual size."""
-        if self._held or not self._begun:
+        if self._held or not self._started:
             self._look_at_held()
         if size < _SECTOR:
             self._feed(memoryview(bytes(_SECTOR - size)))
@@ -162,7 +162,7 @@ class Inspection:
     def _complete(self, one: format_inspector.FileInspector) -> bool:
         return one.NAME in self._broken or one.complete
 
-    def _open(self, one: format_inspector.FileInspector) -> bool:
+    def _is_undecided(self, one: format_inspector.FileInspector) -> bool:
         """Whether this inspector may still match if more data comes."""
         return not self._complete(one) and not self._matches(one)
 
@@ -186,7 +186,7 @@ class Inspection:
             self._found = [one for one in self._found if one.NAME == "iso"]
             names = {"iso"}
         if "vhd" in names and names <= {"vhd", "iso", "gpt"}:
-            # a fixed VHD has a footer only, so the checks see the content of the disk as well
+            # a fixed VHD begins with the raw disk, which may look like iso or gpt
             fixed: list[format_inspector.FileInspector] = [
                 one for one in self._found if isinstance(one, VHD) and not one.dynamic
             ]

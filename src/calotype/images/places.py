@@ -180,7 +180,7 @@ def _take_into_use(svc: Service, store: Identified, known: Sequence[Place], *, a
             f"{store.place} was the place of store {before.name}, and does not say so any more. Is its file system "
             "mounted?",
         )
-    copies, there, missing = _looked_for(svc, store)
+    copies, there, missing = _count_copies(svc, store)
     if not store.is_empty() or copies:
         # The state directory is only ours. If it has the data of the records, a release without identities stored it.
         own = Path(svc.conf.state_dir).absolute() in PurePath(store.place).parents
@@ -202,7 +202,7 @@ def _take_into_use(svc: Service, store: Identified, known: Sequence[Place], *, a
     return Verdict(store.name, True, words)
 
 
-def _looked_for(svc: Service, store: Identified) -> tuple[int, int, int]:
+def _count_copies(svc: Service, store: Identified) -> tuple[int, int, int]:
     """How many copies on record were looked for in the place, how many were found, and how many are missing.
 
     Copies of deactivated images do not count as missing: `calotype repair` moves their data into quarantine.
@@ -221,8 +221,8 @@ def _in_service(svc: Service, image_id: str) -> bool:
 def _is_free(svc: Service, store: Identified, place: Place) -> bool:
     """Whether the place has exactly the data on record for it: none, or all copies that were looked for."""
     store.add_former([place.place, *place.former])
-    copies, there, missing = _looked_for(svc, store)
-    return there > 0 and not missing if copies else store.is_empty()
+    copies, present, missing = _count_copies(svc, store)
+    return present > 0 and not missing if copies else store.is_empty()
 
 
 def _wait_for(svc: Service, store: Identified) -> Verdict:
