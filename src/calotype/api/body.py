@@ -34,7 +34,7 @@ class Source(Protocol):
 
 
 def source(environ: _Environ) -> Source:
-    """The body of this request. Raises `Invalid` for a bad Content-Length, `NotSupported` if the server cannot read it."""
+    """The body of this request. Raises `Invalid` for a bad Content-Length, `NotSupported` if it cannot be read."""
     length = content_length(environ)
     raw = environ["wsgi.input"]
     if getattr(raw, "keeps_its_length", False):
@@ -51,10 +51,10 @@ def source(environ: _Environ) -> Source:
 
 
 def drain(environ: _Environ) -> None:
-    """Under uWSGI, read what the client still sends of a body, as far as that is not too much. Raises nothing."""
+    """Under uWSGI, read and drop the rest of a body, up to `_DRAIN` bytes. Raises nothing."""
     if "uwsgi.version" not in environ:
         return
-    with contextlib.suppress(errors.CalotypeError):  # what is wrong with the body was answered already
+    with contextlib.suppress(errors.CalotypeError):  # the client has its answer already
         if not has_body(environ):
             return
         rest, remaining, scratch = source(environ), _DRAIN, memoryview(bytearray(64 << 10))

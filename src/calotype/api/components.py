@@ -95,8 +95,8 @@ def _pointer() -> Schema:
 
 def _body(schema: Schema) -> Schema:
     """The schema of a request, without its name and without read-only properties."""
-    said = {name: value for name, value in schema["properties"].items() if not value.get("readOnly")}
-    return {name: value for name, value in schema.items() if name != "name"} | {"properties": said}
+    writable = {name: value for name, value in schema["properties"].items() if not value.get("readOnly")}
+    return {name: value for name, value in schema.items() if name != "name"} | {"properties": writable}
 
 
 _TIME: Final[Schema] = {"type": "string", "format": "date-time"}

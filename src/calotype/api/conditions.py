@@ -47,8 +47,8 @@ def unchanged(req: falcon.Request, etag: str | None, *, exists: bool) -> bool:
 def _check_match(req: falcon.Request, etag: str | None, *, exists: bool) -> None:
     if req.get_header("If-Match") is None:
         return
-    wanted = _tags(req, "If-Match")
-    if not (exists and "*" in wanted) and etag not in wanted:
+    tags = _tags(req, "If-Match")
+    if not (exists and "*" in tags) and etag not in tags:
         raise _failed("If-Match")
 
 

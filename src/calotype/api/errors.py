@@ -149,8 +149,8 @@ def render(req: falcon.Request, resp: falcon.Response, status: int, message: str
         resp.text = f"{status} {title}\n\n{message}\n"
     else:
         # Also without `Accept`, or with an empty one, as openstacksdk sends it with data. openstacksdk and glanceclient
-        # both show the sentence of an HTML page. openstacksdk drops plain text; glanceclient fails on JSON. Neither
-        # decodes escaped quotes.
+        # both show the sentence of an HTML page. openstacksdk drops plain text; glanceclient fails on JSON. Both accept
+        # quotes that are not escaped.
         resp.content_type = "text/html; charset=UTF-8"
         resp.text = (
             f"<html>\n <head>\n  <title>{status} {title}</title>\n </head>\n <body>\n"

@@ -37,9 +37,9 @@ def upload(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
 
 
 def _size(req: falcon.Request) -> int | None:
-    """How many bytes the client says that the data has. Raises `Invalid` where it says two numbers.
+    """The size of the data by the client's headers. Raises `Invalid` if they differ.
 
-    Clients that repeat a request by themselves send what is left of a stream, with the size of the whole.
+    A client that repeats a request may send only the rest of a stream, but still state the size of the whole.
     """
     length = body.content_length(req.env)
     stated = integer(req.get_header("x-openstack-image-size") or "0", "x-openstack-image-size")
