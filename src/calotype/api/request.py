@@ -151,8 +151,8 @@ def take_names_from_query(req: falcon.Request, variables: dict[str, str]) -> Non
     normalise paths, but not queries.
     """
     if "-" in variables.values():
-        said = params(req)
-        variables.update({name: said[name][-1] for name, value in variables.items() if value == "-" and name in said})
+        query = params(req)
+        variables.update({name: query[name][-1] for name, value in variables.items() if value == "-" and name in query})
 
 
 def params(req: falcon.Request) -> Mapping[str, list[str]]:

@@ -152,7 +152,7 @@ def _may(path: str | Path, mode: int) -> bool:
 
 def _unwritable(name: str, path: Path) -> str:
     """Why a directory cannot be written to, or cannot be created; empty if it can."""
-    existing = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
+    existing = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))  # it or a parent
     if not existing.is_dir():
         return f"{name}: {existing} is no directory."
     if not _may(existing, os.W_OK | os.X_OK):

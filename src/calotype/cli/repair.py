@@ -75,7 +75,7 @@ def _list(svc: Service, what: Selection, as_json: bool) -> int:
 
 
 def _agreed(count: int, *, yes: bool) -> bool:
-    """Ask for confirmation. Without a terminal this is False, and no error: the findings have been printed."""
+    """Ask for confirmation. If nobody can be asked this is False, and no error: the findings have been printed."""
     try:
         if agreed(f"Put these {count} out of service? Nothing is deleted.", yes=yes):
             return True

@@ -91,7 +91,7 @@ def _require_file(path: Path) -> None:
 
 
 def _agree(path: Path, users: Mapping[str, basic.User], name: str, roles: tuple[str, ...], *, yes: bool) -> None:
-    """Ask before a user is replaced or the last administrator is removed. Raises `Invalid` if the answer is no."""
+    """Ask before a user is replaced or the last administrator is removed. Raises `Invalid` unless agreed."""
     questions = []
     if (old := users.get(name)) is not None and roles:
         questions.append(f"{path} has a user {name} (project {old.project}, role {', '.join(old.roles)}): replace it?")

@@ -306,7 +306,7 @@ def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = (
 def _measured(svc: Service, ctx: Context, image: Image, store: Store, location: Location) -> Download:
     """A download of one copy of an image whose record has no size, or 0, which old releases of Glance wrote for none.
 
-    The size is asked of the store. Raises `StoreError` if it contradicts the digests on record.
+    The store tells the size. Raises `StoreError` if it contradicts the digests on record.
     """
     body = svc.stores.access(store).read(location.url, ctx=ctx)
     body.close()
