@@ -1,8 +1,10 @@
-"""Memory that passing data may take: one budget for the whole process, handed out first come first served.
+"""Memory for image data on its way: one budget for the whole process, first come first served.
 
-`Budget` counts; `Buffers` lends memory of a budget; a `Piece` is a part of an image in such memory. A transfer waits
-for data without a buffer and takes one when there is something to put into it (`images/stream.py`), so what is lent
-follows from the bytes that move and not from the number of clients. `Slots` limit how many do one thing at once.
+`Budget` counts. `Buffers` lends memory within a budget; a `Piece` is a part of an image in such memory. `Slots` limit
+how many threads do one thing at once.
+
+A transfer takes a buffer only when there are bytes to put into it (`images/stream.py`). So memory grows with the bytes
+that move, not with the number of clients.
 """
 
 import contextlib
@@ -17,18 +19,18 @@ from typing import Final
 
 LOG = logging.getLogger(__name__)
 
-#: 1 MiB: 64 KiB pieces cost about a tenth more CPU in wake-ups, larger ones fall out of the cache between the taps.
+#: 1 MiB: with 64 KiB pieces wake-ups cost about a tenth more CPU; larger ones leave the CPU cache between the taps.
 BUFFER: Final = 1 << 20
-#: What is lent while the budget is half spent: who is slow to give back should not keep others from moving at all.
+#: The largest buffer that is lent once half of the budget is used. So slow clients do not stop all others.
 LITTLE: Final = 64 << 10
-#: Idle buffers of 1 MiB that are kept, so that an upload does not begin with page faults.
+#: How many unused buffers of 1 MiB are kept, so that an upload does not begin with page faults.
 SPARE: Final = 16
-#: Seconds that somebody waits for a place.
+#: How long a caller waits for a slot, seconds.
 PATIENCE: Final = 10.0
 
 
 class Budget:
-    """An amount of something that many share; whoever comes first gets his part first."""
+    """An amount of something that threads share, first come first served."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -38,18 +40,18 @@ class Budget:
 
     @property
     def used(self) -> int:
-        """How much is taken just now."""
+        """The amount that is taken at present."""
         return self._used
 
     @property
     def waiting(self) -> int:
-        """How many wait for their part."""
+        """How many threads wait in `take`."""
         return len(self._waiting)
 
-    def take(self, amount: int, wanted: Callable[[], object]) -> None:
-        """Take so much, at most all there is; wait for it if need be.
+    def take(self, amount: int, poll: Callable[[], object]) -> None:
+        """Take an amount, which must not be more than `total`. Waits until it is free.
 
-        `wanted` is called about once a second meanwhile; what it raises ends the waiting.
+        Meanwhile `poll` is called about once a second. If it raises, the waiting ends with that exception.
         """
         with self._lock:
             if not self._waiting and self._used + amount <= self.total:
@@ -59,7 +61,7 @@ class Budget:
             self._waiting.append(turn)
         try:
             while not turn[1].wait(1.0):
-                wanted()
+                poll()
         except BaseException:
             with self._lock:
                 if turn[1].is_set():
@@ -70,7 +72,7 @@ class Budget:
             raise
 
     def give(self, amount: int) -> None:
-        """Give back what was taken."""
+        """Give back an amount that was taken."""
         with self._lock:
             self._used -= amount
             self._serve()
@@ -83,17 +85,17 @@ class Budget:
 
 
 class Slots:
-    """At most so many hold a slot at once. Few may wait for one, and not for long."""
+    """A semaphore with a limited wait. While more than a quarter of `total` wait, further callers are refused."""
 
     def __init__(self, total: int, refusal: Exception, patience: float = PATIENCE) -> None:
-        """`refusal` is what is raised, anew each time; `patience` is in seconds."""
+        """A copy of `refusal` is raised to a caller that gets no slot within `patience`, in seconds."""
         self._budget = Budget(total)
         self._refusal = refusal
         self._patience = patience
 
     @property
     def waiting(self) -> int:
-        """How many wait for a slot."""
+        """How many threads wait for a slot."""
         return self._budget.waiting
 
     @property
@@ -108,7 +110,7 @@ class Slots:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """A slot for the length of the block. Raises the refusal."""
+        """Hold a slot for the length of the block. Raises the refusal."""
         self.acquire()
         try:
             yield
@@ -116,16 +118,16 @@ class Slots:
             self.release()
 
     def acquire(self) -> None:
-        """A slot, until `release`. Raises the refusal."""
+        """Take a slot. Raises the refusal."""
         if self._budget.waiting * 4 > self._budget.total:
-            raise copy(self._refusal)  # those who wait have threads, too
+            raise copy(self._refusal)  # each one that waits occupies a thread
         until = time.monotonic() + self._patience
 
-        def wanted() -> None:
+        def poll() -> None:
             if time.monotonic() >= until:
                 raise copy(self._refusal)
 
-        self._budget.take(1, wanted)
+        self._budget.take(1, poll)
 
     def release(self) -> None:
         """Give a slot back."""
@@ -133,7 +135,7 @@ class Slots:
 
 
 class Buffers:
-    """Memory of a budget of bytes. What is kept for later is part of it as well."""
+    """Lends memory within a budget of bytes. Unused buffers that are kept count as well."""
 
     def __init__(self, total: int) -> None:
         self.budget = Budget(total)
@@ -142,18 +144,18 @@ class Buffers:
 
     @property
     def kept(self) -> int:
-        """Bytes that nobody uses and that are kept for whoever comes next."""
+        """Bytes in unused buffers, which are kept for the next `take`."""
         return len(self._spare) * BUFFER
 
-    def take(self, size: int, wanted: Callable[[], object] = lambda: None) -> "Piece":
-        """A piece with room for `size` bytes, or for `LITTLE` while half of the budget would be passed.
+    def take(self, size: int, poll: Callable[[], object] = lambda: None) -> "Piece":
+        """A piece with room for `size` bytes, or for `LITTLE` if more than half of the budget would be used.
 
-        Waits until there is room; `wanted` is called about once a second meanwhile, and may raise.
+        Waits until the memory is free. Meanwhile `poll` is called about once a second, and may raise to end the wait.
         """
         size = min(size, self.budget.total)
         if size > LITTLE and self.budget.used + size > self.budget.total // 2:
             size = LITTLE
-        self.budget.take(size, wanted)
+        self.budget.take(size, poll)
         try:
             return Piece(_Memory(self._memory(size), size, self._back))
         except BaseException:
@@ -162,19 +164,19 @@ class Buffers:
 
     def _memory(self, size: int) -> bytearray | mmap.mmap:
         if size < LITTLE:
-            return bytearray(size)  # for a little, mapped memory is slower
+            return bytearray(size)  # for small sizes mapped memory is slower
         with self._lock:
             if size == BUFFER and self._spare:
                 return self._spare.pop()
             while self._spare and self.budget.used + self.kept > self.budget.total:
                 self._spare.pop()
-        # Mapped, not allocated: what is not kept goes back to the system, where malloc kept 200 MiB after 100 uploads.
+        # Mapped memory goes back to the system at once; malloc kept 200 MiB after 100 uploads.
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def _back(self, memory: bytearray | mmap.mmap, size: int) -> None:
         if isinstance(memory, mmap.mmap):
             try:
-                memory.resize(len(memory))  # changes nothing, and is refused while anybody can still see the bytes
+                memory.resize(len(memory))  # changes nothing, but raises while a view of the bytes exists
             except BufferError:
                 LOG.warning("a piece of an image is still looked at after its time; its memory is not used again")
             else:
@@ -182,12 +184,12 @@ class Buffers:
                     room = self.budget.used - size + self.kept + BUFFER <= self.budget.total
                     if size == BUFFER and room and len(self._spare) < SPARE:
                         self._spare.append(memory)
-        del memory  # what was not kept is gone before anybody may take its place
+        del memory  # unless it is kept, it must be freed before `give` lets another thread take as much
         self.budget.give(size)
 
 
 class _Memory:
-    """A buffer and how many pieces see it."""
+    """A buffer, and how many pieces refer to it."""
 
     __slots__ = ("back", "bytes", "count", "lock", "size")
 
@@ -202,10 +204,10 @@ class _Memory:
 
 
 class Piece:
-    """A part of an image, in memory that is lent: `view` are its bytes, until `release`.
+    """A part of an image in lent memory. `view` has its bytes until `release`.
 
-    Whoever passes it on to somebody with a time of his own passes on what `hold` returns. The memory goes back when all
-    are released; to use one of them after its release is an error (`ValueError`). Any thread may release it.
+    To give it to code that releases it at another time, pass on what `hold` returns. The memory goes back when all
+    pieces that refer to it are released. Using a released piece raises `ValueError`. Any thread may release it.
     """
 
     __slots__ = ("_memory", "_released", "view")
@@ -225,24 +227,24 @@ class Piece:
         return self._memory is not None
 
     def cut(self, size: int) -> None:
-        """There are so many bytes, and no more."""
+        """Shorten the piece to its first `size` bytes."""
         whole = self.view
         self.view = whole[:size]
         whole.release()
 
     def hold(self, released: Callable[[], object] | None = None) -> "Piece":
-        """The same bytes once more, with a release of its own, after which `released` is called."""
+        """Another piece of the same bytes with its own release, after which `released` is called."""
         memory = self._memory
         if memory is None:
             raise ValueError("a piece was held after its release")
         return Piece(memory, len(self.view), released)
 
     def release(self) -> None:
-        """The bytes are not needed any more; harmless when they were not already."""
+        """Give up the bytes. A second call does nothing."""
         memory = self._memory
         if memory is None:
             return
-        with memory.lock:  # of two threads that release at once, one does
+        with memory.lock:  # if two threads release at once, only one goes on
             if self._memory is None:
                 return
             self._memory = None

@@ -1,6 +1,6 @@
-"""Every option: its name as Glance has it where it means the same, its type, default and help.
+"""Every option: its name, type, default and help. An option with the same meaning as one of Glance has its name.
 
-`load` reads the files into one `ConfigOpts` that is handed on; nothing reads a global.
+`load` reads the files into a `ConfigOpts`, which is passed as an argument; nothing reads a global one.
 """
 
 import os
@@ -15,11 +15,10 @@ from calotype import errors, net
 
 
 class ItemList(types.List):
-    """Items separated by commas, as Glance's files have them: with or without brackets around them all.
+    """Items separated by commas. Brackets around the whole list are allowed, as in Glance's files.
 
-    Blanks, line ends and quotes around an item are not a part of it. Raises `ValueError` for an empty item and for a
-    bracket without its partner: a filter of URLs in which such a thing were passed over would let through what it
-    should stop.
+    Blanks, line ends and quotes around an item are removed. Raises `ValueError` for an empty item and for an unmatched
+    bracket: if these were ignored, a filter of URLs could let through what it should refuse.
     """
 
     def __call__(self, value: Any) -> list[Any]:
@@ -42,7 +41,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 
 def _closing(text: str) -> int:
-    """Where the bracket ends that a text begins with; -1 if it does not begin with one, or that has no end."""
+    """The index of the bracket that closes the one at the start of the text; -1 if there is none."""
     depth = 0
     for place, character in enumerate(text):
         depth += {"[": 1, "]": -1}.get(character, 0)
@@ -52,7 +51,7 @@ def _closing(text: str) -> int:
 
 
 class ListOpt(cfg.ListOpt):
-    """An option whose value is a list, in each way in which configurations of OpenStack write one."""
+    """An option whose value is a list, in any of the notations that OpenStack's configuration files use."""
 
     def __init__(self, name: str, *, item_type: Any = None, **settings: Any) -> None:
         super().__init__(name, **settings)
@@ -60,7 +59,7 @@ class ListOpt(cfg.ListOpt):
 
 
 def _was(name: str, group: str = "DEFAULT") -> cfg.DeprecatedOpt:
-    """An older name of an option, as oslo.db still reads it."""
+    """An older name of an option, which oslo.db still reads."""
     return cfg.DeprecatedOpt(name, group=group)
 
 
@@ -548,11 +547,11 @@ GROUPS: dict[str, list[cfg.Opt]] = {
 def load(
     files: Sequence[str] = (), dirs: Sequence[str] = (), *, state_dir: str | None = None, search: bool = True
 ) -> cfg.ConfigOpts:
-    """Read configuration files, later ones winning, into a new `ConfigOpts`.
+    """Read configuration files into a new `ConfigOpts`. Later files override earlier ones.
 
-    Without files: `$OS_GLANCE_CONFIG_DIR/glance-api.conf` or `/etc/calotype/calotype.conf` where they exist
-    (`search`), else the defaults alone. Variables of the environment, as OS_DEFAULT__STATE_DIR, win over files. Raises
-    `ConfigError` naming the file that cannot be read, or all options with a value that none may have.
+    If no file is given and `search` is set, the usual files are read (`usual_files`); if there are none, the defaults
+    apply. Environment variables such as OS_DEFAULT__STATE_DIR override files. Raises `ConfigError` with the file that
+    cannot be read, or with all options that have an invalid value.
     """
     if not files and not dirs and search:
         files = usual_files()
@@ -564,7 +563,7 @@ def load(
 
 
 def read(files: Sequence[str] = (), dirs: Sequence[str] = ()) -> cfg.ConfigOpts:
-    """What the files say, with no look at it yet. Raises `ConfigError` for a file or directory that cannot be read."""
+    """Read the files without checking values. Raises `ConfigError` for a file or directory that cannot be read."""
     conf = cfg.ConfigOpts()
     register(conf)
     if missing := [name for name in dirs if not Path(name).is_dir()]:
@@ -582,9 +581,9 @@ def read(files: Sequence[str] = (), dirs: Sequence[str] = ()) -> cfg.ConfigOpts:
 
 
 def wrong_values(conf: cfg.ConfigOpts, *, mend: bool = False) -> list[str]:
-    """A sentence for each option of ours whose value is none; with `mend` these have their defaults from here on.
+    """A sentence for each of our options that has an invalid value; `mend` sets these to their defaults.
 
-    oslo.config looks at a value when it is asked for. A wrong one should stop the start, and not a request.
+    oslo.config checks a value only when it is read. An invalid one should stop the start, not a request.
     """
     wrong = []
     for section, options in GROUPS.items():
@@ -592,15 +591,15 @@ def wrong_values(conf: cfg.ConfigOpts, *, mend: bool = False) -> list[str]:
             try:
                 getattr(conf if section == "DEFAULT" else conf[section], option.dest)
             except (cfg.Error, ValueError) as exc:
-                said = exc.__cause__ or exc.__context__ or exc  # oslo.config wraps it, and quotes the value of secrets
-                wrong.append(f"[{section}] {option.dest}: {'wrong value' if option.secret else said}.")
+                reason = exc.__cause__ or exc.__context__ or exc  # oslo.config wraps it. It quotes the value.
+                wrong.append(f"[{section}] {option.dest}: {'wrong value' if option.secret else reason}.")
                 if mend:
                     conf.set_override(option.dest, option.default, group=None if section == "DEFAULT" else section)
     return wrong
 
 
 def settle(conf: cfg.ConfigOpts, state_dir: str | None = None) -> None:
-    """Set what follows from other options: the state directory, and where Glance's options say to listen."""
+    """Set options that follow from others: the state directory, and the address to listen on by Glance's options."""
     if state_dir is not None:
         conf.set_override("state_dir", str(Path(state_dir).absolute()))
     elif not conf.state_dir:
@@ -611,7 +610,7 @@ def settle(conf: cfg.ConfigOpts, state_dir: str | None = None) -> None:
 
 
 def values(conf: cfg.ConfigOpts) -> list[tuple[str, cfg.Opt, Any]]:
-    """Every option of ours: its section, itself, its value in force."""
+    """Each of our options with its section and its value."""
     return [
         (section, option, getattr(conf if section == "DEFAULT" else conf[section], option.dest))
         for section, options in GROUPS.items()
@@ -620,7 +619,7 @@ def values(conf: cfg.ConfigOpts) -> list[tuple[str, cfg.Opt, Any]]:
 
 
 def flavor(conf: cfg.ConfigOpts) -> frozenset[str]:
-    """The parts of the paste flavor. Raises `ConfigError` for one that there is not."""
+    """The parts of the paste flavor. Raises `ConfigError` for an unknown one."""
     parts = frozenset(filter(None, (conf.paste_deploy.flavor or "").split("+")))
     if unknown := parts - FLAVORS:
         raise errors.ConfigError(f"[paste_deploy] flavor = {conf.paste_deploy.flavor}: {min(unknown)} is not known.")
@@ -628,12 +627,12 @@ def flavor(conf: cfg.ConfigOpts) -> frozenset[str]:
 
 
 def notification_drivers(conf: cfg.ConfigOpts) -> list[str]:
-    """The configured drivers that send something somewhere, each once."""
+    """The configured notification drivers without duplicates, and without those that send nothing."""
     return [name for name in dict.fromkeys(conf.oslo_messaging_notifications.driver) if name not in ("", "noop")]
 
 
 def register(conf: cfg.ConfigOpts) -> None:
-    """Make our options known; libraries register their own where they are set up."""
+    """Register our options. Those of libraries are registered where the library is set up."""
     from oslo_log import log
 
     log.register_options(conf)
@@ -643,10 +642,10 @@ def register(conf: cfg.ConfigOpts) -> None:
 
 
 def filters(conf: cfg.ConfigOpts) -> net.Filters:
-    """Which URLs of users are fetched. Raises `ConfigError` for hosts that are none."""
+    """The filters for URLs that users name. Raises `ConfigError` for an invalid host or scheme."""
     found = {option.dest: frozenset(conf.import_filtering_opts[option.dest]) for option in IMPORT_FILTERING}
     for name in ("allowed_schemes", "disallowed_schemes"):
-        found[name] = frozenset(text.lower() for text in found[name])  # as they are in a URL that was parsed
+        found[name] = frozenset(text.lower() for text in found[name])  # as in a parsed URL
         if odd := next((text for text in found[name] if not _SCHEME.fullmatch(text)), None):
             raise errors.ConfigError(f"[import_filtering_opts] {name}: {odd} is no scheme; write http, not http://.")
     try:
@@ -662,12 +661,12 @@ def state_path(conf: cfg.ConfigOpts, name: str) -> Path:
 
 
 def usual_files() -> list[str]:
-    """The files that are read when nobody names one."""
+    """The existing configuration files at the usual places."""
     if directory := os.environ.get("OS_GLANCE_CONFIG_DIR"):
-        wanted = [Path(directory) / "glance-image-import.conf", Path(directory) / "glance-api.conf"]
+        candidates = [Path(directory) / "glance-image-import.conf", Path(directory) / "glance-api.conf"]
     else:
-        wanted = [Path("/etc/calotype/calotype.conf")]
-    return [str(path) for path in wanted if path.is_file()]
+        candidates = [Path("/etc/calotype/calotype.conf")]
+    return [str(path) for path in candidates if path.is_file()]
 
 
 def _usual_state_dir() -> Path:

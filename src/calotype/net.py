@@ -1,11 +1,11 @@
-"""The one guarded way out to URLs that a user named: what may be asked, who is connected to, how much is read.
+"""Fetches URLs that a user named, guarded against requests to hosts that the service must not reach (SSRF).
 
-One strict parser reads a URL, and what it found is what is used: no second parser can see another host in it. A name
-is resolved once, each of its addresses is checked, and a checked address is connected to; TLS is verified for the
-name. Each redirect goes through the same. Nothing here knows images or stores; `stores/http.py` reads through it.
+One strict parser reads a URL, and only its result is used, so no second parser can see another host in it. A name is
+resolved once, each of its addresses is checked, and the connection goes to a checked address. TLS is verified for the
+name. A redirect goes through the same checks. Nothing here knows images or stores; `stores/http.py` uses it.
 
-Nobody waits without a limit: a fetch has one time limit for all that comes before the body, and so many may wait at
-once, of them so many for one host. No thread watches over that: a socket is told before each wait how long it may be.
+No wait is unlimited. A fetch has one time limit for everything before the body. The number of threads that wait is
+limited, in all and for each host. No thread supervises this: each wait on a socket gets the remaining time as timeout.
 """
 
 import contextlib
@@ -35,15 +35,15 @@ Resolver = Callable[[str, int], Iterable[str]]
 _PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS: Final = 5
-_MOST_ADDRESSES: Final = 4  #: How many of a name's addresses are tried.
+_MOST_ADDRESSES: Final = 4  #: How many addresses of a name are tried.
 _PIECE: Final = 1 << 20
-#: How many may wait for fetches in one process, and of those for one host, unless somebody says otherwise.
+#: Defaults: how many threads of a process may wait for fetches, and how many of them for one host.
 FETCHES: Final = 256
 FETCHES_OF_HOST: Final = 64
-#: How long a server may take for a connection, and for its head and each next piece, unless somebody says otherwise.
+#: Defaults, seconds: for the connection; and for the head of the answer, and for each piece of the body.
 CONNECT_TIMEOUT: Final = 10.0
 READ_TIMEOUT: Final = 30.0
-#: What urllib3, and what is beneath it, raise for what a server or the way to it does.
+#: What urllib3 and the libraries below it raise for failures of a server or of the network.
 _FAILURES: Final = (OSError, ValueError, HTTPException, urllib3.exceptions.HTTPError)
 
 _URL: Final = re.compile(
@@ -51,10 +51,10 @@ _URL: Final = re.compile(
     r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?"
 )
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%[01][0-9A-Fa-f]|%7[Ff]")
-_PLAIN: Final = re.compile(r"[!-~]+")  # what a URL is made of: printable ASCII without the space
+_PLAIN: Final = re.compile(r"[!-~]+")  # the characters of a URL: printable ASCII without the space
 _LABEL: Final = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)*{_LABEL}")
-#: Last labels that some resolver or other takes for a number, and the name for an IPv4 address.
+#: If the last label of a name looks like this, some resolvers take the name for an IPv4 address.
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -62,15 +62,15 @@ def _nets(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, .
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
-#: Nobody is ever sent here, whatever is configured: this host, link-local (metadata services among it), multicast,
-#: reserved; and metadata services of clouds at other addresses.
+#: Addresses that are refused whatever is configured: this host, link-local (metadata services among them), multicast,
+#: reserved, and metadata services of clouds at other addresses.
 _NEVER: Final = _nets(
     *("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "100.100.100.200/32", "168.63.129.16/32"),
     *("::/128", "fe80::/10", "ff00::/8", "fd00:ec2::254/128"),
 )
-#: What Python may take for public and is not, or not in each version.
+#: Networks that are not public, but that some version of Python takes for public.
 _PRIVATE4: Final = _nets("192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "100.64.0.0/10")
-#: The public half of IPv6, and what in it is not public or stands for an IPv4 address (Teredo, 6to4).
+#: The public part of IPv6; and networks in it that are not public or stand for an IPv4 address (Teredo, 6to4).
 _PUBLIC6: Final = ipaddress.ip_network("2000::/3")
 _PRIVATE6: Final = _nets("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 #: Networks whose addresses end in an IPv4 address: compatible, mapped, NAT64.
@@ -79,7 +79,7 @@ _ENDS_IN_IPV4: Final = _nets("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL in its parts. `host` is lower-case without brackets and final dot; `path` includes the query."""
+    """A parsed URL. `host` is in lower case, without brackets and final dot; `path` includes the query."""
 
     scheme: str
     host: str
@@ -103,9 +103,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What the operator decided. Hosts are names or addresses, as `parse` writes them; an empty `allowed_…` is any.
+    """Which URLs the operator allows. Hosts are as `parse` writes them; an empty `allowed_…` allows all.
 
-    Hosts in `allowed_hosts` and `private_hosts` may lie at private addresses and on this host, all others may not.
+    Hosts in `allowed_hosts` and `private_hosts` may have private addresses and be this host; other hosts may not.
     """
 
     allowed_schemes: Container[str] = frozenset()
@@ -117,7 +117,7 @@ class Filters:
     private_hosts: frozenset[str] = frozenset()
 
     def check(self, target: Target) -> None:
-        """Raise `UrlRefused` unless scheme, host and port are allowed. Looks at the text only."""
+        """Raise `UrlRefused` unless scheme, host and port are allowed. Resolves no name."""
         for what, value, allowed, disallowed in (
             ("scheme", target.scheme, self.allowed_schemes, self.disallowed_schemes),
             ("host", target.host, self.allowed_hosts, self.disallowed_hosts),
@@ -139,7 +139,7 @@ def hosts(texts: Iterable[str]) -> frozenset[str]:
 
 
 def parse(url: str) -> Target:
-    """The parts of a URL with a host. Raises `UrlRefused` for one that two readers might read in two ways."""
+    """Parse a URL with a host. Raises `UrlRefused` for one that another parser might read differently."""
     found = _URL.fullmatch(url) if _PLAIN.fullmatch(url) and "\\" not in url else None
     if found is None:
         raise errors.UrlRefused(
@@ -154,9 +154,10 @@ def parse(url: str) -> Target:
 
 
 def is_well_formed(url: str) -> bool:
-    """Whether a URL of any scheme can be read.
+    """Whether a URL of any scheme is well-formed.
 
-    Brackets hold an address, a port is one, a percent sign begins an escape, and none of a control character.
+    Brackets must contain an address, the port must be valid, and a percent sign must begin an escape, which must not
+    stand for a control character.
     """
     try:
         parts = urlsplit(url)
@@ -164,7 +165,7 @@ def is_well_formed(url: str) -> bool:
             ipaddress.IPv6Address(parts.hostname)
         if parts.netloc.rpartition("@")[2].count(":") > 1 and ":" not in (parts.hostname or ""):
             return False
-        return parts.port != 0 and not _BAD_ESCAPE.search(url)  # the port is a number of at most 16 bits, or an error
+        return parts.port != 0 and not _BAD_ESCAPE.search(url)  # `port` raises unless it is a number of 16 bits
     except ValueError:
         return False
 
@@ -172,7 +173,7 @@ def is_well_formed(url: str) -> bool:
 def _joined(base: str, leads: str) -> str:
     try:
         return urljoin(base, leads)
-    except ValueError as exc:  # of what has a host that Python cannot read
+    except ValueError as exc:  # raised for a host that Python cannot parse
         raise errors.UrlRefused("The URL leads to one that cannot be read.") from exc
 
 
@@ -192,7 +193,7 @@ def _host(text: str) -> str:
 
 
 def forbidden(address: Address, *, private: bool = True) -> bool:
-    """Whether nobody may be sent to this address; without `private` only those that are never allowed."""
+    """Whether connections to this address are refused. Without `private`, private addresses are not refused."""
     if any(one in net for one in (address, *_inner(address)) for net in _NEVER):
         return True
     if not private:
@@ -203,7 +204,7 @@ def forbidden(address: Address, *, private: bool = True) -> bool:
 
 
 def _inner(address: Address) -> Iterator[Address]:
-    """Addresses that this one may stand for."""
+    """The IPv4 addresses that this one contains."""
     if isinstance(address, ipaddress.IPv4Address):
         return
     if any(address in net for net in _ENDS_IN_IPV4) and not address.is_loopback:
@@ -220,7 +221,7 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 class FetchSlot:
-    """The right to wait for a fetch: until when (`time.monotonic`), and at which servers."""
+    """The right to wait for a fetch until a deadline (`time.monotonic`). `FetchLimit` counts waits for each server."""
 
     def __init__(self, limit: "FetchLimit", until: float) -> None:
         self._limit = limit
@@ -228,21 +229,21 @@ class FetchSlot:
         self._places: tuple[str, ...] = ()
 
     def remaining(self, most: float) -> float:
-        """Seconds that may be waited now, at most so many. Raises `FetchFailed` when the time is over."""
+        """The seconds until the deadline, but not more than `most`. Raises `FetchFailed` if it has passed."""
         remaining = min(most, self.until - time.monotonic())
         if remaining <= 0:
             raise errors.FetchFailed("The URL's server is too slow.")
         return remaining
 
     def go(self, *places: str) -> None:
-        """Wait at these places, a host and its address, and no more at those before. Raises `Busy`."""
+        """Count as waiting for `places`, a host and its address, and no longer for the previous ones. Raises `Busy`."""
         self._places = self._limit.move(self._places, places)
 
 
 class FetchLimit:
-    """How many may wait for fetches at once, in all and at one place. Shared by threads.
+    """Limits how many threads wait for fetches: `most` in all, `each` for one host or address. Thread-safe.
 
-    So a server that does not answer costs no more than its share, and all of them together no more than theirs.
+    So one server that does not answer occupies at most `each` threads.
     """
 
     def __init__(self, most: int, each: int) -> None:
@@ -253,7 +254,7 @@ class FetchLimit:
 
     @contextlib.contextmanager
     def slot(self, seconds: float) -> Iterator[FetchSlot]:
-        """A place for the length of the block, and a time limit. Raises `Busy` when there is no place."""
+        """Hold a slot for the length of the block, with a deadline in `seconds`. Raises `Busy` if all are taken."""
         with self._lock:
             if self._count >= self._most:
                 raise errors.Busy("Too many wait for servers elsewhere; try again later.")
@@ -281,10 +282,10 @@ class FetchLimit:
 
 
 class NameLookups:
-    """Looks names up in threads beside, since nothing ends a look-up early. Shared by threads.
+    """Resolves names in threads of their own, because a look-up cannot be cancelled. Thread-safe.
 
-    Who waits for one goes on when his time is over; the look-up ends by itself, and until then others who ask for the
-    same name wait for it. There are never more of them than `most`.
+    A caller stops waiting when its time is over, while the look-up goes on. Other callers that ask for the same name
+    meanwhile wait for the same look-up. At most `most` look-ups run at once.
     """
 
     def __init__(self, most: int) -> None:
@@ -293,7 +294,7 @@ class NameLookups:
         self._running: dict[tuple[str, int], _Lookup] = {}
 
     def find(self, resolve: Resolver, host: str, port: int, seconds: float) -> list[str]:
-        """The addresses of a name. Raises what `resolve` raises, `Busy`, and `FetchFailed` when it takes too long."""
+        """The addresses of a name. Raises what `resolve` raises, `Busy`, and `FetchFailed` after `seconds`."""
         with self._lock:
             lookup = self._running.get((host, port))
             if lookup is None:
@@ -314,7 +315,7 @@ class NameLookups:
     def _run(self, lookup: "_Lookup", resolve: Resolver, host: str, port: int) -> None:
         try:
             lookup.found = list(resolve(host, port))
-        except Exception as exc:  # noqa: BLE001  # for those who wait
+        except Exception as exc:  # noqa: BLE001  # `find` raises it in the threads that wait
             lookup.failure = exc
         finally:
             with self._lock:
@@ -330,9 +331,9 @@ class _Lookup:
 
 
 class _DeadlineSocket:
-    """A socket that waits for nothing beyond a moment, which is moved on, nor for any one thing too long."""
+    """A socket with a deadline for all its operations, in place of a timeout for each."""
 
-    until = 0.0  #: `time.monotonic`
+    until = 0.0  #: the deadline, by `time.monotonic`
 
     def _set_timeout(self: Any) -> None:
         remaining = self.until - time.monotonic()
@@ -358,7 +359,7 @@ class _TlsSocket(_DeadlineSocket, ssl.SSLSocket):
 
 
 class _Wire(HTTPConnection):
-    """A connection to an address, of sockets that end what they wait for."""
+    """A connection to an address, with a deadline for its socket."""
 
     def __init__(self, address: Address, port: int, until: float) -> None:
         super().__init__(str(address), port)
@@ -374,7 +375,7 @@ class _Wire(HTTPConnection):
         sock.connect((self.host, self.port))
 
     def secure(self, context: ssl.SSLContext, name: str) -> None:
-        """Speak TLS from here on, to a server with a certificate for that name."""
+        """Start TLS, and verify that the server's certificate is for `name`."""
         assert isinstance(self.sock, _Socket)
         self.sock._set_timeout()
         self.sock = wrapped = context.wrap_socket(self.sock, server_hostname=name)
@@ -384,17 +385,17 @@ class _Wire(HTTPConnection):
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """A way out with its rules. Shared by threads; knows no proxies and keeps no cookies. Times are in seconds.
+    """Fetches URLs within the filters. Thread-safe; uses no proxies and keeps no cookies. Times are in seconds.
 
-    A fetch gets `fetch_timeout` for all that comes before the body, redirects and look-ups of names included. In it a
-    server gets `connect_timeout` to take the connection, TLS included, and `head_timeout` for the whole head of its
-    answer. Then it has `read_timeout` for each next piece, and must send `min_rate` bytes a second while it is waited
-    for.
+    `fetch_timeout` limits everything before the body, look-ups of names and redirects included. Within it,
+    `connect_timeout` limits the connection with its TLS handshake, and `head_timeout` the head of the answer. After
+    that, `read_timeout` limits each piece of the body, and the server must send at least `min_rate` bytes a second.
+    Only time spent waiting for the server counts for this rate.
     """
 
     filters: Filters
     ca_file: str | None = None
-    insecure: bool = False  #: whether certificates go unverified
+    insecure: bool = False  #: whether certificates are not verified
     resolve: Resolver = resolve
     connect_timeout: float = CONNECT_TIMEOUT
     head_timeout: float = READ_TIMEOUT
@@ -406,17 +407,17 @@ class Net:
     _tls: list[ssl.SSLContext] = field(default_factory=list, repr=False, compare=False)
 
     def prepare(self) -> None:
-        """Read the certificates. Raises `OSError`."""
+        """Load the CA certificates. Raises `OSError`."""
         self._context()
 
     def slot(self) -> contextlib.AbstractContextManager[FetchSlot]:
-        """One wait for several fetches, within the time of one. Raises `Busy` when too many wait already."""
+        """A slot for several fetches that share one `fetch_timeout`. Raises `Busy` if too many threads wait."""
         return self.limit.slot(self.fetch_timeout)
 
     def check(self, url: str) -> None:
-        """Raise `UrlRefused` for a URL that `open` would not connect to, `FetchFailed` when its name has no address.
+        """Raise `UrlRefused` for a URL that `open` would refuse, `FetchFailed` if its name has no address.
 
-        `Busy` when too many wait already.
+        Raises `Busy` if too many threads wait.
         """
         with self.slot() as slot:
             self._addresses(self._target(url), slot)
@@ -431,11 +432,11 @@ class Net:
         budget: int | None = None,
         slot: FetchSlot | None = None,
     ) -> "Answer":
-        """The answer to a request, whatever its status; its body is still to be read, at most `budget` bytes of it.
+        """Send a request and return the answer, whatever its status. Its body, at most `budget` bytes, is not read yet.
 
-        `secrets` are headers that go to the origin of `url` alone. With a `slot` the caller goes on waiting for the
-        body, until the end of that. Raises `UrlRefused` for this URL or one that it leads to, `FetchFailed` for
-        everything that keeps the answer from coming, `Busy` when too many wait already.
+        `secrets` are headers that are sent to the origin of `url` only. With a `slot` its deadline holds for the body
+        as well. Raises `UrlRefused` for this URL or one that it redirects to, `FetchFailed` if there is no answer, and
+        `Busy` if too many threads wait.
         """
         target = self._target(url)
         if slot is not None:
@@ -460,7 +461,7 @@ class Net:
             if leads is None:
                 return answer
             answer.close()
-            # What is left of a user's text and a server's is parsed again, strictly.
+            # The redirect, joined to the URL before it, goes through the strict parser again.
             after = self._target(_joined(target.url, leads))
             if target.scheme == "https" and after.scheme != "https":
                 raise errors.UrlRefused("The URL leads from https to an unprotected one.")
@@ -477,7 +478,7 @@ class Net:
         return target
 
     def _addresses(self, target: Target, slot: FetchSlot) -> list[Address]:
-        """Where to connect to; all of them are allowed."""
+        """The addresses to try. Each one was checked."""
         try:
             found = [ipaddress.ip_address(target.host)]
         except ValueError:
@@ -505,7 +506,7 @@ class Net:
     ) -> "Answer":
         failure: Exception | None = None
         for address in self._addresses(target, slot):
-            # A server at its address has no larger share under many names.
+            # Counted by address as well: a server with many names gets no larger share.
             slot.go(*{target.host, str(address)})
             wire = _Wire(address, target.port, time.monotonic() + slot.remaining(self.connect_timeout))
             try:
@@ -568,11 +569,11 @@ class Net:
 
 
 class Answer:
-    """An answer whose body is still to come. Iterate once; close it, whether it was read or not."""
+    """An answer whose body was not read yet. Iterate it once at most, and close it in any case."""
 
     status: int
     headers: Mapping[str, str]
-    size: int | None  #: bytes of the body as announced, None where they are not
+    size: int | None  #: the announced size of the body in bytes, None without one
 
     def __init__(
         self,
@@ -604,17 +605,17 @@ class Answer:
             raise errors.FetchFailed("The URL's server sends what nobody asked for: compressed data.")
 
     def __iter__(self) -> Iterator[bytes]:
-        """The body in pieces. Raises `FetchFailed` rather than end early, `OverLimit` beyond the budget."""
+        """The body in pieces. Raises `FetchFailed` if it ends early, and `OverLimit` beyond the budget."""
         seen, waited = 0, 0.0
         while not self._empty:
-            begun = time.monotonic()
-            # For the whole of it: sizes and trailers of chunks come byte by byte, if a server wants, and without end.
-            self._sock.until = min(begun + self._patience, self._until)
+            started = time.monotonic()
+            # A deadline for the whole `read1`: a hostile server could send chunk sizes and trailers byte by byte.
+            self._sock.until = min(started + self._patience, self._until)
             try:
                 piece = self._response.read1(_PIECE)
             except _FAILURES as exc:
                 raise errors.FetchFailed("The URL's server broke off, or is too slow.") from exc
-            waited += time.monotonic() - begun
+            waited += time.monotonic() - started
             if not piece:
                 break
             seen += len(piece)
@@ -627,12 +628,13 @@ class Answer:
             raise errors.FetchFailed(f"The URL's server sent {seen} of {self.size} bytes.")
 
     def cancel(self) -> None:
-        """End the connection, from any thread: whoever waits for a piece gets `FetchFailed` at once."""
+        """Shut the connection down, from any thread. A thread that waits for a piece gets `FetchFailed` at once."""
         with self._closing, contextlib.suppress(OSError):
-            # The plain method, as TLS must not be touched from here. It wakes whoever waits; closing would not.
+            # The method of the plain socket, because another thread may be using the TLS object. Unlike a close, a
+            # shutdown wakes a thread that waits.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # type: ignore[arg-type]  # each one is a socket
 
     def close(self) -> None:
-        with self._closing:  # so that nobody shuts down what has the same descriptor by then
+        with self._closing:  # else `cancel` could shut down another socket that got the same descriptor
             self._response.close()
             self._wire.close()

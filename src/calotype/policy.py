@@ -1,8 +1,8 @@
-"""Who may do what: Glance's rule names with secure defaults, by oslo.policy, above one fixed floor.
+"""Who may do what: Glance's policy rules with secure defaults, evaluated by oslo.policy.
 
-`RULES` is the whole table; an operator's `policy.yaml` overrides single lines of it. Whatever a policy file
-says, a write to an image needs an admin or the owner's project (`_FLOOR`): the file can take rights away from
-them, but hand an image's content to nobody else.
+`RULES` has every rule with its default; an operator's `policy.yaml` overrides single rules. Below them is a fixed
+floor (`_FLOOR`): only an admin or the owner's project may write to an image, whatever a policy file says. A file can
+take this right away from them, but give it to nobody else.
 """
 
 import logging
@@ -109,7 +109,7 @@ RULES: Final[Mapping[str, str]] = {
     "stores_info_detail": f"{_ADMIN} or rule:service_api",
 }
 
-#: The rules of before secure defaults, or-ed to the new ones with `[oslo_policy] enforce_new_defaults = false`.
+#: The defaults before secure defaults. With `[oslo_policy] enforce_new_defaults = false` either of the two suffices.
 _FORMER: Final[Mapping[str, str]] = {
     "stores_info_detail": _ADMIN,
     **dict.fromkeys(
@@ -129,38 +129,38 @@ _FORMER: Final[Mapping[str, str]] = {
         "rule:metadef_default",
     ),
 }
-#: Rules that were another one once: what a file says of that one counts for them, unless it names them.
+#: Rules that had another name in older releases. A file that has only the old name sets these rules by it.
 _ONCE: Final = dict.fromkeys(("cache_image", "cache_list", "cache_delete"), "manage_image_cache")
-#: Rules of Glance that no route asks: what a file says of them has no effect.
+#: Rules of Glance that no route checks. A file may have them, without effect.
 UNUSED: Final = frozenset(
     (
         "set_image_location manage_image_cache copy_image list_cached_nodes get_task get_tasks add_task modify_task "
         "cache_image cache_list cache_delete cache_clean cache_prune"
     ).split()
 )
-#: Rules that others are made of. The rest are for tokens of a project: one of the system passes none of them.
+#: Rules that other rules refer to. All others have the scope project: a system-scoped token passes none of them.
 _BASE: Final = frozenset(("default", "context_is_admin", "service_api", "metadef_default", "metadef_admin"))
 
-#: Actions that change an image: beneath any policy file, only for an admin or the owner's project.
+#: Actions that change an image. Only an admin or the owner's project may do them, whatever a policy file says.
 _FLOOR: Final = frozenset(
     (
         "delete_image modify_image upload_image deactivate reactivate publicize_image communitize_image "
         "add_member delete_member delete_image_location set_image_location add_image_location"
     ).split()
 )
-#: Of those, what a service may do as well: Nova and Cinder add the locations of what they made for a user.
+#: Those of them that a service may do as well: Nova and Cinder add the locations of data that they made for a user.
 _FLOOR_FOR_SERVICES: Final = frozenset({"add_image_location"})
 
 #: Fields of targets that name a project.
 _PROJECTS: Final = frozenset(("project_id", "owner", "member_id"))
 
 Target = Mapping[str, Any]
-_CHECK_SECONDS = 1.0  #: How often policy files are looked at.
-_KNOWN = 50_000  #: Answers remembered, some 15 MiB at most.
-#: A field that `_FIELD` does not find.
+_CHECK_SECONDS = 1.0  #: The policy files are checked for changes at most this often.
+_MAX_ANSWERS = 50_000  #: So many answers are cached; they take some 15 MiB.
+#: A field with a parenthesis in its name, which `_FIELD` does not find.
 _ODD_FIELD = re.compile(r"%\([^)]*\(")
 _FIELD = re.compile(r"%\(([^)]*)\)")
-#: A rule's name may hold anything but white space; what closes a group after it is not its own.
+#: A rule's name may contain anything but white space. Parentheses at its end close a group instead.
 _RULE = re.compile(r"\brule:(\S+?)\)*(?!\S)")
 
 
@@ -173,21 +173,21 @@ class Policy:
             self._enforcer = _load(conf)
         except errors.ConfigError:
             raise
-        except Exception as exc:  # oslo.policy raises all sorts; whichever it is, serving would be unsafe
+        except Exception as exc:  # oslo.policy raises many classes; after any of them it would be unsafe to serve
             raise errors.ConfigError(f"The policy files cannot be used: {exc}") from exc
         self._files = policy_files.stamps(conf)
         self._service_roles = _service_roles(conf)
         self._reading = threading.Lock()
         self._next_check = time.monotonic() + _CHECK_SECONDS
-        #: The rules that the rest was made from; the fields that a rule reads; answers given.
-        self._known: tuple[object, dict[str, tuple[str, ...] | None], dict[tuple[Any, ...], bool]] = (None, {}, {})
+        #: The rules that were loaded; for each the fields that it reads; answers by rule, caller and these fields.
+        self._cache: tuple[object, dict[str, tuple[str, ...] | None], dict[tuple[Any, ...], bool]] = (None, {}, {})
 
     def admit(self, ctx: Context) -> bool:
         """The answer of `context_is_admin`, for `Context.is_admin`."""
         return self._ask("context_is_admin", {}, ctx)
 
     def serves(self, ctx: Context) -> bool:
-        """Whether a service asks: by its own role, or by a service token that came with a user's request."""
+        """Whether the caller is a service: by a role, or by a service token that came with a user's request."""
         return "service" in ctx.roles or not self._service_roles.isdisjoint(ctx.service_roles)
 
     def allows(self, ctx: Context, action: str, target: Target) -> bool:
@@ -201,8 +201,8 @@ class Policy:
         return self._ask(action, target, ctx)
 
     def passes(self, ctx: Context, rule: str) -> bool | None:
-        """The answer of any rule that is in force, whoever named it; None if there is no such rule."""
-        # Asked for one that does not exist, oslo.policy answers with the rule `default`, which passes everybody.
+        """Whether the caller passes a rule, one of ours or of the operator's; None if there is no such rule."""
+        # For a rule that does not exist oslo.policy would use the rule `default`, which passes everybody.
         return self._ask(rule, {}, ctx) if rule in self._enforcer.rules else None
 
     def check(self, ctx: Context, action: str, target: Target) -> None:
@@ -211,7 +211,7 @@ class Policy:
             raise errors.Forbidden(f"You are not authorized to complete {action} action.")
 
     def check_image(self, ctx: Context, action: str, image: Image) -> None:
-        """As `check`, but `NotFound` where the caller may not even look at the image."""
+        """As `check`, but raise `NotFound` if the caller may not even see the image."""
         target = image_target(image)
         if self.allows(ctx, action, target):
             return
@@ -222,10 +222,10 @@ class Policy:
     def check_namespace(
         self, ctx: Context, action: str, namespace: Namespace | None, *, new: Namespace | None = None
     ) -> None:
-        """As `check`, but `NotFound` where the caller may not even look at the namespace.
+        """As `check`, but raise `NotFound` if the caller may not even see the namespace.
 
-        Without one it is about the catalogue as a whole, to which callers come as those of their project, perhaps with
-        a `new` namespace, which may be for another one.
+        Without a namespace the action is about the whole catalogue: its target has the caller's project as its owner.
+        With `new`, a namespace that is about to be made, the rule is checked for that one.
         """
         target = namespace_target(namespace) if namespace else {"project_id": ctx.project, "owner": ctx.project}
         if self.allows(ctx, action, namespace_target(new) if new else target):
@@ -235,8 +235,8 @@ class Policy:
         raise errors.Forbidden(f"You are not authorized to complete {action} action.")
 
     def readable(self, ctx: Context, images: Iterable[Image]) -> Iterator[Image]:
-        """Those that `get_image` passes; it is asked once for all that are alike in what the rule reads."""
-        alike = _attributes(self._remembered("get_image")[0])
+        """The images that `get_image` passes. The rule is evaluated once for images that are equal in what it reads."""
+        alike = _attributes(self._plan_and_answers("get_image")[0])
         answers: dict[Any, bool] = {}
         for image in images:
             key = alike(image) if alike else image.id
@@ -246,14 +246,14 @@ class Policy:
                 yield image
 
     def reload(self) -> None:
-        """Look at the policy files now rather than within a second."""
+        """Check the policy files for changes now rather than within a second."""
         self._next_check = 0.0
         self._refresh()
 
     def _refresh(self) -> None:
-        """Read policy files anew when they changed: all of them into new rules, which replace the old ones whole.
+        """Load all policy files again if one of them has changed, and replace all rules at once.
 
-        With a file that is broken, or gone, the rules in force stay: half of an operator's rules are none.
+        If a file is broken or missing, the rules in force stay: it would be unsafe to serve with half of them.
         """
         if time.monotonic() < self._next_check or not self._reading.acquire(blocking=False):
             return
@@ -262,43 +262,45 @@ class Policy:
             found = policy_files.stamps(self._conf)
             if found == self._files:
                 return
-            gone = {path for path, *_ in self._files} - {path for path, *_ in found}
+            missing = {path for path, *_ in self._files} - {path for path, *_ in found}
             self._files = found
-            if gone:
-                LOG.error("policy files are gone; the rules in force stay until a restart: %s", ", ".join(sorted(gone)))
+            if missing:
+                paths = ", ".join(sorted(missing))
+                LOG.error("policy files are gone; the rules in force stay until a restart: %s", paths)
                 return
             self._enforcer = _load(self._conf)
             LOG.info("policy files were read again")
-        except Exception as exc:  # noqa: BLE001  # as above
+        except Exception as exc:  # noqa: BLE001  # oslo.policy raises many classes
             LOG.error("the rules in force stay: %s", errors.reason(exc))
         finally:
             self._reading.release()
 
     def _ask(self, rule: str, target: Target, ctx: Context) -> bool:
-        """The rule's answer; remembered for the same caller and the same values of the fields that the rule reads.
+        """Whether the rule passes. The answer is cached by caller and by the values of the fields that the rule reads.
 
-        One evaluation costs 0.3 ms, a list may need a thousand. Rules that ask another service are always asked, but
-        never in a transaction (`questions.py`): they may look at all of the target, so the answer is for all of it.
+        One evaluation costs 0.3 ms, and a list may need a thousand. The answer of a rule that asks another service is
+        not cached: it may depend on every field and change at any time. Such a service is never asked within a
+        transaction (`questions.py`).
         """
-        fields, answers = self._remembered(rule)
+        fields, answers = self._plan_and_answers(rule)
         if fields is None:
             what = (rule, ctx, repr(sorted(target.items())))
             return questions.ask(rule, what, lambda: self._evaluate(rule, target, ctx))
-        # Rules see target values as text, whatever they are, so their text is what tells them apart.
+        # oslo.policy compares values as text, so values of equal text give the same answer.
         values = [target.get(name) for name in fields]
         key = (rule, ctx, *[None if value is None else str(value) for value in values])
-        answer = answers.get(key)  # once: a caller is dear to compare
+        answer = answers.get(key)  # one look-up: comparing two callers is expensive
         if answer is None:
             answer = answers[key] = self._evaluate(rule, target, ctx)
         return answer
 
-    def _remembered(self, rule: str) -> tuple[tuple[str, ...] | None, dict[tuple[Any, ...], bool]]:
-        """`_plan` of a rule that is in force, and the answers of these rules so far."""
+    def _plan_and_answers(self, rule: str) -> tuple[tuple[str, ...] | None, dict[tuple[Any, ...], bool]]:
+        """The fields that a rule reads, as `_plan` has them, and the answers cached so far."""
         self._refresh()
         rules = self._enforcer.rules
-        if self._known[0] is not rules or len(self._known[2]) > _KNOWN:
-            self._known = (rules, {}, {})
-        _, plans, answers = self._known
+        if self._cache[0] is not rules or len(self._cache[2]) > _MAX_ANSWERS:
+            self._cache = (rules, {}, {})
+        _, plans, answers = self._cache
         if rule not in plans:
             plans[rule] = self._plan(rule)
         return plans[rule], answers
@@ -315,15 +317,15 @@ class Policy:
             "domain_id": ctx.domain,
             "system_scope": ctx.system_scope,
         }
-        # What is not there would be the text None, by which a caller without a project would own what is nobody's.
+        # oslo.policy would compare a missing owner as the text `None`. A caller without a project would match it.
         target = {name: value for name, value in target.items() if value is not None or name not in _PROJECTS}
         try:
             return bool(self._enforcer.enforce(rule, target, credentials, do_raise=False))
-        except Exception as exc:  # a service that the rule asks is away, and then libraries raise all sorts
+        except Exception as exc:  # a service that the rule asks is not reachable; libraries raise many classes
             raise errors.Busy(f"The rule {rule} cannot be answered now; try again later.") from exc
 
     def _plan(self, rule: str) -> tuple[str, ...] | None:
-        """The target fields that a rule reads, through the rules it names; None when it looks at more than those."""
+        """The target fields that a rule and the rules it refers to read; None if it depends on anything else."""
         rules = self._enforcer.rules
         seen: set[str] = set()
         fields: set[str] = set()
@@ -334,7 +336,7 @@ class Policy:
                 continue
             seen.add(name)
             try:
-                check = rules[name]  # or the rule which stands in for those that are not there
+                check = rules[name]  # for an unknown name this is the rule `default`
             except KeyError:
                 continue
             text = str(check)
@@ -346,9 +348,9 @@ class Policy:
 
 
 def _looks_elsewhere(check: Any) -> bool:
-    """Whether a check may depend on more than the caller and the target: not one of oslo.policy's own, or by HTTP.
+    """Whether a check may depend on more than the caller and the target.
 
-    Packages add kinds of checks by the entry point `oslo.policy.rule_checks`.
+    Checks by HTTP do, and those of other packages may: they come by the entry point `oslo.policy.rule_checks`.
     """
     parts = getattr(check, "rules", None) or [getattr(check, "rule", None)]
     if any(_looks_elsewhere(part) for part in parts if part is not None):
@@ -357,7 +359,7 @@ def _looks_elsewhere(check: Any) -> bool:
 
 
 def _service_roles(conf: cfg.ConfigOpts) -> frozenset[str]:
-    """Roles that make a service of who has one in a service token."""
+    """The roles by which a service token is accepted as one."""
     try:
         return frozenset(role.lower() for role in conf.keystone_authtoken.service_token_roles)
     except (cfg.NoSuchOptError, cfg.NoSuchGroupError):
@@ -365,7 +367,7 @@ def _service_roles(conf: cfg.ConfigOpts) -> frozenset[str]:
 
 
 def rule_defaults() -> list[oslo_policy.RuleDefault]:
-    """All rules for oslo.policy, which also the tools of oslo.policy ask for (`oslo.policy.policies`)."""
+    """All rules as oslo.policy takes them. Its tools call this by the entry point `oslo.policy.policies`."""
     found = []
     for name, check in RULES.items():
         former = None
@@ -382,7 +384,7 @@ def rule_defaults() -> list[oslo_policy.RuleDefault]:
 
 
 def enforcer(conf: cfg.ConfigOpts = cfg.CONF) -> oslo_policy.Enforcer:
-    """An enforcer that knows the defaults; without a configuration, for the tools of oslo.policy, with theirs."""
+    """An enforcer with the default rules. The command-line tools of oslo.policy call it without `conf`."""
     made = oslo_policy.Enforcer(conf, use_conf=True)
     made.register_defaults(rule_defaults())
     made.suppress_deprecation_warnings = True
@@ -390,23 +392,23 @@ def enforcer(conf: cfg.ConfigOpts = cfg.CONF) -> oslo_policy.Enforcer:
 
 
 def examine(conf: cfg.ConfigOpts, others: Collection[str] = ()) -> policy_files.Findings:
-    """What is said against the policy files; `others` are rules of theirs that something else names."""
+    """What is wrong with the policy files. `others` are rules that something else uses, such as protections."""
     enforcer(conf)  # makes oslo.policy's options known
     return policy_files.examine(conf, RULES, others)
 
 
 def _load(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
-    """All rules: the defaults, with what the operator's files say. Raises `ConfigError` unless that is sound."""
+    """The default rules and those of the operator's files. Raises `ConfigError` if a file has a problem."""
     made = enforcer(conf)
     if problems := examine(conf).problems:
         raise errors.ConfigError("The policy files cannot be used. " + " ".join(problems))
     made.load_rules()
-    made.use_conf = False  # else oslo.policy looks at the files at every check, and changes rules in place
+    made.use_conf = False  # else oslo.policy reads changed files at any check, and changes the rules in place
     return made
 
 
 class _ImageTarget(Mapping[str, Any]):
-    """What rules may refer to of an image; custom properties never shadow its attributes. Made for a few look-ups."""
+    """The fields of an image that rules may read. A custom property never hides an attribute of the same name."""
 
     __slots__ = ("_image",)
     _ATTRIBUTES: Final = {
@@ -442,24 +444,24 @@ class _ImageTarget(Mapping[str, Any]):
 
 @lru_cache
 def _attributes(fields: tuple[str, ...] | None) -> Callable[[Image], Any] | None:
-    """A function that takes those fields from an image; None where it would not be enough to know them."""
+    """A function that gets these fields of an image; None if one of them is no attribute or the fields are unknown."""
     if fields is None or not set(fields) <= set(_ImageTarget._ATTRIBUTES):
         return None
     return attrgetter(*(_ImageTarget._ATTRIBUTES[name] for name in fields)) if fields else (lambda _image: None)
 
 
 def image_target(image: Image) -> Target:
-    """What rules may refer to of an image."""
+    """The fields of an image that rules may read."""
     return _ImageTarget(image)
 
 
 def member_target(image: Image, member: Member | str) -> Target:
-    """What rules may refer to of a share: the image, with the member in place of the caller."""
+    """The fields of a share that rules may read: those of the image, with this member as `member_id`."""
     return dict(image_target(image)) | {"member_id": member if isinstance(member, str) else member.member}
 
 
 def namespace_target(namespace: Namespace) -> Target:
-    """What rules may refer to of a namespace, and of what is in it."""
+    """The fields that rules may read of a namespace, or of a definition in it."""
     return {
         "namespace": namespace.name,
         "project_id": namespace.owner,
@@ -470,10 +472,10 @@ def namespace_target(namespace: Namespace) -> Target:
 
 
 def no_namespace(name: str) -> errors.NotFound:
-    """The same words for a namespace that does not exist and for one that the caller may not see."""
+    """The error for a namespace that does not exist, and for one that the caller may not see: they look the same."""
     return errors.NotFound(f"No metadata definition namespace found with name {name[:100]}")
 
 
 def no_image(image_id: str) -> errors.NotFound:
-    """The same words for an image that does not exist and for one that the caller may not see."""
+    """The error for an image that does not exist, and for one that the caller may not see: they look the same."""
     return errors.NotFound(f"No image found with ID {image_id}")

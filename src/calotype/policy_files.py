@@ -1,8 +1,8 @@
-"""The operator's policy files: which there are, and whether their rules mean what they say.
+"""The operator's policy files: which ones there are, and what is wrong with them.
 
-oslo.policy takes a rule that it cannot read for one that passes nobody, a rule that is not there for `default`, which
-passes everybody, and a file that is missing for one without rules. Here each of these is a problem: a service whose
-rules are not those of its operator should not start. What the rules of this service are stands in `policy.py`.
+oslo.policy accepts mistakes silently. It replaces a rule that it cannot parse by one that passes nobody. For a rule
+that does not exist it uses `default`, which passes everybody. A missing file has no rules. Here each of these is a
+problem that keeps the service from starting. The rules themselves are in `policy.py`.
 """
 
 import ast
@@ -22,28 +22,28 @@ from oslo_policy import policy as oslo_policy
 
 from calotype import errors
 
-#: What a rule may ask of the caller, as `credential:value`.
+#: The attributes of the caller that a rule may check, as `attribute:value`.
 CREDENTIALS: Final = (
     *("user_id", "project_id", "roles", "is_admin", "service_roles", "user_domain_id", "project_domain_id"),
     *("domain_id", "system_scope"),
 )
-#: Rules of former releases of Glance that nothing here is decided by, and which are no rules of this one.
+#: Rules of former releases of Glance. Files may still have them; they decide nothing here.
 FORMER: Final = frozenset({"copy_from"})
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is said against the files: `problems` stop the start, `doubts` are reported. Sentences."""
+    """What is wrong with the files, as sentences. `problems` keep the service from starting, `doubts` are reported."""
 
-    rules: frozenset[str]  #: the names of the rules that are in the files
+    rules: frozenset[str]  #: the names of the rules in the files
     problems: tuple[str, ...]
     doubts: tuple[str, ...]
 
 
 def examine(conf: cfg.ConfigOpts, defaults: Mapping[str, str], others: Collection[str] = ()) -> Findings:
-    """Look at all policy files. `defaults` are the rules of this service; `others` are rules that something else names.
+    """Check all policy files. `defaults` are the rules of this service; `others` are rules that something else uses.
 
-    Reads and changes nothing else. Raises nothing: a file that cannot be read is a problem.
+    It changes nothing and raises nothing: a file that cannot be read is a problem.
     """
     try:
         files = _named(conf)
@@ -63,7 +63,7 @@ def examine(conf: cfg.ConfigOpts, defaults: Mapping[str, str], others: Collectio
     parsed = {name: check for name, text in texts.items() if (check := _parse(name, text, problems)) is not None}
     with _silence():
         checks = oslo_policy.Rules.from_dict(dict(defaults)) | parsed
-    known = {*checks, *texts}  # one that cannot be read is there all the same
+    known = {*checks, *texts}  # a rule that cannot be parsed exists, and is reported only once
     for name in parsed:
         problems += _unknown_references(name, checks[name], known)
         problems += _never_passes_denied(name, checks[name])
@@ -72,14 +72,14 @@ def examine(conf: cfg.ConfigOpts, defaults: Mapping[str, str], others: Collectio
     used = {*others, *(one for check in checks.values() for one in _references(check))}
     for name in texts:
         if name not in defaults and name not in used and name not in FORMER:
-            doubts.append(f"No rule of this service is named {name}: it has no effect{_meant(name, defaults)}")
+            doubts.append(f"No rule of this service is named {name}: it has no effect{_suggestion(name, defaults)}")
     if not texts and (stray := conf.find_file("policy.json")) and str(stray) not in map(str, files):
         doubts.append(f"{stray} is not read: put its rules into policy.yaml, or name it as [oslo_policy] policy_file.")
     return Findings(frozenset(texts), tuple(problems), tuple(doubts))
 
 
 def stamps(conf: cfg.ConfigOpts) -> frozenset[tuple[str, int, int, int]]:
-    """The policy files that there are, each with what changes when it does."""
+    """The existing policy files: path, and the modification time, inode and size that change with the content."""
     found = set()
     for path in _paths(conf):
         with contextlib.suppress(OSError):
@@ -92,7 +92,7 @@ def stamps(conf: cfg.ConfigOpts) -> frozenset[tuple[str, int, int, int]]:
 
 
 def _paths(conf: cfg.ConfigOpts) -> list[Path]:
-    """The policy files that there are, in the order in which they count."""
+    """The existing policy files, in the order of reading: a later one overrides rules of an earlier one."""
     file = conf.find_file(conf.oslo_policy.policy_file)
     paths = [Path(file)] if file else []
     for name in conf.oslo_policy.policy_dirs:
@@ -103,7 +103,7 @@ def _paths(conf: cfg.ConfigOpts) -> list[Path]:
 
 
 def _named(conf: cfg.ConfigOpts) -> list[Path]:
-    """The same. Raises `ConfigError` where one is missing that the operator named."""
+    """As `_paths`, but raise `ConfigError` if a file or directory that the operator configured is missing."""
     for option, kind in (("policy_file", "file"), ("policy_dirs", "directory")):
         location = conf.get_location(option, group="oslo_policy")
         if location is None or location.location in (cfg.Locations.opt_default, cfg.Locations.set_default):
@@ -122,7 +122,7 @@ def _named(conf: cfg.ConfigOpts) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The rules of a file, and those that are in it twice. Raises `OSError` and `ValueError`."""
+    """The rules of a file, and the names that occur in it more than once. Raises `OSError` and `ValueError`."""
     text = path.read_text(encoding="utf-8")
     try:
         found = yaml.safe_load(text)
@@ -141,15 +141,15 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _parse(name: str, text: Any, problems: list[str]) -> Any:
-    """The check; None, with a problem more, for what is none."""
+    """The parsed check. If it cannot be parsed, add to `problems` and return None."""
     lists = isinstance(text, list) and all(isinstance(one, str | list) for one in text)
     if not (isinstance(text, str) or lists):
-        said = "nothing" if text is None else repr(text)
-        problems.append(f'The rule {name} says {said}; write "@" if it should pass everybody, "!" if nobody.')
+        value = "nothing" if text is None else repr(text)
+        problems.append(f'The rule {name} says {value}; write "@" if it should pass everybody, "!" if nobody.')
         return None
     with _silence():
         check = oslo_policy.Rules.from_dict({name: text})[name]
-    # What oslo.policy cannot read it takes for `!`, so that there are more of these than were written.
+    # oslo.policy replaces what it cannot parse by `!`. If there are more of these than in the text, something failed.
     if sum(str(leaf) == "!" for leaf in _leaves(check)) > _words(text).count("!"):
         problems.append(f"The rule {name} cannot be read: {text}")
         return None
@@ -169,7 +169,7 @@ def _words(text: Any) -> list[str]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """oslo.policy tells the log with a traceback what it cannot read; we say it in a sentence."""
+    """Keep oslo.policy from logging a traceback for a rule that it cannot parse: we report it in a sentence."""
     logger = logging.getLogger("oslo_policy._parser")
     before, logger.disabled = logger.disabled, True
     try:
@@ -184,7 +184,7 @@ def _leaves(check: Any, *, denied: bool = False) -> Iterator[Any]:
 
 
 def _signed(check: Any, denied: bool = False) -> Iterator[tuple[Any, bool]]:
-    """The single checks that one is made of, each with whether it stands behind `not`."""
+    """The single checks that a check is made of, each with whether it is negated."""
     if isinstance(check, oslo_policy.NotCheck):
         yield from _signed(check.rule, not denied)
     elif isinstance(check, oslo_policy.AndCheck | oslo_policy.OrCheck):
@@ -201,7 +201,7 @@ def _references(check: Any) -> list[str]:
 def _unknown_references(name: str, check: Any, known: Collection[str]) -> Iterator[str]:
     for other in dict.fromkeys(_references(check)):
         if other not in known:
-            yield f"The rule {name} asks the rule {other}, which does not exist{_meant(other, known)}"
+            yield f"The rule {name} asks the rule {other}, which does not exist{_suggestion(other, known)}"
 
 
 def _circles(names: Iterable[str], checks: Mapping[str, Any]) -> Iterator[str]:
@@ -219,7 +219,7 @@ def _circles(names: Iterable[str], checks: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _unanswerable(check: Any) -> Iterator[tuple[Any, bool]]:
-    """Checks of something that no caller has, such as a misspelt `roel:admin`. They never pass."""
+    """Checks of an attribute that no caller has, such as a misspelt `roel:admin`; each with whether it is negated."""
     for leaf, denied in _signed(check):
         kind = getattr(leaf, "kind", None)
         if type(leaf).__name__ != "GenericCheck" or kind in CREDENTIALS:
@@ -233,16 +233,17 @@ def _unanswerable(check: Any) -> Iterator[tuple[Any, bool]]:
 def _never_passes(name: str, check: Any) -> Iterator[str]:
     for leaf, denied in _unanswerable(check):
         if not denied:
-            yield f"The rule {name}: {leaf} never passes{_meant(leaf.kind, ('role', 'rule', *CREDENTIALS))}"
+            yield f"The rule {name}: {leaf} never passes{_suggestion(leaf.kind, ('role', 'rule', *CREDENTIALS))}"
 
 
 def _never_passes_denied(name: str, check: Any) -> Iterator[str]:
     for leaf, denied in _unanswerable(check):
         if denied:
-            yield f"The rule {name}: not {leaf} passes everybody{_meant(leaf.kind, ('role', 'rule', *CREDENTIALS))}"
+            suggestion = _suggestion(leaf.kind, ("role", "rule", *CREDENTIALS))
+            yield f"The rule {name}: not {leaf} passes everybody{suggestion}"
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a name that is not known."""
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: a suggestion, if a known name is similar."""
     near: Sequence[str] = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else "."

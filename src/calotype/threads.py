@@ -1,9 +1,7 @@
-"""`ThreadPool`: as many threads as there is work for, up to a limit, and no more than that for long.
+"""`ThreadPool`: a pool whose threads end when they are idle. `SerialQueue`: tasks that it runs one after the other.
 
-A `SerialQueue` is work that such threads do in its order, one thing after the other.
-
-What they buy: 7 s after a crowd of 1,000 a process has 1 thread and 73 MiB; with Python's executor it keeps 1,001 and
-87 MiB, of 54 before. `python -m bench.worth threads`
+7 s after 1,000 simultaneous requests a process has 1 thread and uses 73 MiB. With Python's executor it keeps 1,001
+threads and 87 MiB; before the requests it used 54 MiB. `python -m bench.worth threads` measures this.
 """
 
 import logging
@@ -15,52 +13,52 @@ from typing import Any
 
 LOG = logging.getLogger(__name__)
 
-#: Seconds without work after which a thread ends.
+#: A thread without work ends after this time, seconds.
 IDLE = 5.0
 
 _Task = Callable[[], Any]
 
 
 class ThreadPool:
-    """Runs what is submitted. Python's own executor keeps every thread that it ever needed, and its memory."""
+    """Runs tasks in up to `most` threads. Python's own executor never ends a thread, and so keeps its memory."""
 
     def __init__(self, most: int, idle: float = IDLE, name: str = "request") -> None:
         self._most, self._idle_seconds, self._name = most, idle, name
         self._lock = threading.Lock()
         self._waiting: deque[_Task] = deque()
-        # The last one that came free is the first to work again, so that the others grow old.
+        # A stack: the thread that became idle last works next. So the others stay idle long enough to end.
         self._idle: list[SimpleQueue[_Task | None]] = []
         self._count = 0
         self._ended = False
 
     @property
     def busy(self) -> bool:
-        """Whether work waits for a thread."""
+        """Whether a task waits for a thread."""
         return bool(self._waiting)
 
     def submit(self, task: _Task) -> None:
-        """Call `task` as soon as there is a thread. Raises `RuntimeError` after `shutdown`."""
+        """Run `task` as soon as a thread is free. Raises `RuntimeError` after `shutdown`."""
         with self._lock:
             if self._ended:
                 raise RuntimeError("no work is taken any more")
             if self._idle:
                 self._idle.pop().put(task)
-            elif self._count >= self._most or not self._begin(task):
+            elif self._count >= self._most or not self._start(task):
                 self._waiting.append(task)
 
     def shutdown(self, *, wait: bool = False) -> None:
-        """Take no more work. What runs goes on, and nobody waits for it."""
+        """Accept no more tasks. Running ones go on; this does not wait for them, whatever `wait` says."""
         with self._lock:
             self._ended = True
             for one in self._idle:
                 one.put(None)
             self._idle.clear()
 
-    def _begin(self, task: _Task) -> bool:
-        """Start a thread. Where the system gives none, those that there are must do, if there are any."""
+    def _start(self, task: _Task) -> bool:
+        """Start a thread for `task`; False if the system gives none, but other threads exist to run it later."""
         self._count += 1
         try:
-            # A daemon: the process does not wait for those whose client takes longer than its grace.
+            # Daemons, so that a process that ends does not wait for slow clients.
             threading.Thread(target=self._run, args=(task,), name=self._name, daemon=True).start()
         except RuntimeError:
             self._count -= 1
@@ -76,7 +74,7 @@ class ThreadPool:
                 task()
             except BaseException:
                 LOG.exception("a %s was not served to its end", self._name)
-            del task  # an idle thread keeps nothing alive
+            del task  # else an idle thread would keep its last task alive
             task = self._next(mine)
         with self._lock:
             self._count -= 1
@@ -95,11 +93,11 @@ class ThreadPool:
                 if mine in self._idle:
                     self._idle.remove(mine)
                     return None
-            return mine.get()  # it was chosen in the same moment
+            return mine.get()  # `submit` chose this thread at the same moment
 
 
 class SerialQueue:
-    """Tasks that are done in their order, one at a time, by whichever threads are free."""
+    """Runs tasks in the order of `submit`, one at a time, on threads of a pool."""
 
     def __init__(self, threads: ThreadPool) -> None:
         self._threads = threads
@@ -109,11 +107,11 @@ class SerialQueue:
 
     @property
     def idle(self) -> bool:
-        """Whether everything is done."""
+        """Whether all tasks are done."""
         return not self._working
 
     def submit(self, task: _Task) -> None:
-        """Call `task`, which must not raise, when all before it are done."""
+        """Run `task` when all earlier ones are done. It must not raise."""
         with self._lock:
             self._tasks.append(task)
             if self._working:
@@ -122,7 +120,7 @@ class SerialQueue:
         try:
             self._threads.submit(self._work)
         except RuntimeError:
-            self._work()  # The system gives no thread at all just now.
+            self._work()  # The system gives no thread, so the caller's own does it.
 
     def _work(self) -> None:
         while True:
@@ -131,6 +129,6 @@ class SerialQueue:
                 if not self._tasks:
                     self._working = False
                     return
-            if self._threads.busy:  # others wait for their turn
+            if self._threads.busy:  # let the other tasks of the pool run first
                 self._threads.submit(self._work)
                 return

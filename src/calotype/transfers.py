@@ -1,8 +1,8 @@
-"""`Transfers`: what all transfers of a process share, so that no number of clients makes it grow.
+"""`Transfers`: the resources that all transfers of a process share. They are limited, however many clients there are.
 
-Memory for passing bytes (`buffers.py`), threads that hash them, and slots: an upload holds one from before anything is
-changed for it until its end. Uploads are visible while they run: in the log, and in a file of each process that
-`calotype status` reads (`running`).
+These are memory for image data (`buffers.py`), threads that hash it, and slots for uploads. An upload takes its slot
+before it changes anything, and holds it until its end. Running uploads are visible in the log, and in a file of each
+process that `calotype status` reads (`running`).
 """
 
 import contextlib
@@ -25,35 +25,35 @@ from calotype.threads import ThreadPool
 
 LOG = logging.getLogger(__name__)
 
-#: How often the file is written anew while uploads run, in seconds.
+#: How often the file is rewritten while uploads run, in seconds.
 REPORT_INTERVAL = 1.0
-#: A file that was not written for so long, in seconds, is of a process that is gone.
+#: The process of a file that is older than this, in seconds, is taken to be dead.
 STALE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload as it was a moment ago. Times are seconds, sizes bytes, `rate` bytes a second."""
+    """The state of an upload at one moment. Times are seconds, sizes bytes, `rate` bytes a second."""
 
     image_id: str
     project: str | None
     store: str
-    expected: int | None  #: bytes that were announced, if any were
-    size: int = 0  #: bytes that came so far
+    expected: int | None  #: the announced size, if there is one
+    size: int = 0  #: bytes received so far
     age: float = 0.0
-    rate: float = 0.0  #: since the last look
+    rate: float = 0.0  #: since the previous report
 
 
 class Transfers:
-    """One for a process. Its threads start at the first need, hence after a fork, and end when they are idle."""
+    """One object for each process. Its threads start when they are first needed, so after a fork, and end when idle."""
 
     def __init__(self, memory: int, most: int, patience: float = PATIENCE, directory: Path | None = None) -> None:
-        """`memory` is in bytes; at most `most` uploads are under way at once; `patience` is in seconds.
+        """`memory` is in bytes. At most `most` uploads run at once; the next one waits `patience` seconds for a slot.
 
-        What runs is told in files of `directory`.
+        Running uploads are reported in files in `directory`.
         """
         self.buffers = Buffers(memory)
-        # More threads than processors would only take turns.
+        # More threads than processors would gain nothing.
         self.hashing = ThreadPool(max(2, len(os.sched_getaffinity(0))), name="hashing")
         busy = errors.Busy("Too many uploads are under way in this process; try again in a moment.")
         self._slots = Slots(most, busy, patience)
@@ -63,14 +63,14 @@ class Transfers:
         self._reports = False
 
     def slot(self) -> AbstractContextManager[None]:
-        """A slot for one upload, for the length of the block. Waits a moment for one, then raises `Busy`."""
+        """Hold a slot for one upload for the length of the block. Raises `Busy` if none becomes free in time."""
         return self._slots.hold()
 
     @contextlib.contextmanager
     def following(self, upload: Upload, size: Callable[[], int]) -> Iterator[None]:
-        """Let others see an upload for the length of the block, and log its begin and end. `size` tells how far it is.
+        """Report an upload for the length of the block, and log its start and end. `size` returns the bytes so far.
 
-        Nothing of it is written per byte, nor to the database: one thread looks at all uploads once a second.
+        The database is not involved: one thread reads the sizes of all uploads once a second and writes the file.
         """
         one = _Followed(upload, size)
         with self._lock:
@@ -98,10 +98,10 @@ class Transfers:
                 LOG.info("upload done: %d bytes into store %s in %.1f s, %.1f MiB/s", *facts)
 
     def _report(self) -> None:
-        """Write down what runs, once a second, until nothing does."""
+        """Write the running uploads to the file once a second, until none runs."""
         assert self._directory is not None
         path = self._directory / f"{os.getpid()}-{secrets.token_hex(4)}"
-        said = False
+        swept = False
         while True:
             with self._lock:
                 if not self._followed:
@@ -110,42 +110,42 @@ class Transfers:
                 uploads = [asdict(one.now()) for one in self._followed]
             try:
                 make_directory(self._directory)
-                if not said:
+                if not swept:
                     _sweep(self._directory)
                 temporary = path.with_name(f".{path.name}")
                 with os.fdopen(open_private(temporary, os.O_WRONLY | os.O_TRUNC), "w") as file:
                     json.dump({"written": time.monotonic(), "uploads": uploads}, file)
                 temporary.rename(path)
-                said = True
-            except OSError as exc:  # a disk that is full or broken is told of elsewhere
-                LOG.debug("what runs cannot be written down: %s", exc)
+                swept = True
+            except OSError as exc:  # other code reports a disk that is full or broken
+                LOG.debug("the running uploads cannot be reported: %s", exc)
             time.sleep(REPORT_INTERVAL)
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
 
 
 def running(directory: Path) -> list[Upload]:
-    """The uploads of all processes of this host that tell of theirs in `directory`, the oldest first."""
+    """The running uploads of all processes of this host that report to `directory`, the oldest first."""
     found = [Upload(**one) for path in _files(directory) for one in _fresh(path)]
     return sorted(found, key=lambda upload: -upload.age)
 
 
 @dataclass(eq=False, slots=True)
 class _Followed:
-    """An upload that runs, and what was last seen of it."""
+    """A running upload, and its size when it was last reported."""
 
     upload: Upload
     size: Callable[[], int]
-    begun: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
     seen: tuple[float, int] | None = None  #: moment and size
 
     def now(self, *, overall: bool = False) -> Upload:
-        """As it is; the rate is that since the last call, or since its begin."""
+        """Its present state. The rate is since the previous call; with `overall`, or without one, since the start."""
         moment, size = time.monotonic(), self.size()
-        since, before = (self.begun, 0) if overall or self.seen is None else self.seen
+        since, before = (self.started, 0) if overall or self.seen is None else self.seen
         self.seen = (moment, size)
         rate = (size - before) / max(moment - since, 1e-3)
-        return replace(self.upload, size=size, age=moment - self.begun, rate=rate)
+        return replace(self.upload, size=size, age=moment - self.started, rate=rate)
 
 
 def _files(directory: Path) -> list[Path]:
@@ -156,16 +156,16 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _fresh(path: Path) -> list[dict[str, Any]]:
-    """What a file says, if its process is there: all processes of a boot have the same monotonic clock."""
+    """The uploads in a file, if it is recent. Since the last boot all processes have the same monotonic clock."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError):  # it went away, or power was lost while it was written
+    except (OSError, ValueError):  # it was removed, or power was lost while it was written
         return []
     return list(found["uploads"]) if 0 <= time.monotonic() - found["written"] < STALE else []
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what processes left that were killed."""
+    """Remove the files of processes that were killed."""
     for path in directory.iterdir():
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > 60:

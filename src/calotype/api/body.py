@@ -1,10 +1,11 @@
-"""How the application reads the body of a request, on any WSGI server.
+"""Reads the body of a request, on any WSGI server.
 
-`source` gives what `images/stream.py` reads from. Our own server's body does all that is needed by itself and is
-used as it is; on others the promise is kept here: an end before the announced end is an error, never an end. A
-server that cannot hand over chunked bodies is refused rather than believed, as it would make an empty image. uWSGI
-closes a connection without reading what the client still sends, which then never sees the answer: hence `drain`.
-Small JSON bodies are read in `api/request.py`.
+`source` makes the source for `images/stream.py`. Our own server's body is one already. For other servers this module
+makes sure that a body that ends early is an error. A server that cannot pass on chunked bodies is refused, because it
+would show an empty body and so make an empty image.
+
+uWSGI closes a connection without reading the rest of the body, so the client may never see the answer: `drain` reads
+it. Small JSON bodies are read in `api/request.py`.
 """
 
 import contextlib
@@ -14,18 +15,18 @@ from typing import Any, Protocol
 
 from calotype import errors
 
-#: 1 MiB: what generic servers are asked for at a time. Smaller reads cost more turns, larger ones only memory.
+#: The size of reads from generic servers, bytes. Smaller reads cost more calls, larger ones only memory.
 _STEP = 1 << 20
-#: What is read of a body that was refused, so that its client sees why.
+#: How much is read of a refused body, bytes, so that its client sees the answer.
 _DRAIN = 8 << 20
-_PAUSE = 200  #: Milliseconds without a byte after which a refused client is taken to wait for the answer.
+_PAUSE = 200  #: A refused client that sends nothing for so many milliseconds is taken to wait for the answer.
 _SOURCE = "calotype.source"
 
-_Environ = MutableMapping[str, Any]  # WSGI's own idea of it
+_Environ = MutableMapping[str, Any]  # as WSGI defines it
 
 
 class Source(Protocol):
-    """Where bytes come from, as `images/stream.py` says."""
+    """A source of bytes, as `images/stream.py` defines it."""
 
     def ready(self, size: int) -> int: ...
 
@@ -33,7 +34,7 @@ class Source(Protocol):
 
 
 def source(environ: _Environ) -> Source:
-    """The body of this request. Raises `Invalid` for a bad Content-Length, `NotSupported` where it cannot be read."""
+    """The body of this request. Raises `Invalid` for a bad Content-Length, `NotSupported` if it cannot be read."""
     length = content_length(environ)
     raw = environ["wsgi.input"]
     if getattr(raw, "keeps_its_length", False):
@@ -50,10 +51,10 @@ def source(environ: _Environ) -> Source:
 
 
 def drain(environ: _Environ) -> None:
-    """Under uWSGI, read what the client still sends of a body, as far as that is not too much. Raises nothing."""
+    """Under uWSGI, read and drop the rest of a body, up to `_DRAIN` bytes. Raises nothing."""
     if "uwsgi.version" not in environ:
         return
-    with contextlib.suppress(errors.CalotypeError):  # what is wrong with the body was answered already
+    with contextlib.suppress(errors.CalotypeError):  # the client has its answer already
         if not has_body(environ):
             return
         rest, remaining, scratch = source(environ), _DRAIN, memoryview(bytearray(64 << 10))
@@ -64,7 +65,7 @@ def drain(environ: _Environ) -> None:
 
 
 def content_length(environ: _Environ) -> int | None:
-    """The announced size of the body, None where there is none. Raises `Invalid` for anything but a plain number."""
+    """The announced size of the body in bytes, None without one. Raises `Invalid` if it is no plain number."""
     text = environ.get("CONTENT_LENGTH")
     if text is None or text == "":
         return None
@@ -79,7 +80,7 @@ def has_body(environ: _Environ) -> bool:
 
 
 def is_empty(environ: _Environ) -> bool:
-    """Whether the body has no byte. Of a body in chunks the first byte is waited for, and taken off the body.
+    """Whether the body is empty. For a chunked body this waits for the first byte, and removes it from the body.
 
     Raises what `source` raises, and `BodyBroken`.
     """
@@ -94,7 +95,7 @@ def _chunked(environ: _Environ) -> bool:
 
 
 def _waits(environ: _Environ) -> bool:
-    """Whether the client sends no body before it is told to, by a server that leaves that to us."""
+    """Whether the client waits for `100 Continue`, which this server leaves to us."""
     return "uwsgi.version" in environ and environ.get("HTTP_EXPECT", "").lower() == "100-continue"
 
 
@@ -104,7 +105,7 @@ def _uwsgi_continue() -> None:
 
 
 def _uwsgi_chunks(environ: _Environ) -> Callable[[int], bytes]:
-    """uWSGI leaves `wsgi.input` empty for chunked bodies and has a function of its own."""
+    """uWSGI's function that reads chunked bodies: it leaves `wsgi.input` empty for them."""
     if "uwsgi.version" in environ and hasattr(_uwsgi(), "chunked_read"):
         return lambda _size: bytes(_uwsgi().chunked_read())
     raise errors.NotSupported(
@@ -122,9 +123,9 @@ def _uwsgi() -> Any:
 
 
 class _Reads:
-    """A source made of a `read(size)`; `remaining` is what the body still owes, None where the server marks the end.
+    """A source made of a `read(size)`. `remaining` is the size of the rest, None if the server marks the end.
 
-    `go_on` tells a client that waits for it to send the body; it is called before the first read.
+    `go_on` is called before the first read; it tells a client that waits for `100 Continue` to send the body.
     """
 
     def __init__(
@@ -148,18 +149,18 @@ class _Reads:
         self.ready(len(view))
         got = min(len(view), len(self._held))
         view[:got] = self._held[:got]
-        # An empty view would keep all that was read alive while the next byte is waited for.
+        # An empty view of the old piece would keep its memory while the next byte is waited for.
         self._held = self._held[got:] if got < len(self._held) else memoryview(b"")
         return got
 
     def _next(self, size: int) -> bytes:
-        """What the server has of the body, or hands over when it has come; empty at the end."""
+        """The next bytes of the body, waiting for them if need be; empty at the end."""
         if self._remaining is not None:
             size = min(size, self._remaining)
         try:
             data = self._read(size)
         except Exception as exc:
-            # each server has exceptions of its own for a client that left or broke the rules
+            # each server raises its own exceptions if a client disconnects or breaks the protocol
             raise errors.BodyBroken("the request body broke off") from exc
         if not data:
             self._ended = True

@@ -1,6 +1,6 @@
-"""What answers look like, by the names that the OpenAPI document has for them, and bodies of requests.
+"""The components of the OpenAPI document: schemas of answers and of request bodies, by name.
 
-Both are made of the schemas that requests are held to and `/v2/schemas` serves (`schemas.py`, `metadef_schemas.py`).
+They are made of the schemas that validate requests and that `/v2/schemas` serves (`schemas.py`, `metadef_schemas.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,12 +14,12 @@ from calotype.api.schemas import Schemas
 
 _TEXT: Final[Schema] = {"type": "string"}
 _COUNT: Final[Schema] = {"type": "integer"}
-#: What of an image is in its answer at times only.
+#: Attributes that only some answers about images have.
 _AT_TIMES: Final = frozenset({"stores", "direct_url"})
 
 
 def components(served: Schemas) -> dict[str, Schema]:
-    """All of them, for a configuration."""
+    """All components, for a configuration."""
     image = _timed(served.served["image"]["properties"])
     custom = {"type": "string", "maxLength": schemas.MAX_VALUE, "description": "A property of the image's own"}
     given = {name: image[name] for name in SETTABLE}
@@ -53,18 +53,18 @@ def components(served: Schemas) -> dict[str, Schema]:
 def _object(
     properties: Mapping[str, Any], *, required: Iterable[str] | None = None, more: bool | Schema = False
 ) -> Schema:
-    """An object with these properties, and all or some of them required where an answer has them."""
+    """An object with these properties, of which all or some are required."""
     schema: Schema = {"type": "object", "properties": dict(properties), "additionalProperties": more}
     return schema | ({"required": sorted(required)} if required else {})
 
 
 def _answer(properties: Mapping[str, Any], *, without: Iterable[str] = ()) -> Schema:
-    """An object that has all of these properties, but for some that it has at times only."""
+    """An object that requires all of these properties except `without`."""
     return _object(properties, required=properties.keys() - set(without))
 
 
 def _timed(properties: Mapping[str, Schema]) -> dict[str, Schema]:
-    """The same, with the format of times, which the schemas that clients are served do not tell."""
+    """The same, with the format of times, which `/v2/schemas` does not have."""
     return {
         name: schema | {"format": "date-time"} if name.endswith("_at") else schema
         for name, schema in properties.items()
@@ -80,7 +80,7 @@ def _list(name: str) -> Schema:
 
 
 def _page(key: str, name: str) -> Schema:
-    """A page of a list, and where it goes on."""
+    """A page of a list, with the link to the next page."""
     links = {
         "first": _TEXT | {"description": "Path of the first page"},
         "next": _TEXT | {"description": "Path of the next page, if there is one"},
@@ -94,15 +94,15 @@ def _pointer() -> Schema:
 
 
 def _body(schema: Schema) -> Schema:
-    """The schema of a request, without its name and without what cannot be said."""
-    said = {name: value for name, value in schema["properties"].items() if not value.get("readOnly")}
-    return {name: value for name, value in schema.items() if name != "name"} | {"properties": said}
+    """The schema of a request, without its name and without read-only properties."""
+    writable = {name: value for name, value in schema["properties"].items() if not value.get("readOnly")}
+    return {name: value for name, value in schema.items() if name != "name"} | {"properties": writable}
 
 
 _TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 _TIMES: Final = ("created_at", "updated_at")
 _ITEMS: Final = metadefs.NAMESPACE["properties"]
-#: A definition as it is told: rows that others wrote may have other fields.
+#: A definition in an answer. Rows that Glance wrote may have other fields.
 _DEFINITION: Final[Schema] = {"type": "object", "properties": metadefs.FIELDS}
 _DEFINITIONS: Final[Schema] = {"type": "object", "additionalProperties": _ref("MetadefDefinition")}
 _ASSOCIATION: Final = metadefs.ASSOCIATION["properties"]
@@ -124,7 +124,7 @@ _MEMBER: Final = _timed(schemas.MEMBER)
 _WHOLE_TASK: Final = _timed(schemas.TASK)
 _STUB: Final = {name: _WHOLE_TASK[name] for name in schemas.TASK_STUB if name not in _TASK_AT_TIMES}
 _TASK: Final = {name: schema for name, schema in _WHOLE_TASK.items() if name not in ("self", "schema")}
-#: Any JSON: what a task was given may be more than an object.
+#: Any JSON: the input or the result of a task need not be an object.
 _SAID: Final[Schema] = {
     "input": {"description": "What was asked for"},
     "result": {"description": "What came of it"},

@@ -1,7 +1,7 @@
 """Conditions of requests: `If-Match` and `If-None-Match` of RFC 9110 §13.
 
-Image data has an entity tag, and whoever sends it calls `unchanged`. Nothing else has one. So `Conditions` can tell by
-the headers alone: a list of tags in `If-Match` names none that there is. Dates are not compared, as nothing has
+Only image data has an entity tag; the handler that sends it calls `unchanged`. For all other resources `Conditions` can
+decide by the headers alone: no tag in `If-Match` can be right. Dates are not compared, because nothing has
 `Last-Modified` (§13.1.3, §13.1.4).
 """
 
@@ -15,7 +15,10 @@ _SAFE: Final = ("GET", "HEAD")
 
 
 class Conditions:
-    """Refuses requests about what has no entity tag, before anything is changed. Comes after the authentication."""
+    """Checks the conditions of requests for resources without an entity tag, before anything is changed.
+
+    Comes after the authentication.
+    """
 
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: Any, params: dict[str, Any]
@@ -25,14 +28,14 @@ class Conditions:
         is_data = (req.uri_template or "").endswith("/file")
         if is_data and req.method in _SAFE:
             return
-        # Data is sent to an image that has none. Of everything else that is named here it is taken that it exists.
+        # An image that data is uploaded to has none yet. All other resources are assumed to exist.
         _check_match(req, None, exists=not is_data)
         if req.method not in _SAFE and not is_data and "*" in _tags(req, "If-None-Match"):
             raise _failed("If-None-Match")
 
 
 def unchanged(req: falcon.Request, etag: str | None, *, exists: bool) -> bool:
-    """Whether the client of a GET or HEAD has these bytes already. Raises `PreconditionFailed` for another `If-Match`.
+    """Whether the client of a GET or HEAD has these bytes already. Raises `PreconditionFailed` if `If-Match` fails.
 
     `etag` is the strong entity tag of the data, None where it has none; `exists` is whether there is data.
     """
@@ -44,8 +47,8 @@ def unchanged(req: falcon.Request, etag: str | None, *, exists: bool) -> bool:
 def _check_match(req: falcon.Request, etag: str | None, *, exists: bool) -> None:
     if req.get_header("If-Match") is None:
         return
-    wanted = _tags(req, "If-Match")
-    if not (exists and "*" in wanted) and etag not in wanted:
+    tags = _tags(req, "If-Match")
+    if not (exists and "*" in tags) and etag not in tags:
         raise _failed("If-Match")
 
 

@@ -1,7 +1,7 @@
 """Cross-origin requests: what a browser may do here for a page of another origin (Fetch standard, `[cors]`).
 
-oslo.middleware has the same options; its middleware makes a WebOb request and answer of each one, which costs more than
-showing an image does.
+oslo.middleware has the same options, but it makes a WebOb request and response for each request. This costs more than
+showing an image.
 """
 
 from typing import Final
@@ -9,14 +9,14 @@ from typing import Final
 import falcon
 from oslo_config import cfg
 
-#: Names that every page may send.
+#: Headers that every page may send.
 _SIMPLE: Final = (
     "accept accept-language content-type cache-control content-language expires last-modified pragma"
 ).split()
 
 
 class Cors:
-    """Answers preflights before anybody is asked for credentials, and tells browsers who may read an answer."""
+    """Answers preflight requests, which have no credentials, and tells browsers which origins may read an answer."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         options = conf.cors
@@ -42,7 +42,7 @@ class Cors:
             if self._max_age:
                 resp.set_header("Access-Control-Max-Age", str(self._max_age))
         else:
-            req.context.cross_origin = False  # the browser sees no leave in the answer
+            req.context.cross_origin = False  # without the headers in the answer the browser refuses the request
         resp.complete = True
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool) -> None:
@@ -53,13 +53,13 @@ class Cors:
         if origin is None or getattr(req.context, "cross_origin", True) is False:
             return
         resp.set_header("Access-Control-Allow-Origin", origin)
-        if self._credentials and origin != "*":  # together browsers refuse them
+        if self._credentials and origin != "*":  # browsers refuse credentials together with *
             resp.set_header("Access-Control-Allow-Credentials", "true")
         if self._exposed and not resp.complete:
             resp.set_header("Access-Control-Expose-Headers", self._exposed)
 
     def _origin(self, req: falcon.Request) -> str | None:
-        """What the answer says of the origin of a request; None where it has none that is allowed."""
+        """The value of Access-Control-Allow-Origin for this request; None if it has no origin that is allowed."""
         origin = req.get_header("Origin")
         if origin is None or origin in self._origins:
             return origin

@@ -1,7 +1,4 @@
-"""What a client can find out about this service: import methods, stores, usage, schemas.
-
-And taking a copy out of a store.
-"""
+"""Information about this service: import methods, stores, usage, schemas; and the removal of a copy from a store."""
 
 import falcon
 

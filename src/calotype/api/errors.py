@@ -1,8 +1,8 @@
-"""Our errors → status and body, one table; nothing else in Calotype knows an HTTP status of an error.
+"""Answers errors: one table has the HTTP status of each. No other module knows the status of an error.
 
 The body follows `Accept` (contract: api.md §1.3). A failure is logged once, here, with its cause.
 
-Requests that carry image data have a second table, `FOR_DATA`: a client must not repeat them by itself.
+For requests that carry image data a second table, `FOR_DATA`, replaces statuses that make clients repeat a request.
 """
 
 import json
@@ -17,7 +17,7 @@ from calotype import errors
 
 LOG = logging.getLogger(__name__)
 
-#: The first class that fits wins.
+#: The first class that matches decides.
 STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.Unauthenticated, 401),
     (errors.Forbidden, 403),
@@ -41,12 +41,12 @@ STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.StoreError, 500),
 )
 
-#: What replaces a status where the request carries image data.
+#: Replacements of statuses for requests that carry image data.
 #:
-#: openstacksdk repeats a request that was answered 503, keystoneauth 429 and 503, curl these and 408, 500, 502 and 504.
-#: openstacksdk sends the second time what the first time left of the stream: the end of a file, or nothing. It would be
-#: taken for the whole image. RFC 4918 §11.5 says of 507 that the server cannot store the data just now, and that a
-#: client must not repeat the request until its user wants it.
+#: openstacksdk repeats a request after 503; keystoneauth after 429 and 503; curl after these and 408, 500, 502 and 504.
+#: When openstacksdk repeats an upload, it sends only what the first request left of the stream: the end of a file, or
+#: nothing. The service would take this for the whole image. By RFC 4918 §11.5, 507 means that the server cannot store
+#: the data at present, and that a client must not repeat the request unless its user asks for it.
 FOR_DATA: Final = {500: 507, 503: 507}
 
 _DATA_PATH: Final = re.compile(r"/v2/images/[^/]+/(file|stage)")
@@ -72,24 +72,24 @@ _TITLES: Final = {
 
 
 def status_of(exc: Exception) -> int:
-    """The status that answers an error of ours; 500 for anything unforeseen."""
+    """The HTTP status for an error of ours; 500 for any other exception."""
     return next((status for kind, status in STATUS if isinstance(exc, kind)), 500)
 
 
 def _answer_of(req: falcon.Request, exc: Exception) -> int:
-    """The status that answers this request, which may carry image data."""
+    """The HTTP status for this error and this request, which may carry image data."""
     status = status_of(exc)
     if req.method != "PUT" or not _DATA_PATH.fullmatch(req.path):
         return status
     if status == 401 and req.get_header("X-Auth-Token") is not None:
-        return 403  # After 401 keystoneauth gets a new token and repeats the request, with what is left of the stream.
+        return 403  # After 401 keystoneauth gets a new token and repeats the request with the rest of the stream.
     return FOR_DATA.get(status, status)
 
 
 def handle(req: falcon.Request, resp: falcon.Response, exc: Exception, params: dict[str, object]) -> None:
     """Falcon's error handler for everything that our code raises."""
     status = _answer_of(req, exc)
-    # What the client wrote is quoted: a line break in a path must not begin a line of the log.
+    # Escaped, so that a line break in a path cannot forge a line of the log.
     image_id = ascii(params.get("image_id", "-"))[1:-1]
     facts = (
         ascii(req.method[:20])[1:-1],
@@ -115,9 +115,9 @@ def handle(req: falcon.Request, resp: falcon.Response, exc: Exception, params: d
 
 
 def handle_http(req: falcon.Request, resp: falcon.Response, exc: falcon.HTTPError, _params: dict[str, object]) -> None:
-    """Falcon's own refusals (no route, wrong method), in the same words as ours."""
+    """Falcon's error handler for its own refusals (no route, wrong method): they get our form."""
     for name, value in dict(exc.headers or {}).items():
-        # Falcon answers OPTIONS of itself and lists it; here it is refused like any other method.
+        # Falcon lists OPTIONS, which it would answer itself. Here OPTIONS is refused.
         if name.lower() == "allow":
             value = ", ".join(method for method in value.split(", ") if method != "OPTIONS")
         resp.set_header(name, value)
@@ -132,7 +132,7 @@ def render(req: falcon.Request, resp: falcon.Response, status: int, message: str
     resp.data = None
     resp.stream = None
     for name in ("ETag", "Content-MD5", "Accept-Ranges", "Content-Length"):
-        resp.delete_header(name)  # set for the content that there is not
+        resp.delete_header(name)  # it was set for the content that is not sent
     if status != 416:
         resp.delete_header("Content-Range")
     accept = req.get_header("Accept") or ""
@@ -148,9 +148,9 @@ def render(req: falcon.Request, resp: falcon.Response, status: int, message: str
         resp.content_type = "text/plain; charset=UTF-8"
         resp.text = f"{status} {title}\n\n{message}\n"
     else:
-        # Also without `Accept`, or with an empty one, which openstacksdk sends with data. It and glanceclient show the
-        # sentence of an HTML page; openstacksdk drops plain text, and glanceclient fails on JSON. They take quotes as
-        # they are.
+        # Also without `Accept`, or with an empty one, as openstacksdk sends it with data. openstacksdk and glanceclient
+        # both show the sentence of an HTML page. openstacksdk drops plain text; glanceclient fails on JSON. Both accept
+        # quotes that are not escaped.
         resp.content_type = "text/html; charset=UTF-8"
         resp.text = (
             f"<html>\n <head>\n  <title>{status} {title}</title>\n </head>\n <body>\n"

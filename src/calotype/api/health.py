@@ -14,11 +14,11 @@ _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Pro
 
 
 def show(req: falcon.Request, resp: falcon.Response) -> None:
-    """GET /healthcheck: 200 `OK`, or 503 with what is not well; as JSON where that is wanted."""
+    """GET /healthcheck: 200 `OK`, or 503 with what fails; as JSON if the client accepts that."""
     _check_source(req)
     health: Health = req.context.health
     detailed: bool = service(req).conf.healthcheck.detailed
-    port = str(req.env.get("SERVER_PORT", ""))  # gunicorn takes it from the header Host where it listens on no port
+    port = str(req.env.get("SERVER_PORT", ""))  # on a Unix socket gunicorn takes it from the header Host
     well, found = health.check(int(port) if re.fullmatch("[0-9]{1,5}", port) else 0)
     resp.status = 200 if well else 503
     if "application/json" in (req.get_header("Accept") or ""):
@@ -46,7 +46,7 @@ def _words(one: Finding) -> str:
 
 
 def _check_source(req: falcon.Request) -> None:
-    """Raise `NotFound` for those who may not ask."""
+    """Raise `NotFound` for clients that are not allowed."""
     conf = service(req).conf.healthcheck
     nothing = errors.NotFound("The resource could not be found.")
     if conf.ignore_proxied_requests and any(req.get_header(name) for name in _PROXIED):
@@ -54,7 +54,7 @@ def _check_source(req: falcon.Request) -> None:
     if conf.allowed_source_ranges:
         try:
             address = ipaddress.ip_address(req.remote_addr)
-        except ValueError as exc:  # of a Unix socket
+        except ValueError as exc:  # raised for a Unix socket, which has no address
             raise nothing from exc
         if not any(address in ipaddress.ip_network(one) for one in conf.allowed_source_ranges):
             raise nothing

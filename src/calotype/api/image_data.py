@@ -19,7 +19,7 @@ from calotype.service import Service
 from calotype.stores.base import Body
 
 _OCTETS = "application/octet-stream"
-#: Where a file cannot go by sendfile, the server reads it in steps of this size, bytes; Falcon would say 8 KiB.
+#: If sendfile cannot be used, the server reads a file in blocks of this size, bytes; Falcon's default is 8 KiB.
 _STEP = 1 << 20
 
 
@@ -71,12 +71,12 @@ def download(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
 
 
 def _wanted(req: falcon.Request, found: Download) -> list[ranges.Range] | None:
-    """The ranges to send, None for everything. Only GET has ranges (RFC 9110 §14.2)."""
+    """The ranges to send, None for the whole content. Only GET supports ranges (RFC 9110 §14.2)."""
     if req.method != "GET":
         return None
     condition = req.get_header("If-Range")
     if condition is not None and condition.strip() != found.etag:
-        return None  # Weak validators and dates never match: the client gets the whole anew.
+        return None  # Weak validators and dates never match, so the whole content is sent.
     if (old := req.get_header("Content-Range")) and req.get_header("Range") is None:
         return ranges.parse_content_range(old, found.size)
     return ranges.parse(req.get_header("Range"), found.size)
@@ -90,7 +90,7 @@ def _send(
     if req.method == "HEAD":
         content.close()
         return
-    # The server sends a file by sendfile, when it gets one: whatever else wraps it makes it read and write.
+    # The server can use sendfile only if it gets the file itself; around any wrapper it reads and writes.
     on_sent = _on_sent(svc, ctx, found, length)
     whole = offset == 0 and length == found.size and on_sent is None
     file = content.file() if whole or _is_ours(req) else None
@@ -118,7 +118,7 @@ def _send_parts(
     ]
     end = f"\r\n--{boundary}--\r\n".encode()
     resp.set_header("Content-Length", str(sum(map(len, heads)) + sum(length for _, length in wanted) + len(end)))
-    # The first copy that opens decides whether there is an answer at all; the others follow as they are sent.
+    # Open the first range before answering, so that a failure is answered with an error. The others are opened later.
     first = data.open_(svc, ctx, found, offset=wanted[0][0], length=wanted[0][1])
     on_sent = _on_sent(svc, ctx, found, sum(length for _, length in wanted))
 
@@ -143,14 +143,14 @@ def _send_parts(
 
 
 def _on_sent(svc: Service, ctx: Context, found: Download, length: int) -> Callable[[int], None] | None:
-    """What is to hear, when the answer is over, how many bytes of the data were sent; None when nobody wants to."""
+    """A function to call at the end of the answer with the number of bytes sent; None if nobody wants notifications."""
     if not svc.events.wants("image.send"):
         return None
     return partial(data.sent, svc, ctx, found, expected=length)
 
 
 class _Stream:
-    """A body that is read and written; closed by the server whatever happens."""
+    """A body that the server iterates and writes. The server always closes it."""
 
     def __init__(self, content: Body, on_sent: Callable[[int], None] | None) -> None:
         self._content = content
@@ -171,7 +171,7 @@ class _Stream:
 
 
 class _CountedFile:
-    """A file that goes by sendfile, or is read, and tells how much of it was sent when it is closed."""
+    """A file that is sent by sendfile or read. When it is closed it reports how many bytes were sent."""
 
     def __init__(self, file: IO[bytes], on_sent: Callable[[int], None]) -> None:
         self._file = file
@@ -183,11 +183,11 @@ class _CountedFile:
         return self._file.fileno()
 
     def seek(self, position: int) -> None:
-        """What `socket.sendfile` ends with, also when the connection broke."""
+        """`socket.sendfile` calls this at its end, even if the connection broke."""
         self._count = position - self._start
 
     def read(self, size: int = -1) -> bytes:
-        self._count += self._read  # who comes for more has sent what it had
+        self._count += self._read  # the server has sent the previous block when it reads the next one
         chunk = self._file.read(size)
         self._read = len(chunk)
         return chunk
@@ -200,8 +200,8 @@ class _CountedFile:
 
 
 def _is_ours(req: falcon.Request) -> bool:
-    """Whether the server sends a file from where it stands, and says by `seek` how far it came.
+    """Whether the server's sendfile starts at the file's position, and calls `seek` with the final position.
 
-    uWSGI starts at its beginning (wrong bytes).
+    uWSGI's starts at the first byte of the file, and so would send wrong bytes.
     """
     return str(req.env.get("SERVER_SOFTWARE", "")).startswith("gunicorn")

@@ -16,7 +16,7 @@ from calotype.images.lifecycle import NewImage
 from calotype.model import HIDDEN_PROPERTIES, MAX_NAME, RESERVED_PREFIX, Image
 from calotype.service import Service
 
-#: What can be said of an image at its creation, besides its properties.
+#: The attributes that a client may set when it creates an image, besides custom properties.
 SETTABLE: Final = tuple(
     "id name visibility protected os_hidden owner container_format disk_format min_disk min_ram tags".split()
 )
@@ -101,14 +101,14 @@ def remove_tag(req: falcon.Request, resp: falcon.Response, image_id: str, tag: s
 
 
 def known_id(image_id: str) -> str:
-    """An id that could exist; anything else is an image that does not."""
+    """The id, if it is a valid one. Raises `NotFound` for any other text."""
     if not UUID.fullmatch(image_id):
         raise errors.NotFound(f"No image found with ID {image_id[:64]}")
     return image_id
 
 
 def links(path: str, wanted: Mapping[str, list[str]], marker: str | None) -> dict[str, str]:
-    """Where a list begins, and where it goes on after `marker`, with the same parameters."""
+    """The links to the first page of a list, and to the page after `marker`, with the same parameters."""
     same = "&".join(
         f"{quote(name)}={quote(value, safe=':,')}"
         for name, values in wanted.items()
@@ -138,7 +138,7 @@ def _entity(req: falcon.Request, resp: falcon.Response, image: Image) -> None:
 
 
 def _json(svc: Service, image: Image, direct_url: str | None) -> bytes:
-    """An image entity; made once for a record that is known, but for services that are shown its location."""
+    """The JSON of an image. It is cached for a cached record, unless it has a location, which only services see."""
     remembered = image.memo if direct_url is None else None
     text: bytes | None = None if remembered is None else remembered.get("json")
     if text is None:
@@ -158,5 +158,5 @@ def _new_image(values: dict[str, Any], schemas: Schemas) -> NewImage:
     schemas.check_image(values)
     columns = {name: values[name] for name in SETTABLE if name in values}
     if "owner" in columns:
-        columns["owner"] = columns["owner"] or ""  # null, when it is said, means nobody
+        columns["owner"] = columns["owner"] or ""  # an explicit null means no owner
     return NewImage(**columns, properties={name: value for name, value in values.items() if name not in columns})

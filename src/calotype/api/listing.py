@@ -1,4 +1,4 @@
-"""From the query string of `GET /v2/images` to a `model.Query` (contract: api.md §3.2)."""
+"""Parses the query string of `GET /v2/images` into a `model.Query` (contract: api.md §3.2)."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from calotype.model import MEMBER_STATUSES, VISIBILITIES, Comparison, Query
 SORT_KEYS: Final = frozenset("name status container_format disk_format size id created_at updated_at".split())
 _DIRECTIONS: Final = ("asc", "desc")
 _OPS: Final = ("eq", "neq", "lt", "lte", "gt", "gte")
-#: Columns that take `in:a,b` besides equality.
+#: Columns that may be filtered by `in:a,b` as well as by equality.
 _LISTABLE: Final = frozenset("name id status container_format disk_format".split())
 _TEXT: Final = frozenset(["checksum", "os_hash_algo", "os_hash_value", "owner"])
 _NUMBERS: Final = frozenset(["size", "virtual_size", "min_ram", "min_disk"])
@@ -30,7 +30,7 @@ def _one_of(words: Iterable[str]) -> dict[str, Any]:
     return {"type": "string", "enum": list(words)}
 
 
-#: What the query may say, for the description of the API.
+#: The parameters of the query, for the OpenAPI document.
 PARAMETERS: Final = (
     Parameter("limit", "Most images on a page; else as many as is configured", {"type": "integer", "minimum": 0}),
     Parameter("marker", "Id of the image after which the page begins"),
@@ -59,7 +59,7 @@ PARAMETERS: Final = (
 
 
 def query(params: Params, *, default_limit: int, most: int) -> Query:
-    """What the caller asks for. Raises `Invalid` naming the parameter that is wrong."""
+    """The parsed query. Raises `Invalid` with the name of the wrong parameter."""
     if "changes-since" in params:
         raise errors.Invalid("The changes-since filter is not supported.")
     one_of: dict[str, tuple[Any, ...]] = {}
@@ -79,7 +79,7 @@ def query(params: Params, *, default_limit: int, most: int) -> Query:
             one_of[name] = (_boolean(value, name),)
         elif name in _LISTABLE:
             one_of[name] = _list(value, name)
-            if name == "id":  # Compared as in a path: as it is, or in lower case.
+            if name == "id":  # Compared as in a path: unchanged, or in lower case.
                 one_of[name] = tuple(dict.fromkeys(one_of[name] + tuple(map(str.lower, one_of[name]))))
         elif name in _TEXT:
             one_of[name] = (value,)
@@ -132,7 +132,7 @@ def _checked(pairs: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     for key, direction in pairs:
         choice(key, sorted(SORT_KEYS), "sort_key")
         choice(direction, _DIRECTIONS, "sort_dir")
-    # A key that comes again changes nothing in the order.
+    # If a key is repeated, only its first occurrence has an effect.
     found: dict[str, tuple[str, str]] = {}
     for key, direction in pairs:
         found.setdefault(key, (key, direction))
@@ -144,7 +144,7 @@ def _boolean(value: str, name: str) -> bool:
 
 
 def _list(value: str, name: str) -> tuple[str, ...]:
-    """`value`, or `in:` and values with commas between them, quoted where they hold a comma or a quote."""
+    """Parse `value`, or `in:` with values separated by commas. A value with a comma or a quote is quoted."""
     prefix, colon, rest = value.partition(":")
     if not colon:
         return (value,)

@@ -1,4 +1,4 @@
-"""The schemas of metadata definitions, as `/v2/schemas/metadefs/{name}` serves them and requests are held to them."""
+"""The schemas of metadata definitions: they validate requests, and `/v2/schemas/metadefs/{name}` serves them."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -50,7 +50,7 @@ _VALUES: Final[Schema] = {
     "description": "Values that there are, as text",
 }
 
-#: What a definition of a property says besides its name.
+#: The fields of a property's definition, without its name.
 FIELDS: Final[Schema] = {
     "title": _text("Name of the property for people"),
     "description": _text("What the property means"),
@@ -111,9 +111,9 @@ _TAG_FIELDS: Final[Schema] = {"name": _name("The tag")}
 
 
 def _part(fields: Schema) -> Schema:
-    """What comes with its namespace: what is told of it alone is passed over in a request.
+    """The schema of an object, tag or association within its namespace. Requests may have its read-only fields.
 
-    Clients hold answers to the schema of a namespace as well.
+    These are ignored. They are in the schema because clients validate answers by it as well.
     """
     return {"type": "object", "required": ["name"], "additionalProperties": False, "properties": fields}
 
@@ -154,7 +154,7 @@ NAMESPACE: Final[Schema] = {
     "required": ["namespace"],
     "additionalProperties": False,
     "properties": {
-        # A path cannot name what has a slash in its name.
+        # No slash: the name must be usable in a path.
         "namespace": _name("Name of the namespace, the only one of its kind"),
         "display_name": _text("Name of the namespace for people", most=MAX_METADEF_NAME),
         "description": _text("What the namespace is about", most=MAX_DESCRIPTION),

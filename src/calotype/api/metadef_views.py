@@ -1,4 +1,4 @@
-"""Metadata definitions as JSON, and back: what a request says of them as nouns of `model.py` (contract: api.md §13)."""
+"""Converts metadata definitions from `model.py` to JSON, and JSON of requests back (contract: api.md §13)."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ from calotype.model import (
 
 NAMESPACES: Final = "/v2/metadefs/namespaces"
 _SCHEMAS: Final = "/v2/schemas/metadefs"
-#: How many levels definitions may have; what reads JSON gives up at some hundreds, sooner here than there.
+#: The most levels that a definition may have. JSON parsers fail at some hundred levels, each at another number.
 _DEEPEST: Final = 32
 #: Fields of definitions that count something.
 _COUNTS: Final = frozenset(("minLength", "maxLength", "minItems", "maxItems"))
@@ -31,7 +31,7 @@ _COUNTS: Final = frozenset(("minLength", "maxLength", "minItems", "maxItems"))
 
 
 def namespace(found: Namespace, **more: Any) -> dict[str, Any]:
-    """What a namespace says of itself, and more, unless there is nothing of it."""
+    """A namespace as JSON, with the fields of `more` that are not empty."""
     return _known(
         namespace=found.name,
         display_name=found.display_name,
@@ -47,7 +47,7 @@ def namespace(found: Namespace, **more: Any) -> dict[str, Any]:
 
 
 def definitions(found: Definitions, resource_type: str | None = None) -> dict[str, Any]:
-    """A namespace with all that is in it; with the names that properties have with a resource type, if one is given."""
+    """A namespace with everything in it. With a resource type, properties get the prefix that it has for them."""
     prefix = next((link.prefix for link in found.associations if link.resource_type == resource_type), None) or ""
     return namespace(
         found.namespace,
@@ -71,7 +71,7 @@ def object_(of: str, found: MetadefObject, prefix: str = "") -> dict[str, Any]:
 
 
 def properties(found: Iterable[MetadefProperty], prefix: str = "") -> dict[str, Any]:
-    """Definitions by the names of their properties."""
+    """Definitions by property name."""
     return {prefix + one.name: dict(one.definition) for one in found}
 
 
@@ -94,7 +94,7 @@ def resource_type(found: ResourceType) -> dict[str, Any]:
 
 
 def path(*names: str) -> str:
-    """The path of a namespace, or of what is in it."""
+    """The path of a namespace, or of something in it."""
     return "/".join((NAMESPACES, *(quote(name, safe=":") for name in names)))
 
 
@@ -102,7 +102,7 @@ def path(*names: str) -> str:
 
 
 def to_namespace(values: Mapping[str, Any], owner: str, now: datetime) -> Namespace:
-    """What a request says of a namespace, which is the caller's unless it says otherwise."""
+    """A namespace from a request. Its owner is the caller's project unless the request names another one."""
     return Namespace(
         0,
         values["namespace"],
@@ -117,7 +117,7 @@ def to_namespace(values: Mapping[str, Any], owner: str, now: datetime) -> Namesp
 
 
 def to_definitions(values: Mapping[str, Any], owner: str, now: datetime) -> Definitions:
-    """A new namespace and what is to be in it."""
+    """A new namespace and its content from a request."""
     return Definitions(
         to_namespace(values, owner, now),
         tuple(to_association(one, now) for one in values.get("resource_type_associations", ())),
@@ -139,7 +139,7 @@ def to_property(values: Mapping[str, Any], now: datetime) -> MetadefProperty:
 
 def to_object(values: Mapping[str, Any], now: datetime) -> MetadefObject:
     required = tuple(values.get("required", ()))
-    if any("," in name for name in required):  # the column is a list with commas
+    if any("," in name for name in required):  # the column separates names by commas
         raise errors.Invalid("The name of a required property has no comma.")
     found = {name: _definition(one) for name, one in values.get("properties", {}).items()}
     description = values.get("description")
@@ -152,12 +152,12 @@ def to_tag(values: Mapping[str, Any], now: datetime) -> MetadefTag:
 
 
 def _definition(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said of a property; JSON schema takes 1.0 for an integer, too."""
+    """The definition of a property from a request. In JSON schema 1.0 is an integer, so such counts are converted."""
     return {name: int(value) if name in _COUNTS else value for name, value in values.items() if name != "name"}
 
 
 def _kept(found: Any) -> Any:
-    """The same, once it is sure that the columns can hold it, and that it can be read again. `Invalid`."""
+    """The same value. Raises `Invalid` if the columns cannot hold it or it could not be parsed again."""
     level = [found]
     for _ in range(_DEEPEST):
         level = [inner for value in level if isinstance(value, Mapping | list) for inner in _inside(value)]

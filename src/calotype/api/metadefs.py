@@ -15,10 +15,10 @@ from calotype.db.metadefs import OBJECT, PART_SORT_KEYS, PROPERTY, SORT_KEYS, TA
 from calotype.metadefs import namespaces, parts
 from calotype.metadefs import resource_types as types
 
-#: What is told of a thing, and cannot be said of it.
+#: Read-only fields: answers have them, and requests must not set them.
 _TIMES: Final = ("created_at", "updated_at")
 _READ_ONLY: Final = ("self", "schema", *_TIMES)
-#: Headers that say yes.
+#: Values of headers that mean true.
 _TRUE: Final = ("true", "t", "1", "yes", "y", "on")
 
 
@@ -310,7 +310,7 @@ def _last(wanted: Params, name: str, default: str | None = None) -> str | None:
 
 
 def _limit(req: falcon.Request, wanted: Params, *, least: int = 0) -> int | None:
-    """The most entries of a page; None, which means all, where the caller does not say."""
+    """The most entries of a page; None, which means all, without the parameter."""
     text = _last(wanted, "limit")
     return None if text is None else min(integer(text, "limit", least=least), service(req).conf.api_limit_max)
 

@@ -1,4 +1,4 @@
-"""The description of the API in OpenAPI 3.1: made of the routes, of what is said of them, and of the schemas.
+"""The OpenAPI 3.1 document, made of the routes, the operations that describe them, and the schemas.
 
 https://spec.openapis.org/oas/v3.1.1.html
 """
@@ -18,7 +18,7 @@ from calotype.api.schemas import UUID_PATTERN, Schemas
 
 
 def _header(text: str, schema: Schema | None = None, *, always: bool = True) -> Schema:
-    """A header of answers; `always` is whether each answer that is said to have it does."""
+    """A header of answers. `always` says whether it is never missing in the answers that list it."""
     return {"description": text, "schema": {"type": "string"} | (schema or {})} | ({"required": True} if always else {})
 
 
@@ -180,9 +180,9 @@ def _answer(route: Route, status: int, answer: Answer, operation: Operation) -> 
 
 
 def _links(route: Route, operation: Operation) -> dict[str, Any]:
-    """What can be asked of what an answer is about: every route whose path has just the variables that it provides.
+    """Links from an answer to other routes: to each one whose path has exactly the variables that the answer provides.
 
-    Besides, routes that make something of a name that the path has, too.
+    Routes that create something under a name in the path are linked as well.
     """
     provided = operation.provides.keys()
     found = {}

@@ -1,6 +1,6 @@
-"""What is said of a route besides its method, path and handler: the words of the OpenAPI document.
+"""The types that describe a route for the OpenAPI document: `Operation`, `Parameter` and `Answer`.
 
-The table of all is `operations.py`; `openapi.py` makes the document.
+`operations.py` has the description of each route; `openapi.py` makes the document.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ class Parameter:
     name: str
     description: str
     schema: Schema = field(default_factory=lambda: {"type": "string"})
-    repeated: bool = False  #: whether it may be given more than once
-    default: str | None = None  #: what is meant where it is not given, if that can be said
+    repeated: bool = False  #: whether it may occur more than once
+    default: str | None = None  #: the default value as text, None if there is none
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer that is no error. `schema` is a component's name; None without a body of JSON."""
+    """One answer that is no error. `schema` is the name of a component, None without a JSON body."""
 
     description: str
     schema: str | None = None
@@ -33,11 +33,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a route does, for those who call it.
+    """What a route does, for its callers.
 
-    `answers` are those without an error, `refuses` statuses of errors beyond those that all routes of its kind have.
-    `body` is a component's name, or one for each media type, or none for data that is no JSON. `provides` tells where
-    an answer, or the request, has what other paths need: a runtime expression for each variable.
+    `answers` are the successful answers; `refuses` are statuses of errors that not all routes of its kind have. `body`
+    is the name of a component, or one for each media type, or None if the body is no JSON. `provides` has a runtime
+    expression for each path variable of other routes: where the answer or the request has its value.
     """
 
     summary: str
@@ -47,6 +47,6 @@ class Operation:
     headers: tuple[Parameter, ...] = ()
     body: str | Mapping[str, str | None] | None = None
     refuses: tuple[int, ...] = ()
-    names: tuple[str, ...] = ()  #: what the one variable of the path may be, where that is known
+    names: tuple[str, ...] = ()  #: the allowed values of the only path variable, if they are known
     provides: Mapping[str, str] = field(default_factory=dict)
-    is_data: bool = False  #: whether the body is image data, which no client may repeat by itself
+    is_data: bool = False  #: whether the body is image data; clients must not repeat such requests automatically

@@ -1,7 +1,7 @@
-"""What each handler does, for those who call it: summary, parameters, bodies, answers.
+"""What each handler does, for its callers: summary, parameters, bodies, answers.
 
-`openapi.py` makes the description of the API from this, from the routes and from the schemas. Statuses that all routes
-of a kind may answer stand there.
+`openapi.py` makes the OpenAPI document from this, the routes and the schemas. It adds the statuses that all routes of
+a kind may answer.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""From a JSON patch, in either of the two media types, to `model.Change` values.
+"""Parses a JSON patch, in either of the two media types, into `model.Change` values.
 
 Draft 4 of JSON patch came with v2.0 (`{"replace": "/name", "value": …}`), the later form, close to RFC 6902,
 with v2.1 (`{"op": "replace", "path": "/name", "value": …}`). Only add, replace and remove exist, one level deep.
@@ -18,7 +18,7 @@ ACCEPTED: Final = f"{V20}, {V21}"
 
 OPS: Final = ("add", "replace", "remove")
 _BAD_ESCAPE: Final = re.compile(r"~(?![01])")
-#: More steps than this is no update but an attack.
+#: The most steps of a patch. More than this would be an attack, not an update.
 MAX_CHANGES: Final = 4096
 
 

@@ -1,7 +1,7 @@
-"""Where a client sent its request: what `Host` says, and what a proxy says of scheme, host, prefix and address.
+"""The URL that a client used, by the header `Host` and the headers of proxies; also the client's address.
 
-Links in answers are made of it, so nothing else than a host, a port and a path gets into them. Proxies are believed
-only with `[oslo_middleware] enable_proxy_headers_parsing`: whoever can reach the service could say so, too.
+Links in answers are made of it, so it is validated. Headers of proxies are used only with `[oslo_middleware]
+enable_proxy_headers_parsing`, because any client that reaches the service directly could send them as well.
 """
 
 import ipaddress
@@ -17,21 +17,23 @@ _PORTS: Final = {"http": "80", "https": "443"}
 
 
 def believe(env: MutableMapping[str, Any]) -> None:
-    """Put what the headers say in the place of what the server found out. Raises `Invalid` for what no link may hold.
+    """Set scheme, host, prefix and address in `env` from a proxy's headers. Raises `Invalid` for malformed ones.
 
-    A scheme or an address that nobody knows is passed over. `Forwarded` (RFC 7239) counts in the place of the others
-    where it is there. Of a list the first counts: what the client's own proxy said.
+    An unknown scheme or address is ignored. If there is a `Forwarded` header (RFC 7239), the X-Forwarded headers for
+    scheme, host and address are ignored. Of a list the first item is used: the proxy nearest to the client wrote it.
     """
     forwarded = str(env.get("HTTP_FORWARDED", ""))
     if forwarded:
         pairs = (part.partition("=") for part in _first(forwarded).split(";"))
-        said = {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
+        values = {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
     else:
-        said = {name: _first(str(env.get(f"HTTP_X_FORWARDED_{name.upper()}", ""))) for name in ("proto", "host", "for")}
-    scheme = said.get("proto", "").lower()
+        values = {
+            name: _first(str(env.get(f"HTTP_X_FORWARDED_{name.upper()}", ""))) for name in ("proto", "host", "for")
+        }
+    scheme = values.get("proto", "").lower()
     if scheme in _PORTS:
         env["wsgi.url_scheme"] = scheme
-    if host := said.get("host", ""):
+    if host := values.get("host", ""):
         _refuse_unless(_is_host(host), "The host that the proxy names")
         env["HTTP_HOST"] = host
     port = _first(str(env.get("HTTP_X_FORWARDED_PORT", "")))
@@ -39,7 +41,7 @@ def believe(env: MutableMapping[str, Any]) -> None:
     host = str(env.get("HTTP_HOST", ""))
     if port and host and not re.search(r":[0-9]*$", host.rpartition("]")[2]):
         env["HTTP_HOST"] = host if port == _PORTS.get(env["wsgi.url_scheme"]) else f"{host}:{port}"
-    if address := _address(said.get("for", "")):
+    if address := _address(values.get("for", "")):
         env["REMOTE_ADDR"] = address
     prefix = _first(str(env.get("HTTP_X_FORWARDED_PREFIX", ""))).rstrip("/")
     if prefix:
@@ -48,7 +50,7 @@ def believe(env: MutableMapping[str, Any]) -> None:
 
 
 def check_host(env: MutableMapping[str, Any]) -> None:
-    """Raise `Invalid` unless the request names its host: a name or an address, with or without a port (RFC 9112 §3.2).
+    """Raise `Invalid` unless `Host` is a name or an address, with or without a port (RFC 9112 §3.2).
 
     A client of HTTP/1.0 need not name one.
     """

@@ -1,4 +1,4 @@
-"""Byte ranges of RFC 9110 §14: what `Range` and `If-Range` ask for, of content whose length is known."""
+"""Parses the byte ranges of RFC 9110 §14, for content of known length."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Final
 
 from calotype import errors
 
-#: More parts than this, after joining those that touch, are refused.
+#: The most parts, after those that touch are joined.
 MAX_PARTS: Final = 32
 _SPEC: Final = re.compile(r"^(\d*)-(\d*)$", re.ASCII)
 
@@ -15,10 +15,10 @@ Range = tuple[int, int]  #: offset, length
 
 
 def parse(header: str | None, size: int) -> list[Range] | None:
-    """The ranges wanted, joined where they overlap or touch; None for all of the content.
+    """The requested ranges, joined if they overlap or touch; None for the whole content.
 
-    Units other than bytes are ignored, as the RFC wants it. Raises `RangeUnsatisfiable` when nothing of what is
-    asked for exists, when the header is malformed (as Glance has it) or wants too many parts.
+    Other units than bytes are ignored, as the RFC says. Raises `RangeUnsatisfiable` if no requested byte exists, if the
+    header is malformed (as Glance does), or if there are too many parts.
     """
     if header is None:
         return None
@@ -62,7 +62,7 @@ def _one(spec: str, size: int) -> Range | None:
 
 
 def _join(ranges: list[Range]) -> list[Range]:
-    """Those that overlap or touch become one; what is apart keeps the order of the request."""
+    """Join ranges that overlap or touch. The others stay in the order of the request."""
     if all(a[0] + a[1] < b[0] for a, b in pairwise(ranges)):
         return ranges
     joined: list[Range] = []

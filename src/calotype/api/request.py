@@ -1,4 +1,4 @@
-"""From an HTTP request to plain values, with a clear refusal for everything that is not well-formed."""
+"""Parses parts of an HTTP request into plain values. Raises `Invalid` for everything that is malformed."""
 
 import json
 import math
@@ -16,29 +16,29 @@ from calotype.service import Service
 
 #: The largest JSON body that is read, bytes.
 MAX_JSON: Final = 1 << 20
-#: The most values in one; each takes up to a hundred times the memory that it has in the text.
+#: The most values in one body. A parsed value takes up to a hundred times the memory of its text.
 MAX_VALUES: Final = 32_768
 UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_MARK: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([\[{,])', re.DOTALL)  # strings are passed over
+_MARK: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([\[{,])', re.DOTALL)  # matches strings as well, to skip them
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff\U00010000-\U0010ffff]")
 
 Handler = Callable[..., None]
 
 
 def caller(req: falcon.Request) -> Context:
-    """Who asks, as the authentication middleware found out."""
+    """The caller, by the authentication middleware."""
     ctx: Context = req.context.caller
     return ctx
 
 
 def service(req: falcon.Request) -> Service:
-    """The parts that use-cases work with."""
+    """The service that use-cases work with."""
     svc: Service = req.context.service
     return svc
 
 
 def no_body(req: falcon.Request) -> None:
-    """Refuse a body where none belongs. Chunks without a byte, which some clients and proxies send, are none."""
+    """Refuse a body. An empty chunked body, which some clients and proxies send, is accepted."""
     if not body.is_empty(req.env):
         raise errors.Invalid("This request takes no body.")
 
@@ -67,7 +67,7 @@ def parse_json(raw: bytes, what: str) -> Any:
         text = raw.decode()
         found = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
         if "\\u" in text:
-            _check_values(found, what)  # What may not be in the text may be in it as an escape.
+            _check_values(found, what)  # Escapes may stand for characters that were refused in the text.
         check_text(text, f"The {what}")
     except UnicodeDecodeError as exc:
         raise errors.Invalid(f"The {what} is not UTF-8.") from exc
@@ -79,7 +79,7 @@ def parse_json(raw: bytes, what: str) -> Any:
 
 
 def _has_many_values(raw: bytes) -> bool:
-    """Whether more than `MAX_VALUES` values are begun; told without reading them, as that takes the memory."""
+    """Whether there are more than `MAX_VALUES` values. Counts without parsing, because parsing takes the memory."""
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") <= MAX_VALUES:
         return False
     marks = (found for found in _MARK.finditer(raw) if found[1])
@@ -131,27 +131,28 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_text(text: str, what: str) -> str:
-    """Refuse characters that not every database can keep: NUL, lone surrogates, those beyond the BMP."""
+    """Refuse characters that not every database can store: NUL, lone surrogates, those beyond the BMP."""
     if _UNSTORABLE.search(text):
         raise errors.Invalid(f"{what} holds characters that are not supported (beyond the BMP, surrogates or NUL).")
     return text
 
 
 def path_text(value: str, what: str) -> str:
-    """A variable of the path, as text that can be kept. PATH_INFO smuggles bytes through as latin-1."""
+    """Decode a variable of the path, and check that it can be stored. PATH_INFO has its bytes as latin-1."""
     if "\ufffd" in value:
         raise errors.Invalid(f"{what} is not UTF-8.")
     return check_text(value, what)
 
 
 def take_names_from_query(req: falcon.Request, variables: dict[str, str]) -> None:
-    """Put names that no path can hold into the variables of a path: `-` stands for the parameter of that name.
+    """Replace a path variable that is `-` by the query parameter of the same name, if there is one.
 
-    Glance let such names be made. Web servers and proxies decode and shorten paths, but leave queries alone.
+    So clients can give names that no path can contain; Glance allowed them. Web servers and proxies decode and
+    normalise paths, but not queries.
     """
     if "-" in variables.values():
-        said = params(req)
-        variables.update({name: said[name][-1] for name, value in variables.items() if value == "-" and name in said})
+        query = params(req)
+        variables.update({name: query[name][-1] for name, value in variables.items() if value == "-" and name in query})
 
 
 def params(req: falcon.Request) -> Mapping[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The schemas of what goes in and out: one description validates requests and is served at `/v2/schemas`."""
+"""The schemas of requests and answers: the same ones validate requests and are served at `/v2/schemas`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -109,7 +109,7 @@ TASK: Final[Schema] = TASK_STUB | {
 }
 
 
-#: Bodies of requests, besides those that are an image or a part of one.
+#: Bodies of requests other than images.
 NEW_MEMBER: Final[Schema] = {
     "name": "member",
     "type": "object",
@@ -203,12 +203,12 @@ class Schemas:
         self._image = _compile({"type": "object", **image})
 
     def check_image(self, values: Mapping[str, Any]) -> None:
-        """Refuse attributes of the wrong type, length or value, and properties that are not text. `Invalid`."""
+        """Raise `Invalid` for attributes of the wrong type, length or value, and properties that are not text."""
         for name in values:
             if not 0 < len(name) <= MAX_NAME:
                 raise errors.Invalid(f"A property name has 1 to {MAX_NAME} characters.")
         for name, value in values.items():
-            if isinstance(value, float):  # JSON schema takes 1.0 for an integer; a column of integers should not
+            if isinstance(value, float):  # in JSON schema 1.0 is an integer; it must not go into a column of integers
                 raise errors.Invalid(f"Provided object does not match schema 'image': {name} must not be a fraction.")
             if isinstance(value, str) and len(value.encode()) > MAX_VALUE:
                 raise errors.Invalid(f"Property {name[:64]} has more than {MAX_VALUE} bytes.")
@@ -216,13 +216,13 @@ class Schemas:
 
 
 def check(schema: Schema, values: Mapping[str, Any]) -> None:
-    """Refuse a body that does not match a schema, which is compiled when it is first used. `Invalid`."""
+    """Raise `Invalid` if a body does not match a schema. The schema is compiled when it is first used."""
     if id(schema) not in _COMPILED:
         _COMPILED[id(schema)] = _compile(schema)
     _check(schema["name"], _COMPILED[id(schema)], values)
 
 
-#: By the identity of schemas, which are constants.
+#: Compiled schemas by `id(schema)`: schemas are constants.
 _COMPILED: Final[dict[int, Callable[[Any], Any]]] = {}
 
 

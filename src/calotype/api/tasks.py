@@ -14,7 +14,7 @@ from calotype.images import tasks
 from calotype.model import TASK_STATUSES, TASK_TYPES
 
 _FILTERS: Final = ("id", "type", "status", "owner", "image_id", "request_id", "user_id")
-#: Accepted as in Glance; they are the same for all tasks that are shown.
+#: Sort keys that Glance accepts. Their values are equal for all tasks shown, so another key replaces them.
 _UNSORTED: Final = {"deleted": "created_at", "deleted_at": "created_at"}
 
 PARAMETERS: Final = (

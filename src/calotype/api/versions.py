@@ -1,4 +1,4 @@
-"""Which versions of the API there are, and the version in the path or in `Accept`.
+"""The versions of the API, and how the path or `Accept` selects one.
 
 The minor version never changes behaviour (contract: api.md §1.1): it tells clients which routes exist.
 """
@@ -33,11 +33,11 @@ def choices(req: falcon.Request, resp: falcon.Response) -> None:
 def to_v2(req: falcon.Request, resp: falcon.Response) -> None:
     """GET /v2"""
     resp.status = 302
-    resp.location = f"{_base(req)}/v2/"  # escaped: the host is what the client says
+    resp.location = f"{_base(req)}/v2/"  # escaped, because the host is the client's text
 
 
 def route(req: falcon.Request) -> None:
-    """Bring the version in the path, or in `Accept`, to the one form that the routes have."""
+    """Rewrite the version in the path, or in `Accept`, to the form that the routes have."""
     first, slash, rest = req.path[1:].partition("/")
     accepted = _IN_ACCEPT.search(req.get_header("Accept") or "")
     if accepted and accepted[1] in _IN_PATH and not re.match(r"v\d", first):
@@ -47,7 +47,7 @@ def route(req: falcon.Request) -> None:
     elif first == "versions":
         req.path = "/versions"
     elif first not in ("", "healthcheck", "openapi.json"):
-        # Whatever is wanted of a version that is not offered, the answer is which ones are.
+        # Any request for an unknown version is answered with the list of versions.
         raise falcon.HTTPStatus(300, text=json.dumps(_document(req)))
 
 

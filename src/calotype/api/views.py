@@ -1,4 +1,4 @@
-"""From values to the JSON that clients know (contract: api.md §3, §5, §10)."""
+"""Converts values to the JSON of answers (contract: api.md §3, §5, §10)."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -13,7 +13,7 @@ def timestamp(when: datetime) -> str:
 
 
 def image(found: Image, store_names: Iterable[str], direct_url: str | None = None) -> dict[str, Any]:
-    """An image entity. `store_names` are those of its copies that clients may know of; `direct_url` is for services."""
+    """An image as JSON. `store_names` are the stores that clients may see; `direct_url` is for services."""
     path = f"/v2/images/{found.id}"
     entity: dict[str, Any] = {
         name: value or "" for name, value in found.properties.items() if name not in HIDDEN_PROPERTIES
@@ -86,14 +86,14 @@ def task(found: Task) -> dict[str, Any]:
 
 
 def image_task(found: Task) -> dict[str, Any]:
-    """A task as its image shows it: with all attributes, also those without a value, and without links."""
+    """A task in the list of its image: with all attributes, even those without a value, and without links."""
     entity = {"image_id": found.image_id, "request_id": found.request_id, "user_id": found.user_id, "expires_at": None}
     entity |= task(found) | {"deleted": False, "deleted_at": None}
     return {name: value for name, value in entity.items() if name not in ("self", "schema")}
 
 
 def store(facts: StoreFacts) -> dict[str, Any]:
-    """One store; flags are strings, and there only when they are true, as clients know them."""
+    """One store. Flags are strings, and present only if they are true, as clients expect."""
     entity: dict[str, Any] = {"id": facts.name}
     if facts.description:
         entity["description"] = facts.description

@@ -1,4 +1,4 @@
-"""The `clouds.yaml` that tells a client where a service without Keystone is, and who uses it."""
+"""The `clouds.yaml` with the endpoint and the credentials for a service without Keystone."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ CLOUD = "calotype"
 
 
 def write(path: Path, endpoint: str, user: str, password: str) -> None:
-    """Make the file, readable by its owner alone."""
-    # The client asks the catalog for the image endpoint unless it is told; http_basic has no catalog.
+    """Write the file, readable by its owner only."""
+    # With http_basic there is no catalog, so the image endpoint must be given.
     cloud = {
         "auth_type": "http_basic",
         "auth": {"endpoint": endpoint, "username": user, "password": password},
@@ -23,7 +23,7 @@ def write(path: Path, endpoint: str, user: str, password: str) -> None:
 
 
 def endpoint(path: Path) -> str | None:
-    """Where the service is that such a file is about; None where it does not say."""
+    """The endpoint in such a file; None if it has none."""
     try:
         return str(yaml.safe_load(path.read_text())["clouds"][CLOUD]["image_endpoint_override"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
@@ -31,7 +31,7 @@ def endpoint(path: Path) -> str | None:
 
 
 def move(path: Path, endpoint: str) -> None:
-    """Let an existing file point at another endpoint; leave alone what is not ours."""
+    """Change the endpoint in an existing file. Everything else in it stays."""
     try:
         found: Any = yaml.safe_load(path.read_text())
         cloud = found["clouds"][CLOUD]

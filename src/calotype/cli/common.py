@@ -1,4 +1,4 @@
-"""What several commands do: find the configuration and the state that are meant, and ask before something goes."""
+"""Shared by commands: load the configuration, find the state directory, set up the log, ask for confirmation."""
 
 import argparse
 import contextlib
@@ -16,25 +16,25 @@ from calotype import app, config, errors
 from calotype.durable import make_directory, open_private
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
-#: The owner of files whose real owner is not known here, as on NFS and in containers.
+#: The owner of files whose real owner is unknown, as on NFS and in containers.
 _NOBODY = 65534
 
 
 def load(options: argparse.Namespace) -> cfg.ConfigOpts:
-    """The configuration that the arguments name. Raises `ConfigError`, also for a state directory that is none."""
+    """Load the configuration that the arguments name. Raises `ConfigError`, also if the state directory is a file."""
     _check_files(options.config_file, options.config_dir)
     conf = config.load(options.config_file, options.config_dir, state_dir=options.state_dir)
     path = Path(conf.state_dir)
-    there = next(one for one in (path, *path.parents) if one.exists() or one.is_symlink())
-    if not there.is_dir():
+    base = next(one for one in (path, *path.parents) if one.exists() or one.is_symlink())
+    if not base.is_dir():
         raise errors.ConfigError(
-            f"The state directory {path} cannot be used: {there} is not a directory. Name another one by --state-dir."
+            f"The state directory {path} cannot be used: {base} is not a directory. Name another one by --state-dir."
         )
     return conf
 
 
 def _check_files(files: Sequence[str], directories: Sequence[str]) -> None:
-    """Raise `ConfigError` for a configuration that is not there or no text, which the library does not name."""
+    """Raise `ConfigError` for a file that is missing or no text. The library's own error would not name it."""
     for name in files:
         try:
             Path(name).read_text(encoding="utf-8")
@@ -50,10 +50,9 @@ def _check_files(files: Sequence[str], directories: Sequence[str]) -> None:
 
 
 def require_database(conf: cfg.ConfigOpts) -> None:
-    """Raise `NotFound` or `ConfigError` unless the database, if it is SQLite's, is a file that can be used.
+    """Raise `NotFound` or `ConfigError` if the database should be a SQLite file, but is none that can be used.
 
-    SQLite makes a file that is not there: a command that was told the wrong place would find nothing in it, and
-    leave it behind.
+    SQLite would create a missing file. So a command with a wrong path would see an empty database and leave it behind.
     """
     path = app.database_file(conf)
     if path is None:
@@ -79,9 +78,9 @@ def require_database(conf: cfg.ConfigOpts) -> None:
 
 
 def make_database(conf: cfg.ConfigOpts) -> None:
-    """Make the state directory, and an empty file for a database of SQLite's, where they are missing.
+    """Create the state directory, and an empty file for a SQLite database, if they are missing. Raises `ConfigError`.
 
-    SQLite would make the file as well, but as the umask says, and as root's. Raises `ConfigError`.
+    SQLite would create the file as well, but with the permissions of the umask, and owned by root.
     """
     state, path = config.state_path(conf, ""), app.database_file(conf)
     if path is not None and path.parent not in (state, *state.parents) and not path.parent.is_dir():
@@ -105,9 +104,9 @@ def make_database(conf: cfg.ConfigOpts) -> None:
 
 
 def require_owner(directory: Path) -> None:
-    """Raise `ConfigError` for root in another user's directory: what a service of root's makes there is root's alone.
+    """Raise `ConfigError` if root runs the service in another user's directory: it would create files of root there.
 
-    Commands that end by themselves need not ask: they give what they make to the directory's owner.
+    Short commands need no such check: they give the files that they create to the directory's owner.
     """
     owner = directory.stat().st_uid if directory.exists() else 0
     if os.geteuid() == 0 and owner not in (0, _NOBODY):
@@ -119,9 +118,10 @@ def require_owner(directory: Path) -> None:
 
 
 def set_up_log(conf: cfg.ConfigOpts, *, to_stderr: bool = False) -> None:
-    """Begin to log as the configuration says, or to standard error alone: for commands whose output is for findings.
+    """Set up the log by the configuration, or to standard error only, for commands that print findings.
 
-    Those leave the service's log file alone, which root would make root's. Raises `ConfigError`.
+    These do not open the service's log file: if root created it, the service could not write to it. Raises
+    `ConfigError`.
     """
     if to_stderr:
         for name, value in {"log_config_append": None, "log_file": None, "log_dir": None, "use_stderr": True}.items():
@@ -135,7 +135,7 @@ def set_up_log(conf: cfg.ConfigOpts, *, to_stderr: bool = False) -> None:
 
 
 def users_file(conf: cfg.ConfigOpts) -> Path:
-    """The file of the users. Raises `ConfigError` where they are Keystone's."""
+    """The path of the users file. Raises `ConfigError` if Keystone has the users."""
     if "keystone" in config.flavor(conf):
         raise errors.ConfigError(
             "The users of this service are Keystone's ([paste_deploy] flavor): manage them by `openstack user …`."
@@ -144,7 +144,7 @@ def users_file(conf: cfg.ConfigOpts) -> Path:
 
 
 def password(*, twice: bool) -> str:
-    """What $CALOTYPE_PASSWORD says, or is typed at the terminal, or stands in the first line of standard input."""
+    """The password from $CALOTYPE_PASSWORD, else from the terminal, else from the first line of standard input."""
     if (given := os.environ.get("CALOTYPE_PASSWORD")) is not None:
         return given
     if not sys.stdin.isatty():
@@ -156,7 +156,7 @@ def password(*, twice: bool) -> str:
 
 
 def agreed(question: str, *, yes: bool) -> bool:
-    """Whether the person agrees. Raises `Invalid` where there is nobody to ask, and no --yes."""
+    """Ask the user, and return whether they agree. Raises `Invalid` without a terminal and without --yes."""
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -166,7 +166,7 @@ def agreed(question: str, *, yes: bool) -> bool:
 
 
 def _act_as(path: Path) -> str:
-    """What to do about rights that are missing."""
+    """A sentence that says as which user to run the command, or what else to do, if permissions are missing."""
     with contextlib.suppress(OSError):
         if os.statvfs(path).f_flag & os.ST_RDONLY:
             return "its file system is read-only"

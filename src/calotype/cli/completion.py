@@ -1,6 +1,6 @@
-"""`calotype completion bash|zsh|fish`: a script that completes what `parser.py` knows. Shells run it, not us.
+"""`calotype completion bash|zsh|fish`: prints a script by which the shell completes the commands of `parser.py`.
 
-Each script is a table, made when it is printed, of what may come after which commands: a tab starts no Python.
+The script has a table of what may follow each command, so completing starts no Python.
 """
 
 import argparse
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from calotype.cli.parser import Parser, parser
 
-#: What values of options are, by the placeholders that the help shows for them.
+#: Placeholders in the help that stand for files.
 _FILES = frozenset(("F", "FILE", "PATH"))
 _DIRECTORIES = frozenset(("D", "DIR"))
 
 
 @dataclass(frozen=True)
 class Argument:
-    """An option, or, without names, what stands at a place of its own. `values` are all that there may be."""
+    """An option, or, without names, a positional argument. `values` are its possible values."""
 
     names: tuple[str, ...]
     help: str
@@ -29,7 +29,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """A command by the words that lead to it, none for `calotype` itself, and what may follow."""
+    """A command, by its words after `calotype`, and what may follow it."""
 
     path: tuple[str, ...]
     help: str
@@ -48,8 +48,8 @@ def commands() -> Iterator[Command]:
 
 
 def _commands(made: Parser, path: tuple[str, ...], words: str) -> Iterator[Command]:
-    told = tuple((name, below) for name, (below, _) in made.commands.items())
-    yield Command(path, words, told, tuple(map(_argument, made.arguments)))
+    listed = tuple((name, below) for name, (below, _) in made.commands.items())
+    yield Command(path, words, listed, tuple(map(_argument, made.arguments)))
     for name, (below, command) in made.commands.items():
         yield from _commands(command, (*path, name), below)
 
@@ -71,7 +71,7 @@ def _argument(action: argparse.Action) -> Argument:
 
 
 def _bash(found: list[Command]) -> str:
-    """Which words may follow is looked up by the commands that were typed so far."""
+    """The script for bash. It looks up the next words by the commands typed so far."""
     paths = "|".join(f'"{" ".join(one.path)}"' for one in found if one.path)
     cases = []
     for one in found:
@@ -114,7 +114,7 @@ def _bash(found: list[Command]) -> str:
 
 
 def _zsh(found: list[Command]) -> str:
-    """A function for each command, as `_arguments` wants it."""
+    """The script for zsh: a function for each command, which calls `_arguments`."""
     lines = ["#compdef calotype", "# Completion of calotype for zsh, made by `calotype completion zsh`.", ""]
     for one in found:
         specs = [spec for argument in one.arguments for spec in _zsh_specs(argument)]
@@ -153,7 +153,7 @@ def _zsh_specs(argument: Argument) -> list[str]:
 
 
 def _fish(found: list[Command]) -> str:
-    """A line for each word that may come, with the condition when it may."""
+    """The script for fish: a line for each word, with the condition under which it is offered."""
     lines = ["# Completion of calotype for fish, made by `calotype completion fish`.", "complete -c calotype -f"]
     for one in found:
         conditions = [f"__fish_seen_subcommand_from {word}" for word in one.path]
@@ -187,5 +187,5 @@ def _plain(words: str) -> str:
 
 
 def _quoted(words: str) -> str:
-    """Between quotes, for zsh and fish, which write a quote in them in different ways: without any."""
+    """In single quotes, for zsh and fish. Quotes inside are removed, because the two shells escape them differently."""
     return "'" + words.replace("'", "") + "'"

@@ -1,4 +1,4 @@
-"""`calotype config show|check`: what is in force, and whether it can be served."""
+"""`calotype config show|check`: prints the options in force; checks whether the service can start with them."""
 
 import argparse
 import contextlib
@@ -24,7 +24,7 @@ from calotype.images import places
 from calotype.stores import registry
 from calotype.stores.base import Identified
 
-#: The exit code of `config check --strict` for what can be served and may not be what was meant.
+#: The exit code of `config check --strict` if there are doubts but no problems.
 DOUBTFUL = 3
 _HEADINGS = {
     Verdict.USED: "used",
@@ -57,7 +57,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 @dataclass
 class _Report:
-    """All that is said of a configuration, in sentences. `problems` would stop the start."""
+    """The findings about a configuration, as sentences. `problems` would keep the service from starting."""
 
     account: Account
     problems: list[str]
@@ -70,7 +70,7 @@ class _Report:
 
     @contextlib.contextmanager
     def trying(self) -> Iterator[None]:
-        """What is wrong in the block is a problem more, and no end."""
+        """Turn an error of the block into a problem of the report."""
         try:
             yield
         except errors.CalotypeError as exc:
@@ -80,7 +80,7 @@ class _Report:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No log beside the report, which says it all."""
+    """Switch off the log, because the report has all findings."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -119,7 +119,7 @@ def _check(options: argparse.Namespace) -> _Report:
 
 
 def _look_at_paths(conf: cfg.ConfigOpts, report: _Report) -> None:
-    """The directories that a start would write to, and the files that it would read."""
+    """Check the directories that the service would write to, and the files that it would read."""
     report.problem(_unwritable("state_dir", Path(conf.state_dir)))
     if directory := _log_directory(conf):
         missing = f"The log cannot be written: there is no directory {directory}."
@@ -151,18 +151,18 @@ def _may(path: str | Path, mode: int) -> bool:
 
 
 def _unwritable(name: str, path: Path) -> str:
-    """Why something cannot be written in a directory, made if need be; empty if it can."""
-    there = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
-    if not there.is_dir():
-        return f"{name}: {there} is no directory."
-    if not _may(there, os.W_OK | os.X_OK):
-        done = "be written to" if there == path else f"hold {path}"
-        return f"{name}: {there} may not {done} by this user."
+    """Why a directory cannot be written to, or cannot be created; empty if it can."""
+    existing = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))  # it or a parent
+    if not existing.is_dir():
+        return f"{name}: {existing} is no directory."
+    if not _may(existing, os.W_OK | os.X_OK):
+        done = "be written to" if existing == path else f"hold {path}"
+        return f"{name}: {existing} may not {done} by this user."
     return ""
 
 
 def _look_at_database(conf: cfg.ConfigOpts, report: _Report) -> None:
-    """The schema, and the stores, whose identities are in the database. A file of SQLite is not made by looking."""
+    """Check the schema, and the identities of the stores. A missing SQLite file is not created."""
     own = conf.database.connection is None
     with report.trying():
         database = app.database(conf)
@@ -219,7 +219,7 @@ def _print(report: _Report) -> None:
 
 
 def _lines(findings: list[Finding]) -> Iterator[str]:
-    """One line for all of which the same is said, or nothing and which are in one section."""
+    """The lines of the report. Options with the same remark share a line, as do those of a section without a remark."""
     lines: dict[str, dict[str, list[str]]] = {}
     for one in findings:
         sections = lines.setdefault(one.words or f"[{one.section}]", {})

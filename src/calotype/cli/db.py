@@ -1,4 +1,4 @@
-"""`calotype db sync|check|purge`: the schema, and rows that nobody needs any more. More verbs: `metadefs.py`."""
+"""`calotype db sync|check|purge`: the schema, and old rows of deleted images. More verbs are in `metadefs.py`."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from calotype.db import images, schema
 from calotype.db.engine import now
 from calotype.images import places
 
-#: Rows of each table that one transaction of a purge removes.
+#: How many rows of each table one transaction of a purge removes.
 _BATCH = 1000
 
 
@@ -25,7 +25,10 @@ def run_sync(options: argparse.Namespace) -> int:
     )
     try:
         verdicts = places.recognise(app.App(conf).service, adopt=True)
-    except (errors.ConfigError, ImportError) as exc:  # a host for the database alone may lack what serving takes
+    except (
+        errors.ConfigError,
+        ImportError,
+    ) as exc:  # a host that only runs `db sync` may lack libraries of the service
         print(f"calotype: the stores were not looked at: {exc}", file=sys.stderr)
         return 0
     for verdict in verdicts:

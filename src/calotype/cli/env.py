@@ -1,4 +1,4 @@
-"""`calotype env`: the exports that let `openstack` talk to this service as one of its users."""
+"""`calotype env`: prints shell exports for using this service with `openstack`."""
 
 import argparse
 import shlex
@@ -11,7 +11,7 @@ from calotype.auth import basic
 from calotype.cli import clouds, listening
 from calotype.cli.common import load, password, users_file
 
-#: What the client would mix with what we say, as one from an earlier `calotype env`.
+#: Variables to unset: the client would combine them with ours, for example those of an earlier `calotype env`.
 FORGET = (
     "unset OS_CLIENT_CONFIG_FILE OS_CLOUD OS_AUTH_TYPE OS_ENDPOINT OS_IMAGE_ENDPOINT_OVERRIDE OS_USERNAME OS_PASSWORD"
 )
@@ -40,13 +40,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def exports(path: Path) -> str:
-    """One line of shell: the cloud of a `clouds.yaml`."""
+    """A line of shell that selects the cloud in a `clouds.yaml`."""
     return f"export OS_CLIENT_CONFIG_FILE={shlex.quote(str(path))} OS_CLOUD={clouds.CLOUD}"
 
 
 def personal_exports(endpoint: str, user: str, password: str) -> str:
-    """One line of shell: a user of the service at `endpoint`, without any file."""
-    # The client asks the catalog for the image endpoint unless it is told; http_basic has no catalog.
+    """A line of shell with the credentials of a user of the service at `endpoint`. It needs no file."""
+    # With http_basic there is no catalog, so the image endpoint must be given.
     values = {"AUTH_TYPE": "http_basic", "ENDPOINT": endpoint, "IMAGE_ENDPOINT_OVERRIDE": endpoint, "USERNAME": user}
     values["PASSWORD"] = password
     said = " ".join(f"OS_{name}={shlex.quote(value)}" for name, value in values.items())
@@ -54,6 +54,6 @@ def personal_exports(endpoint: str, user: str, password: str) -> str:
 
 
 def endpoint(conf: cfg.ConfigOpts) -> str:
-    """Where clients find the service: as configured, else where it served last, else where it will."""
+    """The URL for clients: the configured one, else that of the last start, else that of the next one."""
     found = conf.public_endpoint or clouds.endpoint(config.state_path(conf, "clouds.yaml"))
     return str(found or listening.url(conf)).rstrip("/")

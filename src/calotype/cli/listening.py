@@ -1,4 +1,4 @@
-"""Where `calotype serve` listens, whether it should, and under which URL clients on this host find it."""
+"""The address and certificate of `calotype serve`: checks them, and makes the URL for clients on this host."""
 
 import ipaddress
 import ssl

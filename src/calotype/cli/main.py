@@ -1,6 +1,6 @@
-"""`calotype`: reads the arguments (`parser.py`), imports the one command that they name, calls it.
+"""`calotype`: parses the arguments (`parser.py`), imports the module of the command, and calls it.
 
-What goes wrong on purpose is one line on standard error. A traceback is a mistake of ours.
+An expected error is printed as one line on standard error. A traceback is a bug.
 """
 
 import importlib
@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from calotype import errors
 from calotype.cli.parser import parser
 
-#: Exit codes, as the help tells them; and that of a shell for Ctrl-C.
+#: Exit codes, as in the help; `INTERRUPTED` is the one that shells use for Ctrl-C.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 failed, 2 wrong arguments or configuration; some commands have more."""
+    """Run a command. Returns the exit code: 0 done, 1 failed, 2 wrong arguments or configuration; some have more."""
     made = parser()
     options = made.parse_args(arguments)
     if not hasattr(options, "run"):
         options.helps.print_help()
         return USAGE
-    # Whatever is made is nobody else's business. Files that others may read are made so by name.
+    # New files are private. Files that others may read get their permissions explicitly.
     os.umask(0o077)
     module, _, function = options.run.partition(":")
     try:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Who reads our output has seen enough, as `| head` does. Python would complain once more at its end.
+        # The reader of the output has closed it, as `| head` does. Else Python would report this once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (errors.CalotypeError, OSError) as exc:
@@ -46,13 +46,13 @@ def told(exc: BaseException) -> str:
     if isinstance(exc, OSError):
         words = f"{exc.filename}: {exc.strerror}" if exc.filename is not None else exc.strerror or str(exc)
     else:
-        # What a database says comes with its cause: it is missing, read-only, full, or not there.
+        # For an error of the database the cause says more: it is missing, read-only, full or not reachable.
         words = errors.reason(exc) if isinstance(exc, errors.Busy) else str(exc)
     return " ".join(words.split())
 
 
 def code_of(exc: BaseException) -> int:
-    """The exit code for an error: is it for whoever typed the command, or wrote the configuration, to mend?"""
+    """The exit code for an error: 2 if the arguments or the configuration have to be corrected, else 1."""
     return USAGE if isinstance(exc, errors.ConfigError | errors.Invalid) else FAILED
 
 

@@ -23,12 +23,12 @@ from calotype.metadefs import loading
 from calotype.metadefs.loading import Mode, Outcome
 from calotype.model import Definitions
 
-#: Who namespaces belong to whose file does not say.
+#: The owner of a namespace whose file names none.
 _OWNER: Final = "admin"
-#: What answers of the API have and files need not.
-_TOLD: Final = frozenset(("self", "schema", "created_at", "updated_at"))
+#: Read-only fields in answers of the API, which files need not have.
+_DERIVED: Final = frozenset(("self", "schema", "created_at", "updated_at"))
 _PLURALS: Final = {"property": "properties"}
-#: Characters that are not kept in names of files.
+#: Characters that are replaced in names of files.
 _UNSAFE: Final = re.compile(r"[/%\x00-\x1f]")
 
 
@@ -102,7 +102,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def _database(conf: cfg.ConfigOpts) -> Database:
-    """The database, which is there and has this release's schema."""
+    """Open the database. Raises unless it exists and has the schema of this release."""
     require_database(conf)
     db = app.database(conf, patient=True)
     schema.require_current(db)
@@ -139,23 +139,23 @@ def _read(path: Path) -> Definitions:
 
 
 def _without_derived(found: dict[str, Any]) -> dict[str, Any]:
-    """What a file says of a namespace, as a request would.
+    """The namespace in a file without nulls and read-only fields, so that it is like a request.
 
-    So answers of the API can be loaded as well, and what Glance exported, with null for whatever there is not.
+    So answers of the API can be loaded, and exports of Glance, which have null for a missing value.
     """
-    values: dict[str, Any] = _given(found, _TOLD)
+    values: dict[str, Any] = _without_nulls(found, _DERIVED)
     for name in ("objects", "resource_type_associations", "tags"):
         if isinstance(values.get(name), list):
-            values[name] = [_given(one, _TOLD) for one in values[name]]
+            values[name] = [_without_nulls(one, _DERIVED) for one in values[name]]
     objects = values.get("objects")
     for one in (values, *(objects if isinstance(objects, list) else ())):
         if isinstance(one, dict) and isinstance(one.get("properties"), dict):
-            one["properties"] = {name: _given(definition) for name, definition in one["properties"].items()}
+            one["properties"] = {name: _without_nulls(definition) for name, definition in one["properties"].items()}
     return values
 
 
-def _given(found: Any, derived: Collection[str] = ()) -> Any:
-    """A JSON object without what is null in it, and without what only answers say."""
+def _without_nulls(found: Any, derived: Collection[str] = ()) -> Any:
+    """A JSON object without nulls, and without the fields `derived`."""
     if not isinstance(found, dict):
         return found
     return {name: value for name, value in found.items() if value is not None and name not in derived}

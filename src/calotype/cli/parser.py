@@ -1,7 +1,7 @@
-"""The whole command line: every command with its arguments and its words, and nothing that takes long to import.
+"""The command line: every command with its arguments and help texts. It imports nothing that takes long to import.
 
-What a command does stands in the module that its `run` names. Help, completion (`completion.py`) and the manual page
-are made from this parser alone.
+`run` of a command names the module and the function that carry it out. Help, completion (`completion.py`) and the
+manual page are made from this parser alone.
 """
 
 import argparse
@@ -31,7 +31,7 @@ The first image in three commands, after `calotype serve` in another terminal:
 
 {EXIT_CODES}"""
 
-#: What `auth/basic.py` knows; to import it costs more than everything here.
+#: The same as in `auth/basic.py`, whose import would take longer than everything here.
 ROLES: Final = ("admin", "manager", "member", "reader", "service")
 SHELLS: Final = ("bash", "zsh", "fish")
 
@@ -42,7 +42,7 @@ _VERIFY_CODES: Final = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, which also tells what was added to it: there is no public way to ask."""
+    """argparse's parser that also keeps a list of what was added to it. argparse has no public way to get it."""
 
     def __init__(self, **settings: Any) -> None:
         self.arguments: list[argparse.Action] = []
@@ -341,7 +341,7 @@ def _repair(commands: Commands) -> None:
 
 
 def _selection(command: Parser) -> None:
-    """Arguments that say what to look at, and how."""
+    """Add the arguments that select what to check, and how."""
     command.add_argument(
         "--store", action="append", default=[], metavar="NAME", help="this store only; may be repeated"
     )
@@ -418,7 +418,7 @@ def _command(commands: Commands, name: str, run: str, **words: str) -> Parser:
 
 
 def _group(commands: Commands, name: str, words: str) -> Commands:
-    """A command that has commands of its own; alone it prints its help."""
+    """A command with subcommands. Without one of these it prints its help."""
     command = commands.add_parser(name, help=words, description=_sentence(words))
     command.set_defaults(helps=command)
     return Commands(command)
@@ -438,7 +438,7 @@ def _path(command: Parser, words: str) -> None:
 
 
 def _filled(words: str) -> str:
-    """A path; an empty one, as of a variable that is not set, would be another place than the one that is meant."""
+    """The type of paths. It refuses an empty one, as from an unset variable: it would be another directory."""
     if not words.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return words
@@ -461,7 +461,7 @@ def _count_or_all(words: str) -> int:
 
 
 def share(words: str) -> tuple[int, int, int]:
-    """First and last part, and how many there are."""
+    """Parse the first part, the last part and the number of parts."""
     if (found := re.fullmatch(r"(\d+)/(\d+)", words)) and 1 <= int(found[1]) <= int(found[2]):
         return int(found[1]), int(found[1]), int(found[2])
     if (found := re.fullmatch(r"(\d+)%?", words)) and 1 <= int(found[1]) <= 100:

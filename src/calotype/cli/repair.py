@@ -1,4 +1,4 @@
-"""`calotype repair`: what does not match between records and stores is listed, and taken out of service."""
+"""`calotype repair`: lists what does not match between records and stores, and takes it out of service."""
 
 import argparse
 import json
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _mend(svc: Service, wrong: list[Finding], age: timedelta, as_json: bool) -> list[Finding]:
-    """What could not be repaired."""
+    """Repair the findings. Returns those that could not be repaired."""
     remaining = []
     for one in wrong:
         try:
@@ -75,7 +75,7 @@ def _list(svc: Service, what: Selection, as_json: bool) -> int:
 
 
 def _agreed(count: int, *, yes: bool) -> bool:
-    """Nobody who agrees is no failure: what was found has been told."""
+    """Ask for confirmation. If nobody can be asked this is False, and no error: the findings have been printed."""
     try:
         if agreed(f"Put these {count} out of service? Nothing is deleted.", yes=yes):
             return True

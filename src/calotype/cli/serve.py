@@ -1,7 +1,7 @@
-"""`calotype serve`: from nothing to a running service.
+"""`calotype serve`: checks the configuration, sets up what is missing, and runs the service.
 
-In this order: everything that can be found wrong is, then the addresses are bound, and only then anything is made. So a
-start that fails leaves nothing behind, and whatever tells clients where the service is tells the truth.
+First it checks everything that can be checked, then it binds the address, and only then it creates anything. So a
+failed start leaves nothing behind, and files for clients never name an address that is not served.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from calotype.durable import open_private
 
 LOG = logging.getLogger(__name__)
 
-#: Held by who serves a state directory. A file that is left behind means nothing; the kernel drops the lock.
+#: The lock of the service that uses a state directory. The file may stay: the kernel releases the lock.
 _LOCK = ".serve.lock"
 
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     check_listening(conf)
     endpoint = url(conf)
     _check_state(conf)
-    # The most expensive of all imports, which no other command needs.
+    # Imported here, because it is the slowest import, and no other command needs it.
     insides.check("gunicorn", "Linux")
     from calotype import server
 
@@ -61,11 +61,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _serve(conf: cfg.ConfigOpts, built: app.App, listener: socket.socket, lock: int, endpoint: str) -> None:
-    """Hand everything over to the server; raises `SystemExit` at its end."""
+    """Run the server. Raises `SystemExit` at its end."""
     from calotype import server
 
     def start() -> None:
-        os.close(lock)  # It is the master's: workers that outlive it do not serve the directory any more.
+        os.close(lock)  # Only the master holds it: workers that outlive the master must not keep the lock.
         built.start()
 
     server.run(
@@ -94,12 +94,12 @@ def _serve(conf: cfg.ConfigOpts, built: app.App, listener: socket.socket, lock: 
 
 
 def _check_state(conf: cfg.ConfigOpts) -> None:
-    """Raise what would stop the start once there is something to lose."""
+    """Check the state that an earlier start has left. Raises if the service could not start with it."""
     require_owner(config.state_path(conf, ""))
     if serving(conf):
         raise _served(conf)
     if _has_users(conf):
-        basic.read_users(app.users_file(conf))  # Rather now than at the first request: it must be sound and private.
+        basic.read_users(app.users_file(conf))  # Now rather than at the first request. It must be valid and private.
     path = app.database_file(conf)
     if path is not None and path.exists():
         require_database(conf)
@@ -123,9 +123,9 @@ def serving(conf: cfg.ConfigOpts) -> bool:
 
 
 def _locked(conf: cfg.ConfigOpts) -> int:
-    """Take the state directory. Raises `Conflict` when another one serves it."""
+    """Lock the state directory. Raises `Conflict` if another service uses it."""
     number = open_private(config.state_path(conf, _LOCK), os.O_RDWR)
-    until = time.monotonic() + 1.0  # Who looks whether the directory is served has it for a moment.
+    until = time.monotonic() + 1.0  # `serving` in another process holds it for a moment.
     while True:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,18 +144,18 @@ def _served(conf: cfg.ConfigOpts) -> errors.Conflict:
 
 
 def _has_users(conf: cfg.ConfigOpts) -> bool:
-    """Whether the users are our own, in the users file, and not Keystone's."""
+    """Whether the users are in our users file, and not in Keystone."""
     return "keystone" not in config.flavor(conf)
 
 
 def _first_admin(conf: cfg.ConfigOpts, endpoint: str) -> bool:
-    """Make an admin with a password of their own where there is no user yet; whether one was made."""
+    """Create an admin with a random password if there is no user yet. Returns whether one was created."""
     users, cloud = app.users_file(conf), config.state_path(conf, "clouds.yaml")
     if users.exists():
         clouds.move(cloud, endpoint)
         return False
     password = secrets.token_urlsafe(18)
-    # In this order: were it the other way round, a crash in between would leave an admin whose password nobody knows.
+    # In this order: otherwise a crash in between would leave an admin whose password nobody knows.
     clouds.write(cloud, endpoint, "admin", password)
     admin = basic.make_user("admin", "admin", ("admin",), password)
     basic.write_users(users, {admin.name: admin})
@@ -163,7 +163,7 @@ def _first_admin(conf: cfg.ConfigOpts, endpoint: str) -> bool:
 
 
 def _greet(conf: cfg.ConfigOpts, endpoint: str, *, first: bool) -> None:
-    if conf.use_json:  # whoever reads that is no person
+    if conf.use_json:  # the log is read by programs
         LOG.info("Calotype serves on %s", endpoint)
         return
     cloud = config.state_path(conf, "clouds.yaml")
@@ -180,5 +180,5 @@ def _greet(conf: cfg.ConfigOpts, endpoint: str, *, first: bool) -> None:
         ]
         if shutil.which("openstack") is None:
             lines.append("(`openstack` comes with: pip install python-openstackclient)")
-    with suppress(OSError):  # A full disk under the log is no reason not to serve.
+    with suppress(OSError):  # The service must run even if the output is on a full disk.
         print("\n".join(lines), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`calotype status`: what the service is doing just now. Reads only."""
+"""`calotype status`: shows what the service is doing. It changes nothing."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from calotype.cli.store import store_facts, store_line
 from calotype.db import jobs, schema
 from calotype.db.jobs import JobState
 
-#: As many jobs are told one by one.
+#: The most jobs that are listed one by one.
 _MOST = 1000
 
 
@@ -45,12 +45,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _uploads(job: JobState) -> bool:
-    """Whether somebody uploads; a job of the kind that is pending only cleans up after an upload that died."""
+    """Whether the job is a running upload. A pending job of this kind only cleans up after an upload that died."""
     return job.kind == "upload" and job.state == "running"
 
 
 def _upload(job: JobState, seen: transfers.Upload | None) -> dict[str, Any]:
-    """`size` and `rate` are of processes with our state directory alone; null for others."""
+    """An upload as JSON. `size` and `rate` are null unless its process has our state directory."""
     return {
         "image_id": job.image_id,
         "project": job.project,
@@ -64,7 +64,7 @@ def _upload(job: JobState, seen: transfers.Upload | None) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    """For people."""
+    """Print the facts for people."""
     service, uploads, listed = facts["service"], facts["uploads"], facts["jobs"]
     where = f" on {service['endpoint']}" if service["endpoint"] else ""
     state = f"runs{where}" if service["serving"] else "no `calotype serve` runs"

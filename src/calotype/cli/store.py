@@ -44,7 +44,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def store_facts(svc: Service) -> Iterator[dict[str, Any]]:
-    """What there is to know of each store, in the order of the configuration. `free` and `total` are bytes."""
+    """The facts about each store, in the order of the configuration. `free` and `total` are bytes."""
     verdicts = {one.store: one for one in places.recognise(svc, change=False)}
     for store in svc.stores:
         health, verdict = store.check(), verdicts.get(store.name)
@@ -62,7 +62,7 @@ def store_facts(svc: Service) -> Iterator[dict[str, Any]]:
 
 
 def store_line(facts: dict[str, Any]) -> str:
-    """The same for people."""
+    """The facts about a store as a line for people."""
     free, total = facts["free"], facts["total"]
     room = f"{free >> 30} of {total >> 30} GiB free" if free and total else ""
     state = "ok" if facts["ok"] else "TAKES NO WRITES"
@@ -88,7 +88,7 @@ def run_relocate(options: argparse.Namespace) -> int:
 
 
 def service(options: argparse.Namespace, what: Selection) -> Service:
-    """The parts of the configured service, with its log on stderr. Raises `Invalid` for a store that there is not."""
+    """The configured service, with its log on stderr. Raises `Invalid` for an unknown store."""
     conf = load(options)
     require_database(conf)
     set_up_log(conf, to_stderr=True)
@@ -106,10 +106,10 @@ def _built(conf: cfg.ConfigOpts) -> Service:
 
 
 class Progress:
-    """A line on a terminal, and nothing elsewhere; holds reading back to `rate` MiB a second."""
+    """Shows the progress in a line if stderr is a terminal. Limits reading to `rate` MiB a second."""
 
     def __init__(self, svc: Service, what: Selection, rate: float | None) -> None:
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._rate = rate
         self._bytes = self._shown = 0.0
         self._terminal = sys.stderr.isatty()
@@ -119,13 +119,13 @@ class Progress:
     def read(self, count: int) -> None:
         self._bytes += count
         if self._rate:
-            ahead = self._bytes / (self._rate * (1 << 20)) - (time.monotonic() - self._begun)
+            ahead = self._bytes / (self._rate * (1 << 20)) - (time.monotonic() - self._started)
             time.sleep(max(ahead, 0))
         now = time.monotonic()
         if self._terminal and now - self._shown > 0.2:
             self._shown = now
             mib = self._bytes / (1 << 20)
-            speed = mib / max(now - self._begun, 0.001)
+            speed = mib / max(now - self._started, 0.001)
             print(f"\r\033[K{mib:,.0f} MiB read of {self._all:,} images, {speed:,.0f} MiB/s", end="", file=sys.stderr)
 
     def clear(self) -> None:
@@ -143,7 +143,7 @@ def shown(findings: Iterable[Finding], progress: Progress, as_json: bool) -> Ite
 
 
 def facts(finding: Finding) -> dict[str, str | None]:
-    """What programs are told; no location, as it may hold credentials."""
+    """A finding for programs. It has no location, because that may contain credentials."""
     return {
         "problem": str(finding.problem),
         "store": finding.store,
@@ -170,7 +170,7 @@ def summarize(found: list[Finding], tally: Tally, as_json: bool) -> None:
 
 
 def failed(exc: errors.CalotypeError) -> int:
-    """What ended a command that was looking: said, and its exit code."""
+    """Print the error that ended a command, and return its exit code."""
     print(f"calotype: {told(exc)}", file=sys.stderr)
     return code_of(exc) if code_of(exc) == USAGE else 3
 

@@ -1,4 +1,4 @@
-"""`calotype user add|list|remove`: who may use a service without Keystone."""
+"""`calotype user add|list|remove`: the users of a service without Keystone."""
 
 import argparse
 import secrets
@@ -40,7 +40,7 @@ def run_add(options: argparse.Namespace) -> int:
         said.append(f"  export OS_CLIENT_CONFIG_FILE={shlex.quote(file.name)} OS_CLOUD={clouds.CLOUD}")
     else:
         said.append("What the person needs, in a shell:")
-        # A password that somebody typed is shown to nobody.
+        # Only a generated password is shown, never a typed one.
         said.append(f"  {env.personal_exports(endpoint, user.name, given if options.generate else '...')}")
     said.append("  openstack image list")
     print("\n".join(said), file=sys.stderr)
@@ -74,7 +74,7 @@ def run_remove(options: argparse.Namespace) -> int:
 
 
 def _require_directory(path: Path) -> None:
-    """A users file may be new; its directory tells that the place is the one that is meant."""
+    """Raise unless the directory exists: the users file may be new, but a missing directory means a wrong path."""
     if not path.parent.is_dir():
         raise errors.NotFound(
             f"There is no directory {path.parent} for the users file. Name the state directory of the service by "
@@ -91,7 +91,7 @@ def _require_file(path: Path) -> None:
 
 
 def _agree(path: Path, users: Mapping[str, basic.User], name: str, roles: tuple[str, ...], *, yes: bool) -> None:
-    """Ask before a user is replaced, or the last administrator goes. Raises `Invalid` where nobody agrees."""
+    """Ask before a user is replaced or the last administrator is removed. Raises `Invalid` unless agreed."""
     questions = []
     if (old := users.get(name)) is not None and roles:
         questions.append(f"{path} has a user {name} (project {old.project}, role {', '.join(old.roles)}): replace it?")

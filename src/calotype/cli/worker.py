@@ -1,4 +1,4 @@
-"""`calotype worker`: jobs and notifications of services that run under another server than ours."""
+"""`calotype worker`: runs jobs and sends notifications for services under another WSGI server than ours."""
 
 import argparse
 import signal

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 KIND = "upload"
 
-#: With all of these an image asks for its data to be verified.
+#: An image with all of these properties asks for its signature to be verified.
 _SIGNATURE = {f"img_signature{part}" for part in ("", "_hash_method", "_key_type", "_certificate_uuid")}
 
 
@@ -48,12 +48,13 @@ def upload(
 ) -> None:
     """Receive the data of a queued image into a store and make the image active.
 
-    `size` is how many bytes there must be, where that is known; `length` is how many this request brings. They differ
-    when a client repeats a request with what is left of a stream. Nothing is final before size, hash and format
-    are verified; a failed upload leaves the image queued, with nothing in the store. Raises `NotFound`,
-    `Forbidden`, `Conflict` in the wrong status or when the upload was given up meanwhile, `Invalid`, `BodyBroken`,
-    `ContentRejected`, `OverLimit`, `Gone` when the image was deleted meanwhile, `Busy` when there are too many
-    uploads, and `StoreError`s.
+    `size` is the announced number of bytes, None if unknown; `length` is how many bytes this request brings. They differ
+    if a client repeats a request with what is left of a stream. Nothing is final before size, hash and format are
+    verified. A failed upload leaves the image queued, with nothing in the store.
+
+    Raises `NotFound`, `Forbidden`, `Conflict` in the wrong status or if the upload was given up meanwhile, `Invalid`,
+    `BodyBroken`, `ContentRejected`, `OverLimit`, `Gone` if the image was deleted meanwhile, `Busy` if too many uploads
+    are running, and `StoreError`s.
     """
     image = svc.db.snapshot(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
@@ -72,7 +73,7 @@ def upload(
         image, job = _intend(svc, ctx, image.id, store, allowed, size)
         room = quota.growing_reservation(svc, allowed, size, job)
         with (
-            _giving_back(svc, job),
+            _cleaning_up(svc, job),
             svc.leases.holding(job) as alive,
             Passing(
                 source,
@@ -97,13 +98,13 @@ def upload(
 
 
 def format_rules(svc: Service) -> FormatRules:
-    """What the operator decided about formats."""
+    """The operator's rules about formats."""
     options = svc.conf.image_format
     return FormatRules(options.require_image_format_match, gpt_nonfatal=frozenset(options.gpt_safety_checks_nonfatal))
 
 
 def refuse_unready(image: Image) -> None:
-    """Raise `Conflict` or `Invalid` unless the image waits for data and says what it will be."""
+    """Raise `Conflict` or `Invalid` unless the image is queued and has its formats set."""
     if image.status != "queued":
         raise errors.Conflict(
             f"Image {image.id} is in status {image.status}: data can be uploaded to a queued one only."
@@ -117,9 +118,9 @@ def refuse_unready(image: Image) -> None:
 def _intend(
     svc: Service, ctx: Context, image_id: str, store: Store, allowed: Allowance | None, size: int | None
 ) -> tuple[Image, Job]:
-    """Take the image and room for its data, and leave a trace that the sweeper acts on should this process die.
+    """Mark the image as saving and reserve quota. The job lets the sweeper clean up if this process dies.
 
-    The image as it is now: from here on its formats cannot change, so these are the ones to inspect the data for.
+    Returns the image as it is now: from here on its formats cannot change, so the data is inspected for these.
     """
     now = svc.now()
     owner = svc.leases.owner
@@ -159,11 +160,11 @@ def _noting(svc: Service, job: Job) -> Note:
 
 
 def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Passing) -> None:
-    """Location, size, digests and status in one transaction, if the upload is still wanted."""
+    """Add the location and set size, digests and status, in one transaction. Raises `Gone` if it was given up."""
     now = svc.now()
 
     def work(tx: Tx) -> None:
-        # The image's row first, the job's second, here as in a delete: in another order two could wait for each other.
+        # The image's row before the job's, as in a delete: another order could deadlock.
         active = db_images.move(
             tx,
             job.image_id,
@@ -184,13 +185,13 @@ def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Pas
         db_images.add_location(tx, job.image_id, stored.url, metadata, now, stored.object_id)
         svc.events.image(tx, job.image_id, "image.upload", "image.activate", "image.update")
 
-    # The object is ours alone; that it was added is enough, whatever happened to the image since.
+    # No other transaction adds this object. If its location exists, the commit succeeded.
     svc.db.write(work, lambda tx, _: db_images.has_location(tx, job.image_id, stored.url, stored.object_id))
 
 
 @contextlib.contextmanager
-def _giving_back(svc: Service, job: Job) -> Iterator[None]:
-    """Whatever goes wrong: no bytes stay, and the image is queued again."""
+def _cleaning_up(svc: Service, job: Job) -> Iterator[None]:
+    """If the block raises, remove the data from the store and return the image to the queue."""
     try:
         yield
     except BaseException as failure:
@@ -198,7 +199,7 @@ def _giving_back(svc: Service, job: Job) -> Iterator[None]:
             why = str(failure) if isinstance(failure, errors.CalotypeError) else "The service failed."
             give_up(svc, job, [job.token], why)
         except errors.CalotypeError as exc:
-            # The runner does the same with more patience, and soon: that nobody here works on it is not in the table.
+            # The runner will retry this. The lease is abandoned, so that it need not wait for its end.
             LOG.error(
                 "a failed upload of image %s is left to be cleaned up later: %s", job.image_id, errors.reason(exc)
             )
@@ -211,7 +212,7 @@ def _giving_back(svc: Service, job: Job) -> Iterator[None]:
 
 
 def _is_deleted(svc: Service, image_id: str) -> bool:
-    """Whether the image is deleted; taken for granted where the database does not say."""
+    """Whether the image is deleted; True if the database does not answer."""
     try:
         return svc.db.snapshot(lambda tx: db_images.get(tx, SERVICE, image_id)) is None
     except errors.CalotypeError:
@@ -221,9 +222,11 @@ def _is_deleted(svc: Service, image_id: str) -> bool:
 def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
     """Remove what these attempts left in the store, then return the image to the queue, unless it is deleted.
 
-    `why` tells others that no data came.
-    Does nothing when the job is done: the image is active after all, or somebody else has cleaned up. Where the
-    job was only taken away, what is ours goes at once and the rest is left to whoever has it now.
+    `why` is the reason that the notification of the failed upload gives.
+
+    If the job is finished it does nothing: the image is active after all, or another process has cleaned up. If
+    another process has the job now, this removes only the temporary names of these attempts; that process does the
+    rest.
     """
     found = svc.db.write(lambda tx: jobs.resolve(tx, job))
     if found is None:
@@ -234,12 +237,12 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
         raise errors.StoreUnavailable("The store is not configured any more.", job.payload["store"])
     try:
         for token in tokens:
-            # Who lost the job touches its own temporary names only: what is final is for whoever has the job.
+            # Without the job only temporary names are removed: final objects are for the process that has it.
             store.clean(job.image_id, token, notes.get(token) if held else None)
     except errors.StoreError as exc:
         if notes or not isinstance(store, Sweeps) or not _is_away(store):
             raise
-        # Nothing was about to be final, and what is temporary is found without the job when the place is back.
+        # Nothing is final yet. When the place is back, `sweep` finds temporary names without the job.
         LOG.warning("what an upload of image %s left is swept up later: %s", job.image_id, errors.reason(exc))
     if not held:
         return
@@ -250,14 +253,14 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
         if queued:
             svc.events.image(tx, job.image_id, "image.update")
         if not jobs.finish(tx, job):
-            raise errors.Gone("Somebody else has cleaned up.")  # and our change of the status is undone
+            raise errors.Gone("Somebody else has cleaned up.")  # this rolls back the change of the status
 
     with contextlib.suppress(errors.Gone):
         svc.db.write(work)
 
 
 def _is_away(store: Store) -> bool:
-    """Whether the store's place is not there, or another's: nobody knows for how long."""
+    """Whether the store's place is missing or has another identity. This may last for any time."""
     try:
         if isinstance(store, Identified):
             store.confirm()
@@ -271,7 +274,7 @@ def _is_away(store: Store) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """What may be read of an image, before a byte is; `size` is how much that is, in bytes."""
+    """What a caller may download of an image; nothing was read yet. `size` is in bytes."""
 
     image: Image
     copies: Sequence[tuple[Store, Location]]
@@ -289,10 +292,10 @@ class Download:
 
 
 def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = ()) -> Download:
-    """Find out what may be downloaded.
+    """Find out what the caller may download.
 
-    Raises `NotFound`, `Forbidden`, `Invalid` for an unknown preferred store, and `StoreError` for an image whose record
-    has no size where no copy tells one.
+    Raises `NotFound`, `Forbidden`, `Invalid` for an unknown preferred store, and `StoreError` if the record has no size
+    and no copy tells it.
     """
     image = svc.db.read(lambda tx: db_images.show(tx, svc.db.record_cache, ctx, image_id))
     if image is None:
@@ -311,9 +314,9 @@ def prepare(svc: Service, ctx: Context, image_id: str, prefer: Sequence[str] = (
 
 
 def _measured(svc: Service, ctx: Context, image: Image, store: Store, location: Location) -> Download:
-    """One copy of an image whose record has no size, or one of 0, which old releases of Glance wrote for none.
+    """A download of one copy of an image whose record has no size, or 0, which old releases of Glance wrote for none.
 
-    It is as large as its store says. Raises `StoreError` where that cannot be, by what else the record says.
+    The store tells the size. Raises `StoreError` if it contradicts the digests on record.
     """
     body = svc.stores.access(store).read(location.url, ctx=ctx)
     body.close()
@@ -324,8 +327,8 @@ def _measured(svc: Service, ctx: Context, image: Image, store: Store, location: 
 
 
 def _has_content(image: Image) -> bool | None:
-    """Whether the digests on record are of any data or of none; None where there are no digests."""
-    # MD5 where there is nothing else, as with images from old releases of Glance.
+    """Whether the digests on record are those of data, and not of zero bytes; None if there are no digests."""
+    # Images of old releases of Glance may have an MD5 only.
     for algo, value in ((image.os_hash_algo or "", image.os_hash_value), ("md5", image.checksum)):
         if value and algo in hashlib.algorithms_available:
             digest = hashlib.new(algo, usedforsecurity=False)
@@ -334,9 +337,9 @@ def _has_content(image: Image) -> bool | None:
 
 
 def open_(svc: Service, ctx: Context, download: Download, *, offset: int = 0, length: int | None = None) -> Body:
-    """Bytes of the first copy that can be read. Raises `StoreError` when none can.
+    """Read from the first copy that works. Raises `StoreError` if none does.
 
-    Where that copy fails in the middle, the next one goes on; but not where the server sends its file itself.
+    If a copy fails in the middle, the body continues with the next one, unless the server sends a file by sendfile.
     """
     length = download.size - offset if length is None else length
     reading = partial(_read, svc, ctx, download, end=offset + length)
@@ -352,7 +355,7 @@ _Copies = Sequence[tuple[Store, Location]]
 def _read(
     svc: Service, ctx: Context, download: Download, copies: _Copies, offset: int, *, end: int
 ) -> tuple[Body, _Copies]:
-    """The first copy that can be read, and the others. One that goes on for another must have the image's size."""
+    """The body of the first copy that works, and the other copies. One that continues must have the right size."""
 
     def work(store: Store, location: Location) -> tuple[Body, Location]:
         access = svc.stores.access(store)
@@ -365,7 +368,7 @@ def _read(
 
 
 class _FailoverBody:
-    """`Body` that goes on with the next copy, at the byte where one failed."""
+    """`Body` that continues with the next copy at the byte where one failed."""
 
     def __init__(
         self,
@@ -414,7 +417,7 @@ def _of_first_copy(
     copies: Sequence[tuple[Store, Location]],
     work: Callable[[Store, Location], T],
 ) -> T:
-    """What `work` returns of the first copy where it does not fail. Raises `StoreError` when it does for all."""
+    """The result of `work` for the first copy where it succeeds. Raises `StoreError` if it fails for all copies."""
     failed: list[errors.StoreError] = []
     for store, location in sorted(copies, key=lambda copy: svc.stores.access(copy[0]).is_last):
         if Feature.READ not in store.features:
@@ -435,9 +438,9 @@ def _of_first_copy(
 
 
 def sent(svc: Service, ctx: Context, download: Download, count: int, expected: int) -> None:
-    """A client that had asked for so many bytes was sent some of them: told to others, if it can be.
+    """Notify others of a download: `count` of the `expected` bytes were sent.
 
-    The answer is over, so a failure is for the log alone.
+    The answer is complete by now, so a failure is only logged.
     """
     image = download.image
 
@@ -447,4 +450,4 @@ def sent(svc: Service, ctx: Context, download: Download, count: int, expected: i
     try:
         svc.db.write(work)
     except errors.CalotypeError as exc:
-        LOG.warning("that image %s was sent could not be noted down: %s", image.id, errors.reason(exc))
+        LOG.warning("the notification of a download of image %s was lost: %s", image.id, errors.reason(exc))

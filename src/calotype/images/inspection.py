@@ -1,7 +1,7 @@
-"""The verdict on passing bytes: which format they have, whether that is what the image says, and whether it is safe.
+"""Decides which format image data has, whether the image declares that format, and whether the data is safe.
 
-`stream.py` shows an `Inspection` the bytes, `formats/` knows the formats. `docs/operate/formats.md`
-tells operators what is accepted. Nothing is opened, and nothing is kept but headers: under 4 MiB for any data.
+`stream.py` feeds an `Inspection` the bytes; `formats/` knows the formats. `docs/operate/formats.md` tells operators
+what is accepted. The data is never opened as a disk. Only headers are kept, less than 4 MiB for any data.
 """
 
 import logging
@@ -20,9 +20,9 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FormatRules:
-    """What the operator decided about formats; `gpt_nonfatal` names safety checks of gpt that do not reject.
+    """The operator's rules about formats. `gpt_nonfatal` has the names of safety checks of gpt that do not reject.
 
-    `plain_passes` lets data be of any declared format that has the signature of none.
+    With `plain_passes`, data without the signature of any format is accepted as any declared format.
     """
 
     require_match: bool = True
@@ -30,9 +30,9 @@ class FormatRules:
     gpt_nonfatal: frozenset[str] = frozenset()
 
 
-#: Pieces in which an undecided inspector is fed: it finds where to look next only between two pieces.
+#: The size of pieces for an undecided inspector: only between two pieces it can choose where to look next.
 _STEP = 64 << 10
-#: Every header that tells a format fits in here; shorter data is judged as if zeros followed, as readers of disks do.
+#: The headers that tell the formats fit into this size. Shorter data is padded with zeros, as readers of disks do.
 _SECTOR = 512
 #: The largest floppy; a boot sector on one need not hold a partition table.
 _FLOPPY = 2880 << 10
@@ -52,10 +52,10 @@ _CONVERT = "convert it where a reader opens it: `qemu-img convert -O qcow2 OLD N
 
 
 class Inspection:
-    """Finds out which format bytes have, and whether that is what the image says and safe.
+    """Finds out which format data has, and whether it is the declared one and safe.
 
-    The inspectors read hostile data: whatever one of them raises is a finding about the data, never an
-    accident. One whose signature is there but which fails is a match that cannot be proved safe, hence rejected.
+    The inspectors read hostile data, so any exception of theirs is a finding about the data. If an inspector recognises
+    its signature but fails later, the data cannot be proved safe and is rejected.
     """
 
     def __init__(self, declared: str, rules: FormatRules) -> None:
@@ -63,12 +63,12 @@ class Inspection:
         self._rules = rules
         self._inspectors: list[format_inspector.FileInspector] = []
         self._fed: list[format_inspector.FileInspector] = []
-        self._begun = False
-        self._broken: set[str] = set()  # raised while eating
-        self._unclear: set[str] = set()  # cannot even say whether they match
+        self._started = False
+        self._broken: set[str] = set()  # inspectors that raised while they were fed
+        self._unclear: set[str] = set()  # inspectors that raised when asked whether they match
         self._started = False
         self._seen = 0
-        self._held = bytearray()  # too little to look at yet
+        self._held = bytearray()  # bytes that are too few to feed yet
         self._judged = False
         self._trusted = False
         self._found: list[format_inspector.FileInspector] = []
@@ -76,16 +76,16 @@ class Inspection:
 
     @property
     def settled(self) -> bool:
-        """Whether more data cannot change the verdict: `finish` may be called, with the size that there will be."""
+        """Whether more data cannot change the verdict. Then `finish` may be called early, with the final size."""
         return self._trusted
 
     def feed(self, piece: memoryview) -> None:
-        """See the next piece, of any size. Raises `ContentRejected` once that is certain.
+        """Take the next piece, of any size. Raises `ContentRejected` as soon as the data is certain to be rejected.
 
-        The inspectors get it in no smaller pieces than `_STEP`: in tiny ones, some of them miss what is there.
+        Inspectors get pieces of at least `_STEP` bytes: in smaller ones some of them miss signatures.
         """
         self._seen += len(piece)
-        if self._begun and not self._fed:
+        if self._started and not self._fed:
             return
         if self._held:
             more = _STEP - len(self._held)
@@ -102,9 +102,9 @@ class Inspection:
         held, self._held = self._held, bytearray()
         self._inspect(memoryview(held))
 
-    def _begin(self) -> None:
-        """Make the inspectors: not before there is something to look at, as they are larger than what drips in."""
-        self._begun = True
+    def _start(self) -> None:
+        """Make the inspectors. This waits until there is data for them, because they take more memory than it does."""
+        self._started = True
         self._inspectors = [make() for make in formats.ALL.values()]
         for one in self._inspectors:
             if isinstance(one, VHD):
@@ -112,10 +112,10 @@ class Inspection:
         self._fed = list(self._inspectors)
 
     def _inspect(self, piece: memoryview) -> None:
-        if not self._begun:
-            self._begin()
+        if not self._started:
+            self._start()
         self._feed(piece)
-        if not self._judged and not any(self._open(one) for one in self._inspectors):
+        if not self._judged and not any(self._is_undecided(one) for one in self._inspectors):
             self._judge()
         if (
             self._judged
@@ -126,8 +126,8 @@ class Inspection:
             self._trust()
 
     def finish(self, size: int) -> int | None:
-        """All was seen: raise, or tell the virtual size."""
-        if self._held or not self._begun:
+        """After the last byte: raise `ContentRejected`, or return the virtual size."""
+        if self._held or not self._started:
             self._look_at_held()
         if size < _SECTOR:
             self._feed(memoryview(bytes(_SECTOR - size)))
@@ -162,8 +162,8 @@ class Inspection:
     def _complete(self, one: format_inspector.FileInspector) -> bool:
         return one.NAME in self._broken or one.complete
 
-    def _open(self, one: format_inspector.FileInspector) -> bool:
-        """Whether more data may still turn this one into a match."""
+    def _is_undecided(self, one: format_inspector.FileInspector) -> bool:
+        """Whether this inspector may still match if more data comes."""
         return not self._complete(one) and not self._matches(one)
 
     def _matches(self, one: format_inspector.FileInspector) -> bool:
@@ -175,18 +175,18 @@ class Inspection:
             return False
 
     def _judge(self) -> None:
-        """Which format is it, and is it the one that was declared?"""
+        """Decide the format, and raise unless it is the declared one."""
         self._judged = True
         self._unclear.clear()
         self._found = [one for one in self._inspectors if self._matches(one)]
         self._inspectors = self._fed = self._found  # the others keep up to 100 KiB of what they saw
         names = {one.NAME for one in self._found}
         if names == {"iso", "gpt"}:
-            # a disc that boots from a stick, too; its partition table is a disguise that gpt's checks would refuse
+            # a hybrid ISO also boots from a USB stick: its partition table would fail the checks of gpt
             self._found = [one for one in self._found if one.NAME == "iso"]
             names = {"iso"}
         if "vhd" in names and names <= {"vhd", "iso", "gpt"}:
-            # a fixed disk holds what any disk may
+            # a fixed VHD begins with the raw disk, which may look like iso or gpt
             fixed: list[format_inspector.FileInspector] = [
                 one for one in self._found if isinstance(one, VHD) and not one.dynamic
             ]
@@ -225,7 +225,7 @@ class Inspection:
         LOG.warning("accepted, because require_image_format_match is off: %s", message)
 
     def _trust(self) -> None:
-        """Raise unless every format that was found passes its own safety checks."""
+        """Raise unless each format that was found passes its safety checks."""
         self._trusted = True
         for one in self._found:
             excused: frozenset[str] = frozenset()
@@ -253,7 +253,7 @@ class Inspection:
                 ) from exc
 
     def _floppy(self) -> bool:
-        """Whether what was seen so far may be a floppy that boots."""
+        """Whether the data so far may be a bootable floppy."""
         one = self._found[0] if len(self._found) == 1 else None
         return isinstance(one, GPT) and one.boots and self._seen <= _FLOPPY
 

@@ -1,9 +1,10 @@
-"""Locations: taking over data that a service put into a store, and telling services where data lies.
+"""Locations: registers data that a service has put into a store, and shows services where the data of an image is.
 
-`add` is done at once where that is quick: the first bytes tell whether the data is what the image says and safe, then
-the image is active, and a job hashes the data afterwards. Where a hash was given to compare with, or where the format
-is only known at the end, the image waits in status importing, without a location, for the job to read everything.
-The bytes are not ours before the image is active: whatever goes wrong leaves them alone.
+`add` reads the first bytes. If they show that the data has the image's format and is safe, the image becomes active at
+once, and a job hashes the data afterwards. If a hash was given to compare with, or the format is known only at the end,
+the image is importing, without a location, until the job has read everything.
+
+Before the image is active the data is not ours: it is left alone if anything fails.
 """
 
 import contextlib
@@ -33,19 +34,19 @@ from calotype.stores.base import Body, Feature, Store
 LOG = logging.getLogger(__name__)
 
 KIND = "hash"
-#: What is waited for as if it were a project's turn.
+#: The name of the lock that all additions of locations take, by `lock_project`.
 _TURN: Final = "calotype:locations"
 
-#: Schemes that nobody may add: they name files of this host, or of an account of ours.
+#: Schemes that are always refused: they name files of this host, or use an account of ours.
 _REFUSED: Final = frozenset({"file", "filesystem", "swift+config"})
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]+")
 #: The longest URL, characters.
 _MOST: Final = 4096
 #: How much is read before an image may become active, bytes; nearly all formats show themselves in less.
 _HEAD: Final = 4 << 20
-#: Parameters of a query that are, or stand for, a key to the data.
+#: Query parameters that give access to the data, or may do so.
 _SECRET: Final = re.compile(r"sig|token|secret|pass|pwd|key|credential|auth|session|jwt|sas|expires", re.IGNORECASE)
-#: Digests of `Given` by algorithm: their lengths in bytes. The weak ones are compared, never recorded on our word.
+#: Lengths of digests in bytes, by algorithm. Weak ones are compared with the data, but never recorded unverified.
 _WEAK: Final = {"md5": 16, "sha1": 20}
 ALGORITHMS: Final = {**_WEAK, "sha256": 32, "sha512": 64}
 
@@ -59,7 +60,7 @@ class Given:
 
 
 def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None) -> None:
-    """Make data that lies in a store the data of a queued image; the store is found by the URL.
+    """Make data that is in a store the data of a queued image. The URL tells the store.
 
     Raises `NotFound`, `Forbidden`, `Conflict` unless the image is queued, `Invalid` for a URL that is not acceptable or
     leads to nothing, `ContentRejected`, `OverLimit`.
@@ -97,8 +98,8 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
         quota.check_location_count(svc, found)
         reserved = quota.bytes_to_reserve(tx, allowed, size)
         if at_once:
-            reserved = 0  # it is stored, in this transaction
-            # Clients see by the algorithm that a hash will follow.
+            reserved = 0  # the image becomes active, and so counts itself, in this transaction
+            # An algorithm without a hash tells clients that the hash will follow.
             facts = hashes or ({"os_hash_algo": svc.conf.hashing_algorithm} if secure else {})
             _activate(svc, tx, found, store, url, size=size, virtual_size=virtual_size, **facts)
         else:
@@ -120,7 +121,7 @@ def add(svc: Service, ctx: Context, image_id: str, url: str, given: Given | None
 
 
 def list_(svc: Service, ctx: Context, image_id: str) -> list[Location]:
-    """Where the image's data lies, the copy to be read first at the front; for services, by the rule."""
+    """The image's copies, in the order of reading. The policy allows it to services only, by default."""
     image = svc.db.snapshot(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
         raise no_image(image_id)
@@ -129,7 +130,7 @@ def list_(svc: Service, ctx: Context, image_id: str) -> list[Location]:
 
 
 def _shown(svc: Service, ctx: Context, image: Image) -> list[Location]:
-    """The copies in the order of reading, without credentials; none of a deactivated image but to administrators."""
+    """The copies in the order of reading, without credentials. Only administrators see those of a deactivated image."""
     if image.status == "deactivated" and not ctx.is_admin:
         return []
     known = [location for _, location in svc.stores.by_preference(image.locations)]
@@ -138,9 +139,9 @@ def _shown(svc: Service, ctx: Context, image: Image) -> list[Location]:
 
 
 def direct_urls(svc: Service, ctx: Context, images: Sequence[Image]) -> Mapping[str, str]:
-    """The locations that a service is shown with these records, by their ids, if the operator wants that.
+    """The URL to show with each of these images, by image id, if the caller is a service and the operator allows it.
 
-    Empty for everybody else.
+    Empty for other callers.
     """
     if not svc.policy.serves(ctx) or not svc.conf.show_image_direct_url:
         return {}
@@ -163,7 +164,7 @@ def without_secrets(url: str) -> str:
 
 
 def _store(svc: Service, ctx: Context, url: str) -> Store:
-    """The store in whose namespace the URL lies. Raises `Forbidden`, `Invalid`."""
+    """The store whose namespace contains the URL. Raises `Forbidden`, `Invalid`."""
     scheme = url.partition("://")[0].lower()
     web = scheme in ("http", "https")
     if not svc.policy.serves(ctx):
@@ -180,7 +181,7 @@ def _store(svc: Service, ctx: Context, url: str) -> Store:
     if url != without_secrets(url):
         raise errors.Invalid("The URL holds credentials, or what looks like them; nobody could take them back.")
     if web:
-        net.parse(url)  # for its reason
+        net.parse(url)  # raises with the exact reason
     store = next((store for store in svc.stores if store.owns(url)), None)
     if store is None:
         raise errors.Invalid("The URL lies in none of the stores that are configured here.")
@@ -194,7 +195,7 @@ def _has_secrets(query: str) -> bool:
 
 
 def _inspect(svc: Service, ctx: Context, store: Store, url: str, image: Image) -> tuple[int, bool, int | None]:
-    """Size; whether what there is at the beginning settles what the data is; then its virtual size."""
+    """The size; whether the first bytes settle what the data is; and in that case the virtual size."""
     length = _HEAD if image.container_format == "bare" else 0
     try:
         size, first = svc.stores.access(store).peek(url, length, most=svc.conf.image_size_cap, ctx=ctx)
@@ -219,7 +220,7 @@ def _inspect(svc: Service, ctx: Context, store: Store, url: str, image: Image) -
 
 
 def _format_rules(svc: Service) -> FormatRules:
-    """Those of uploads, but for data without any signature: Glance's users add such data, and nothing reads it."""
+    """As for uploads, but data without any signature is accepted: users of Glance add such data."""
     return replace(data.format_rules(svc), plain_passes=True)
 
 
@@ -231,7 +232,7 @@ def _formats(image: Image) -> list[str | None]:
 
 
 def _activate(svc: Service, tx: Tx, image: Image, store: Store, url: str, **facts: str | int | None) -> None:
-    """Location, facts and status in one, in the caller's transaction, which holds the image."""
+    """Add the location and set facts and status, in the caller's transaction, which has locked the image."""
     _refuse_taken(tx, store, url, image.id)
     db_images.move(tx, image.id, image.status, "active", now=svc.now(), **facts)
     db_images.add_location(tx, image.id, url, {"store": store.name}, svc.now())
@@ -239,10 +240,10 @@ def _activate(svc: Service, tx: Tx, image: Image, store: Store, url: str, **fact
 
 
 def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
-    """Two images on one object would each delete what the other one keeps; web servers keep theirs."""
+    """Raise if another image has this object: each would delete the other's data. Data on web servers may be shared."""
     if Feature.USER_URLS in store.features:
         return
-    lock_project(tx, _TURN)  # of two who add the same at once, the second one looks when the first is done
+    lock_project(tx, _TURN)  # of two simultaneous additions, the second one sees the first
     if db_images.is_used_elsewhere(tx, url, image_id):
         raise errors.Conflict("The data at this URL belongs to another image, or did.")
 
@@ -251,9 +252,9 @@ def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
 
 
 def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
-    """Read the data to the end: hash, compare, inspect; then write down what was found, or refuse the data.
+    """Read all data to hash, compare and inspect it. Then record the result, or refuse the data.
 
-    Begins again from the start when it is interrupted: nothing is written before the end. `alive` raises when the job
+    Nothing is recorded before the end, so an interrupted job starts again at the first byte. `alive` raises if the job
     must stop.
     """
     facts = job.payload
@@ -262,7 +263,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
     algo = given.algo if given and not weak else svc.conf.hashing_algorithm
     store = svc.stores.get(facts["store"])
 
-    def wanted() -> None:
+    def check_alive() -> None:
         alive()
         if not svc.db.snapshot(lambda tx: jobs.is_current(tx, job)):
             raise errors.Gone("The image was deleted while its data was being hashed.")
@@ -276,7 +277,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
         with (
             contextlib.closing(body),
             Passing(
-                _BodySource(body, svc.conf.jobs.hash_rate << 20, wanted),
+                _BodySource(body, svc.conf.jobs.hash_rate << 20, check_alive),
                 svc.transfers,
                 expect=facts["size"],
                 cap=facts["size"],
@@ -285,7 +286,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
                 disk_format=facts["formats"][0],
                 container_format=facts["formats"][1],
                 rules=_format_rules(svc),
-                alive=wanted,
+                alive=check_alive,
                 want={"hash": given.value} if given and not weak else None,
                 taps=[weak] if weak else [],
             ) as passing,
@@ -293,7 +294,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
             passing.run()
         if weak and given and weak.hexdigest() != given.value:
             raise errors.Invalid(f"the data has another {given.algo} than was given")
-        _write_down(svc, job, store, passing, algo)
+        _record(svc, job, store, passing, algo)
     except errors.Gone as exc:
         LOG.info("image %s: its data is not hashed: %s", job.image_id, exc)
         _refuse(svc, job, exc)
@@ -306,19 +307,19 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
 
 
 def call_off(svc: Service, tx: Tx, image_id: str) -> None:
-    """The image that waits for its data to be read is deleted in this transaction: reading it is over at once."""
+    """Cancel the job that reads the data of an importing image, which is deleted in this transaction."""
     for job in jobs.cancel(tx, KIND, image_id):
-        _tell(svc, tx, job, errors.Gone("The image is deleted."))
+        _finish_task(svc, tx, job, errors.Gone("The image is deleted."))
 
 
-def _write_down(svc: Service, job: Job, store: Store, passing: Passing, algo: str) -> None:
+def _record(svc: Service, job: Job, store: Store, passing: Passing, algo: str) -> None:
     found = {"checksum": passing.checksum, "os_hash_algo": algo, "os_hash_value": passing.hash_value}
 
     def work(tx: Tx) -> None:
         image = db_images.get(tx, SERVICE, job.image_id, lock=True)
         if image is None or not jobs.finish(tx, job):
             raise errors.Gone("The image was deleted while its data was being hashed.")
-        _tell(svc, tx, job)
+        _finish_task(svc, tx, job)
         if not job.payload["activate"]:
             db_images.put_hashes(tx, image.id, now=svc.now(), **found)
             svc.events.image(tx, image.id, "image.update")
@@ -336,9 +337,9 @@ def _write_down(svc: Service, job: Job, store: Store, passing: Passing, algo: st
 
 
 def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
-    """The data is not what it should be, or cannot be read: the image waits for other data, or goes without a hash.
+    """The data is wrong or cannot be read: return an importing image to the queue, leave an active one without a hash.
 
-    If it is active and unsafe after all, what the server gave at first was not what it gives now: out of service.
+    If an active image turns out to be unsafe, the server has changed its data since. It is taken out of service.
     """
     if not isinstance(why, errors.Gone):
         LOG.error("image %s: data in store %s: %s", job.image_id, job.payload["store"], errors.reason(why))
@@ -347,13 +348,13 @@ def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
         image = db_images.get(tx, SERVICE, job.image_id, lock=True)
         if not jobs.finish(tx, job):
             return
-        _tell(svc, tx, job, why)
+        _finish_task(svc, tx, job, why)
         if image is None:
             return
         if job.payload["activate"]:
             db_images.move(tx, image.id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
         else:
-            db_images.put_hashes(tx, image.id, now=svc.now(), os_hash_algo=None)  # no hash will follow
+            db_images.put_hashes(tx, image.id, now=svc.now(), os_hash_algo=None)  # clients see: no hash will follow
             if isinstance(why, errors.ContentRejected):
                 db_images.move(tx, image.id, "active", "deactivated", now=svc.now())
         svc.events.image(tx, image.id, "image.update")
@@ -361,8 +362,8 @@ def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
     svc.db.write(work)
 
 
-def _tell(svc: Service, tx: Tx, job: Job, why: errors.CalotypeError | None = None) -> None:
-    """What the user sees of it, at its end."""
+def _finish_task(svc: Service, tx: Tx, job: Job, why: errors.CalotypeError | None = None) -> None:
+    """Record the result in the task that the user sees."""
     if why is None:
         tasks.move(svc, tx, job.payload["task"], "success", result={"image_id": job.image_id})
     else:
@@ -370,22 +371,22 @@ def _tell(svc: Service, tx: Tx, job: Job, why: errors.CalotypeError | None = Non
 
 
 class _BodySource:
-    """A `Source` of a copy, at most `rate` bytes a second; 0: no limit."""
+    """A `Source` that reads a copy, at most `rate` bytes a second; 0: no limit."""
 
-    def __init__(self, body: Body, rate: int, wanted: Callable[[], None]) -> None:
+    def __init__(self, body: Body, rate: int, check_alive: Callable[[], None]) -> None:
         self._pieces = iter(body)
         self._piece = memoryview(b"")
         self._rate = rate
-        self._wanted = wanted
+        self._check_alive = check_alive
         self._count = 0
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
 
     def ready(self, _size: int) -> int:
         while not self._piece:
             try:
                 piece = next(self._pieces, None)
             except errors.Cancelled:
-                self._wanted()  # says that the service ends, if that is why
+                self._check_alive()  # raises the reason if the service is stopping
                 raise
             if piece is None:
                 return 1
@@ -398,8 +399,8 @@ class _BodySource:
         view[:count] = self._piece[:count]
         self._piece = self._piece[count:] if count < len(self._piece) else memoryview(b"")
         self._count += count
-        while self._rate and (ahead := self._count / self._rate - (time.monotonic() - self._begun)) > 0:
+        while self._rate and (ahead := self._count / self._rate - (time.monotonic() - self._started)) > 0:
             time.sleep(min(ahead, 0.5))
             if ahead > 0.5:
-                self._wanted()
+                self._check_alive()
         return count

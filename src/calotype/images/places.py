@@ -1,9 +1,10 @@
-"""Whether each store is where its data is: the identity that is written in a place, compared with what is known of it.
+"""Checks that each store is at the right place: the place has the identity that the database has for the store.
 
-A store whose place is not known yet, and empty, is taken into use. A place with data in it is adopted once, when the
-operator says so: by `calotype store adopt`, or by `calotype db sync` where the data is that of the records; one in the
-state directory also without a word. A place that was moved, or whose store was renamed, is recognised by its identity.
-In all other cases the store takes no writes and no repair until its place is back, or the operator has decided.
+A new store with an empty place is taken into use at once. A place with data must be adopted once by the operator: by
+`calotype store adopt`, or by `calotype db sync` if the data is that of the records. A place in the state directory with
+the data of the records needs no adoption. If a place was moved or its store renamed, it is recognised by its identity.
+
+In all other cases the store refuses writes and repair, until its place is back or the operator has decided.
 """
 
 import logging
@@ -30,19 +31,19 @@ from calotype.stores.base import Identified, Store
 
 LOG = logging.getLogger(__name__)
 
-#: Copies that are looked for in a place, to see whether it has the data of the records.
+#: How many copies are looked for in a place, to see whether it has the data of the records.
 _SAMPLE = 20
-#: Copies that one transaction gives other URLs.
+#: How many copies one transaction relocates.
 _BATCH = 200
-#: Places without a store that are told one by one.
-_TOLD = 20
-#: How long another process may take to write an identity, seconds.
+#: How many places without a store are reported one by one. More of them are summed up by their parent directories.
+_MOST_REPORTED = 20
+#: How long to wait for another process that writes an identity, seconds.
 _PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found out about the place of a store. `words` say what was done, or what is to be done."""
+    """The result for the place of a store. `words` say what was done, or what the operator has to do."""
 
     store: str
     ready: bool
@@ -53,10 +54,10 @@ class Verdict:
 
 
 def recognise(svc: Service, *, adopt: bool = False, change: bool = True) -> list[Verdict]:
-    """Find out for each store whether its place is the one that is meant, and let it take writes if so.
+    """Check for each store that it is at the right place, and let it take writes if so.
 
-    `adopt` takes places into use that hold the data of the records without an identity. Without `change` nothing is
-    written, neither in a place nor in the database. Raises `ConfigError` where two stores are one.
+    With `adopt`, a place without an identity is taken into use if it has the data of the records. Without `change`
+    nothing is written, neither to a place nor to the database. Raises `ConfigError` if two stores have the same place.
     """
     found = [
         _recognise(svc, store, adopt=adopt, change=change) for store in svc.stores if isinstance(store, Identified)
@@ -71,14 +72,14 @@ def recognise(svc: Service, *, adopt: bool = False, change: bool = True) -> list
 
 
 def refresh(svc: Service) -> None:
-    """Take notice of what others wrote down since: places that the operator adopted, or that other hosts name so."""
+    """Read what has changed in the database: places that the operator adopted, or that other hosts took into use."""
     known = {place.name: place for place in _known(svc)}
     for store in svc.stores:
         if not isinstance(store, Identified):
             continue
         place = known.get(store.name)
         if store.identity is None or (place is not None and not place.established):
-            # Never one that nobody knew at the start: what is empty by now may be what was unmounted meanwhile.
+            # Take no new place into use now: if it is empty, its file system may have been unmounted meanwhile.
             if place is None and not _carries(store, {one.identity for one in known.values()}):
                 continue
             if _recognise(svc, store, adopt=False, change=True).ready:
@@ -88,7 +89,7 @@ def refresh(svc: Service) -> None:
 
 
 def _carries(store: Identified, identities: Container[str]) -> bool:
-    """Whether the place has one of these."""
+    """Whether the place has one of these identities."""
     try:
         return store.found_identity() in identities
     except errors.StoreError:
@@ -96,9 +97,9 @@ def _carries(store: Identified, identities: Container[str]) -> bool:
 
 
 def adopt(svc: Service, name: str) -> str:
-    """Take the place of a store into use as it is, whatever is in it: the operator says so. What was done, in words.
+    """Take the place of a store into use, whatever is in it, because the operator says so. Returns a sentence about it.
 
-    Raises `NotFound`, `Conflict` for a place that another store of this deployment is at.
+    Raises `NotFound`, and `Conflict` if another store of this deployment has the place.
     """
     store = _identified(svc, name)
     known = {place.name: place for place in _known(svc)}
@@ -114,7 +115,7 @@ def adopt(svc: Service, name: str) -> str:
             store.establish(mine.identity)
         place = _moved_to(mine, store.place)
     else:
-        # The identity of another deployment is replaced: of two that write here, each takes the other's for strays.
+        # An identity of another deployment is replaced. If both wrote here, each would treat the other's data as stray.
         place = Place(str(uuid.uuid4()), name, store.place, host=_host(), established=True)
         _add(svc, replace(place, established=False))
         store.establish(place.identity)
@@ -131,7 +132,7 @@ def _recognise(svc: Service, store: Identified, *, adopt: bool, change: bool) ->
     known = _known(svc)
     mine = next((place for place in known if place.name == store.name), None)
     if mine is not None:
-        store.identity = mine.identity  # so that it is ready as soon as its place is back
+        store.identity = mine.identity  # so that the store works as soon as its place is back
         store.add_former([mine.place, *mine.former])
     try:
         found = store.found_identity()
@@ -139,7 +140,7 @@ def _recognise(svc: Service, store: Identified, *, adopt: bool, change: bool) ->
             return _take_into_use(svc, store, known, adopt=adopt, change=change)
         unfinished = mine is not None and not mine.established and mine.host == _host()
         if found is None and mine is not None and unfinished and change and _is_free(svc, store, mine):
-            store.establish(mine.identity)  # who added it was killed before it was written there
+            store.establish(mine.identity)  # a process added it to the database, and was killed before it wrote it here
             found = mine.identity
     except errors.StoreError as exc:
         return no(errors.reason(exc))
@@ -171,7 +172,7 @@ def _recognise(svc: Service, store: Identified, *, adopt: bool, change: bool) ->
 
 
 def _take_into_use(svc: Service, store: Identified, known: Sequence[Place], *, adopt: bool, change: bool) -> Verdict:
-    """A store that was not known, at a place without an identity."""
+    """Take a store into use that the database does not know, at a place without an identity."""
     if before := next((place for place in known if place.place == store.place), None):
         return Verdict(
             store.name,
@@ -179,9 +180,9 @@ def _take_into_use(svc: Service, store: Identified, known: Sequence[Place], *, a
             f"{store.place} was the place of store {before.name}, and does not say so any more. Is its file system "
             "mounted?",
         )
-    copies, there, missing = _looked_for(svc, store)
+    copies, there, missing = _count_copies(svc, store)
     if not store.is_empty() or copies:
-        # The state directory is nobody else's: what is there, by the records, is of a release without identities.
+        # The state directory is only ours. If it has the data of the records, a release without identities stored it.
         own = Path(svc.conf.state_dir).absolute() in PurePath(store.place).parents
         if not ((adopt or own) and there and not missing):
             return Verdict(store.name, False, _what_to_do(store, copies, there))
@@ -192,9 +193,7 @@ def _take_into_use(svc: Service, store: Identified, known: Sequence[Place], *, a
         place = Place(str(uuid.uuid4()), store.name, store.place, host=_host())
         try:
             _add(svc, place)
-        except (
-            errors.Conflict
-        ):  # Another process was quicker. One of another host may not see the directory of this one.
+        except errors.Conflict:  # Another process was first. If it is on another host, it may have another directory.
             return _wait_for(svc, store)
         store.establish(place.identity)
         place = replace(place, established=True)
@@ -203,10 +202,10 @@ def _take_into_use(svc: Service, store: Identified, known: Sequence[Place], *, a
     return Verdict(store.name, True, words)
 
 
-def _looked_for(svc: Service, store: Identified) -> tuple[int, int, int]:
-    """How many copies on record were looked for in the place, how many are there, and how many are missing.
+def _count_copies(svc: Service, store: Identified) -> tuple[int, int, int]:
+    """How many copies on record were looked for in the place, how many were found, and how many are missing.
 
-    Those of images that are out of service are not missed: `calotype repair` puts their data aside.
+    Copies of deactivated images do not count as missing: `calotype repair` moves their data into quarantine.
     """
     rows = svc.db.snapshot(lambda tx: db_stores.copies(tx, _prefixes(store), limit=_SAMPLE))
     found = [(_has(svc, store, image_id, location), image_id) for image_id, location in rows]
@@ -220,14 +219,14 @@ def _in_service(svc: Service, image_id: str) -> bool:
 
 
 def _is_free(svc: Service, store: Identified, place: Place) -> bool:
-    """Whether there is no data, neither in the place nor on record for it, or just what is on record."""
+    """Whether the place has exactly the data on record for it: none, or all copies that were looked for."""
     store.add_former([place.place, *place.former])
-    copies, there, missing = _looked_for(svc, store)
-    return there > 0 and not missing if copies else store.is_empty()
+    copies, present, missing = _count_copies(svc, store)
+    return present > 0 and not missing if copies else store.is_empty()
 
 
 def _wait_for(svc: Service, store: Identified) -> Verdict:
-    """Another process takes the store into use at this moment: is it done at this place?"""
+    """Wait for another process that is taking the store into use, then check whether that is this place."""
     if all(place.name != store.name for place in _known(svc)):
         return Verdict(store.name, False, "the name of another store differs in the case of letters only")
     until = time.monotonic() + _PATIENCE
@@ -255,7 +254,7 @@ def _accept(store: Identified, place: Place) -> None:
 
 
 def _moved_to(place: Place, where: str) -> Place:
-    """The same at another place, where it is known that it was here."""
+    """The record with another place; the present one becomes a former one."""
     if place.place == where:
         return place
     former = dict.fromkeys((place.place, *place.former))
@@ -264,7 +263,7 @@ def _moved_to(place: Place, where: str) -> Place:
 
 
 def _refuse_copies(stores: Iterable[Store]) -> None:
-    """One directory that was copied, and both are configured: each would take writes that the other one lacks."""
+    """Raise `ConfigError` if two stores have the same identity: one directory is a copy of the other."""
     seen: dict[str, str] = {}
     for store in stores:
         identity = store.identity if isinstance(store, Identified) else None
@@ -277,7 +276,7 @@ def _refuse_copies(stores: Iterable[Store]) -> None:
 
 
 def _has(svc: Service, store: Store, image_id: str, location: Location) -> bool:
-    """Whether the copy is in the store, of the size that the record says."""
+    """Whether the store has the copy, in the size that the record says."""
     image = svc.db.snapshot(lambda tx: db_images.get(tx, SERVICE, image_id))
     try:
         size = store.size(location.url, ctx=SERVICE)
@@ -312,7 +311,7 @@ def _save(svc: Service, place: Place) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Unserved:
-    """Copies that no configured store has: how many, of which store by their records, and below which URL."""
+    """Copies that no configured store owns: how many, their store by their records, and their common URL prefix."""
 
     copies: int
     store: str
@@ -327,7 +326,7 @@ class Unserved:
 
 
 def unserved(svc: Service) -> list[Unserved]:
-    """What no configured store serves, most of it first. Looks at all copies on record."""
+    """Copies that no configured store owns, grouped, the largest group first. Reads all copies on record."""
     flat = [prefix for store in svc.stores if isinstance(store, Identified) for prefix in _prefixes(store)]
     prefixes = [prefix for store in svc.stores for prefix in store.prefixes()]
 
@@ -336,7 +335,7 @@ def unserved(svc: Service) -> list[Unserved]:
         return Counter((one.store or "", _below(one.url)) for one in others if svc.stores.of(one) is None)
 
     counted = svc.db.snapshot(count)
-    while len(counted) > _TOLD:  # such as a directory for each image: what is above them will do
+    while len(counted) > _MOST_REPORTED:  # for example if each image has a directory: group by the directory above
         higher: Counter[tuple[str, str]] = Counter()
         for (store, below), number in counted.items():
             higher[store, _above(below)] += number
@@ -347,7 +346,7 @@ def unserved(svc: Service) -> list[Unserved]:
 
 
 def _below(url: str) -> str:
-    """The URL without its last part, and without what may be a secret."""
+    """The URL without its last part, and without anything that may be a secret."""
     return _above(without_secrets(url).partition("?")[0])
 
 
@@ -358,17 +357,18 @@ def _above(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """What became of a copy: it has a new URL (`done`), or the store does not have it as the record says."""
+    """The result for one copy: it has a new URL (`done`), or the store does not have it in the recorded size."""
 
     image_id: str
     done: bool
 
 
 def relocate(svc: Service, name: str, origin: str | None = None, *, change: bool = True) -> Iterator[Relocation]:
-    """Give copies the URLs and the name of the store that they are in by now; `origin` is where it was before.
+    """Change the records of copies that are in this store now: their URL and store. `origin` is their former directory.
 
-    Without `origin` that is where the store is known to have been. A copy that is not there, in its size, is left as it
-    is. Raises `NotFound`, `StoreUnavailable`, `Invalid` for an `origin` where another store is, or that is no path.
+    Without `origin` these are the store's known former places. If the store does not have a copy in the recorded size,
+    its record stays. Raises `NotFound`, `StoreUnavailable`, and `Invalid` for an `origin` that is no path, or where
+    another store is.
     """
     store = _identified(svc, name)
     store.confirm()

@@ -1,8 +1,8 @@
-"""Deleting data so that it is gone in the end, whatever happens: the record first, with a job that remembers.
+"""Deletes images and copies: first the record, then the data, by a job that survives a crash.
 
-One transaction deletes the rows, buries the id and leaves a job that holds the locations; then the stores are
-asked. If one says *in use* while the caller still waits, a second transaction restores everything. A job that
-outlives its process is carried out by the runner.
+One transaction deletes the rows, keeps the id from being used again and adds a job with the locations. Then the data is
+removed from the stores. If a store answers that it is in use while the client still waits, a second transaction
+restores the record. If the process dies, the runner carries out the job.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ KIND = "delete"
 
 
 def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
-    """Delete the record, in the caller's transaction; the job for its data, None when it has none."""
+    """Delete the record in the caller's transaction. Returns the job for its data, None if it has no data."""
     now = svc.now()
     rows = db_images.delete(tx, image, now)
     if rows is None:
         raise errors.NotFound(f"No image found with ID {image.id}")
     svc.events.deleted(tx, image, now)
-    # An upload, or the removal of one copy, that is still running has lost its image: its job goes to the runner.
+    # An upload or the removal of one copy may still be running. It loses its job, and the runner cleans up.
     if rows.pop(jobs.TABLE, None):
         if image.status == "importing":
             locations.call_off(svc, tx, image.id)
@@ -42,7 +42,7 @@ def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
 
 
 def begin_copy(svc: Service, tx: Tx, image: Image, location: Location) -> Job:
-    """Drop one copy from the record, in the caller's transaction; the job for its data."""
+    """Remove one copy from the record in the caller's transaction. Returns the job for its data."""
     if not db_images.remove_location(tx, image.id, location.id, svc.now()):
         raise errors.NotFound("The image has no copy in this store.")
     svc.events.image(tx, image.id, "image.update")
@@ -54,7 +54,7 @@ def begin_copy(svc: Service, tx: Tx, image: Image, location: Location) -> Job:
 def _submit(
     svc: Service, tx: Tx, image: Image, locations: tuple[Location, ...], *, rows: Mapping[str, list[str]] | None
 ) -> Job | None:
-    """`rows` are those that were marked with a whole image, None for one copy."""
+    """`rows` are the rows that the delete of a whole image marked as deleted; None for one copy."""
     if not locations:
         return None
     objects = db_images.object_ids(tx, [place.id for place in locations])
@@ -73,17 +73,17 @@ def _submit(
         payload,
         owner=svc.leases.owner,
         project=image.owner,
-        reserved=(image.size or 0) * len(locations),  # as long as the data may come back
+        reserved=(image.size or 0) * len(locations),  # kept while the image may still be restored
     )
 
 
 def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
     """Remove the data of a deleted image, or of one copy.
 
-    `asked` says that the caller waits and can still be told that the data is in use (`Conflict`; everything is
-    restored). Any other failure keeps the job, to be tried again.
+    With `asked`, a client waits for the result: if the data is in use, the record is restored and `Conflict` is raised.
+    After any other failure the job stays and is retried.
     """
-    gone: list[int] = []
+    removed: list[int] = []
     later: list[Later] = []
     failure: errors.StoreError | None = None
     with svc.leases.holding(job) if asked else contextlib.nullcontext():
@@ -92,22 +92,22 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
                 if unfinished := _remove(svc, ctx, job.image_id, location, object_id):
                     later.append(unfinished)
                 else:
-                    gone.append(location.id)
+                    removed.append(location.id)
             except errors.InUse as exc:
-                if asked and _restore(svc, job, gone):
+                if asked and _restore(svc, job, removed):
                     raise errors.Conflict(
                         f"Image {job.image_id} could not be deleted because it is in use: {exc}"
                     ) from exc
                 failure = exc
             except errors.StoreError as exc:
-                failure = exc  # the other copies can go all the same
+                failure = exc  # go on with the other copies
     if failure is not None:
         _retry_later(svc, job, failure)
         return
     if later:
         delay = min(timedelta(seconds=max(one.seconds for one in later)), jobs.LONGEST_BACKOFF)
         with _leave_job_if_busy(svc, job):
-            svc.db.write(lambda tx: _put_off(tx, job, "The store is still at it.", delay))
+            svc.db.write(lambda tx: _postpone(tx, job, "The store is still at it.", delay))
         return
     with _leave_job_if_busy(svc, job):
         svc.db.write(lambda tx: jobs.finish(tx, job))
@@ -130,15 +130,15 @@ def _remove(svc: Service, ctx: Context, image_id: str, location: Location, objec
     return None
 
 
-def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
-    """Bring back what is left, unless the job was taken away."""
+def _restore(svc: Service, job: Job, removed: list[int]) -> bool:
+    """Restore the record without the copies whose data is removed. False if another process has the job now."""
     copy = job.payload["locations"][0]["id"]
 
     def work(tx: Tx) -> None:
         if not jobs.finish(tx, job):
             raise errors.Gone("Somebody else finishes this delete.")
         if _is_whole(job):
-            db_images.restore(tx, job.image_id, job.payload["status"], job.payload["rows"], without=gone)
+            db_images.restore(tx, job.image_id, job.payload["status"], job.payload["rows"], without=removed)
         else:
             db_images.restore_location(tx, job.image_id, copy)
         svc.events.image(tx, job.image_id, "image.update")
@@ -161,17 +161,17 @@ def _restore(svc: Service, job: Job, gone: list[int]) -> bool:
 def _retry_later(svc: Service, job: Job, exc: errors.StoreError) -> None:
     LOG.error("data of deleted image %s stays in store %s for now: %s", job.image_id, exc.store, errors.reason(exc))
     with _leave_job_if_busy(svc, job):
-        svc.db.write(lambda tx: _put_off(tx, job, str(exc), jobs.backoff(job)))
+        svc.db.write(lambda tx: _postpone(tx, job, str(exc), jobs.backoff(job)))
 
 
-def _put_off(tx: Tx, job: Job, why: str, delay: timedelta) -> None:
-    jobs.reserve(tx, job, 0)  # from now on nobody brings the image back
+def _postpone(tx: Tx, job: Job, why: str, delay: timedelta) -> None:
+    jobs.reserve(tx, job, 0)  # from now on the image is never restored
     jobs.fail(tx, job, why, delay=delay)
 
 
 @contextlib.contextmanager
 def _leave_job_if_busy(svc: Service, job: Job) -> Iterator[None]:
-    """The record is deleted and the caller may know; what cannot be said of the job now, the runner finds out."""
+    """If the block raises `Busy`, leave the job to the runner: the record is deleted, and the caller may be told so."""
     try:
         yield
     except errors.Busy as exc:
@@ -184,6 +184,6 @@ def _is_whole(job: Job) -> bool:
 
 
 def _locations(job: Job) -> Iterator[tuple[Location, str | None]]:
-    """The copies, each with what tells its object from another one at the same URL."""
+    """The copies, each with the id of its object, None if it has none."""
     for place in job.payload["locations"]:
         yield Location(place["id"], place["url"], place["metadata"]), place.get("object")

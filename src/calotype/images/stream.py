@@ -1,13 +1,13 @@
-"""Taps on passing bytes: everything that is learned about image data while it flows into stores.
+"""Moves image data from a source into stores, and hashes and checks it on the way.
 
-`Passing` reads a `Source` to its end and puts each piece into writes of stores, none or one or several. On the way it
-counts, caps, hashes and inspects the bytes (`inspection.py`), and raises when anything is wrong. Whoever called it
-commits the writes afterwards, so no store makes bad data final. `check_hash_algo` is for reading the configuration.
-Nothing here knows HTTP or the database; `api/body.py` makes sources of requests, `images/data.py` puts both together.
+`Passing` reads a `Source` to its end and puts each piece into any number of writes of stores. It counts, limits, hashes
+and inspects the bytes (`inspection.py`), and raises if anything is wrong. The caller commits the writes afterwards, so
+bad data never becomes final. Nothing here knows HTTP or the database: `api/body.py` makes a source of a request, and
+`images/data.py` calls both.
 
-Memory: a transfer waits for its client without a buffer. It takes one from the budget of the process when there is
-something to put into it, as large as its client is quick, and at most `RING` at a time. The taps are served by the
-threads of the process (`transfers.py`).
+Memory: while a transfer waits for its client it holds no buffer. When bytes have come it takes one from the budget of
+the process, larger for a faster client, and holds at most `RING`. Taps such as hashes run in threads that all transfers
+share (`transfers.py`).
 """
 
 import hashlib
@@ -28,34 +28,34 @@ from calotype.transfers import Transfers
 
 LOG = logging.getLogger(__name__)
 
-#: One being filled or written, four waiting: enough to keep both hashers busy while the store syncs.
+#: Buffers of one transfer: one is filled or written while four wait. This keeps both hashers busy during a sync.
 RING: Final = 5
-#: The sizes of pieces; a client that does not bring the smallest in `PIECE_TIME` has what it sent taken as it comes.
+#: The sizes of pieces, bytes. 0: the client sends less than the smallest in `PIECE_TIME`, so any size is taken.
 SIZES: Final = (0, LITTLE, 4 * LITTLE, BUFFER)
-#: The first one: in so much all formats show themselves, so that wrong data is refused before any of it is stored.
+#: The size of the first piece. All formats can be told by it, so wrong data is refused before anything is stored.
 FIRST: Final = 4 * LITTLE
-#: A piece should hold about what comes in this time, seconds.
+#: The size of a piece follows what the client sends in this time, seconds.
 PIECE_TIME: Final = 1 / 16
-#: How long a piece may wait for more to be put into it, seconds.
+#: How long a piece that is not full waits for more bytes, seconds.
 FILL_TIME: Final = 0.25
 
 
 class Source(Protocol):
-    """Where bytes come from. Both methods raise `errors.BodyBroken`."""
+    """A source of bytes. Both methods raise `errors.BodyBroken`."""
 
     def ready(self, size: int) -> int:
-        """Wait until about `size` bytes can be read at once, but not much longer than a second.
+        """Wait until about `size` bytes can be read without waiting, but not much longer than a second.
 
-        How many can: fewer when no more came, at least 1 when all were read; 0 for nothing yet, to be asked again.
-        Sources that cannot tell read so many into memory of their own.
+        Returns how many can be read: fewer if no more came in time, 0 if none did (call it again), and at least 1 at
+        the end. A source that cannot tell reads the bytes into memory of its own.
         """
 
     def readinto(self, view: memoryview) -> int:
-        """Put at least one byte into `view` and return how many; 0 at the clean end."""
+        """Read at least one byte into `view` and return how many; 0 at the end."""
 
 
 class Tap(Protocol):
-    """One more thing to know of the bytes; it runs beside the receiver. Verify what was seen in `Passing`'s caller."""
+    """Sees all bytes, in a thread beside the receiver, such as a hash. The caller of `Passing` uses its result."""
 
     def update(self, data: memoryview, /) -> object: ...
 
@@ -65,7 +65,7 @@ class _Digest(Tap, Protocol):
 
 
 def check_hash_algo(name: str) -> None:
-    """Raise `ConfigError` unless `name` is a hash of fixed length and at least 256 bits that Python knows here."""
+    """Raise `ConfigError` unless Python has a hash `name` of fixed length and at least 256 bits."""
     try:
         width = hashlib.new(name).digest_size
     except (ValueError, TypeError) as exc:
@@ -77,15 +77,15 @@ def check_hash_algo(name: str) -> None:
 
 
 class Passing:
-    """Bytes of one image on their way into stores. `run` once; the facts are there when it has returned.
+    """Moves the bytes of one image into stores. Call `run` once; it sets the attributes.
 
-    Use it by `with`, around the writes: at its end no piece is left with a write.
+    Use it in a `with` statement around the writes: at its end all pieces are taken back from them.
     """
 
-    size: int  #: bytes seen so far
-    checksum: str | None  #: md5 in hex, None where it was not asked for
+    size: int  #: bytes received so far
+    checksum: str | None  #: md5 in hex, None if it was not requested
     hash_value: str  #: the multihash in hex
-    virtual_size: int | None  #: bytes of the disk inside, where the format tells
+    virtual_size: int | None  #: the size of the disk in bytes, None if the format does not tell
 
     def __init__(
         self,
@@ -105,10 +105,10 @@ class Passing:
         taps: Sequence[Tap] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`expect` is the announced size, `cap` the largest allowed one; `want` holds size, checksum, hash to equal.
+        """`expect` is the announced size, `cap` the largest allowed one; `want` has the required size, checksum, hash.
 
-        `alive` raises when the transfer must stop; it is asked about once a second and once more before the end.
-        `admit` is told how many bytes there are with each piece before the store gets it; it raises for too many.
+        `alive` raises if the transfer must stop; it is called about once a second and once before the end. `admit` is
+        called with the total size before each piece goes to the store; it raises if that is too much.
         """
         self.size = 0
         self.checksum = None
@@ -123,40 +123,40 @@ class Passing:
         self._hash: _Digest = hashlib.new(hash_algo)
         self._md5: _Digest | None = hashlib.md5(usedforsecurity=False) if md5 else None
         self._taps: list[Tap] = [self._hash, *([self._md5] if self._md5 else []), *taps]
-        self._inspection: Inspection | None = None  # begins with the first piece, which may be long in coming
+        self._inspection: Inspection | None = None  # made for the first piece, which may come late
         self._inspect = disk_format if container_format == "bare" else None
         self._rules = rules
         self._alive = alive
         self._admit = admit
         self._want = dict(want or {})
         self._clock = clock
-        self._asked = clock()
-        # Of the next piece; a small image of known size comes in one, with a byte more that shows a missing end.
+        self._last_check = clock()
+        # The size of the next piece. A small image of known size fits into one, with room for a byte too many.
         self._size = expect + 1 if expect is not None and expect < BUFFER else FIRST
         self._ran = False
         self._lent: list[_WriteWindow] = []
 
     def run(self, *writes: Write, failed: Callable[[Write, errors.StoreError], None] | None = None) -> None:
-        """Read to the end, put every piece into each write, and verify. The caller commits the writes, or aborts them.
+        """Read to the end, put every piece into each write, and verify. The caller commits or aborts the writes.
 
-        A write that fails ends everything, unless `failed` returns: then the others go on without it. The last
-        one's failure is raised all the same.
+        If a write fails, `failed` is called and the others go on. Without `failed`, or if it was the last write, the
+        failure is raised.
         """
         if self._ran:
             raise RuntimeError("bytes pass once")
         self._ran = True
         if self._expect is not None and self._expect > self._cap:
             raise self._over_limit()
-        self._lent = [_WriteWindow(write, self._ask) for write in writes]
-        going = list(self._lent)
-        beside = [_TapRunner(tap, self._hashing) for tap in self._taps]
+        self._lent = [_WriteWindow(write, self._check_alive) for write in writes]
+        remaining = list(self._lent)
+        runners = [_TapRunner(tap, self._hashing) for tap in self._taps]
         count = awaited = 0
         ended = settled = False
         piece: Piece | None = None
         try:
             while not ended:
                 if count - awaited == RING:
-                    self._await(beside)  # the oldest
+                    self._await(runners)  # the oldest
                     awaited += 1
                 piece, ended = self._receive()
                 if piece is None:
@@ -166,33 +166,33 @@ class Passing:
                 if self._inspect:
                     self._inspection = self._inspection or Inspection(self._inspect, self._rules)
                     self._inspection.feed(piece.view)
-                for one in beside:
+                for one in runners:
                     one.feed(piece)
                 count += 1
                 if ended and count == 1:
-                    # all is known: of a small image that is wrong no store gets a byte
-                    self._await(beside)
+                    # the whole image is in this piece: verify it before a store gets a byte
+                    self._await(runners)
                     awaited += 1
                     self._settle()
                     settled = True
-                self._put(piece, going, failed)
+                self._put(piece, remaining, failed)
                 piece.release()
                 piece = None
             while awaited < count:
-                self._await(beside)
+                self._await(runners)
                 awaited += 1
             if not settled:
                 self._settle()
             if self._alive:
                 self._alive()
         finally:
-            for one in beside:
+            for one in runners:
                 one.stop()
             if piece is not None:
                 piece.release()
 
     def close(self) -> None:
-        """Take back what a write should have released when it was committed or aborted."""
+        """Take back pieces that a write has not released by its commit or abort."""
         for lent in self._lent:
             lent.take_back()
 
@@ -204,34 +204,34 @@ class Passing:
 
     @staticmethod
     def _put(
-        piece: Piece, going: list["_WriteWindow"], failed: Callable[[Write, errors.StoreError], None] | None
+        piece: Piece, remaining: list["_WriteWindow"], failed: Callable[[Write, errors.StoreError], None] | None
     ) -> None:
-        for lent in list(going):
+        for lent in list(remaining):
             try:
                 lent.put(piece)
             except errors.StoreError as exc:
-                if failed is None or len(going) == 1:
+                if failed is None or len(remaining) == 1:
                     raise
                 failed(lent.write, exc)
-                going.remove(lent)
+                remaining.remove(lent)
 
     @staticmethod
-    def _await(beside: list["_TapRunner"]) -> None:
+    def _await(runners: list["_TapRunner"]) -> None:
         """Wait until the oldest piece has passed every tap."""
-        for one in beside:
+        for one in runners:
             one.wait()
 
     def _receive(self) -> tuple[Piece | None, bool]:
-        """The next piece, if there is one, and whether the source ended with it."""
-        begun = self._clock()
-        # One byte past the limit is asked for, not a buffer: what is too long is refused as soon as it is seen.
+        """The next piece, None if there is none, and whether the source has ended."""
+        started = self._clock()
+        # At most one byte beyond the limit is requested, so that data that is too long is refused at once.
         room = self._limit + 1 - self.size
         size = min(self._size or LITTLE, room)
-        while not (there := self._source.ready(size)):
-            self._ask()
-        self._ask()
-        slow = self._size == 0 or self._clock() - begun >= FILL_TIME
-        piece = self._buffers.take(min(size, there) if slow else size, self._ask)
+        while not (available := self._source.ready(size)):
+            self._check_alive()
+        self._check_alive()
+        slow = self._size == 0 or self._clock() - started >= FILL_TIME
+        piece = self._buffers.take(min(size, available) if slow else size, self._check_alive)
         try:
             have, ended = self._fill(piece.view, linger=not slow)
             if not have:
@@ -241,11 +241,11 @@ class Passing:
         except BaseException:
             piece.release()
             raise
-        self._pace(have, self._clock() - begun)
+        self._pace(have, self._clock() - started)
         return piece, ended
 
     def _fill(self, view: memoryview, *, linger: bool) -> tuple[int, bool]:
-        """Put into `view` what comes within a moment; how many bytes it holds and whether the source ended."""
+        """Fill `view` with what comes in `FILL_TIME`. Returns the number of bytes, and whether the source has ended."""
         have = 0
         until = self._clock() + FILL_TIME
         while True:
@@ -263,22 +263,22 @@ class Passing:
                 return have, False
 
     def _pace(self, size: int, seconds: float) -> None:
-        """So many bytes came in so long: choose the size of the next piece. It grows by one step at a time."""
+        """Choose the size of the next piece; this one had `size` bytes and took `seconds`. It grows by single steps."""
         comes = size * PIECE_TIME / seconds if seconds else BUFFER
         step = next((place for place, one in enumerate(SIZES) if one >= self._size), 0) + 1
         self._size = max(one for one in SIZES[: step + 1] if one <= comes)
 
-    def _ask(self) -> None:
-        """Whether this is still wanted, about once a second. Raises if not."""
-        if self._alive and self._clock() - self._asked >= 1.0:
+    def _check_alive(self) -> None:
+        """Call `alive`, which raises if the transfer must stop, about once a second."""
+        if self._alive and self._clock() - self._last_check >= 1.0:
             self._alive()
-            self._asked = self._clock()
+            self._last_check = self._clock()
 
     def _over_limit(self) -> errors.OverLimit:
         return errors.OverLimit(f"the image is larger than the {self._cap} bytes that are allowed")
 
     def _settle(self) -> None:
-        """Everything was seen: write the facts down, or raise."""
+        """After the last byte: set the attributes, or raise if anything is wrong."""
         if self._expect is not None and self.size != self._expect:
             raise errors.BodyBroken(f"the data ended after {self.size} of {self._expect} bytes")
         self.hash_value = self._hash.hexdigest()
@@ -292,20 +292,20 @@ class Passing:
 
 
 class _WriteWindow:
-    """A write, and the pieces that it keeps: no more than its window."""
+    """A write, and the pieces that it keeps: at most as many as its window."""
 
-    def __init__(self, write: Write, wanted: Callable[[], object]) -> None:
-        """`wanted` is called about once a second while a piece is waited for; what it raises ends the waiting."""
+    def __init__(self, write: Write, poll: Callable[[], object]) -> None:
+        """`poll` is called about once a second while `put` waits. If it raises, the wait ends with that exception."""
         self.write = write
-        self._wanted = wanted
+        self._poll = poll
         self._room = threading.Semaphore(write.window)
         self._kept: list[Piece] = []
 
     def put(self, piece: Piece) -> None:
-        """Put a piece that the write may keep, as soon as it keeps few enough."""
+        """Give the write a piece. Waits until it keeps fewer pieces than its window."""
         window = self.write.window
         while window and not self._room.acquire(timeout=1.0):
-            self._wanted()
+            self._poll()
         mine = piece.hold(self._room.release if window else None)
         try:
             self.write.put(mine)
@@ -327,7 +327,7 @@ class _WriteWindow:
 
 
 class _TapRunner:
-    """A tap that looks on beside the receiver. Pieces are seen in order; one `wait` for each that was fed, in order."""
+    """Runs a tap in threads of the pool. It sees pieces in order; call `wait` once for each `feed`."""
 
     def __init__(self, tap: Tap, threads: ThreadPool) -> None:
         self._tap = tap
@@ -337,21 +337,21 @@ class _TapRunner:
         self._stopped = False
 
     def feed(self, piece: Piece) -> None:
-        """Have the piece looked at, at its time; it is held until then."""
+        """Give the tap a piece. It is held until the tap has seen it."""
         piece = piece.hold()
         if len(piece.view) < LITTLE and self._queue.idle:
-            self._update(piece)  # to wake a thread would take longer
+            self._update(piece)  # waking a thread would take longer
         else:
             self._queue.submit(lambda: self._update(piece))
 
     def wait(self) -> None:
-        """Wait for a piece; raise what the tap did."""
+        """Wait until the tap has seen the oldest piece that was not waited for. Raises what the tap raised."""
         failure = self._done.get()
         if failure is not None:
             raise failure
 
     def stop(self) -> None:
-        """What was not begun is not done."""
+        """Skip all pieces that the tap has not started on."""
         self._stopped = True
 
     def _update(self, piece: Piece) -> None:

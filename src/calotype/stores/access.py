@@ -1,8 +1,9 @@
-"""`Access`: a store as the service uses it, with what is the same for every driver and no driver's business.
+"""`Access`: wraps a store with what is the same for every driver: limits, retries and the breaker.
 
-It keeps to the common options of the store's section: how many uploads and reads at once, and how often a failed step
-is tried again. And it tells the breaker (`probing.py`) of failures, also in the middle of an upload or a read.
-Whoever moves image data asks `registry.Stores.access`. Facts, lists and identities are asked of the store itself.
+It applies the common options of the store's section: how many uploads and reads run at once, and how often a failed
+call is retried. It reports failures to the breaker (`probing.py`), also those in the middle of an upload or a read.
+
+Code that moves image data gets it from `registry.Stores.access`. For facts, lists and identities it calls the store.
 """
 
 import contextlib
@@ -24,13 +25,13 @@ LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: The longest pause before a step is tried again, seconds.
+#: The longest pause before a retry, seconds.
 LONGEST_PAUSE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The common options of a store's section that are kept to here; each is named as the option."""
+    """The common options of a store's section that this module applies, by their names."""
 
     read_only: bool = False
     max_uploads: int = 0
@@ -40,7 +41,7 @@ class Settings:
 
 
 class Access:
-    """One store. Shared by threads."""
+    """One store. Thread-safe."""
 
     def __init__(
         self, store: Store, settings: Settings, breaker: Breaker, sleep: Callable[[float], object] = time.sleep
@@ -57,16 +58,16 @@ class Access:
 
     @property
     def is_last(self) -> bool:
-        """Whether other copies should be read first: the store failed a short time ago, or all slots are taken."""
+        """Whether to read other copies first: this store failed a short time ago, or all its read slots are taken."""
         return self._breaker.is_aside(self.store) or (self._downloads is not None and self._downloads.is_full)
 
     def upload_slot(self) -> contextlib.AbstractContextManager[None]:
-        """A slot for an upload, for the length of the block. Raises `StoreBusy`."""
+        """Hold an upload slot for the length of the block. Raises `StoreBusy`."""
         return self._uploads.hold() if self._uploads else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def writing(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> Iterator[Write]:
-        """A write that was begun (`Store.begin`), and is aborted if the block, which commits it, fails."""
+        """Begin a write (`Store.begin`), which the block commits. If the block raises, the write is aborted."""
         try:
             write = self._retried(lambda: self.store.begin(image_id, attempt=attempt, size=size, note=note, ctx=ctx))
             with aborting(write, image_id):
@@ -77,7 +78,7 @@ class Access:
         self._breaker.worked(self.store)
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
-        """`Store.read`. Raises `StoreBusy` besides."""
+        """`Store.read`. Also raises `StoreBusy`."""
         if self._downloads is not None:
             self._downloads.acquire()
         try:
@@ -98,7 +99,7 @@ class Access:
         return self._retried(lambda: self.store.size(url, ctx=ctx))
 
     def peek(self, url: str, length: int, *, most: int, ctx: Context) -> tuple[int, bytes]:
-        """`Peeks.peek`, of any store. Raises `StoreBusy` besides."""
+        """`Peeks.peek`, for any store. Also raises `StoreBusy`."""
         store = self.store
         if isinstance(store, Peeks):
             with self._downloads.hold() if self._downloads else contextlib.nullcontext():
@@ -114,17 +115,17 @@ class Access:
         return self._retried(lambda: self.store.delete(url, object_id=object_id, ctx=ctx))
 
     def cancel_reads(self) -> None:
-        """Cancel every read that is under way."""
+        """Cancel all running reads."""
         with self._lock:
             reads = list(self._reads)
         for read in reads:
             read.cancel()
 
     def _retried(self, step: Callable[[], T]) -> T:
-        """What `step` returns, which is harmless to repeat. One that is unavailable is tried again, after a pause."""
-        # Who asks a store that failed a moment ago waits for nothing: it would hold up a crowd.
-        tries = 0 if self._breaker.is_aside(self.store) else self._settings.max_retries
-        for number in range(tries):
+        """Call `step`, which must be harmless to repeat, and retry it with backoff after `StoreUnavailable`."""
+        # No retries while the store is set aside: each request would wait for all of them in vain.
+        retries = 0 if self._breaker.is_aside(self.store) else self._settings.max_retries
+        for number in range(retries):
             try:
                 return step()
             except errors.StoreBusy:
@@ -135,7 +136,7 @@ class Access:
         return step()
 
     def _failed(self, exc: BaseException) -> None:
-        """Set the store aside, if this failure says that it does not work."""
+        """Set the store aside if this failure means that it does not work."""
         if (
             isinstance(exc, errors.StoreUnavailable)
             and not isinstance(exc, errors.StoreBusy | errors.Cancelled)
@@ -146,7 +147,7 @@ class Access:
 
 
 class _Read:
-    """`Body` that holds a slot, gives it back at its end, and tells of failures on the way."""
+    """A `Body` that holds a read slot until it is closed, and reports failures."""
 
     def __init__(self, body: Body, slots: Slots | None, failed: Callable[[BaseException], None]) -> None:
         self.size = body.size
@@ -184,7 +185,7 @@ class _Read:
 
 
 class _File:
-    """The file of a body that holds a slot: whoever sends it closes it, and not the body."""
+    """The file of a body that holds a slot. A server that sends it closes the file, not the body."""
 
     def __init__(self, file: IO[bytes], give_back: Callable[[], None]) -> None:
         self.fileno = file.fileno

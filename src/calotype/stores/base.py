@@ -1,8 +1,8 @@
-"""The contract between Calotype and a place where bytes live.
+"""The interface of a store driver.
 
-Read this to write a driver; `tests/stores/suite.py` is the same text as assertions, and every driver
-passes it. Hashing, size caps, format inspection and signatures are never a driver's business: they are taps on
-the bytes that pass (`images/stream.py`), where the one loop is that reads bytes and puts them into writes.
+Read this to write a driver. `tests/stores/suite.py` tests what is promised here; every driver passes it. Drivers do not
+hash data, limit its size or inspect its format. `images/stream.py` does, in the one loop that reads data and puts it
+into writes.
 """
 
 import contextlib
@@ -20,25 +20,25 @@ from calotype.context import Context
 
 LOG = logging.getLogger(__name__)
 
-#: Takes the one small value that a driver would need to remove what a write left that never returned: an upload id, a
-#: prefix. It is durable on return, and takes the place of what the same write noted before.
+#: Saves a short text from which `clean` can remove what an interrupted write left, such as an upload id. It is durable
+#: on return, and replaces the previous note of the same write.
 Note = Callable[[str], None]
 
 
 class Feature(Enum):
-    """What a driver can do. Each one decides something, and operators see them as `capabilities`."""
+    """What a driver can do. The service acts by these; operators see them as `capabilities`."""
 
-    READ = "read"  #: gives bytes; without it, copies are passed over by downloads and cannot be verified
-    WRITE = "write"  #: takes bytes; without it, the store is shown as read-only and uploads to it are refused
-    EPHEMERAL = "ephemeral"  #: the data is in one process, which alone can see it, so no command looks for it
-    #: Users name the URLs, whose servers and data are not ours: any user may add such a location, several images may
-    #: share one, and a server that fails says nothing about the others, so the store is never set aside.
+    READ = "read"  #: its data can be read; without it, downloads skip its copies and they cannot be verified
+    WRITE = "write"  #: it stores data; without it, the store is shown as read-only and uploads to it are refused
+    EPHEMERAL = "ephemeral"  #: the data is in the memory of one process; commands cannot see it and do not look for it
+    #: Users name the URLs; the servers and the data are not ours. Any user may add such a location, and several images
+    #: may share one. If one server fails, others may work, so the store is never set aside.
     USER_URLS = "user-urls"
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a store is: `ok`, free and total bytes where the backend tells, and the last error without secrets."""
+    """The health of a store. Free and total are bytes, None if unknown; the error has no secrets."""
 
     ok: bool
     free: int | None = None
@@ -50,7 +50,7 @@ class Health:
 class Stored:
     """One finished object: its location URL, its size in bytes, and metadata for the location row.
 
-    `object_id` tells it from every other object that ever had, or will have, the same URL; None where a driver cannot.
+    `object_id` differs from that of every earlier or later object at the same URL; None if a driver has no such id.
     """
 
     url: str
@@ -61,87 +61,87 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """The backend still works on it: ask again after so many seconds."""
+    """The backend has not finished: call again after so many seconds."""
 
     seconds: float
 
 
 class Body(Protocol):
-    """Bytes on their way out. Close it, whether it was read or not."""
+    """Data that is read from a store. Close it, whether it was read or not."""
 
     size: int  #: bytes that iterating yields
 
     def __iter__(self) -> Iterator[bytes]:
-        """The bytes in order; raises `StoreError` rather than end early, and `Cancelled` after `cancel`.
+        """The bytes in order. Raises `StoreError` if they end early, and `Cancelled` after `cancel`.
 
-        Each piece is waited for as long as the store's `read_timeout` says; then this raises `StoreUnavailable`. Only
-        the kernel ends a read of a local file: there is no such time-out, and `Cancelled` comes after it has answered.
+        Raises `StoreUnavailable` if a piece does not come within the store's `read_timeout`. A read of a local file
+        has no such timeout and cannot be interrupted: `Cancelled` is raised when it has returned.
         """
 
     def file(self) -> IO[bytes] | None:
-        """A real file positioned at the first byte, for sendfile; None where the bytes are not in a file."""
+        """A file positioned at the first byte, for sendfile; None if the data is not in a file."""
 
     def cancel(self) -> None:
-        """End the reading: whoever waits for a piece, or asks for another one, gets `Cancelled` at once.
+        """End the reading: a reader that waits for a piece, or asks for the next one, gets `Cancelled` at once.
 
-        Any thread may call it at any time, more than once, and after `close`. The reader closes the body all the same.
+        Any thread may call it at any time, more than once, and after `close`. The reader must still close the body.
         """
 
     def close(self) -> None: ...
 
 
 class Write(Protocol):
-    """One object on its way into a store. Used by one thread, and ended by `commit` or by `abort`."""
+    """One object that is being written. One thread uses it, and ends it by `commit` or by `abort`."""
 
-    window: int  #: how many pieces it may keep at once after `put`; 0: none, and they are released for it
+    window: int  #: how many pieces it may keep after `put` returns; with 0 the caller releases each piece
 
     def put(self, piece: Piece) -> None:
-        """Take the next bytes of the object, in order. Raises what failed, also of earlier pieces.
+        """Write the next bytes of the object. Raises if this piece or an earlier one failed.
 
-        It may return before they are written. Then the piece is the write's until its `release`; that must not wait for
-        another piece, as the memory for it may be what is being waited for. When `window` pieces are kept, the next one
-        comes after a release.
+        It may return before they are written. Then the write owns the piece and must release it, without waiting for
+        another piece: the memory for that one may not be free until this one is released. While `window` pieces are
+        kept, no further piece comes.
         """
 
     def commit(self) -> Stored:
-        """Make the object final: all of it, durable on return, never overwriting. Called after the bytes were verified.
+        """Make the whole object final, durable on return. It never overwrites. Called after the bytes were verified.
 
-        Waits for what is in flight. Raises `AlreadyStored`, `StoreError`, what `note` raises, and `Gone` for an attempt
-        that was cleaned away. `abort` follows where it raises.
+        Waits for pieces that are still being written. Raises `AlreadyStored`, `StoreError`, what `note` raises, and
+        `Gone` if `clean` removed the attempt. If it raises, the caller calls `abort`.
         """
 
     def abort(self) -> None:
-        """End without an object, leave nothing and keep no piece. Does nothing after `commit` has returned."""
+        """Remove everything that was written, and release all pieces. Does nothing after `commit` has returned."""
 
 
 class Driver(Protocol):
-    """The class of a store, which `enabled_backends` means by its type. Other packages bring one as an entry point."""
+    """Makes the stores of one type in `enabled_backends`. Other packages provide one by an entry point."""
 
     @property
     def options(self) -> Sequence[cfg.Opt]:
-        """Those of the store's section, besides the common ones (`registry.COMMON`)."""
+        """The options of the store's section, without the common ones (`registry.COMMON`)."""
 
     @property
     def timeouts(self) -> Collection[str]:
-        """Which of `connect_timeout` and `read_timeout` the driver keeps to. Where another is set, it is refused."""
+        """Which of `connect_timeout` and `read_timeout` the driver supports. Setting another one is an error."""
 
     def __call__(self, name: str, options: Mapping[str, Any], *, description: str, weight: int) -> "Store":
-        """A store. Raises `ConfigError` for options that cannot be served, or not safely.
+        """Make a store. Raises `ConfigError` for options that cannot be served, or not safely.
 
-        `options` has their values and those of its `timeouts`, in seconds, None for the driver's own default; besides,
-        as `filters`, which URLs of users may be connected to (`net.Filters`). All other common options are seen to by
-        `access.py`, in the same way for every driver.
+        `options` has the values of its options, and of its `timeouts` in seconds, None for the driver's own default. It
+        also has `filters`: which URLs of users may be connected to (`net.Filters`). `access.py` applies all other
+        common options, for every driver alike.
         """
 
 
 class Store(Protocol):
-    """One configured place. Shared by threads; holds no lock while bytes move.
+    """One configured store. Thread-safe; holds no lock while data moves.
 
-    A driver acts with the credentials of the store's section, for every caller alike. The `Context` that it is given
-    says who asks, for its log, and holds no token of anybody.
+    A driver uses the credentials of the store's section for every caller. The `Context` says who the caller is, for the
+    log; it has no token.
     """
 
-    name: str  #: as the operator calls it
+    name: str  #: the operator's name for it
     kind: str  #: the driver's type in `enabled_backends`
     description: str
     weight: int
@@ -154,19 +154,20 @@ class Store(Protocol):
         """The driver's settings as `GET /v2/info/stores/detail` shows them; no secrets."""
 
     def owns(self, url: str) -> bool:
-        """Whether the URL lies in this store's own namespace. Looks at the text only."""
+        """Whether the URL is in this store's own namespace. Looks at the text only."""
 
     def prefixes(self) -> Sequence[str]:
-        """Texts of which one begins every URL that this store owns, for looking in the database."""
+        """The prefixes of the URLs that this store owns, for searches in the database."""
 
     def begin(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> "Write":
-        """Begin to store one object; `size` is announced, None where nobody knows it. What is put is not there yet.
+        """Begin to write one object, which is not visible before `commit`. `size` is the announced size, or None.
 
-        `attempt` is a fencing token and part of every temporary name. `note` makes durable what `clean` needs besides
-        the two; call it before there is anything that would be found by it alone, and in any case before the object is
-        final. It raises when the attempt was given up. `begin` may be called again after `StoreUnavailable`, with the
-        same arguments. Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`,
-        `StoreUnavailable`, and leaves nothing when it raises.
+        `attempt` is a fencing token and part of every temporary name. `note` saves what `clean` needs besides image id
+        and attempt. Call it before the object is final, and before making anything that can only be found by the note.
+        It raises if the attempt was given up.
+
+        Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`, `StoreUnavailable`, and leaves nothing behind then. After
+        `StoreUnavailable` it may be called again with the same arguments.
         """
 
     def read(self, url: str, *, offset: int = 0, length: int | None = None, ctx: Context) -> Body:
@@ -176,17 +177,17 @@ class Store(Protocol):
         """The object's size in bytes. Raises `Missing`."""
 
     def delete(self, url: str, *, object_id: str | None = None, ctx: Context) -> "Later | None":
-        """Remove the object, durably; None when it is gone, else when to ask again. Raises `Missing`, `InUse`.
+        """Remove the object, durably; None when it is removed, else when to call again. Raises `Missing`, `InUse`.
 
-        With `object_id`, as `Stored` told it, only that very one: if another has its URL by now, it is `Missing`.
+        With the `object_id` of `Stored` it removes only that object: if another one has the URL now, it is `Missing`.
         """
 
     def clean(self, image_id: str, attempt: str, note: str | None) -> None:
-        """Remove what a dead attempt left under its own temporary names, and the finished object that `note` is about.
+        """Remove what a dead attempt left under its temporary names, and the finished object that `note` refers to.
 
-        `note` is the last one of this attempt; None where there is none, or what is final is not for the caller.
+        `note` is the last note of this attempt; None if there is none, or if the caller may not remove a final object.
 
-        Idempotent. Removes nothing that another attempt, or somebody else, put there, however late it comes.
+        Idempotent. However late it is called, it removes nothing that another attempt or another program stored.
         """
 
 
@@ -194,7 +195,7 @@ class Store(Protocol):
 def writing(
     store: Store, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context
 ) -> Iterator[Write]:
-    """A write that was begun, aborted if the block fails."""
+    """Begin a write, and abort it if the block fails."""
     write = store.begin(image_id, attempt=attempt, size=size, note=note, ctx=ctx)
     with aborting(write, image_id):
         yield write
@@ -208,73 +209,74 @@ def aborting(write: Write, image_id: str) -> Iterator[None]:
     except BaseException:
         try:
             write.abort()
-        except errors.StoreError as exc:  # what it left is found by `clean`
+        except errors.StoreError as exc:  # `clean` will remove what it left
             LOG.warning("a failed write of image %s left something: %s", image_id, errors.reason(exc))
         raise
 
 
 @runtime_checkable
 class Identified(Store, Protocol):
-    """A store whose place carries an identity that is written there: a place that lost it, or has another's, takes
-    no writes and no repair. Which identity is meant, the database knows (`images/places.py`).
+    """A store whose place, such as its directory, holds an identity. The database has the same (`images/places.py`).
+
+    If the place has no identity, or another one, the store refuses writes and repair.
     """
 
-    identity: str | None  #: what must be written there; None until it is known, and then nothing is taken either
+    identity: str | None  #: the identity that the place must have; while it is None, writes are refused as well
 
     @property
     def place(self) -> str:
-        """Where the store is, as operators write it."""
+        """Where the store is, as in the configuration, such as a directory."""
 
     def overlap(self, other: "Identified") -> str | None:
-        """Why this store and another one cannot both be served, in words after their names; None where they can.
+        """Why this store and another one cannot both be served, as the end of a sentence; None if they can.
 
-        They cannot when they are at one place, or one is within the other: each would delete what the other one keeps.
+        They cannot if they have the same place, or one is within the other: each would delete data of the other.
         """
 
     def found_identity(self) -> str | None:
-        """What is written in the place now; None when nothing is, or there is no such place. Raises `StoreError`."""
+        """The identity in the place now; None if there is none, or no such place. Raises `StoreError`."""
 
     def establish(self, identity: str) -> None:
         """Make the place if it is missing, and write the identity into it, durably. Raises `StoreError`."""
 
     def is_empty(self) -> bool:
-        """Whether there is nothing in the place, or no place. Raises `StoreError`."""
+        """Whether the place is empty or does not exist. Raises `StoreError`."""
 
     def confirm(self) -> None:
-        """Raise `StoreUnavailable` unless the place carries the identity that is meant."""
+        """Raise `StoreUnavailable` unless the place has the right identity."""
 
     def add_former(self, places: Iterable[str]) -> None:
-        """Own the URLs of places that this one was at before, too."""
+        """Own URLs in former places of this store as well."""
 
     def current_url(self, url: str) -> str:
-        """The URL of the same object by the place where the store is now."""
+        """The URL of the same object in the present place."""
 
 
 @runtime_checkable
 class Peeks(Protocol):
-    """A store that may be slow to answer, and sets one limit to the wait for an object's size and first bytes."""
+    """A store that may be slow, and has one time limit for getting an object's size and first bytes together."""
 
     def peek(self, url: str, length: int, *, most: int, ctx: Context) -> tuple[int, bytes]:
-        """The object's size in bytes, and so many bytes from its beginning, or all of them. Raises as `read`.
+        """The object's size in bytes, and its first `length` bytes, fewer if it is smaller. Raises as `read`.
 
-        Of an object of more than `most` bytes none is read.
+        Nothing is read of an object of more than `most` bytes.
         """
 
 
 @runtime_checkable
 class Sweeps(Protocol):
-    """A store whose temporary names can be listed cheaply; debris without any job is found this way alone."""
+    """A store that can list its temporary names cheaply. Only so are leftovers found that no job knows of."""
 
     def sweep(self, lives: Callable[[str], bool]) -> int:
-        """Remove temporary names older than a lease whose attempt does not live; how many."""
+        """Remove temporary names that are older than a lease and whose attempt is dead; return how many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name in a store, whatever it is. `age` is in seconds since it was last changed or got its name.
+    """One name in a store. `age` is in seconds since it was last changed or renamed, `size` in bytes.
 
-    `attempt` is the token of the upload that a temporary name belongs to; `identity` differs for whatever else may
-    take the name later. `size` is bytes.
+    `attempt` is the token of the upload that a temporary name belongs to. `identity` changes if something else gets
+    the same name.
     """
 
     name: str
@@ -286,7 +288,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """What was put aside: `key` names it, `name` is what it was called, `facts` is what was said of it."""
+    """Something in quarantine under `key`. `name` is its former name, `facts` what `quarantine` was given."""
 
     key: str
     name: str
@@ -296,22 +298,22 @@ class Quarantined:
 
 @runtime_checkable
 class Audits(Protocol):
-    """A store that can list what is in it, and put something aside so that nobody is served it and nothing is lost."""
+    """A store that can list what is in it, and move something into quarantine: it is not served, but not lost."""
 
     def name_of(self, url: str) -> str | None:
-        """The name that a location URL means, None when it lies elsewhere. Looks at the text only."""
+        """The name in this store that a location URL refers to; None if it is elsewhere. Looks at the text only."""
 
     def entries(self) -> Iterator[Entry]:
-        """Everything that is there but for what is in quarantine, in any order; what vanishes meanwhile is left out."""
+        """Everything outside quarantine, in any order. What is removed meanwhile may be left out."""
 
     def entry(self, name: str) -> Entry | None:
-        """One of them, as it is now; None when there is none."""
+        """The entry of this name as it is now; None if there is none."""
 
     def quarantine(self, entry: Entry, facts: Mapping[str, Any]) -> str | None:
-        """Put it aside, durably, with JSON facts; its key. None, and nothing done, if it is not there as it was."""
+        """Move it into quarantine with JSON facts, durably; return its key. If it changed since, do nothing: None."""
 
     def quarantined(self) -> Iterator[Quarantined]:
-        """What was put aside."""
+        """What is in quarantine."""
 
     def restore(self, key: str) -> Quarantined:
         """Undo `quarantine`, durably. Raises `Missing`, and `AlreadyStored` when the name is taken."""

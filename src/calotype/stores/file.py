@@ -1,14 +1,14 @@
 """Images as files in one directory, each named by its image id, as Glance lays them out.
 
-A write goes to `<id>.<attempt>.part` beside its final name, is synced, and becomes final by a hard link, which
-never overwrites; then the directory is synced. The temporary name carries the attempt: once a cleaner has
-removed it, a writer that slept through its lease has nothing left to link.
+A write goes to `<id>.<attempt>.part` in the same directory and is synced. A hard link to the final name, which never
+overwrites, makes it final; then the directory is synced. The attempt is part of the temporary name: if a writer loses
+its lease and a cleaner removes this file, the writer has nothing left to link.
 
-The directory carries the store's identity in a file. Whoever changes something opens the directory anew, compares the
-identity, and works relative to that descriptor; symbolic links in it are not followed. So nothing is changed in a
-directory that is not the store's: one whose file system is not mounted, or that something was mounted over.
+A file in the directory has the store's identity. Each change opens the directory, compares the identity, and then uses
+paths relative to that descriptor; symbolic links in it are not followed. So nothing is changed in another directory,
+such as the mount point of a file system that is not mounted.
 
-Which file is meant, and how no other one is removed, stands in `file_objects.py`.
+`file_objects.py` identifies files, so that none is removed in place of another.
 """
 
 import contextlib
@@ -56,19 +56,19 @@ OPTIONS: list[cfg.Opt] = [
     ),
 ]
 
-_HOLE = 64 * 1024  #: Granularity of holes: what qemu-img uses for its clusters.
+_HOLE = 64 * 1024  #: Granularity of holes, bytes: the cluster size of qemu-img.
 _ZEROS = bytes(1 << 20)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SPACE_CHECK = 64 << 20  #: Bytes written between two looks at the free space.
+_SPACE_CHECK = 64 << 20  #: Bytes written between two checks of the free space.
 _PART = re.compile(r"^[0-9a-fA-F-]{36}\.([0-9a-f]+-[0-9]+)\.part$")
-_PLAIN = re.compile(r"[0-9a-zA-Z-]+")  #: Names that mean themselves in a URL; ids are such.
-_QUARANTINE = ".quarantine"  #: A directory in the store: on the same file system, where a rename moves things.
+_PLAIN = re.compile(r"[0-9a-zA-Z-]+")  #: Names that need no escapes in a URL, such as ids.
+_QUARANTINE = ".quarantine"  #: A directory in the store, so on the same file system: a rename moves files into it.
 _MARKER = ".calotype-store"  #: The file that holds the identity.
-_SWEEP_AGE = 60.0  #: Seconds; twice a lease, so that no upload that is just beginning is taken for debris.
+_SWEEP_AGE = 60.0  #: Seconds, twice a lease: an upload that just began must not be swept.
 
 
 class FileStore:
-    """A directory. Thread-safe: it has no state but an open directory."""
+    """Images in a directory. Thread-safe."""
 
     kind = "file"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
@@ -83,7 +83,7 @@ class FileStore:
             raise errors.ConfigError(f"Store {name}: set filesystem_store_datadir in section [{name}].")
         self.directory = Path(options["filesystem_store_datadir"]).absolute()
         self.identity: str | None = None
-        self._directories = [str(self.directory)]  # with those where it was before
+        self._directories = [str(self.directory)]  # the present one first, then former ones
         self._prefix = f"file://{quote(str(self.directory))}/"
         self._chunk: int = options["filesystem_store_chunk_size"]
         self._thin: bool = options["filesystem_thin_provisioning"]
@@ -144,7 +144,7 @@ class FileStore:
             make_directory(self.directory)
             about = "Which store of Calotype this directory is. Keep this file: without it nothing is stored here."
             text = json.dumps({"identity": identity, "about": about})
-            # For whoever may read the directory: the service's user need not be its owner.
+            # Readable for those who may read the directory: the service's user need not be its owner.
             mode = 0o600 | (self.directory.stat().st_mode & 0o044)
             replace_file(self.directory / _MARKER, f"{text}\n", mode, name=f"{_MARKER}.part")
 
@@ -167,7 +167,7 @@ class FileStore:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """A descriptor of the directory that has the path now, if it is the store's own. Raises `StoreUnavailable`."""
+        """Open the directory. Raises `StoreUnavailable` unless it has the store's identity."""
         with self._translated():
             try:
                 directory = _open_directory(self.directory)
@@ -190,9 +190,9 @@ class FileStore:
         return f"The directory of store {self.name} carries the identity of another store."
 
     def _check_not_replaced(self, directory: int) -> None:
-        """Raise `StoreUnavailable` if the path leads elsewhere by now: unmounted, or mounted over."""
-        here, there = os.fstat(directory), os.stat(self.directory)
-        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+        """Raise `StoreUnavailable` if the path leads to another directory now, as after an unmount."""
+        opened, current = os.fstat(directory), os.stat(self.directory)
+        if (opened.st_dev, opened.st_ino) != (current.st_dev, current.st_ino):
             raise errors.StoreUnavailable(f"The directory of store {self.name} was replaced meanwhile.", self.name)
 
     # --- writing -----------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ class FileStore:
             raise errors.StoreError("The location is not in this store.", self.name)
         with self._translated():
             try:
-                # By its path: the directory may be another one than a moment ago, and a handle to it may be stale.
+                # By its path: a descriptor of the directory may be stale after a remount.
                 number = os.open(self.directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError as exc:
                 raise errors.Missing("The image's data is not in the store.", self.name) from exc
@@ -262,7 +262,7 @@ class FileStore:
             raise errors.StoreError("The location is not in this store.", self.name)
         with self._opened() as directory, self._translated():
             removed = file_objects.remove(directory, name, object_id)
-            # Also where it was gone: whoever removed it may have been killed before this.
+            # Even if it was removed before: that process may have been killed before its sync.
             os.fsync(directory)
             if not removed and _exists(directory, name):
                 raise errors.Replaced("Another object has the name of the image's data.", self.name)
@@ -272,7 +272,7 @@ class FileStore:
     def clean(self, image_id: str, attempt: str, note: str | None) -> None:
         with self._opened() as directory, self._translated():
             part = f"{image_id}.{attempt}.part"
-            # Where nothing may be changed, removing what is not there fails all the same; so look first.
+            # On a read-only file system removing a missing file is an error, too, so check first.
             if _exists(directory, part):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(part, dir_fd=directory)
@@ -316,7 +316,7 @@ class FileStore:
         except FileNotFoundError:
             return None
         part = _PART.match(name)
-        # The time of the inode as well: a file that was just put there may bring an old time of its data.
+        # The change time of the inode as well: a file that was just moved here may have an old modification time.
         age = time.time() - max(found.st_mtime, found.st_ctime)
         return Entry(name, found.st_size, age, file_objects.id_of(found), part[1] if part else None)
 
@@ -326,7 +326,7 @@ class FileStore:
             aside = self.directory / _QUARANTINE
             make_directory(aside)
             record, data = aside / f"{key}.json", aside / f"{key}.data"
-            # The record first: whatever is in quarantine can be told where it came from. One without data says nothing.
+            # The record first: all data in quarantine must have one. A record without data is ignored.
             replace_file(record, json.dumps({"name": entry.name, "facts": dict(facts)}))
             now = self._entry(directory, entry.name)
             try:
@@ -334,7 +334,7 @@ class FileStore:
                     raise FileNotFoundError
                 os.rename(entry.name, data, src_dir_fd=directory)
                 if file_objects.id_of(data.lstat()) != entry.identity:
-                    # It was replaced between the look and the rename.
+                    # It was replaced after the check and before the rename.
                     file_objects.put_back(data, entry.name, directory)
                     raise FileNotFoundError
             except FileNotFoundError:
@@ -374,12 +374,12 @@ class FileStore:
     # --- the rest ----------------------------------------------------------------------------------------
 
     def _name_in(self, url: str) -> str | None:
-        """The name in our directory, where it is or was, that a URL means; None when it lies elsewhere."""
+        """The name that a URL refers to in the store's present or former directories; None if it is elsewhere."""
         if url.startswith(self._prefix) and _PLAIN.fullmatch(url, len(self._prefix)):
             return url[len(self._prefix) :]
         try:
             parts = urlsplit(url)
-        except ValueError:  # of what has brackets and no address in them
+        except ValueError:  # raised for brackets without an address
             return None
         if parts.scheme not in ("file", "filesystem") or parts.netloc or parts.query or parts.fragment:
             return None
@@ -393,7 +393,7 @@ class FileStore:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """The operating system's errors in our words."""
+        """Turn errors of the operating system into ours."""
         try:
             yield
         except OSError as exc:
@@ -417,7 +417,7 @@ class _FileWrite:
         note: Note,
         ending: contextlib.ExitStack,
     ) -> None:
-        """`ending` closes the two descriptors."""
+        """`ending` closes the descriptors of the directory and of the file."""
         self._store = store
         self._directory = directory
         self._file = file
@@ -443,15 +443,15 @@ class _FileWrite:
         store, directory, file, image_id = self._store, self._directory, self._file, self._image_id
         with store._translated():
             if store._thin:
-                os.ftruncate(file, self._written)  # A hole at the end has no byte that made the file so long.
+                os.ftruncate(file, self._written)  # A hole at the end was not written, so the file is too short.
             if store._mode is not None:
                 os.fchmod(file, store._mode)
             file_objects.make_unique(file)
             os.fsync(file)
             object_id = file_objects.id_of(os.fstat(file))
-            self._note(object_id)  # What a cleaner knows the object by once it is final.
-            # The link is what makes the object: atomic, and it fails where the name is taken. Should this
-            # process have slept until a cleaner removed the temporary name, it fails here as well.
+            self._note(object_id)  # By this a cleaner identifies the object once it is final.
+            # The link makes the object final. It is atomic, and fails if the name is taken. It also fails if a cleaner
+            # removed the temporary name because this process was too slow.
             try:
                 os.link(self._part, image_id, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
             except FileExistsError as exc:
@@ -464,7 +464,7 @@ class _FileWrite:
                 store._check_not_replaced(directory)
             except BaseException as exc:
                 file_objects.remove(directory, image_id, object_id)
-                if isinstance(exc, FileNotFoundError):  # A cleaner came between the link and here.
+                if isinstance(exc, FileNotFoundError):  # A cleaner removed it after the link.
                     raise errors.Gone("The upload was given up while data was arriving.") from exc
                 raise
         self._close()
@@ -485,7 +485,7 @@ class _FileWrite:
 
 
 class _FileSlice:
-    """A part of a file, as WSGI's file wrapper wants it: `fileno` stands on its first byte."""
+    """A part of a file for WSGI's file wrapper: the descriptor is positioned at its first byte."""
 
     def __init__(self, file: IO[bytes], offset: int, length: int, store: str) -> None:
         self._file = file
@@ -506,7 +506,7 @@ class _FileSlice:
         return data
 
     def close(self) -> None:
-        """Raises when the file shrank meanwhile, so that the server drops the connection, not just the end."""
+        """Raise if the file shrank meanwhile. So the server breaks the connection, and the client notices."""
         try:
             if not self._file.closed and os.fstat(self._file.fileno()).st_size < self._end:
                 raise errors.StoreError("The object became shorter while it was being sent.", self._store)
@@ -546,9 +546,9 @@ class _FileBody:
 
 
 def unconfigured(conf: cfg.ConfigOpts, name: str) -> FileStore:
-    """The store without a section of its own: in the directory of a single-store Glance, or in the state directory.
+    """The only store of a configuration that names none: in a single-store Glance's directory or the state directory.
 
-    Raises `ConfigError` for a single-store Glance whose store is none of files.
+    Raises `ConfigError` if that Glance stored data elsewhere than in files.
     """
     old = conf.glance_store
     if old.default_store not in (None, "file", "filesystem"):
@@ -562,7 +562,7 @@ def unconfigured(conf: cfg.ConfigOpts, name: str) -> FileStore:
             "Name the store in enabled_backends, with a section of its own, to silence this.",
             name,
         )
-    # Glance's own default directory is meant where Glance was told to keep files, but not where.
+    # If Glance was configured for a file store without a directory, it used its own default.
     glances = "/var/lib/glance/images" if old.default_store else None
     directory = old.filesystem_store_datadir or glances or str(Path(conf.state_dir) / "images")
     conf.register_opts([option for option in OPTIONS if option.dest not in old], group="glance_store")
@@ -574,11 +574,11 @@ def unconfigured(conf: cfg.ConfigOpts, name: str) -> FileStore:
 
 
 def _is_same(here: Path, there: Path) -> bool:
-    """Whether both paths lead to one directory, as a bind mount does."""
+    """Whether both paths lead to the same directory, for example by a bind mount."""
     try:
         return here.samefile(there)
     except OSError:
-        return False  # one of them is not there
+        return False  # one of them does not exist
 
 
 def _open_directory(path: Path) -> int:
@@ -586,7 +586,7 @@ def _open_directory(path: Path) -> int:
 
 
 def _read_identity(directory: int) -> str | None:
-    """The identity that a directory carries. Raises `OSError` for one that cannot be read."""
+    """The identity in a directory; None without one. Raises `OSError` if it cannot be read."""
     try:
         number = os.open(_MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
@@ -599,7 +599,7 @@ def _read_identity(directory: int) -> str | None:
 
 
 def _is_foreign_name(name: str) -> bool:
-    """Whether a name is of the file system, or of a tool: `.nfs…`, `.snapshot`, our own. Images begin with no dot."""
+    """Whether a name begins with a dot, such as `.nfs…` and our own. Names of images do not."""
     return (name.startswith(".") and not file_objects.ASIDE.match(name)) or name == "lost+found"
 
 
@@ -622,10 +622,10 @@ def _write_all(file: int, view: memoryview) -> None:
 
 
 def _write_thin(file: int, view: memoryview, offset: int) -> None:
-    """Write at `offset` what is not zero; blocks of zeros stay holes."""
+    """Write at `offset`, but leave holes in place of blocks of zeros."""
     start = 0
     while start < len(view):
-        # Blocks are counted from the start of the file, so that holes meet the file system's own blocks.
+        # Blocks are counted from the start of the file, so that holes match the blocks of the file system.
         end = min(start + _HOLE - (offset + start) % _HOLE, len(view))
         hole = view[start:end] == _ZEROS[: end - start]
         while end < len(view) and (view[end : end + _HOLE] == _ZEROS[: len(view[end : end + _HOLE])]) == hole:

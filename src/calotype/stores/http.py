@@ -1,6 +1,6 @@
-"""Images on web servers, read-only: the location is the URL. Every way out goes through `net.py`.
+"""Images on web servers, read-only: the location is the URL. All requests go through `net.py`.
 
-Nobody here owns the data: `delete` leaves it alone, and what the server serves tomorrow is the server's business.
+The data is not ours: `delete` leaves it alone, and the server may change it.
 """
 
 import base64
@@ -41,7 +41,7 @@ _WITH_USER = re.compile(r"(https?://)([^/?#@]*)@(.*)", re.IGNORECASE)
 
 
 class HttpStore:
-    """URLs of http and https. The options hold the filters besides, as `filters`."""
+    """URLs of http and https. `options` also has the `filters`."""
 
     kind = "http"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
@@ -132,7 +132,7 @@ class HttpStore:
             raise errors.StoreBusy(str(exc), self.name) from exc
 
     def _size(self, url: str, slot: net.FetchSlot) -> int:
-        """Asked by HEAD, or where the server does not do that, by a GET that is broken off."""
+        """The size by HEAD; if the server does not support it, by a GET whose body is not read."""
         for method in ("HEAD", "GET"):
             try:
                 with contextlib.closing(self._ask(url, method=method, slot=slot)) as answer:
@@ -182,7 +182,7 @@ class HttpStore:
 
 
 def _clean(url: str) -> tuple[str, dict[str, str]]:
-    """The URL without its user and password, and the header that takes their place."""
+    """The URL without user and password, and a header with these instead."""
     found = _WITH_USER.fullmatch(url)
     if found is None:
         return url, {}
@@ -191,7 +191,7 @@ def _clean(url: str) -> tuple[str, dict[str, str]]:
 
 
 class _Part:
-    """`Body` of an answer: of a part if the server sent that, else of everything, of which the rest is passed over."""
+    """`Body` of an answer. If the server ignored the range and sent everything, the other bytes are skipped."""
 
     def __init__(self, store: str, answer: net.Answer, offset: int, length: int | None) -> None:
         self._store = store

@@ -1,6 +1,6 @@
-"""How stores are, from memory: each is asked in a thread of its own, one question at a time, and never waited for long.
+"""`Probes`: the health of each store, from a cache. `Breaker`: which stores are set aside because they failed requests.
 
-`Probes.health` is what callers see. A store that fails requests is left aside for a while: `Breaker` remembers that.
+A store is checked in a thread of its own, by one check at a time, so a store that hangs does not delay callers.
 """
 
 import threading
@@ -10,34 +10,34 @@ from typing import Final
 
 from calotype.stores.base import Health, Store
 
-#: Seconds for which an answer counts.
+#: How long the result of a check is used, seconds.
 REMEMBERED: Final = 1.0
-#: Seconds that one caller waits for all stores together, when answers are old. One that does not answer is not waited
-#: for again before it does.
+#: How long a caller waits for new results of all stores together, seconds. If a store does not answer in this time,
+#: later callers do not wait for it until it does.
 WAITED_FOR: Final = 0.2
-#: Seconds for which a store that failed is asked after all others.
+#: How long a store that failed is set aside, seconds: its copies are read only after those in other stores.
 ASIDE: Final = 30.0
 
 SILENT: Final = Health(ok=False, error="The store does not answer.")
 
 
 class Probes:
-    """What was heard of each store last."""
+    """The latest health of each store."""
 
     def __init__(self, stores: Iterable[Store]) -> None:
         self._probes = {store.name: _Probe(store) for store in stores}
 
     def health(self) -> Mapping[str, Health]:
-        """Of each store, by name: not older than a second, or that it does not answer."""
+        """The health of each store by name: at most a second old, or `SILENT`."""
         until = time.monotonic() + WAITED_FOR
         for probe in self._probes.values():
-            probe.begin()
+            probe.start()
         return {name: probe.result(until) for name, probe in self._probes.items()}
 
     def of(self, store: Store) -> Health:
-        """The same of one store."""
+        """The health of one store."""
         probe = self._probes[store.name]
-        probe.begin()
+        probe.start()
         return probe.result(time.monotonic() + WAITED_FOR)
 
 
@@ -46,42 +46,42 @@ class _Probe:
         self._store = store
         self._lock = threading.Lock()
         self._found = SILENT
-        self._until = 0.0  #: when the answer is old
-        self._asked: threading.Event | None = None
+        self._until = 0.0  #: when the result expires
+        self._running: threading.Event | None = None
         self._silent = False
 
-    def begin(self) -> None:
-        """Ask, unless the answer is there or on its way."""
+    def start(self) -> None:
+        """Start a check, unless one is running or the last result has not expired."""
         with self._lock:
-            if self._asked is None and time.monotonic() >= self._until:
-                self._asked = threading.Event()
+            if self._running is None and time.monotonic() >= self._until:
+                self._running = threading.Event()
                 try:
-                    threading.Thread(target=self._ask, args=(self._asked,), name="probe", daemon=True).start()
-                except RuntimeError:  # the system gives no thread just now: what was heard last counts
-                    self._asked = None
+                    threading.Thread(target=self._check, args=(self._running,), name="probe", daemon=True).start()
+                except RuntimeError:  # the system gives no thread: the last result stays in use
+                    self._running = None
 
     def result(self, until: float) -> Health:
-        asked = self._asked
-        if asked is not None and not self._silent:
-            asked.wait(max(0.0, until - time.monotonic()))
+        done = self._running
+        if done is not None and not self._silent:
+            done.wait(max(0.0, until - time.monotonic()))
         with self._lock:
-            self._silent = self._asked is not None and self._asked is asked
+            self._silent = self._running is not None and self._running is done
             return SILENT if self._silent else self._found
 
-    def _ask(self, asked: threading.Event) -> None:
+    def _check(self, done: threading.Event) -> None:
         try:
             found = self._store.check()
-        except Exception:  # noqa: BLE001  # a driver that breaks its promise is not well
+        except Exception:  # noqa: BLE001  # `check` must not raise; a driver that does counts as failed
             found = Health(ok=False, error="The store fails.")
         with self._lock:
             self._found = found
             self._until = time.monotonic() + REMEMBERED
-            self._asked = None
-        asked.set()
+            self._running = None
+        done.set()
 
 
 class Breaker:
-    """Which stores failed a short time ago, and have not worked since: they are set aside for a while."""
+    """Which stores failed less than `ASIDE` seconds ago, and have not worked since. They are set aside."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""The configured stores: which there are, which one is meant, and whether the configuration is safe to serve.
+"""The configured stores: makes them, refuses unsafe configurations, and finds the store for a name or a copy.
 
 Multi-store is the only mode. Without `enabled_backends` there is one file store in the state directory, or in
 the data directory of a single-store Glance.
@@ -23,7 +23,7 @@ from calotype.stores.probing import Breaker, Probes
 
 LOG = logging.getLogger(__name__)
 
-#: The drivers that are here, by their types in `enabled_backends`. Others are entry points of the group `ENTRY_POINTS`.
+#: Our own drivers, by their types in `enabled_backends`. Others are entry points of the group `ENTRY_POINTS`.
 DRIVERS: dict[str, Driver] = {
     "file": file.FileStore,
     "filesystem": file.FileStore,
@@ -32,10 +32,10 @@ DRIVERS: dict[str, Driver] = {
     "memory": memory.MemoryStore,
 }
 ENTRY_POINTS = "calotype.stores"
-#: Makes the one store that there is when the configuration names none.
+#: Makes the only store of a configuration that names none.
 UNCONFIGURED: Callable[[cfg.ConfigOpts, str], Store] = file.unconfigured
 
-#: Options that every store's section has.
+#: The options of every store's section.
 COMMON: list[cfg.Opt] = [
     cfg.StrOpt("store_description", default="", help="Words about the store, shown to users."),
     cfg.IntOpt("weight", default=0, help="Copies in the heaviest store are read first."),
@@ -115,28 +115,28 @@ class Stores:
         return self._stores.get(name)
 
     def access(self, store: Store) -> Access:
-        """What image data goes through into this store, and out of it."""
+        """The `Access` by which image data is written to and read from this store."""
         return self._access[store.name]
 
     def cancel_reads(self) -> None:
-        """Cancel every read that is under way: the process ends."""
+        """Cancel all running reads, because the process ends."""
         for access in self._access.values():
             access.cancel_reads()
 
     def health(self) -> Mapping[str, Health]:
-        """How each store is, by name, from memory: a store that hangs holds up nobody."""
+        """The health of each store by name, from a cache: a store that hangs does not delay the caller."""
         return self._probes.health()
 
     def meant(self, name: str, identity: str | None) -> Store | None:
-        """The store that had this name, if it has an identity whatever it is called by now."""
+        """The store with this identity, whatever its name is now; without an identity, the store of this name."""
         same = (one for one in self if isinstance(one, Identified) and one.identity == identity)
         return next(same, None) if identity else self.get(name)
 
     def for_writing(self, name: str | None) -> Store:
-        """The store of this name, or the default. Raises `Invalid`, `StoreReadOnly`.
+        """The store of this name, or the default. Raises `Invalid`, `StoreReadOnly`, `StoreUnavailable`.
 
-        Also `StoreUnavailable` for one that failed a short time ago and is not well now, and for one whose place is not
-        the one that is meant: at once, and before anything is changed for it.
+        `StoreUnavailable` is raised for a store that failed a short time ago and whose health is still bad, and for one
+        whose place has not the store's identity. So an upload fails before it changes anything.
         """
         store = self._stores.get(name or self.default)
         if store is None:
@@ -151,11 +151,11 @@ class Stores:
         return store
 
     def takes_data(self, store: Store) -> bool:
-        """Whether new data may be put into a store, by what it can and what the operator lets it."""
+        """Whether new data may be put into a store: its driver can, and the operator allows it."""
         return Feature.WRITE in store.features and store.name not in self._read_only
 
     def for_removing(self, location: Location) -> Store:
-        """The store that holds a copy which is to go. Raises `StoreUnavailable` where that has to wait."""
+        """The store of a copy that is to be removed. Raises `StoreUnavailable` if this has to wait."""
         store = self.of(location)
         if store is None:
             raise errors.StoreUnavailable("The store of this copy is not configured.", location.store or "")
@@ -164,7 +164,7 @@ class Stores:
         return store
 
     def of(self, location: Location) -> Store | None:
-        """The store that holds a copy: as its metadata says, else the first one whose namespace its URL lies in."""
+        """The store of a copy: the one in its metadata, else the first one whose namespace contains its URL."""
         named = self._stores.get(location.store or "")
         if named is not None and named.owns(location.url):
             return named
@@ -209,7 +209,7 @@ def build(conf: cfg.ConfigOpts) -> Stores:
 
 
 def _make_all(conf: cfg.ConfigOpts, backends: Mapping[str, str]) -> list[Store]:
-    """The stores, or one `ConfigError` that tells what is wrong with each of them."""
+    """Make all stores. Raises one `ConfigError` that says what is wrong with each of them."""
     made, wrong = [], []
     for name, kind in backends.items():
         try:
@@ -250,7 +250,7 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
 
 
 def _value(conf: cfg.ConfigOpts, name: str, option: str) -> Any:
-    """An option of a store: what its section says, else what `[backend_defaults]` says. Raises `ConfigError`."""
+    """The value of a store's option in its section, else in `[backend_defaults]`. Raises `ConfigError`."""
     section = name
     try:
         origin = conf.get_location(option, group=name)
@@ -262,7 +262,7 @@ def _value(conf: cfg.ConfigOpts, name: str, option: str) -> Any:
 
 
 def options_of(kind: str) -> list[cfg.Opt] | None:
-    """The options that the section of a store of this type has; None for a type that there is not."""
+    """The options in the section of a store of this type; None for an unknown type."""
     try:
         return [*COMMON, *_driver("", kind).options]
     except errors.ConfigError:
@@ -270,7 +270,7 @@ def options_of(kind: str) -> list[cfg.Opt] | None:
 
 
 def _driver(name: str, kind: str) -> Driver:
-    """The driver of a type. What another package brings never takes the place of one that is here."""
+    """The driver of a type. Our own drivers take precedence over those of other packages."""
     if kind in DRIVERS:
         return DRIVERS[kind]
     for found in entry_points(group=ENTRY_POINTS, name=kind):
@@ -286,7 +286,7 @@ def _driver(name: str, kind: str) -> Driver:
 
 
 def _refuse_shared(stores: Iterable[Store]) -> None:
-    """Raise `ConfigError` where each of two stores would delete what the other one keeps."""
+    """Raise `ConfigError` if two stores have the same place: each would delete data of the other."""
     for one, other in itertools.combinations((store for store in stores if isinstance(store, Identified)), 2):
         if why := one.overlap(other):
             raise errors.ConfigError(f"Stores {one.name} and {other.name} {why}.")
