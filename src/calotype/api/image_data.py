@@ -30,7 +30,7 @@ def upload(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     if (req.get_header("Content-Encoding") or "identity").strip().lower() != "identity":
         raise errors.UnsupportedMedia("Send image data without a Content-Encoding.")
     length = body.content_length(req.env)
-    # 0 says that it is not known.
+    # 0 means unknown.
     size = integer(req.get_header("x-openstack-image-size") or "0", "x-openstack-image-size") or length
     store_name = req.get_header("x-image-meta-store")
     source = body.source(req.env)

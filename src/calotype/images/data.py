@@ -48,8 +48,8 @@ def upload(
 ) -> None:
     """Receive the data of a queued image into a store and make the image active.
 
-    `size` is the announced number of bytes, None if unknown; `length` is how many bytes this request brings. They differ
-    if a client repeats a request with what is left of a stream. Nothing is final before size, hash and format are
+    `size` is the announced size of the image in bytes, `length` that of the body of this request; None if unknown. They
+    differ if a client repeats a request with the rest of a stream. Nothing is final before size, hash and format are
     verified. A failed upload leaves the image queued, with nothing in the store.
 
     Raises `NotFound`, `Forbidden`, `Conflict` in the wrong status or if the upload was given up meanwhile, `Invalid`,
