@@ -35,7 +35,8 @@ def test_kill_9_under_load_loses_nothing_and_leaves_nothing(
     crashes = Crashes(state, seed, kit, database=own_database, images=60)
     kills = KILLS.get((store, database_kind), KILLS_ELSEWHERE[store])
     try:
-        while crashes.summary.kills < kills:
+        # On a busy machine some kills come before there is any load: then more follow.
+        while crashes.summary.kills < kills or (_is_idle(crashes, kills) and crashes.summary.kills < 6 * kills):
             crashes.round()
         crashes.finish()
     except AssertionError as exc:
@@ -46,6 +47,10 @@ def test_kill_9_under_load_loses_nothing_and_leaves_nothing(
     print(f"seed {seed}; {crashes.line()}")
     assert crashes.journal.acknowledged > kills, "there was hardly any load"
     assert crashes.summary.cut["uploads"] > 0, "no kill hit an upload"
+
+
+def _is_idle(crashes: Crashes, kills: int) -> bool:
+    return crashes.journal.acknowledged <= kills or not crashes.summary.cut["uploads"]
 
 
 @pytest.mark.slow
