@@ -21,8 +21,9 @@ from tests.stores.suite import Kit
 from tests.stores.test_contract import Files
 from tests.support import Client, Service, running
 
-KILLS = {("file", "sqlite"): 60, ("toy", "sqlite"): 8}
-KILLS_ELSEWHERE = {"file": 15, "toy": 3}
+KILLS = {("file", "sqlite"): 60}
+#: Not the toy: its backend may do what a killed client asked for after that was cleaned up. `make crash` runs it.
+KILLS_ELSEWHERE = {"file": 15}
 
 
 @pytest.mark.parametrize("store", KILLS_ELSEWHERE)
