@@ -12,9 +12,8 @@ from tests.support import running
 pytestmark = pytest.mark.slow
 
 SOCKETS = 1000
-#: Seconds that one of a hundred requests may take on a machine that runs other tests at the same time: three runs share
-#: two processors. Who waits for a slow client waits for seconds.
-BUSY = 0.2
+#: Seconds that one of a hundred requests may take on a machine that runs other tests at the same time.
+BUSY = 0.05
 
 
 def test_a_thousand_slow_clients_hurt_nobody(state: Path) -> None:
@@ -27,8 +26,8 @@ def test_a_thousand_slow_clients_hurt_nobody(state: Path) -> None:
         with slow.crowd(service, images):
             time.sleep(4)
             crowded = slow.figures(service)
-            for _ in range(4):
-                if crowded.p99 <= 3 * idle.p99:
+            for _ in range(8):
+                if crowded.p99 <= max(3 * idle.p99, BUSY):
                     break
                 # The machine may have had something else to do, at either time.
                 crowded = slow.figures(service)

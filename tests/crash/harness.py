@@ -76,7 +76,14 @@ class Crashes:
 
     def kill(self, aim: Aim) -> None:
         """Load the service and kill it."""
-        Load(self.service, self.journal, self._rng, full=self._full()).run(aim)
+        load = Load(
+            self.service,
+            self.journal,
+            self._rng,
+            full=self._full(),
+            reads_outlive_deletes=self.kit.reads_outlive_deletes,
+        )
+        load.run(aim)
         self._gone()
         self.summary.kills += 1
         self.summary.cut.update(_under_way(self.service, self.kit))

@@ -54,12 +54,14 @@ class Load:
         *,
         full: bool,
         content: Callable[[random.Random], Content] = some_content,
+        reads_outlive_deletes: bool = True,
     ) -> None:
         self._service = service
         self._journal = journal
         self._rng = rng
         self._full = full
         self._content = content
+        self._reads_outlive_deletes = reads_outlive_deletes
         self._over = False
         self._aim = Aim(0)
         self._armed = False
@@ -198,7 +200,12 @@ class Load:
             content = entry.content if entry else None
         if entry is None or content is None:
             return
-        answer = client.file(entry.id)
+        try:
+            answer = client.file(entry.id)
+        except _BROKEN:
+            if entry.living or self._reads_outlive_deletes:
+                raise
+            return
         with self._journal.lock:
             if answer.status_code == 200 and answer.content != content.data():
                 self._journal.problem(f"image {entry.id} was downloaded with wrong bytes")

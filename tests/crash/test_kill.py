@@ -22,7 +22,8 @@ from tests.stores.test_contract import Files
 from tests.support import Client, Service, running
 
 KILLS = {("file", "sqlite"): 60}
-#: Not the toy: its backend may do what a killed client asked for after that was cleaned up. `make crash` runs it.
+#: Not the toy, which `make crash` runs. An upload whose image is deleted loses its job at once and may create its
+#: temporary object afterwards; if it is killed then, only `Sweeps` finds that object, and the toy has no `sweep`.
 KILLS_ELSEWHERE = {"file": 15}
 
 

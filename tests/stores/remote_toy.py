@@ -83,6 +83,8 @@ class RemoteToyStore(ToyStore):
 class RemoteToys(Kit):
     """A backend that a kill of the service does not end."""
 
+    reads_outlive_deletes = False
+
     def __init__(self, path: Path) -> None:
         self._key = secrets.token_hex(16)
         # Not forked: whoever asks for a kit has threads.

@@ -328,6 +328,8 @@ class _ToyBody:
                 with self._store.translated():
                     timeout = 3 * Toys.patience if Fault.READ_TIMEOUT_IGNORED in faults else None
                     piece = self._store.backend.piece(self._key, self._offset, last, timeout, given_up)
+            except errors.Gone as exc:
+                raise errors.Missing("The object was deleted meanwhile.", self._store.name) from exc
             except errors.StoreError:
                 if self._cancelled.is_set():
                     break
