@@ -97,6 +97,33 @@ def test_data_without_a_hash_is_active_at_once_and_hashed_afterwards(place: Plac
     assert place.web.files["/data"] == data
 
 
+@pytest.mark.any_database
+@pytest.mark.parametrize("ranged", [{}, {"Range": "bytes=0-9,100-8999"}], ids=["whole", "parts"])
+def test_a_store_that_fails_in_the_middle_ends_the_answer_with_one_line_in_the_log(
+    place: Place, ranged: dict[str, str]
+) -> None:
+    alice, data = place.client(), place.web.files["/data"]
+    place.web.files["/broken"] = data
+    image_id = alice.queued()
+    assert add(alice, image_id, place.web.url + "/broken").status_code == 202
+    until(lambda: alice.show(image_id)["os_hash_value"])
+
+    def break_off(handler: Any) -> None:
+        """The first ten bytes of what is wanted."""
+        wanted = handler.headers["Range"]
+        start, end = map(int, wanted.removeprefix("bytes=").split("-")) if wanted else (0, 8999)
+        status = f"206 Partial Content\r\nContent-Range: bytes {start}-{end}/9000" if wanted else "200 OK"
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {end - start + 1}\r\n\r\n"
+        place.web.raw(head.encode() + data[start : start + 10])(handler)
+
+    place.web.files["/broken"] = break_off
+    before = len(place.service.log)
+    with pytest.raises(requests.RequestException):
+        alice.file(image_id, **ranged)
+    until(lambda: f"/v2/images/{image_id}/file: the answer broke off: " in place.service.log[before:])
+    assert "Traceback" not in place.service.log[before:]
+
+
 @pytest.mark.parametrize("algo", ["sha512", "sha256", "sha1", "md5"])
 def test_data_with_its_hash_is_active_when_it_was_compared(place: Place, algo: str) -> None:
     alice, data = place.client(), place.web.files["/data"]

@@ -1,5 +1,7 @@
 """Image data over HTTP: PUT, GET and HEAD of `/v2/images/{image_id}/file`."""
 
+import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -129,9 +131,10 @@ def _send_parts(
                 content = first if place == 0 else data.open_(svc, ctx, found, offset=offset, length=length)
                 try:
                     yield head
-                    for chunk in content:
-                        yield chunk
-                        count += len(chunk)
+                    with _breaking_off():
+                        for chunk in content:
+                            yield chunk
+                            count += len(chunk)
                 finally:
                     content.close()
             yield end
@@ -149,6 +152,15 @@ def _on_sent(svc: Service, ctx: Context, found: Download, length: int) -> Callab
     return partial(data.sent, svc, ctx, found, expected=length)
 
 
+@contextlib.contextmanager
+def _breaking_off() -> Iterator[None]:
+    """Raise `OSError` for a store that fails in the middle: the server ends the answer and logs why."""
+    try:
+        yield
+    except errors.StoreError as exc:
+        raise OSError(errno.EIO, errors.reason(exc)) from exc
+
+
 class _Stream:
     """A body that the server iterates and writes. The server always closes it."""
 
@@ -158,9 +170,10 @@ class _Stream:
         self._count = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._content:
-            yield chunk
-            self._count += len(chunk)
+        with _breaking_off():
+            for chunk in self._content:
+                yield chunk
+                self._count += len(chunk)
 
     def close(self) -> None:
         try:
