@@ -379,6 +379,14 @@ JOBS: list[cfg.Opt] = [
         min=0,
         help="MiB a second that a worker reads to hash data whose location was added; 0: no limit.",
     ),
+    cfg.IntOpt(
+        "transfers",
+        default=4,
+        min=1,
+        help="Jobs of one worker process that move or read whole images at once. If there are several places, the last "
+        "one is for a project that has none.",
+    ),
+    cfg.IntOpt("transfers_per_host", default=8, min=1, help="The same for all processes of a host."),
 ]
 
 IMPORT_FILTERING: list[cfg.Opt] = [

@@ -288,6 +288,9 @@ class Job:
 
     `attempt` counts claims; only the current one can finish the job. `token` names the attempt, also in the names of
     temporary files. `reserved` is how many bytes it reserved for its project when it was read.
+
+    `step` is the number of the next step of its kind, `checkpoint` what earlier steps have kept for it. With a
+    `failure` its steps are undone; `cancel` is why somebody wants it to stop.
     """
 
     id: str
@@ -297,10 +300,36 @@ class Job:
     owner: str | None
     payload: Mapping[str, Any]
     reserved: int = 0
+    project: str | None = None
+    step: int = 0
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    failure: str | None = None
+    cancel: str | None = None
+    place: str | None = None
 
     @property
     def token(self) -> str:
         return f"{self.id}-{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of an image that a job writes into a store.
+
+    It is *pending* until an attempt begins to write, then *writing*, and *done* once it is final in the store. It is
+    *failed* if the job goes on without it. `note` is what the store needs to clean up after that `attempt`; `url`,
+    `object_id` and `metadata` are known of a copy that is done.
+    """
+
+    store: str
+    identity: str | None = None
+    state: str = "pending"
+    attempt: int | None = None
+    note: str | None = None
+    url: str | None = None
+    object_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

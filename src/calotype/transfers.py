@@ -6,6 +6,7 @@ process that `calotype status` reads (`running`).
 """
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,27 @@ class Upload:
     size: int = 0  #: bytes received so far
     age: float = 0.0
     rate: float = 0.0  #: since the previous report
+
+
+class HostSlots:
+    """A number of slots that all processes of a host share. Each is a file; who has it locked holds the slot."""
+
+    def __init__(self, directory: Path, most: int) -> None:
+        self._directory = directory
+        self._most = most
+
+    def take(self) -> Callable[[], None] | None:
+        """Take a slot; returns what gives it back, None if all are taken. The kernel gives back those of the dead."""
+        make_directory(self._directory)
+        for number in range(self._most):
+            file = open_private(self._directory / str(number), os.O_RDWR)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                continue
+            return partial(os.close, file)
+        return None
 
 
 class Transfers:

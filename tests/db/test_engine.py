@@ -276,7 +276,7 @@ def test_our_ids_compare_with_glances_when_the_collation_of_the_database_is_anot
     schema.sync(database)
     if release == "first":  # it let the database choose
         with database.write_once() as tx:
-            tables.notes.drop(tx)  # which that release had not
+            tables.copies.drop(tx)  # which that release had not
             for table in ("calotype_jobs", "calotype_tombstones"):
                 tx.exec_driver_sql(f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb3 COLLATE utf8mb3_unicode_ci")
             tx.exec_driver_sql("UPDATE calotype_version SET version_num = '0002'")

@@ -93,8 +93,8 @@ def work_off(app: App) -> None:
     """Do all jobs that are due, the long ones to their end."""
     runner = Runner(app.service, 1)
     busy = True
-    while busy or runner._has_long_job():
-        busy = runner._has_long_job()  # then it may have left something
+    while busy or runner.transfers:
+        busy = bool(runner.transfers)  # then it may have left something
         busy |= runner.run_due_jobs() > 0
         time.sleep(0.005)
 
@@ -301,7 +301,7 @@ def test_hashing_is_tried_again_and_then_given_up(app: App, web: WebServer, monk
     web.files["/y"] = web.raw(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
     runner = Runner(app.service, 1)
     runner.run_due_jobs()
-    until(lambda: not runner._has_long_job())
+    until(lambda: not runner.transfers)
     web.files["/y"] = data
     work_off(app)
     assert show(app, third).os_hash_value == hashlib.sha512(data).hexdigest()
@@ -345,12 +345,12 @@ def test_a_long_job_keeps_to_its_rate_and_nobody_else_from_working(tmp_path: Pat
         assert runner.run_due_jobs() == 1
         with app.db.write_once() as tx:
             db_images.move(tx, orphan, "queued", "saving", now=now())
-            jobs.submit(tx, "upload", orphan, {"store": "one"})
+            jobs.submit(tx, "upload", orphan, {})
         assert runner.run_due_jobs() == 1
         assert show(app, orphan).status == "queued"
-        assert runner._has_long_job()
+        assert runner.transfers
         assert show(app, image_id).status == "importing"
-        until(lambda: not runner._has_long_job())
+        until(lambda: not runner.transfers)
         assert time.monotonic() - begun > 1.2
         assert show(app, image_id).status == "active"
 
@@ -379,14 +379,14 @@ def test_a_runner_that_ends_leaves_its_long_job_to_the_next(tmp_path: Path) -> N
         locations.add(app.service, NOVA, image_id, kept(app, data), given(data))
         runner = Runner(app.service, 0.05)
         runner.start()
-        until(runner._has_long_job)
+        until(lambda: runner.transfers)
         begun = time.monotonic()
         runner.stop()
         assert time.monotonic() - begun < 3
-        assert not runner._has_long_job()
+        assert not runner.transfers
         assert backlog(app) == 1
         with app.db.write_once() as tx:
-            assert jobs.claim(tx, "next")
+            assert jobs.claim(tx, jobs.Claims("next", ("hash",)))
 
 
 def test_a_runner_that_ends_waits_for_no_server_that_hangs(app: App, web: WebServer) -> None:
@@ -406,9 +406,9 @@ def test_a_runner_that_ends_waits_for_no_server_that_hangs(app: App, web: WebSer
         begun = time.monotonic()
         runner.stop()
         assert time.monotonic() - begun < 5
-        assert not runner._has_long_job()
+        assert not runner.transfers
         with app.db.write_once() as tx:
-            assert jobs.claim(tx, "next").attempt == 2
+            assert jobs.claim(tx, jobs.Claims("next", ("hash",))).attempt == 2
             assert "the service ended" in str(tx.execute(sa.select(tables.jobs.c.error)).scalar_one())
     finally:
         over.set()

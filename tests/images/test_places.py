@@ -558,7 +558,7 @@ def test_what_died_in_a_store_is_cleaned_up_after_the_store_was_renamed(app: App
     app.service.leases.abandon(job)
     app.service.leases.close()
     with again(app, tmp_path, conf) as second:
-        data.give_up(second.service, job, [job.token], "The service died.")
+        data.give_up(second.service, job, "The service died.")
         assert lifecycle.show(second.service, ALICE, image.id).status == "queued"
     assert names(tmp_path / "one") == []
 

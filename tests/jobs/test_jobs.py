@@ -13,12 +13,16 @@ import sqlalchemy as sa
 
 from calotype import errors
 from calotype.app import App
+from calotype.db import copies, jobs, leases, processes, tables
 from calotype.db import images as db_images
-from calotype.db import jobs, leases, processes, tables
 from calotype.db.jobs import Attempt
 from calotype.images import data, lifecycle
 from calotype.images.lifecycle import NewImage
+from calotype.images.work import Work
+from calotype.jobs import kinds
+from calotype.jobs.kinds import Kind, Lane, Step
 from calotype.jobs.worker import Runner
+from calotype.model import Copy
 from calotype.stores import file
 from calotype.stores.base import Stored
 from tests.inprocess import ADMIN, ALICE, Pieces, another_host, backlog, hurry, make_active, wait_out
@@ -34,7 +38,7 @@ def submit(app: App, delay: timedelta = timedelta(0), owner: str | None = None) 
 
 def claim(app: App, owner: str, **more: Any) -> jobs.Job | None:
     with app.db.write_once() as tx:
-        return jobs.claim(tx, owner, **more)
+        return jobs.claim(tx, jobs.Claims(owner, ("delete", "upload", "hash"), **more))
 
 
 def running(app: App) -> list[Attempt]:
@@ -70,10 +74,10 @@ def test_an_orphan_passes_on_and_the_sleeper_is_fenced_off(app: App) -> None:
     assert second.attempt == 2
     assert first.token != second.token
     with app.db.write_once() as tx:
-        assert not jobs.note(tx, first, "x")
+        assert not copies.note(tx, first, "one", "x")
         assert not jobs.fail(tx, first, "late", delay=MINUTE)
         assert not jobs.finish(tx, first)
-        assert jobs.resolve(tx, first) == (False, {})
+        assert jobs.resolve(tx, first) is False
         assert jobs.finish(tx, second)
     assert backlog(app) == 0
 
@@ -108,38 +112,64 @@ def test_a_failed_job_is_tried_again_later(app: App) -> None:
     assert again.attempt == 2
 
 
-def test_notes_and_payloads_may_be_long_and_the_last_note_of_an_attempt_counts(app: App) -> None:
+def test_notes_and_payloads_may_be_long_and_the_last_note_counts(app: App) -> None:
     payload = {"locations": [{"url": f"rbd://{'x' * 500}/{number}"} for number in range(300)]}
     with app.db.write_once() as tx:
         job = jobs.submit(tx, "upload", "image", payload, owner="a")
         other = jobs.submit(tx, "upload", "another", {}, owner="c")
-        assert jobs.note(tx, other, "volume")
+        for one in (job, other):
+            copies.add(tx, one, [("one", "identity"), ("two", None)], writing=True)
+        assert copies.note(tx, other, "one", "volume")
+        assert not copies.note(tx, job, "three", "volume")
     notes = ["first", "x" * 100_000]
     with app.db.write_once() as tx:
         for note in notes:
-            assert jobs.note(tx, job, note)
+            assert copies.note(tx, job, "two", note)
     with app.db.write_once() as tx:
-        assert jobs.resolve(tx, job) == (True, {job.token: notes[-1]})
-        again = jobs.claim(tx, "b", dead=("a",))
+        assert jobs.resolve(tx, job) is True
+        assert copies.of(tx, job) == [
+            Copy("one", "identity", "writing", 1),
+            Copy("two", None, "writing", 1, notes[-1]),
+        ]
+        again = jobs.claim(tx, jobs.Claims("b", ("upload",), dead=("a",)))
         assert again
         assert again.payload == payload
+        assert not copies.note(tx, job, "two", "late")
         assert jobs.finish(tx, again)
     with app.db.read_once() as tx:
-        assert tx.execute(sa.select(tables.notes.c.note)).scalars().all() == [f'["{other.token}", "volume"]']
+        assert tx.execute(sa.select(tables.copies.c.note)).scalars().all() == ["volume", None]
+
+
+def test_projects_take_turns_and_the_last_place_is_for_one_that_has_none(app: App) -> None:
+    def submit_for(project: str | None) -> str:
+        with app.db.write_once() as tx:
+            return jobs.submit(tx, "hash", "image", {}, project=project).id
+
+    def next_of(owner: str, **more: Any) -> str | None:
+        with app.db.write_once() as tx:
+            job = jobs.claim(tx, jobs.Claims(owner, ("hash",), fair=True, **more))
+        return job.id if job else None
+
+    reds = [submit_for("red") for _ in range(4)]
+    blue, nobody = submit_for("blue"), submit_for(None)
+    assert next_of("a") == reds[0]
+    assert next_of("a") == blue
+    assert next_of("b") == nobody
+    assert next_of("a") == reds[1]
+    assert next_of("a", spare=True) is None
+    assert next_of("b", spare=True) == reds[2]
 
 
 def test_the_runner_goes_on_after_a_job_that_fails(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    from calotype.jobs import chores
-
     done = []
 
-    def chore(_svc: object, job: jobs.Job) -> None:
+    def chore(work: Work) -> None:
         if not done:
             done.append("failed")
             raise OSError("disk on fire")
-        done.append(job.image_id)
+        done.append(work.job.image_id)
 
-    monkeypatch.setitem(chores.CHORES, "delete", chore)
+    monkeypatch.setitem(kinds.KINDS, "delete", Kind(Lane.CHORE, [Step("chore", chore)]))  # type: ignore[arg-type]
     for _ in range(2):
         submit(app)
     runner = Runner(app.service, 0.05)
@@ -234,7 +264,7 @@ def test_a_report_that_comes_late_does_not_activate_somebody_elses_upload(
         stored = commit(write)
         monkeypatch.undo()
         with app.db.write_once() as tx:
-            jobs.revoke(tx, image_id)
+            jobs.release(tx, jobs.running_attempts(tx))
         assert Runner(app.service, 1).run_due_jobs() == 1
         thread.start()
         assert begun.wait(10)

@@ -26,6 +26,7 @@ from calotype.db.watch import LONGEST_STEP, Watch
 from calotype.images import data, lifecycle
 from calotype.images.lifecycle import NewImage
 from calotype.jobs import worker
+from calotype.jobs.kinds import Lane
 from calotype.jobs.worker import Runner
 from calotype.model import Job
 from calotype.service import Service
@@ -75,7 +76,7 @@ def submit(svc: Service, image_id: str = "image") -> Job:
 def claimed(svc: Service) -> list[str]:
     """Ids of the jobs that a runner of this process would take, all at once."""
     found = []
-    while (job := Runner(svc, 1)._claim(svc.leases.dead_owners(), ())) is not None:
+    while (job := Runner(svc, 1)._claim(Lane.CHORE, svc.leases.dead_owners())) is not None:
         found.append(job.id)
     return found
 
@@ -337,13 +338,13 @@ def test_old_files_of_hosts_that_are_gone_go_unless_they_are_known(app: App) -> 
     neighbour.close()
 
 
-def test_the_dead_are_remembered_while_a_long_job_of_theirs_may_be_left(
+def test_the_dead_are_remembered_while_a_transfer_of_theirs_may_be_left(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = Runner(app.service, 1)
-    busy = iter([True, False])  # the long job at hand ends just after the queue was looked at
+    places = iter([None, False])  # first there is no place for a transfer, so none is looked for
     forgotten: list[list[str]] = []
-    monkeypatch.setattr(runner, "_has_long_job", lambda: next(busy))
+    monkeypatch.setattr(runner, "_start_transfer", lambda _: next(places))
     monkeypatch.setattr(app.service.leases, "forget_owners", forgotten.append)
     runner.run_due_jobs()
     assert forgotten == []

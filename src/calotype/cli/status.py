@@ -54,7 +54,7 @@ def _upload(job: JobState, seen: transfers.Upload | None) -> dict[str, Any]:
     return {
         "image_id": job.image_id,
         "project": job.project,
-        "store": job.store,
+        "store": job.copies[0][0] if job.copies else None,
         "expected": seen.expected if seen else None,
         "size": seen.size if seen else None,
         "rate": round(seen.rate) if seen else None,

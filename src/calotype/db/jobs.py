@@ -5,20 +5,26 @@ A job is *pending* until a process claims it, and *running* while that process w
 process that holds the current attempt can finish the job: one that slept for too long finds that its attempt is over.
 `leases.py` decides when a running job may be taken from its owner. An upload is a job that its uploader runs from the
 start; the runner takes it over only if that process dies.
+
+A job has a `step` and a `checkpoint`, which its kind gives a meaning (`jobs/kinds.py`). A `failure` is final: the steps
+are undone. `cancel` asks whoever runs the job to fail it. A job with a `place` is for processes that have it.
 """
 
 import json
 import secrets
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from calotype import errors
+from calotype.db import copies
 from calotype.db.clock import db_now
 from calotype.db.engine import Tx
-from calotype.db.tables import jobs, notes, processes
+from calotype.db.tables import jobs, processes
 from calotype.model import Job
 
 #: The name of the table, as `images.delete` says it.
@@ -54,12 +60,16 @@ def submit(
     owner: str | None = None,
     project: str | None = None,
     reserved: int = 0,
+    place: str | None = None,
 ) -> Job:
     """Add a job. It is pending, and anybody may claim it after `delay`; with an `owner` it is running already.
 
-    While the job exists, `reserved` bytes count as used by `project`.
+    While the job exists, `reserved` bytes count as used by `project`. With a `place`, only processes that have this
+    staging directory may claim it.
     """
-    job = Job(secrets.token_hex(8), kind, image_id, 1 if owner else 0, owner, payload, reserved)
+    job = Job(
+        secrets.token_hex(8), kind, image_id, 1 if owner else 0, owner, payload, reserved, project=project, place=place
+    )
     tx.execute(
         sa.insert(jobs).values(
             id=job.id,
@@ -73,19 +83,39 @@ def submit(
             created_at=db_now(),
             project=project,
             reserved=reserved,
+            place=place,
         )
     )
     return job
 
 
-def claim(
-    tx: Tx, owner: str, *, dead: Collection[str] = (), orphans: Collection[Attempt] = (), exclude: Collection[str] = ()
-) -> Job | None:
-    """Take the oldest job that is due, or whose owner is dead, or whose attempt is one of the orphans.
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Which jobs a process may claim: of these `kinds`, with no place or with its own, that are due or orphaned.
 
-    Jobs of the kinds in `exclude` stay, and so does an orphan whose owner has sent a heartbeat meanwhile.
+    Orphaned are jobs of `dead` owners, and these attempts unless their owner has sent a heartbeat meanwhile. With
+    `fair`, projects take turns: one that runs fewer jobs of these kinds comes first. With `spare`, a project that this
+    process already runs such a job for gets nothing.
     """
-    statement = sa.select(jobs).where(_claimable(owner, dead, orphans, exclude)).order_by(jobs.c.due_at).limit(1)
+
+    owner: str
+    kinds: Collection[str]
+    place: str | None = None
+    dead: Collection[str] = ()
+    orphans: Collection[Attempt] = ()
+    fair: bool = False
+    spare: bool = False
+
+
+def claim(tx: Tx, claims: Claims) -> Job | None:
+    """Take the oldest job that may be claimed; with `fair`, of the project whose turn it is."""
+    which = _claimable(claims)
+    if claims.fair:
+        projects = _turns(tx, claims)
+        if not projects:
+            return None
+        which &= jobs.c.project == projects[0] if projects[0] is not None else jobs.c.project.is_(None)
+    statement = sa.select(jobs).where(which).order_by(jobs.c.due_at).limit(1)
     if tx.dialect.name != "sqlite":
         statement = statement.with_for_update(skip_locked=True)
     row = tx.execute(statement).first()
@@ -94,9 +124,25 @@ def claim(
     claimed = tx.execute(
         sa.update(jobs)
         .where(jobs.c.id == row.id, jobs.c.attempt == row.attempt)
-        .values(state="running", owner=owner, attempt=row.attempt + 1, due_at=db_now())
+        .values(state="running", owner=claims.owner, attempt=row.attempt + 1, due_at=db_now())
     )
-    return _job(row, owner=owner, attempt=row.attempt + 1) if claimed.rowcount else None
+    return replace(_job(row), owner=claims.owner, attempt=row.attempt + 1) if claimed.rowcount else None
+
+
+def _turns(tx: Tx, claims: Claims) -> list[str | None]:
+    """The projects that have a job to claim, in the order of their turns."""
+    of_kinds = jobs.c.kind.in_(claims.kinds)
+    waiting = sa.select(jobs.c.project, sa.func.min(jobs.c.due_at).label("due")).where(_claimable(claims))
+    due: dict[str | None, Any] = {row.project: row.due for row in tx.execute(waiting.group_by(jobs.c.project))}
+    if len(due) < 2 and not claims.spare:
+        return list(due)
+    running = sa.select(jobs.c.project, jobs.c.owner).where(of_kinds, jobs.c.state == "running")
+    counts: Counter[str | None] = Counter()
+    for row in tx.execute(running):
+        counts[row.project] += 1
+        if claims.spare and row.owner == claims.owner:
+            due.pop(row.project, None)
+    return sorted(due, key=lambda project: (counts[project], due[project]))
 
 
 def running_attempts(tx: Tx, exclude: Collection[str] = ()) -> list[Attempt]:
@@ -109,16 +155,6 @@ def running_attempts(tx: Tx, exclude: Collection[str] = ()) -> list[Attempt]:
 def any_running(tx: Tx, exclude: Collection[str] = ()) -> bool:
     """Whether `running_attempts` would find any."""
     return tx.execute(sa.select(jobs.c.id).where(_is_running(exclude)).limit(1)).first() is not None
-
-
-def note(tx: Tx, job: Job, what: str) -> bool:
-    """Keep what is needed to clean up after this attempt, in place of its last note. False: the job was taken away."""
-    # The job is written as well: else one node of a Galera cluster could add the note while another revokes the job.
-    if not tx.execute(sa.update(jobs).where(_is_current(job)).values(due_at=db_now())).rowcount:
-        return False
-    # The last note counts, so this one is added: replacing the row would cost one more statement.
-    tx.execute(sa.insert(notes).values(job_id=job.id, note=json.dumps([job.token, what])))
-    return True
 
 
 def reserve(tx: Tx, job: Job, reserved: int) -> bool:
@@ -137,6 +173,35 @@ def fail(tx: Tx, job: Job, error: str, *, delay: timedelta) -> bool:
     return bool(tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount)
 
 
+def advance(tx: Tx, job: Job, step: int, checkpoint: Mapping[str, Any]) -> bool:
+    """Record that a step is done and what the next ones need to know. False when the job was taken away."""
+    values = {"step": step, "checkpoint": json.dumps(dict(checkpoint)), "error": None, "due_at": db_now()}
+    return bool(tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount)
+
+
+def fail_for_good(tx: Tx, job: Job, why: str) -> bool:
+    """Record a failure that no other attempt can mend. False when the job was taken away."""
+    values = {"failure": why[:2000], "due_at": db_now()}
+    return bool(tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount)
+
+
+def report(tx: Tx, job: Job, progress: Mapping[str, Any] | None = None) -> str | None:
+    """Record how far the job is, if that is given; returns why it shall stop, None if it shall go on. Raises `Gone`."""
+    if progress is not None:
+        tx.execute(sa.update(jobs).where(_is_current(job)).values(progress=json.dumps(dict(progress)), due_at=db_now()))
+    row = tx.execute(sa.select(jobs.c.cancel).where(_is_current(job))).first()
+    if row is None:
+        raise errors.Gone("The job was taken away.")
+    return None if row.cancel is None else str(row.cancel)
+
+
+def ask_to_cancel(tx: Tx, job_id: str, why: str) -> bool:
+    """Ask whoever runs a job to fail it with this reason; a pending one is due now. False if there is no such job."""
+    waits = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state == "pending").values(due_at=db_now())
+    tx.execute(waits)
+    return bool(tx.execute(sa.update(jobs).where(jobs.c.id == job_id).values(cancel=why[:2000])).rowcount)
+
+
 def backoff(job: Job) -> timedelta:
     """How long to wait before the next attempt: a minute, then twice as long each time, up to an hour."""
     return min(LONGEST_BACKOFF, timedelta(minutes=2 ** min(job.attempt - 1, 6)))
@@ -149,40 +214,63 @@ def release(tx: Tx, attempts: Collection[Attempt]) -> None:
 
 
 def revoke(tx: Tx, image_id: str) -> None:
-    """Take the image's running jobs from their owners. They become due, and whoever claims them cleans up."""
-    statement = sa.update(jobs).where(jobs.c.image_id == image_id, jobs.c.state == "running")
-    tx.execute(statement.values(state="pending", owner=None, attempt=jobs.c.attempt + 1, due_at=db_now()))
+    """Take the image's running jobs from the attempts that run them, because the image is deleted.
+
+    An owner keeps the job until it has noticed that and let go (`let_go`). So nobody cleans up while it may still be
+    writing. Should it die, the job passes on like any other.
+    """
+    running = (jobs.c.image_id == image_id) & (jobs.c.state == "running")
+    tx.execute(sa.update(jobs).where(running).values(attempt=jobs.c.attempt + 1, due_at=db_now()))
+
+
+def let_go(tx: Tx, job: Job) -> bool:
+    """The owner of a revoked attempt has ended it: the job is due for anybody, who then cleans up."""
+    revoked = (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt + 1) & (jobs.c.owner == job.owner)
+    return bool(
+        tx.execute(sa.update(jobs).where(revoked).values(state="pending", owner=None, due_at=db_now())).rowcount
+    )
 
 
 def cancel(tx: Tx, kind: str, image_id: str) -> list[Job]:
     """Remove the image's jobs of a kind that needs no cleaning up, whoever owns them; returns the removed jobs."""
     which = (jobs.c.image_id == image_id) & (jobs.c.kind == kind)
-    found = [_job(row, owner=row.owner, attempt=row.attempt) for row in tx.execute(sa.select(jobs).where(which))]
+    found = [_job(row) for row in tx.execute(sa.select(jobs).where(which))]
     tx.execute(sa.delete(jobs).where(which))
     return found
 
 
-def resolve(tx: Tx, job: Job) -> tuple[bool, dict[str, str]] | None:
-    """Find out what became of an attempt whose last COMMIT is in doubt.
+def of_image(tx: Tx, image_id: str, *kinds: str) -> list[Job]:
+    """The jobs of these kinds that an image has, oldest first."""
+    which = (jobs.c.image_id == image_id) & jobs.c.kind.in_(kinds)
+    return [_job(row) for row in tx.execute(sa.select(jobs).where(which).order_by(jobs.c.created_at, jobs.c.id))]
 
-    Returns whether the attempt is still the current one, and the notes by the attempts' tokens; None when the job is
-    done. This writes to the job, and so waits for a transaction that is about to finish it. When it returns, a COMMIT
-    that was sent over a broken connection has either happened or never will.
+
+def get(tx: Tx, job_id: str) -> Job | None:
+    """The job of this id."""
+    row = tx.execute(sa.select(jobs).where(jobs.c.id == job_id)).first()
+    return _job(row) if row is not None else None
+
+
+def resolve(tx: Tx, job: Job) -> bool | None:
+    """Whether an attempt whose last COMMIT is in doubt is still the current one; None when the job is done.
+
+    This writes to the job, and so waits for a transaction that is about to finish it. When it returns, a COMMIT that
+    was sent over a broken connection has either happened or never will.
     """
     tx.execute(sa.update(jobs).where(_is_current(job)).values(due_at=db_now()))
     attempt = tx.execute(sa.select(jobs.c.attempt).where(jobs.c.id == job.id)).scalar()
-    if attempt is None:
-        return None
-    found = tx.execute(sa.select(notes.c.note).where(notes.c.job_id == job.id).order_by(notes.c.id)).scalars()
-    return attempt == job.attempt, dict(filter(None, (_noted(job.id, json.loads(one)) for one in found)))
+    return None if attempt is None else attempt == job.attempt
 
 
-def _noted(job_id: str, found: Any) -> tuple[str, str] | None:
-    """Token and note of a row. Earlier releases left the token out, and noted in the first attempt only."""
-    if isinstance(found, dict):
-        return (f"{job_id}-1", found["object"]) if "object" in found else None
-    token, what = found
-    return token, what
+def retry(tx: Tx, job_id: str) -> bool:
+    """Make a pending job due now. False if there is none of this id that is pending."""
+    waits = (jobs.c.id == job_id) & (jobs.c.state == "pending")
+    return bool(tx.execute(sa.update(jobs).where(waits).values(due_at=db_now())).rowcount)
+
+
+def drop(tx: Tx, job_id: str) -> bool:
+    """Remove a job whatever becomes of its work, because an operator says so. False if there is none."""
+    return bool(tx.execute(sa.delete(jobs).where(jobs.c.id == job_id)).rowcount)
 
 
 def is_current(tx: Tx, job: Job) -> bool:
@@ -195,35 +283,25 @@ def exists(tx: Tx, token: str) -> bool:
     return tx.execute(sa.select(jobs.c.id).where(jobs.c.id == token.rpartition("-")[0])).first() is not None
 
 
-def any_claimable(
-    tx: Tx,
-    owner: str,
-    *,
-    dead: Collection[str] = (),
-    orphans: Collection[Attempt] = (),
-    exclude: Collection[str] = (),
-) -> bool:
-    """Whether `claim` would find a job."""
-    return (
-        tx.execute(sa.select(jobs.c.id).where(_claimable(owner, dead, orphans, exclude)).limit(1)).first() is not None
-    )
+def any_claimable(tx: Tx, claims: Claims) -> bool:
+    """Whether `claim` might find a job; it may leave it for another process."""
+    return tx.execute(sa.select(jobs.c.id).where(_claimable(claims)).limit(1)).first() is not None
 
 
-def _claimable(
-    owner: str, dead: Collection[str], orphans: Collection[Attempt], exclude: Collection[str]
-) -> sa.ColumnElement[bool]:
+def _claimable(claims: Claims) -> sa.ColumnElement[bool]:
     due = (jobs.c.due_at <= db_now()) | (jobs.c.due_at > db_now(_IMPLAUSIBLY_LATE))
     claimable: sa.ColumnElement[bool] = (jobs.c.state == "pending") & due
-    if dead:
-        claimable |= jobs.c.owner.in_(dead)
-    for one in list(orphans)[:_MAX_ORPHANS]:
+    if claims.dead:
+        claimable |= jobs.c.owner.in_(claims.dead)
+    for one in list(claims.orphans)[:_MAX_ORPHANS]:
         orphan = _is_attempt(one)
-        if one.owner != owner:
+        if one.owner != claims.owner:
             # Its process may have sent a heartbeat since it was taken for silent.
             beat_again = processes.c.beat != one.beat if one.beat is not None else sa.true()
             orphan &= ~sa.exists().where(processes.c.owner == one.owner, beat_again)
         claimable |= orphan
-    return claimable & jobs.c.kind.not_in(exclude) if exclude else claimable
+    here = sa.or_(jobs.c.place.is_(None), *([jobs.c.place == claims.place] if claims.place is not None else []))
+    return claimable & jobs.c.kind.in_(claims.kinds) & here
 
 
 def _is_attempt(one: Attempt) -> sa.ColumnElement[bool]:
@@ -239,8 +317,22 @@ def _is_current(job: Job) -> sa.ColumnElement[bool]:
     return (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt)
 
 
-def _job(row: Any, *, owner: str | None, attempt: int) -> Job:
-    return Job(row.id, row.kind, row.image_id, attempt, owner, json.loads(row.payload), row.reserved or 0)
+def _job(row: Any) -> Job:
+    return Job(
+        row.id,
+        row.kind,
+        row.image_id,
+        row.attempt,
+        row.owner,
+        json.loads(row.payload),
+        row.reserved or 0,
+        row.project,
+        row.step or 0,
+        json.loads(row.checkpoint or "{}"),
+        row.failure,
+        row.cancel,
+        row.place,
+    )
 
 
 # --- for who looks ---------------------------------------------------------------------------------------
@@ -250,6 +342,7 @@ def _job(row: Any, *, owner: str | None, attempt: int) -> Job:
 class JobState:
     """A job as it is. `age` and `due` are seconds since it was made and until it may start, by the database's clock."""
 
+    id: str
     kind: str
     image_id: str
     project: str | None
@@ -258,8 +351,11 @@ class JobState:
     owner: str | None
     age: float
     due: float
-    error: str | None
-    store: str | None  #: where an upload goes
+    error: str | None  #: of the last attempt
+    failure: str | None  #: why it is being undone
+    cancel: str | None  #: why it was asked to stop
+    progress: Mapping[str, Any]  #: what `report` recorded last
+    copies: Sequence[tuple[str, str, str | None]]  #: store, state and error of each copy that it writes
 
 
 def counts(tx: Tx) -> list[tuple[str, str, int]]:
@@ -268,11 +364,14 @@ def counts(tx: Tx) -> list[tuple[str, str, int]]:
     return sorted((kind, state, count) for kind, state, count in tx.execute(statement))
 
 
-def states(tx: Tx, most: int) -> list[JobState]:
-    """The oldest jobs, at most so many."""
+def states(tx: Tx, most: int, job_id: str | None = None) -> list[JobState]:
+    """The oldest jobs, at most so many; with an id that job alone."""
     statement = sa.select(jobs, db_now().label("present")).order_by(jobs.c.created_at, jobs.c.id).limit(most)
+    rows = tx.execute(statement if job_id is None else statement.where(jobs.c.id == job_id)).all()
+    written = copies.states(tx, [row.id for row in rows])
     return [
         JobState(
+            row.id,
             row.kind,
             row.image_id,
             row.project,
@@ -282,7 +381,10 @@ def states(tx: Tx, most: int) -> list[JobState]:
             (row.present - row.created_at).total_seconds(),
             (row.due_at - row.present).total_seconds(),
             row.error,
-            json.loads(row.payload).get("store"),
+            row.failure,
+            row.cancel,
+            json.loads(row.progress or "{}"),
+            written.get(row.id, []),
         )
-        for row in tx.execute(statement)
+        for row in rows
     ]

@@ -15,7 +15,7 @@ from calotype import errors
 from calotype.db.engine import Database
 from calotype.db.tables import GLANCE_HEAD, alembic_version, image_locations, images, our_indexes
 
-HEAD = "0006"
+HEAD = "0007"
 #: Columns of ours in Glance's tables.
 _COLUMNS = (images.c.calotype_revision, image_locations.c.calotype_object)
 

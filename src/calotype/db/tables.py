@@ -393,20 +393,32 @@ jobs = Table(
     # The bytes that the work may add to a project's usage (`usage.py`); the reservation ends with the row.
     Column("project", String(255)),
     Column("reserved", BigInt),
+    Column("step", Integer),  # which step of its kind comes next; NULL: the first
+    Column("checkpoint", LongText),  # what the steps keep for each other, JSON
+    Column("failure", Text),  # why it failed for good: from then on its steps are undone
+    Column("cancel", Text),  # why it shall stop; whoever runs it fails it with this reason
+    Column("progress", Text),  # how far it is, for people, JSON
+    Column("place", String(36)),  # identity of the staging directory with its data; only processes there may run it
     Index("calotype_jobs_due", "due_at"),
     Index("calotype_jobs_image", "image_id"),
     Index("calotype_jobs_owner", "owner"),
     Index("calotype_jobs_project", "project"),
 )
 
-#: Notes of stores about uploads, which cleaning up needs. They go with their jobs.
-notes = Table(
-    "calotype_notes",
+#: The copies that a job writes (`copies.py`), one for each store. They go with their jobs.
+copies = Table(
+    "calotype_copies",
     metadata,
-    Column("id", BigInt, primary_key=True),
-    Column("job_id", String(32), ForeignKey("calotype_jobs.id", ondelete="CASCADE"), nullable=False),
-    Column("note", LongText, nullable=False),
-    Index("calotype_notes_job", "job_id"),
+    Column("job_id", String(32), ForeignKey("calotype_jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("store", String(64), primary_key=True),
+    Column("identity", String(36)),  # of the store's place when the job was made
+    Column("state", String(10), nullable=False),
+    Column("attempt", Integer),  # the attempt of the job that wrote here last
+    Column("note", LongText),  # what the store needs to clean up after that attempt
+    Column("url", Text),
+    Column("object", String(255)),
+    Column("facts", LongText),  # metadata of the location, JSON
+    Column("error", Text),
 )
 
 #: Processes that hold jobs, or did. Each heartbeat writes another number into `beat`.

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from calotype import errors
 from calotype.context import SERVICE, Context
+from calotype.db import copies as db_copies
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
@@ -17,7 +18,7 @@ from calotype.images import quota
 from calotype.images.inspection import FormatRules
 from calotype.images.stream import Passing, Source
 from calotype.limits import Allowance
-from calotype.model import Image, Job, Location
+from calotype.model import Copy, Image, Job, Location
 from calotype.policy import no_image
 from calotype.service import Service
 from calotype.stores.base import Body, Feature, Identified, Note, Store, Stored, Sweeps
@@ -90,7 +91,7 @@ def upload(
             ) as passing,
             svc.transfers.following(Upload(image.id, image.owner, store.name, size), lambda: passing.size),
         ):
-            note = _noting(svc, job)
+            note = noting(svc, job, store.name)
             with access.writing(image.id, attempt=job.token, size=size, note=note, ctx=ctx) as write:
                 passing.run(write)
                 stored = write.commit()
@@ -136,11 +137,12 @@ def _intend(
             tx,
             KIND,
             image.id,
-            {"store": store.name, "identity": store.identity if isinstance(store, Identified) else None},
+            {},
             owner=owner,
             project=allowed.project if allowed else image.owner,
             reserved=quota.bytes_to_reserve(tx, allowed, size),
         )
+        db_copies.add(tx, job, [(store.name, identity(store))], writing=True)
         saving = replace(image, status="saving", updated_at=now)
         svc.events.image(tx, saving, "image.update")
         svc.events.image(tx, saving, "image.prepare", backend=store.name)
@@ -151,10 +153,17 @@ def _intend(
     )
 
 
-def _noting(svc: Service, job: Job) -> Note:
+def identity(store: Store) -> str | None:
+    """The identity of a store's place, if the store has one."""
+    return store.identity if isinstance(store, Identified) else None
+
+
+def noting(svc: Service, job: Job, store: str) -> Note:
+    """What keeps the notes of a job's copy in this store. It raises `Gone` once the job was taken away."""
+
     def note(what: str) -> None:
-        if not svc.db.write(lambda tx: jobs.note(tx, job, what)):
-            raise errors.Gone("The upload was given up.")
+        if not svc.db.write(lambda tx: db_copies.note(tx, job, store, what)):
+            raise errors.Gone("The work was given up.")
 
     return note
 
@@ -197,7 +206,7 @@ def _cleaning_up(svc: Service, job: Job) -> Iterator[None]:
     except BaseException as failure:
         try:
             why = str(failure) if isinstance(failure, errors.CalotypeError) else "The service failed."
-            give_up(svc, job, [job.token], why)
+            give_up(svc, job, why)
         except errors.CalotypeError as exc:
             # The runner will retry this. The lease is abandoned, so that it need not wait for its end.
             LOG.error(
@@ -219,32 +228,30 @@ def _is_deleted(svc: Service, image_id: str) -> bool:
         return True
 
 
-def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
-    """Remove what these attempts left in the store, then return the image to the queue, unless it is deleted.
+def give_up(svc: Service, job: Job, why: str) -> None:
+    """Remove what an upload left in the store, then return the image to the queue, unless it is deleted.
 
     `why` is the reason that the notification of the failed upload gives.
 
     If the job is finished it does nothing: the image is active after all, or another process has cleaned up. If
-    another process has the job now, this removes only the temporary names of these attempts; that process does the
-    rest.
+    another process has the job now, this removes only temporary names; that process does the rest. If the job was
+    revoked, this lets it go, and a runner does the rest.
     """
-    found = svc.db.write(lambda tx: jobs.resolve(tx, job))
-    if found is None:
+    current = svc.db.write(lambda tx: jobs.resolve(tx, job))
+    if current is None:
         return
-    held, notes = found
-    store = svc.stores.meant(job.payload["store"], job.payload.get("identity"))
-    if store is None:
-        raise errors.StoreUnavailable("The store is not configured any more.", job.payload["store"])
-    try:
-        for token in tokens:
-            # Without the job only temporary names are removed: final objects are for the process that has it.
-            store.clean(job.image_id, token, notes.get(token) if held else None)
-    except errors.StoreError as exc:
-        if notes or not isinstance(store, Sweeps) or not _is_away(store):
-            raise
-        # Nothing is final yet. When the place is back, `sweep` finds temporary names without the job.
-        LOG.warning("what an upload of image %s left is swept up later: %s", job.image_id, errors.reason(exc))
-    if not held:
+    for copy in svc.db.snapshot(lambda tx: db_copies.of(tx, job)):
+        try:
+            clean(svc, job, copy, current=current)
+        except errors.StoreError as exc:
+            store = svc.stores.meant(copy.store, copy.identity)
+            if copy.note or store is None or not isinstance(store, Sweeps) or not _is_away(store):
+                raise
+            # Nothing is final yet. When the place is back, `sweep` finds temporary names without the job.
+            LOG.warning("what an upload of image %s left is swept up later: %s", job.image_id, errors.reason(exc))
+    if not current:
+        svc.db.write(lambda tx: jobs.let_go(tx, job))
+        svc.nudge()
         return
 
     def work(tx: Tx) -> None:
@@ -257,6 +264,19 @@ def give_up(svc: Service, job: Job, tokens: Sequence[str], why: str) -> None:
 
     with contextlib.suppress(errors.Gone):
         svc.db.write(work)
+
+
+def clean(svc: Service, job: Job, copy: Copy, *, current: bool = True) -> None:
+    """Remove what the last attempt that wrote this copy left in its store. Raises `StoreError`.
+
+    Without the `current` attempt only temporary names are removed: final objects are for the process that has the job.
+    """
+    if copy.attempt is None:
+        return
+    store = svc.stores.meant(copy.store, copy.identity)
+    if store is None:
+        raise errors.StoreUnavailable("The store is not configured any more.", copy.store)
+    store.clean(job.image_id, f"{job.id}-{copy.attempt}", copy.note if current else None)
 
 
 def _is_away(store: Store) -> bool:

@@ -26,6 +26,7 @@ from calotype.db.usage import lock_project
 from calotype.images import data, quota, tasks
 from calotype.images.inspection import FormatRules, Inspection
 from calotype.images.stream import Passing
+from calotype.images.work import CancelAsked, Work
 from calotype.model import Image, Job, Location, Task
 from calotype.policy import no_image
 from calotype.service import Service
@@ -251,23 +252,17 @@ def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
 # --- the job ---------------------------------------------------------------------------------------------
 
 
-def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
+def hash_data(work: Work) -> None:
     """Read all data to hash, compare and inspect it. Then record the result, or refuse the data.
 
-    Nothing is recorded before the end, so an interrupted job starts again at the first byte. `alive` raises if the job
-    must stop.
+    Nothing is recorded before the end, so an interrupted job starts again at the first byte.
     """
+    svc, job = work.svc, work.job
     facts = job.payload
     given = Given(*facts["given"]) if facts["given"] else None
     weak = hashlib.new(given.algo, usedforsecurity=False) if given and given.algo in _WEAK else None
     algo = given.algo if given and not weak else svc.conf.hashing_algorithm
     store = svc.stores.get(facts["store"])
-
-    def check_alive() -> None:
-        alive()
-        if not svc.db.snapshot(lambda tx: jobs.is_current(tx, job)):
-            raise errors.Gone("The image was deleted while its data was being hashed.")
-
     try:
         if svc.db.snapshot(lambda tx: db_images.is_deleted(tx, job.image_id)):
             raise errors.Gone("The image is deleted.")
@@ -277,7 +272,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
         with (
             contextlib.closing(body),
             Passing(
-                _BodySource(body, svc.conf.jobs.hash_rate << 20, check_alive),
+                BodySource(body, svc.conf.jobs.hash_rate << 20, work.check),
                 svc.transfers,
                 expect=facts["size"],
                 cap=facts["size"],
@@ -286,7 +281,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
                 disk_format=facts["formats"][0],
                 container_format=facts["formats"][1],
                 rules=_format_rules(svc),
-                alive=check_alive,
+                alive=work.check,
                 want={"hash": given.value} if given and not weak else None,
                 taps=[weak] if weak else [],
             ) as passing,
@@ -298,7 +293,7 @@ def hash_data(svc: Service, job: Job, alive: Callable[[], None]) -> None:
     except errors.Gone as exc:
         LOG.info("image %s: its data is not hashed: %s", job.image_id, exc)
         _refuse(svc, job, exc)
-    except (errors.Invalid, errors.ContentRejected, errors.Conflict, errors.LocationRefused) as exc:
+    except (errors.Invalid, errors.ContentRejected, errors.Conflict, errors.LocationRefused, CancelAsked) as exc:
         _refuse(svc, job, exc)
     except errors.StoreError as exc:
         if job.attempt <= svc.conf.http_retries:
@@ -347,7 +342,7 @@ def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
     def work(tx: Tx) -> None:
         image = db_images.get(tx, SERVICE, job.image_id, lock=True)
         if not jobs.finish(tx, job):
-            return
+            raise errors.Gone("The job was taken away.") from why
         _finish_task(svc, tx, job, why)
         if image is None:
             return
@@ -370,7 +365,7 @@ def _finish_task(svc: Service, tx: Tx, job: Job, why: errors.CalotypeError | Non
         tasks.move(svc, tx, job.payload["task"], "failure", message=str(why))
 
 
-class _BodySource:
+class BodySource:
     """A `Source` that reads a copy, at most `rate` bytes a second; 0: no limit."""
 
     def __init__(self, body: Body, rate: int, check_alive: Callable[[], None]) -> None:

@@ -110,7 +110,7 @@ def carry_out(svc: Service, ctx: Context, job: Job, *, asked: bool) -> None:
             svc.db.write(lambda tx: _postpone(tx, job, "The store is still at it.", delay))
         return
     with _leave_job_if_busy(svc, job):
-        svc.db.write(lambda tx: jobs.finish(tx, job))
+        svc.db.write(lambda tx: jobs.finish(tx, job) or jobs.let_go(tx, job))
 
 
 def _remove(svc: Service, ctx: Context, image_id: str, location: Location, object_id: str | None) -> Later | None:
@@ -166,7 +166,8 @@ def _retry_later(svc: Service, job: Job, exc: errors.StoreError) -> None:
 
 def _postpone(tx: Tx, job: Job, why: str, delay: timedelta) -> None:
     jobs.reserve(tx, job, 0)  # from now on the image is never restored
-    jobs.fail(tx, job, why, delay=delay)
+    if not jobs.fail(tx, job, why, delay=delay):
+        jobs.let_go(tx, job)
 
 
 @contextlib.contextmanager

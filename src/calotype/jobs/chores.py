@@ -1,27 +1,25 @@
-"""What the runner does: a function for each kind of job, and the periodic sweep."""
+"""Small work of the runner: what uploads and deletes of dead processes leave to do, and the periodic sweep."""
 
 import logging
-from collections.abc import Callable
-from typing import Final
 
 from calotype.context import SERVICE
 from calotype.db import jobs, processes, tasks
-from calotype.images import data, locations, removal
-from calotype.model import Job
+from calotype.images import data, removal
+from calotype.images.work import Work
 from calotype.service import Service
 from calotype.stores.base import Sweeps
 
 LOG = logging.getLogger(__name__)
 
 
-def abandon_upload(svc: Service, job: Job) -> None:
-    """The uploader is dead: remove what its attempts left in the store, and queue the image again."""
-    data.give_up(svc, job, [f"{job.id}-{attempt}" for attempt in range(1, job.attempt)], "The service ended meanwhile.")
+def abandon_upload(work: Work) -> None:
+    """The uploader is dead: remove what it left in the store, and queue the image again."""
+    data.give_up(work.svc, work.job, "The service ended meanwhile.")
 
 
-def finish_delete(svc: Service, job: Job) -> None:
+def finish_delete(work: Work) -> None:
     """Carry out a delete whose process is dead, or whose data could not be removed earlier."""
-    removal.carry_out(svc, SERVICE, job, asked=False)
+    removal.carry_out(work.svc, SERVICE, work.job, asked=False)
 
 
 def sweep(svc: Service) -> None:
@@ -39,13 +37,3 @@ def sweep(svc: Service) -> None:
     for store in svc.stores:
         if isinstance(store, Sweeps) and (count := store.sweep(job_exists)):
             LOG.warning("%d orphaned temporary files were removed from store %s", count, store.name)
-
-
-CHORES: Final[dict[str, Callable[[Service, Job], None]]] = {
-    data.KIND: abandon_upload,
-    removal.KIND: finish_delete,
-}
-#: Jobs that read whole images. They run in a thread of their own; the last argument raises when the job must stop.
-LONG_CHORES: Final[dict[str, Callable[[Service, Job, Callable[[], None]], None]]] = {
-    locations.KIND: locations.hash_data,
-}

@@ -1,23 +1,28 @@
-"""`Runner`: a thread that claims jobs that are due or orphaned, and does one at a time.
+"""`Runner`: claims jobs that are due or orphaned, and does them.
 
-A long job runs in a second thread beside them, also one at a time. Every worker of `calotype serve` has a runner, and
-`calotype worker` is one. They all claim from the same queue.
+Chores are done one after another by the runner's own thread. Transfers, which read or move whole images, have a thread
+each, and a limited number of places in the process and on the host. Projects take turns at these. Every worker of
+`calotype serve` has a runner, and `calotype worker` is one. They all claim from the same queue.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from calotype import errors, logs
+from calotype import config, errors, logs
 from calotype.db import jobs, locks
 from calotype.db.engine import Tx
 from calotype.images import places
-from calotype.jobs.chores import CHORES, LONG_CHORES, sweep
+from calotype.images.work import CancelAsked, Postponed, Stopped, Work
+from calotype.jobs.chores import sweep
+from calotype.jobs.kinds import FINAL, KINDS, Kind, Lane, of_lane
 from calotype.model import Job
 from calotype.service import Service
+from calotype.transfers import HostSlots
 
 LOG = logging.getLogger(__name__)
 
@@ -27,14 +32,12 @@ _LOCK: Final = "sweep"
 #: How often runners without the lock try to get it, seconds, and how long it lasts without being renewed.
 _LOCK_POLL_SECONDS = 30.0
 _SWEEP_LEASE: Final = timedelta(seconds=1.5 * _SWEEP_SECONDS)
-
-
-class _Stopping(Exception):
-    """The runner stops: another one takes its long job over."""
+#: How long `stop` waits for transfers to end, seconds.
+_STOP_SECONDS: Final = 10.0
 
 
 class Runner:
-    """A thread that works through the queue until `stop`, and a second thread while there is a long job."""
+    """A thread that works through the queue until `stop`, and a thread for each transfer."""
 
     def __init__(self, svc: Service, poll: float) -> None:
         self._svc = svc
@@ -42,7 +45,9 @@ class Runner:
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
-        self._long: threading.Thread | None = None
+        self._transfers: set[threading.Thread] = set()
+        self._most: int = svc.conf.jobs.transfers
+        self._host = HostSlots(config.state_path(svc.conf, "slots"), svc.conf.jobs.transfers_per_host)
         self._lock = locks.Lock(_LOCK, _SWEEP_LEASE, svc.leases, step=2 * _LOCK_POLL_SECONDS)
         self._has_sweep_lock = False
         self._next_lock_poll = self._next_sweep = self._next_place_refresh = 0.0
@@ -55,33 +60,39 @@ class Runner:
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the current job. Reads of stores that are under way are cancelled, in this process."""
+        """End after the current chore. Transfers are handed back; their reads of stores are cancelled."""
         self._stopping = True
         self._svc.stores.cancel_reads()
         self._wake.set()
-        self._thread.join(timeout=10)
-        if self._long is not None:
-            self._long.join(timeout=10)
+        until = time.monotonic() + _STOP_SECONDS
+        for thread in (self._thread, *self._transfers):
+            if thread.ident is not None:
+                thread.join(timeout=max(0.0, until - time.monotonic()))
         if self._has_sweep_lock:
             self._lock.release_at_exit(self._svc.db)
 
+    @property
+    def transfers(self) -> int:
+        """How many transfers are running in this process."""
+        self._transfers = {thread for thread in self._transfers if thread.is_alive()}
+        return len(self._transfers)
+
     def run_due_jobs(self) -> int:
-        """Do all jobs that are due now, and start one long job at most; returns how many jobs that were."""
+        """Do all chores that are due now, and start transfers while there are places; returns how many jobs."""
         done = 0
         dead = self._svc.leases.dead_owners()
+        all_seen = False
         while not self._stopping:
-            has_long_job = self._has_long_job()
-            job = self._claim(dead, tuple(LONG_CHORES) if has_long_job else ())
-            if job is None:
-                if not has_long_job:  # else long jobs of dead owners may remain, which only their files show as orphans
-                    self._svc.leases.forget_owners(dead)
-                break
-            if job.kind in LONG_CHORES:
-                self._long = threading.Thread(target=self._do_long, args=[job], name="long job", daemon=True)
-                self._long.start()
-            else:
+            started = self._start_transfer(dead)
+            job = self._claim(Lane.CHORE, dead)
+            if job is not None:
                 self._do(job)
-            done += 1
+            done += bool(job) + bool(started)
+            if job is None and not started:
+                all_seen = started is not None
+                break
+        if all_seen:  # else transfers of dead owners may remain, which only their files show as orphans
+            self._svc.leases.forget_owners(dead)
         return done
 
     def _run(self) -> None:
@@ -117,53 +128,123 @@ class Runner:
             self._next_place_refresh = time.monotonic() + _LOCK_POLL_SECONDS
             places.refresh(self._svc)
 
-    def _claim(self, dead: list[str], exclude: tuple[str, ...]) -> Job | None:
+    # --- claiming ----------------------------------------------------------------------------------------
+
+    def _claim(self, lane: Lane, dead: list[str]) -> Job | None:
         db, leases = self._svc.db, self._svc.leases
-        owner, orphans = leases.owner, leases.orphans()
+        claims = jobs.Claims(leases.owner, of_lane(lane), dead=dead, orphans=leases.orphans())
+        if lane is Lane.TRANSFER:
+            claims = replace(claims, fair=True, spare=self._most > 1 and self.transfers == self._most - 1)
 
         def work(tx: Tx) -> Job | None:
-            return jobs.claim(tx, owner, dead=dead, orphans=orphans, exclude=exclude)
+            return jobs.claim(tx, claims)
 
         def committed(tx: Tx, job: Job | None) -> bool:
             return job is not None and jobs.is_current(tx, job)
 
-        if not db.snapshot(lambda tx: jobs.any_claimable(tx, owner, dead=dead, orphans=orphans, exclude=exclude)):
+        if not db.snapshot(lambda tx: jobs.any_claimable(tx, claims)):
             return None  # Most polls find nothing, and should not wait for the write lock.
         return db.write(work, committed, leases.abandon)
 
-    def _has_long_job(self) -> bool:
-        return self._long is not None and self._long.is_alive()
+    def _start_transfer(self, dead: list[str]) -> bool | None:
+        """Start a transfer that is due. None if there is no place for one, False if none is due."""
+        if self.transfers >= self._most:
+            return None
+        give_back = self._host.take()
+        if give_back is None:
+            return None
+        try:
+            job = self._claim(Lane.TRANSFER, dead)
+        except BaseException:
+            give_back()
+            raise
+        if job is None:
+            give_back()
+            return False
+        thread = threading.Thread(target=self._transfer, args=[job, give_back], name="transfer", daemon=True)
+        self._transfers.add(thread)
+        thread.start()
+        return True
 
-    def _check_continues(self, check_lease: Callable[[], None]) -> None:
-        check_lease()
-        if self._stopping:
-            raise _Stopping
-
-    def _do_long(self, job: Job) -> None:
+    def _transfer(self, job: Job, give_back: Callable[[], None]) -> None:
         try:
             self._do(job)
         except Exception:
             LOG.exception("the runner failed and goes on")
-        self._wake.set()
+        finally:
+            give_back()
+            self._wake.set()
+
+    # --- doing -------------------------------------------------------------------------------------------
 
     def _do(self, job: Job) -> None:
         logs.begin(f"job-{job.id}", job.image_id)
         try:
             with self._svc.leases.holding(job) as check_lease:
-                if job.kind in LONG_CHORES:
-                    LONG_CHORES[job.kind](self._svc, job, lambda: self._check_continues(check_lease))
-                else:
-                    CHORES[job.kind](self._svc, job)
+                work = Work(self._svc, job, lambda: self._check_continues(check_lease))
+                self._attempt(work, KINDS[job.kind])
             LOG.info("job %s of image %s done", job.kind, job.image_id)
-        except _Stopping:
-            self._svc.db.write(lambda tx: jobs.fail(tx, job, "the service ended", delay=timedelta(0)))
+        except Postponed as exc:
+            self._put_back(job, str(exc), timedelta(seconds=exc.seconds))
+        except Stopped:
+            self._put_back(job, "the service ended", timedelta(0))
+        except errors.Gone as exc:
+            LOG.info("job %s of image %s was taken away: %s", job.kind, job.image_id, exc)
+            self._svc.db.write(lambda tx: jobs.let_go(tx, job))
+            self._wake.set()
         except errors.Busy as exc:
             LOG.warning("job %s of image %s waits for the database: %s", job.kind, job.image_id, errors.reason(exc))
             self._svc.leases.abandon(job)
+        except errors.CalotypeError as exc:
+            why = errors.reason(exc)
+            LOG.error("job %s of image %s failed, attempt %d: %s", job.kind, job.image_id, job.attempt, why)
+            self._put_back(job, str(exc), KINDS[job.kind].backoff(job))
         except Exception as exc:
-            # Whatever failed, the job stays and is retried; its kind may be one that only a later release knows.
+            # Whatever failed, the job stays and is retried.
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
-            why = repr(exc)
-            self._svc.db.write(lambda tx: jobs.fail(tx, job, why, delay=jobs.backoff(job)))
+            self._put_back(job, repr(exc), KINDS[job.kind].backoff(job))
         finally:
             logs.end()
+
+    def _attempt(self, work: Work, kind: Kind) -> None:
+        """Run the steps that are left; after a final failure, undo those that ran."""
+        job = work.job
+        failure = job.failure
+        if failure is None and job.cancel is not None and kind.steps[0].undo:
+            failure = self._fail_for_good(job, job.cancel)
+        while failure is None and work.step < len(kind.steps):
+            step = kind.steps[work.step]
+            try:
+                step.run(work)
+                if work.step < len(kind.steps) - 1:
+                    work.done()
+                else:
+                    return
+            except (Stopped, Postponed, errors.Gone, errors.Busy):
+                raise
+            except Exception as exc:
+                is_final = isinstance(exc, FINAL) or (kind.attempts is not None and job.attempt >= kind.attempts)
+                if not is_final or step.undo is None:
+                    raise
+                LOG.log(
+                    logging.INFO if isinstance(exc, CancelAsked) else logging.ERROR,
+                    "job %s of image %s fails at %s: %s", job.kind, job.image_id, step.name, errors.reason(exc),
+                )  # fmt: skip
+                why = str(exc) if isinstance(exc, errors.CalotypeError) else "The service failed."
+                failure = self._fail_for_good(job, why)
+        work.failure = failure or ""
+        for step in reversed(kind.steps[: work.step + 1]):
+            if step.undo:
+                step.undo(work)
+
+    def _fail_for_good(self, job: Job, why: str) -> str:
+        Work.require(self._svc.db.write(lambda tx: jobs.fail_for_good(tx, job, why)))
+        return why
+
+    def _check_continues(self, check_lease: Callable[[], None]) -> None:
+        check_lease()
+        if self._stopping:
+            raise Stopped
+
+    def _put_back(self, job: Job, why: str, delay: timedelta) -> None:
+        self._svc.db.write(lambda tx: jobs.fail(tx, job, why, delay=delay))

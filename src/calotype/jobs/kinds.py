@@ -1,0 +1,76 @@
+"""The kinds of jobs: for each its lane and its steps.
+
+A step is a function that ends in one of these ways:
+
+- It returns: it is done, and the next one runs. The last one removes the job in the transaction that ends the work.
+- It raises `Postponed`: the job is due again later.
+- It raises an error of `FINAL`: what was done is undone, by the `undo` of this step and those before it, the last one
+  first. The `undo` of the first step removes the job.
+- It raises anything else: it is tried again after a pause. A kind with a limit of `attempts` then fails for good.
+
+A step may run again from its beginning, in another process, after any of its statements. What it has kept with
+`Work.keep` is there then.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Final
+
+from calotype import errors
+from calotype.db import jobs
+from calotype.images import data, locations, removal
+from calotype.images.work import CancelAsked, Work
+from calotype.jobs import chores
+from calotype.model import Job
+
+#: Failures that another attempt cannot mend.
+FINAL: Final = (
+    CancelAsked,
+    errors.Invalid,
+    errors.ContentRejected,
+    errors.Conflict,
+    errors.Forbidden,
+    errors.NotFound,
+    errors.OverLimit,
+    errors.LocationRefused,
+)
+
+
+class Lane(Enum):
+    """Where a kind of job runs: chores one after another, transfers of whole images beside each other."""
+
+    CHORE = "chore"
+    TRANSFER = "transfer"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of a job. `undo` removes what `run` has done or begun; like `run` it may run more than once."""
+
+    name: str
+    run: Callable[[Work], None]
+    undo: Callable[[Work], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of job. With `attempts` None it is tried until it succeeds."""
+
+    lane: Lane
+    steps: Sequence[Step]
+    attempts: int | None = None
+    backoff: Callable[[Job], timedelta] = jobs.backoff
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    data.KIND: Kind(Lane.CHORE, [Step("clean up", chores.abandon_upload)]),
+    removal.KIND: Kind(Lane.CHORE, [Step("remove", chores.finish_delete)]),
+    locations.KIND: Kind(Lane.TRANSFER, [Step("hash", locations.hash_data)]),
+}
+
+
+def of_lane(lane: Lane) -> tuple[str, ...]:
+    """The names of the kinds in a lane."""
+    return tuple(name for name, kind in KINDS.items() if kind.lane is lane)
