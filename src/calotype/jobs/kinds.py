@@ -13,7 +13,7 @@ A step may run again from its beginning, in another process, after any of its st
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from typing import Final
@@ -56,12 +56,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of job. With `attempts` None it is tried until it succeeds."""
+    """A kind of job. With `attempts` None it is tried until it succeeds. `backoff` is the pause before another try."""
 
     lane: Lane
     steps: Sequence[Step]
     attempts: int | None = None
-    backoff: Callable[[Job], timedelta] = jobs.backoff
+    backoff: Callable[[Job], timedelta] = field(default=lambda job: jobs.backoff(job))
 
 
 KINDS: Final[Mapping[str, Kind]] = {
