@@ -37,6 +37,7 @@ from calotype.images.health import Health
 from calotype.images.stream import check_hash_algo
 from calotype.jobs.sender import Sender
 from calotype.jobs.worker import Runner
+from calotype.net import Net
 from calotype.policy import Policy
 from calotype.protections import Protections
 from calotype.service import Service
@@ -81,6 +82,7 @@ class App:
                 conf.server.transfers,
                 directory=config.state_path(conf, "transfers"),
             ),
+            net=Net(config.filters(conf)),
             now=now,
             nudge=lambda: self.runner.nudge() if self.runner else None,
         )
@@ -100,6 +102,7 @@ class App:
         self.db.wait(self.conf.database.max_retries if wait else 0, self.conf.database.retry_interval)
         schema.require_current(self.db)
         places.recognise(self.service)
+        places.prepare_staging(self.service)
         for unserved in places.unserved(self.service):
             LOG.error("%s", unserved)
         # Closed, not just forgotten: a child that inherits an open SQLite file and closes it later loses the locks of

@@ -115,6 +115,17 @@ DEFAULT: list[cfg.Opt] = [
         default=[],
         help="Notifications that are not sent: event types, or groups, which are what stands before the first dot.",
     ),
+    ListOpt(
+        "enabled_import_methods",
+        default=["glance-direct", "web-download", "copy-image"],
+        help="Ways to import data that users are offered: glance-direct (upload it, then import it), web-download, "
+        "copy-image.",
+    ),
+    cfg.StrOpt(
+        "node_staging_uri",
+        help="file:///directory where uploads wait to be imported, if [os_glance_staging_store] "
+        "filesystem_store_datadir is not set; default: staging in state_dir. Hosts may share one.",
+    ),
     cfg.IntOpt("image_location_quota", default=10, help="Copies per image; negative lifts the limit."),
     cfg.StrOpt(
         "user_storage_quota",
@@ -387,6 +398,15 @@ JOBS: list[cfg.Opt] = [
         "one is for a project that has none.",
     ),
     cfg.IntOpt("transfers_per_host", default=8, min=1, help="The same for all processes of a host."),
+    cfg.IntOpt(
+        "min_rate",
+        default=64,
+        min=0,
+        help="KiB a second that a server of a user's URL must send, over a minute; 0: no limit.",
+    ),
+    cfg.IntOpt(
+        "staging_hours", default=24, min=1, help="Hours after which staged data that nobody has imported is removed."
+    ),
 ]
 
 IMPORT_FILTERING: list[cfg.Opt] = [

@@ -170,6 +170,7 @@ class _Known:
             self._add(section or "DEFAULT", options)
         for name, kind in (*self._backends.items(), *([] if self._backends else [("glance_store", "file")])):
             self._add_store(name, kind)
+        self._add(registry.STAGING, registry.options_of("file") or ())
         for kind in dict.fromkeys(self._backends.values()):
             self._add("backend_defaults", registry.options_of(kind) or ())
         for section, fates in glance_options.sections().items():

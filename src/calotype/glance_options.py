@@ -74,7 +74,6 @@ _TABLE: Final[Mapping[str, Mapping[str, Fate]]] = {
         "image_cache_dir image_cache_driver image_cache_max_size image_cache_stall_time image_cache_sqlite_db "
         "cache_prefetcher_interval": _CACHE,
         "worker_self_reference_url": _nothing("no worker asks another one for what it has staged or cached"),
-        "node_staging_uri enabled_import_methods": _IMPORT,
         "delayed_delete scrub_time scrub_pool_size wakeup_time daemon restore scrubber_datadir cleanup_scrubber "
         "cleanup_scrubber_time": _SCRUB,
         "backlog tcp_keepidle max_header_line": _SERVER,
@@ -162,7 +161,6 @@ _TABLE: Final[Mapping[str, Mapping[str, Fate]]] = {
     "glance_download_properties": {"*": _IMPORT},
     "taskflow_executor": {"*": _IMPORT},
     "wsgi": {"*": _IMPORT},
-    "os_glance_staging_store": {"*": _IMPORT},
     "os_glance_tasks_store": {"*": _IMPORT},
     "store_type_location_strategy": {"*": _now("weight in the section of each store")},
     "profiler": {"*": _DEBUG},

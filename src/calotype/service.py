@@ -10,6 +10,7 @@ from calotype.db.engine import Database
 from calotype.db.leases import Leases
 from calotype.events import Events
 from calotype.limits import Limits
+from calotype.net import Net
 from calotype.policy import Policy
 from calotype.protections import Protections
 from calotype.stores.registry import Stores
@@ -29,5 +30,6 @@ class Service:
     leases: Leases
     events: Events
     transfers: Transfers
+    net: Net
     now: Callable[[], datetime]
     nudge: Callable[[], None] = lambda: None

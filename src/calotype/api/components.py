@@ -172,6 +172,7 @@ _FIXED: Final[Mapping[str, Schema]] = {
             }
         }
     ),
+    "NewImport": _body(schemas.NEW_IMPORT),
     "NewTask": _body(schemas.NEW_TASK),
     "ImportInfo": _answer(
         {

@@ -6,13 +6,14 @@ from calotype import errors
 from calotype.api import views
 from calotype.api.images import known_id, send
 from calotype.api.request import caller, no_body, service
-from calotype.images import quota, stores
+from calotype.images import imports, quota, stores
 
 
 def import_info(req: falcon.Request, resp: falcon.Response) -> None:
     """GET /v2/info/import"""
     no_body(req)
-    methods = {"description": "Import methods available.", "type": "array", "value": []}
+    offered = imports.enabled_methods(service(req))
+    methods = {"description": "Import methods available.", "type": "array", "value": offered}
     send(resp, {"import-methods": methods})
 
 

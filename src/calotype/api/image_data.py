@@ -1,4 +1,4 @@
-"""Image data over HTTP: PUT, GET and HEAD of `/v2/images/{image_id}/file`."""
+"""Image data over HTTP: PUT, GET and HEAD of `/v2/images/{image_id}/file`, and PUT of `/stage`."""
 
 import contextlib
 import errno
@@ -15,8 +15,9 @@ from calotype.api import body, conditions, ranges
 from calotype.api.images import known_id
 from calotype.api.request import caller, integer, no_body, params, service
 from calotype.context import Context
-from calotype.images import data
+from calotype.images import data, imports
 from calotype.images.data import Download
+from calotype.images.stream import Source
 from calotype.service import Service
 from calotype.stores.base import Body
 
@@ -27,6 +28,21 @@ _STEP = 1 << 20
 
 def upload(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     """PUT /v2/images/{image_id}/file"""
+    source, size, length = _incoming(req)
+    store_name = req.get_header("x-image-meta-store")
+    data.upload(service(req), caller(req), known_id(image_id), source, store_name=store_name, size=size, length=length)
+    resp.status = 204
+
+
+def stage(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
+    """PUT /v2/images/{image_id}/stage"""
+    source, size, length = _incoming(req)
+    imports.stage(service(req), caller(req), known_id(image_id), source, size=size, length=length)
+    resp.status = 204
+
+
+def _incoming(req: falcon.Request) -> tuple[Source, int | None, int | None]:
+    """The data of a request, the announced size of the image, and the length of the body."""
     if (req.content_type or "").partition(";")[0].strip().lower() != _OCTETS:
         raise errors.UnsupportedMedia(f"Send image data as {_OCTETS}.")
     if (req.get_header("Content-Encoding") or "identity").strip().lower() != "identity":
@@ -34,10 +50,7 @@ def upload(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     length = body.content_length(req.env)
     # 0 means unknown.
     size = integer(req.get_header("x-openstack-image-size") or "0", "x-openstack-image-size") or length
-    store_name = req.get_header("x-image-meta-store")
-    source = body.source(req.env)
-    data.upload(service(req), caller(req), known_id(image_id), source, store_name=store_name, size=size, length=length)
-    resp.status = 204
+    return body.source(req.env), size, length
 
 
 def download(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:

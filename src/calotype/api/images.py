@@ -11,7 +11,7 @@ from calotype import errors
 from calotype.api import listing, patch, views
 from calotype.api.request import UUID, caller, json_body, json_object, no_body, params, path_text, service
 from calotype.api.schemas import Schemas
-from calotype.images import lifecycle, locations
+from calotype.images import imports, lifecycle, locations
 from calotype.images.lifecycle import NewImage
 from calotype.model import HIDDEN_PROPERTIES, MAX_NAME, RESERVED_PREFIX, Image
 from calotype.service import Service
@@ -31,6 +31,7 @@ def create(req: falcon.Request, resp: falcon.Response) -> None:
     resp.status = 201
     resp.location = f"{req.prefix}/v2/images/{image.id}"
     resp.set_header("OpenStack-image-store-ids", ",".join(store.name for store in svc.stores))
+    resp.set_header("OpenStack-image-import-methods", ",".join(imports.enabled_methods(svc)))
     _entity(req, resp, image)
 
 

@@ -17,7 +17,7 @@ def add(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     """POST /v2/images/{image_id}/locations"""
     found = json_object(req)
     schemas.check(schemas.NEW_LOCATION, found)
-    given = _given(found["validation_data"]) if found.get("validation_data") else None
+    given = parse_given(found["validation_data"]) if found.get("validation_data") else None
     locations.add(service(req), caller(req), known_id(image_id), found["url"], given)
     resp.status = 202
 
@@ -29,7 +29,8 @@ def index(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
     send(resp, [views.location(one) for one in found])
 
 
-def _given(found: Mapping[str, str]) -> Given:
+def parse_given(found: Mapping[str, str]) -> Given:
+    """The hash in `os_hash_algo` and `os_hash_value`. Raises `Invalid` for one of the wrong length."""
     algo, value = found["os_hash_algo"], found["os_hash_value"]
     if not re.fullmatch(f"[0-9A-Fa-f]{{{2 * ALGORITHMS[algo]}}}", value):
         raise errors.Invalid(f"os_hash_value of {algo} has {2 * ALGORITHMS[algo]} hexadecimal digits.")

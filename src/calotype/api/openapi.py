@@ -26,6 +26,7 @@ def _header(text: str, schema: Schema | None = None, *, always: bool = True) -> 
 HEADERS: Final[dict[str, Schema]] = {
     "X-Openstack-Request-ID": _header("Names the request in the log of the service", {"pattern": "^req-"}),
     "Location": _header("Where it is", {"format": "uri"}),
+    "OpenStack-image-import-methods": _header("Import methods that are offered, with commas between them"),
     "OpenStack-image-store-ids": _header("Stores that data may go to, with commas between them"),
     "ETag": _header("Another one for other bytes", {"pattern": '^"[^"]+"$'}, always=False),
     "Accept-Ranges": _header("That parts can be asked for", {"const": "bytes"}),

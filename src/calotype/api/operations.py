@@ -12,6 +12,7 @@ from calotype.api import (
     health,
     image_data,
     images,
+    imports,
     listing,
     locations,
     members,
@@ -69,7 +70,12 @@ _IMAGES: Final[Mapping[Handler, Operation]] = {
     ),
     images.create: Operation(
         "Create an image",
-        _makes("Image", "The image, which waits for data", "OpenStack-image-store-ids"),
+        _makes(
+            "Image",
+            "The image, which waits for data",
+            "OpenStack-image-store-ids",
+            "OpenStack-image-import-methods",
+        ),
         "Creates the record; its status is queued until its data is there. Names that the service does not know are "
         "properties of your own.",
         body="NewImage",
@@ -99,6 +105,25 @@ _IMAGES: Final[Mapping[Handler, Operation]] = {
         refuses=(410, 413, 415, 500),
         is_data=True,
     ),
+    image_data.stage: Operation(
+        "Stage data",
+        {204: Answer("The data is kept until it is imported")},
+        "The first half of an import by glance-direct. The image is uploading until `POST …/import`.",
+        headers=(Parameter("x-openstack-image-size", "How many bytes will come; 0 is unknown", _INTEGER),),
+        body={_OCTETS: None},
+        refuses=(413, 415, 500),
+        is_data=True,
+    ),
+    imports.start: Operation(
+        "Import data",
+        {202: Answer("The import has begun; the image's tasks tell how far it is")},
+        "Writes the data into stores, all at once and by one read, and makes the image active. With copy-image the "
+        "image is active already, and gets further copies.",
+        headers=(Parameter("x-image-meta-store", "Store to write to, in place of the default one"),),
+        body="NewImport",
+        refuses=(410, 413),
+    ),
+    imports.cancel: Operation("Cancel an import", {202: Answer("The import is about to end; its task will say so")}),
     image_data.download: Operation(
         "Download data",
         {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from calotype.api import discovery, health, image_data, images, locations, members, metadefs, tasks, versions
+from calotype.api import discovery, health, image_data, images, imports, locations, members, metadefs, tasks, versions
 from calotype.api.request import Handler
 
 
@@ -38,6 +38,10 @@ ROUTES: Final = (
     Route("PUT", _IMAGE + "/file", image_data.upload),
     Route("GET", _IMAGE + "/file", image_data.download),
     Route("HEAD", _IMAGE + "/file", image_data.download),
+    #
+    Route("PUT", _IMAGE + "/stage", image_data.stage),
+    Route("POST", _IMAGE + "/import", imports.start),
+    Route("POST", _IMAGE + "/actions/cancel_import", imports.cancel),
     #
     Route("PUT", _IMAGE + "/tags/{tag}", images.add_tag),
     Route("DELETE", _IMAGE + "/tags/{tag}", images.remove_tag),

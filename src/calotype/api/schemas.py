@@ -143,6 +143,32 @@ NEW_LOCATION: Final[Schema] = {
         },
     },
 }
+NEW_IMPORT: Final[Schema] = {
+    "name": "import",
+    "type": "object",
+    "required": ["method"],
+    "properties": {
+        "method": {
+            "type": "object",
+            "description": "Where the data comes from",
+            "required": ["name"],
+            "dependencies": {"os_hash_algo": ["os_hash_value"], "os_hash_value": ["os_hash_algo"]},
+            "properties": {
+                "name": {"type": "string", "description": "One of the methods that GET /v2/info/import lists"},
+                "uri": _text("For web-download, where the data lies", most=4096),
+                "os_hash_algo": {"type": "string", "enum": list(ALGORITHMS), "description": "Algorithm of the hash"},
+                "os_hash_value": _text("What the hash of the data has to be, in hex", most=None)
+                | {"pattern": "^[0-9A-Fa-f]*$"},
+            },
+        },
+        "stores": {"type": "array", "items": {"type": "string"}, "description": "Stores to write to"},
+        "all_stores": {"type": "boolean", "description": "Write to every store that takes data"},
+        "all_stores_must_succeed": {
+            "type": "boolean",
+            "description": "Whether one store that fails fails the import; true unless it says false",
+        },
+    },
+}
 NEW_TASK: Final[Schema] = {
     "name": "task",
     "type": "object",

@@ -75,6 +75,11 @@ def fail(tx: Tx, job: Job, store: str, why: str) -> bool:
     return _set(tx, job, store, state="failed", error=why[:2000])
 
 
+def reset(tx: Tx, job: Job, store: str) -> bool:
+    """What was written there is removed, and an attempt may begin again."""
+    return _set(tx, job, store, state="pending", attempt=None, note=None, url=None, object=None)
+
+
 def clean(tx: Tx, job: Job, store: str) -> bool:
     """Nothing is left in the store of what was written there."""
     return _set(tx, job, store, attempt=None, note=None, url=None, object=None)

@@ -253,6 +253,22 @@ def is_used_elsewhere(tx: Tx, url: str, image_id: str) -> bool:
     return tx.execute(statement.where(image_locations.c.image_id != image_id).limit(1)).first() is not None
 
 
+def put_size(tx: Tx, image_id: str, status: str, size: int, *, now: datetime) -> bool:
+    """Write the size of data that has no copy yet. False unless the image is still in this status."""
+    which = (images.c.id == image_id) & (images.c.status == status) & (images.c.deleted == sa.false())
+    return bool(tx.execute(sa.update(images).where(which).values(size=size, updated_at=now)).rowcount)
+
+
+def put_properties(
+    tx: Tx, image_id: str, properties: Mapping[str, str], *, now: datetime, remove: Collection[str] = ()
+) -> None:
+    """Write properties of the service's own, and remove others, of an image that is locked."""
+    if remove:
+        _remove_named(tx, image_properties.c.name, image_id, list(remove))
+    _put_properties(tx, image_id, properties, now)
+    _draw_revision(tx, image_id)
+
+
 def put_hashes(tx: Tx, image_id: str, *, now: datetime, **values: str | None) -> bool:
     """Write the digests of an image's data. False if the image is deleted."""
     statement = sa.update(images).where(images.c.id == image_id, images.c.deleted == sa.false())

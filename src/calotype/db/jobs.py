@@ -179,6 +179,27 @@ def advance(tx: Tx, job: Job, step: int, checkpoint: Mapping[str, Any]) -> bool:
     return bool(tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount)
 
 
+def park(tx: Tx, job: Job, checkpoint: Mapping[str, Any], *, delay: timedelta) -> None:
+    """The attempt has done its part, and the job waits for another use of it, at most for `delay`. Raises `Gone`."""
+    values = {"state": "pending", "owner": None, "due_at": db_now(delay), "checkpoint": json.dumps(dict(checkpoint))}
+    if not tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount:
+        raise errors.Gone("The upload took too long to report and was given up.")
+
+
+def is_parked(tx: Tx, job: Job) -> bool:
+    """Whether the job waits as `park` has left it."""
+    waits = (jobs.c.id == job.id) & (jobs.c.state == "pending") & jobs.c.checkpoint.is_not(None)
+    return tx.execute(sa.select(jobs.c.id).where(waits, jobs.c.cancel.is_(None))).first() is not None
+
+
+def become(tx: Tx, job: Job, kind: str, payload: Mapping[str, Any], *, reserved: int) -> None:
+    """Turn a parked job into one of another kind, which is due now. Raises `Conflict` if somebody took it meanwhile."""
+    values = {"kind": kind, "payload": json.dumps(dict(payload)), "due_at": db_now(), "reserved": reserved}
+    waits = _is_current(job) & (jobs.c.state == "pending")
+    if not tx.execute(sa.update(jobs).where(waits).values(values)).rowcount:
+        raise errors.Conflict("The staged data is just being removed.")
+
+
 def fail_for_good(tx: Tx, job: Job, why: str) -> bool:
     """Record a failure that no other attempt can mend. False when the job was taken away."""
     values = {"failure": why[:2000], "due_at": db_now()}
@@ -289,7 +310,9 @@ def any_claimable(tx: Tx, claims: Claims) -> bool:
 
 
 def _claimable(claims: Claims) -> sa.ColumnElement[bool]:
-    due = (jobs.c.due_at <= db_now()) | (jobs.c.due_at > db_now(_IMPLAUSIBLY_LATE))
+    # A parked job may have to wait for days.
+    fast_clock = (jobs.c.due_at > db_now(_IMPLAUSIBLY_LATE)) & jobs.c.checkpoint.is_(None)
+    due = (jobs.c.due_at <= db_now()) | fast_clock
     claimable: sa.ColumnElement[bool] = (jobs.c.state == "pending") & due
     if claims.dead:
         claimable |= jobs.c.owner.in_(claims.dead)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from calotype import errors
 from calotype.context import SERVICE, Context
@@ -31,7 +31,7 @@ T = TypeVar("T")
 KIND = "upload"
 
 #: An image with all of these properties asks for its signature to be verified.
-_SIGNATURE = {f"img_signature{part}" for part in ("", "_hash_method", "_key_type", "_certificate_uuid")}
+SIGNATURE: Final = {f"img_signature{part}" for part in ("", "_hash_method", "_key_type", "_certificate_uuid")}
 
 
 # --- in --------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def upload(
         image, job = _intend(svc, ctx, image.id, store, allowed, size)
         room = quota.growing_reservation(svc, allowed, size, job)
         with (
-            _cleaning_up(svc, job),
+            cleaning_up(svc, job),
             svc.leases.holding(job) as alive,
             Passing(
                 source,
@@ -112,7 +112,7 @@ def refuse_unready(image: Image) -> None:
         )
     if not image.disk_format or not image.container_format:
         raise errors.Invalid("Set disk_format and container_format before uploading data.")
-    if image.properties.keys() >= _SIGNATURE:
+    if image.properties.keys() >= SIGNATURE:
         raise errors.Invalid("This release does not verify signatures; remove the img_signature properties to upload.")
 
 
@@ -199,7 +199,7 @@ def _activate(svc: Service, job: Job, store: Store, stored: Stored, passing: Pas
 
 
 @contextlib.contextmanager
-def _cleaning_up(svc: Service, job: Job) -> Iterator[None]:
+def cleaning_up(svc: Service, job: Job) -> Iterator[None]:
     """If the block raises, remove the data from the store and return the image to the queue."""
     try:
         yield
@@ -255,7 +255,8 @@ def give_up(svc: Service, job: Job, why: str) -> None:
         return
 
     def work(tx: Tx) -> None:
-        queued = db_images.move(tx, job.image_id, "saving", "queued", now=svc.now(), size=None, virtual_size=None)
+        status = "saving" if job.kind == KIND else "uploading"
+        queued = db_images.move(tx, job.image_id, status, "queued", now=svc.now(), size=None, virtual_size=None)
         svc.events.upload_failed(tx, job.image_id, why)
         if queued:
             svc.events.image(tx, job.image_id, "image.update")

@@ -71,6 +71,22 @@ def recognise(svc: Service, *, adopt: bool = False, change: bool = True) -> list
     return found
 
 
+def prepare_staging(svc: Service) -> None:
+    """Take the staging directory of this host into use: make it, and give it an identity, if need be.
+
+    The identity is the name of the place for the jobs whose data is there. The database need not know it: what is
+    staged is not relied on before it has been imported.
+    """
+    store = svc.stores.staging
+    try:
+        if (found := store.found_identity()) is None:
+            store.establish(found := str(uuid.uuid4()))
+            found = store.found_identity()  # that of another process, if it was first
+        store.identity = found
+    except errors.StoreError as exc:
+        LOG.error("the staging directory cannot be used, so that nothing can be staged: %s", errors.reason(exc))
+
+
 def refresh(svc: Service) -> None:
     """Read what has changed in the database: places that the operator adopted, or that other hosts took into use."""
     known = {place.name: place for place in _known(svc)}

@@ -51,14 +51,28 @@ def check_uploading_count(tx: Tx, allowed: Allowance | None) -> None:
         )
 
 
-def bytes_to_reserve(tx: Tx, allowed: Allowance | None, size: int | None) -> int:
+def check_staged(tx: Tx, allowed: Allowance | None, size: int) -> None:
+    """Raise `OverLimit` if `size` more bytes that wait to be imported would be too many."""
+    if allowed is None or allowed.staged is None:
+        return
+    lock_project(tx, allowed.project)
+    staged = usage(tx, allowed.project, "staged")["staged"]
+    if staged + size > allowed.staged:
+        raise errors.OverLimit(
+            f"Project {allowed.project} may stage {allowed.staged} bytes; it has staged {staged}, and {size} more were "
+            "asked for."
+        )
+
+
+def bytes_to_reserve(tx: Tx, allowed: Allowance | None, size: int | None, *, instead_of: Job | None = None) -> int:
     """How many bytes this transaction has to reserve for data of this size; None: of a size that is not known yet.
 
-    If the transaction adds the copy itself, it need not reserve them. Raises `OverLimit`.
+    If the transaction adds the copy itself, it need not reserve them. They replace the reservation of `instead_of`.
+    Raises `OverLimit`.
     """
     if allowed is None or allowed.size is None:
         return size or 0
-    remaining = _remaining(tx, allowed, allowed.size, 1 if size is None else size)
+    remaining = _remaining(tx, allowed, allowed.size, 1 if size is None else size, except_job=instead_of)
     return min(FIRST_STEP, remaining) if size is None else size
 
 

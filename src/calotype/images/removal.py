@@ -16,7 +16,7 @@ from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.images import locations
+from calotype.images import imports, locations
 from calotype.model import Image, Job, Location
 from calotype.service import Service
 from calotype.stores.base import Later
@@ -33,10 +33,11 @@ def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
     if rows is None:
         raise errors.NotFound(f"No image found with ID {image.id}")
     svc.events.deleted(tx, image, now)
-    # An upload or the removal of one copy may still be running. It loses its job, and the runner cleans up.
+    # An upload, an import or the removal of one copy may still be running. It loses its job, and the runner cleans up.
     if rows.pop(jobs.TABLE, None):
         if image.status == "importing":
             locations.call_off(svc, tx, image.id)
+        imports.call_off(tx, image.id)
         jobs.revoke(tx, image.id)
     return _submit(svc, tx, image, image.locations, rows=rows)
 

@@ -20,8 +20,8 @@ from typing import Final
 
 from calotype import errors
 from calotype.db import jobs
-from calotype.images import data, locations, removal
-from calotype.images.work import CancelAsked, Work
+from calotype.images import data, importing, imports, locations, removal
+from calotype.images.work import CancelAsked, Work, backoff
 from calotype.jobs import chores
 from calotype.model import Job
 
@@ -47,11 +47,15 @@ class Lane(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A part of a job. `undo` removes what `run` has done or begun; like `run` it may run more than once."""
+    """A part of a job. `undo` removes what `run` has done or begun; like `run` it may run more than once.
+
+    After a `final` step nothing is undone any more: what is left is done, however often it is tried.
+    """
 
     name: str
     run: Callable[[Work], None]
     undo: Callable[[Work], None] | None = None
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,26 @@ class Kind:
     attempts: int | None = None
     backoff: Callable[[Job], timedelta] = field(default=lambda job: jobs.backoff(job))
 
+    def can_undo(self, step: int) -> bool:
+        """Whether a job that is at this step can still be undone."""
+        return any(one.undo for one in self.steps) and not any(one.final for one in self.steps[:step])
+
 
 KINDS: Final[Mapping[str, Kind]] = {
     data.KIND: Kind(Lane.CHORE, [Step("clean up", chores.abandon_upload)]),
     removal.KIND: Kind(Lane.CHORE, [Step("remove", chores.finish_delete)]),
     locations.KIND: Kind(Lane.TRANSFER, [Step("hash", locations.hash_data)]),
+    imports.STAGED: Kind(Lane.CHORE, [Step("remove staged data", importing.drop_staged)]),
+    imports.KIND: Kind(
+        Lane.TRANSFER,
+        [
+            Step("receive", importing.receive, importing.undo),
+            Step("activate", importing.activate, final=True),
+            Step("tidy", importing.tidy),
+        ],
+        attempts=5,
+        backoff=lambda job: backoff(job.attempt),
+    ),
 }
 
 

@@ -132,7 +132,8 @@ class Runner:
 
     def _claim(self, lane: Lane, dead: list[str]) -> Job | None:
         db, leases = self._svc.db, self._svc.leases
-        claims = jobs.Claims(leases.owner, of_lane(lane), dead=dead, orphans=leases.orphans())
+        place = self._svc.stores.staging.identity
+        claims = jobs.Claims(leases.owner, of_lane(lane), place, dead=dead, orphans=leases.orphans())
         if lane is Lane.TRANSFER:
             claims = replace(claims, fair=True, spare=self._most > 1 and self.transfers == self._most - 1)
 
@@ -210,21 +211,22 @@ class Runner:
         """Run the steps that are left; after a final failure, undo those that ran."""
         job = work.job
         failure = job.failure
-        if failure is None and job.cancel is not None and kind.steps[0].undo:
+        if failure is None and job.cancel is not None and kind.can_undo(work.step):
             failure = self._fail_for_good(job, job.cancel)
         while failure is None and work.step < len(kind.steps):
             step = kind.steps[work.step]
+            number = work.step
             try:
                 step.run(work)
-                if work.step < len(kind.steps) - 1:
-                    work.done()
-                else:
+                if number == len(kind.steps) - 1:
                     return
+                if work.step == number:  # else its own transaction has recorded that it is done
+                    work.done()
             except (Stopped, Postponed, errors.Gone, errors.Busy):
                 raise
             except Exception as exc:
                 is_final = isinstance(exc, FINAL) or (kind.attempts is not None and job.attempt >= kind.attempts)
-                if not is_final or step.undo is None:
+                if not is_final or not kind.can_undo(work.step):
                     raise
                 LOG.log(
                     logging.INFO if isinstance(exc, CancelAsked) else logging.ERROR,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
@@ -86,6 +87,8 @@ COMMON: list[cfg.Opt] = [
 ]
 
 DEFAULT_NAME = "local"
+#: The store that keeps data until it is imported. Users never see it.
+STAGING = "os_glance_staging_store"
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")
 _RESERVED = "os_glance_"
 
@@ -93,15 +96,23 @@ _RESERVED = "os_glance_"
 class Stores:
     """Every configured store, by name, in the order of the configuration."""
 
-    def __init__(self, stores: Iterable[Store], default: str, settings: Mapping[str, Settings] | None = None) -> None:
+    def __init__(
+        self,
+        stores: Iterable[Store],
+        default: str,
+        settings: Mapping[str, Settings] | None = None,
+        *,
+        staging: file.FileStore,
+    ) -> None:
         """`settings` are the common options of each store, by its name."""
         settings = settings or {}
+        self.staging = staging
         self._stores = {store.name: store for store in stores}
         self._read_only = frozenset(name for name, one in settings.items() if one.read_only)
         self._probes = Probes(self)
         self._breaker = Breaker()
         self._access = {
-            store.name: Access(store, settings.get(store.name, Settings()), self._breaker) for store in self
+            store.name: Access(store, settings.get(store.name, Settings()), self._breaker) for store in (*self, staging)
         }
         self.default = default
 
@@ -129,7 +140,7 @@ class Stores:
 
     def meant(self, name: str, identity: str | None) -> Store | None:
         """The store with this identity, whatever its name is now; without an identity, the store of this name."""
-        same = (one for one in self if isinstance(one, Identified) and one.identity == identity)
+        same = (one for one in (*self, self.staging) if isinstance(one, Identified) and one.identity == identity)
         return next(same, None) if identity else self.get(name)
 
     def for_writing(self, name: str | None) -> Store:
@@ -186,7 +197,7 @@ def build(conf: cfg.ConfigOpts) -> Stores:
     if not backends:
         if default:
             raise errors.ConfigError("[glance_store] default_backend is set, but enabled_backends names no store.")
-        return Stores([UNCONFIGURED(conf, DEFAULT_NAME)], DEFAULT_NAME)
+        return Stores([UNCONFIGURED(conf, DEFAULT_NAME)], DEFAULT_NAME, staging=_staging(conf))
     if not default:
         raise errors.ConfigError(
             "[glance_store] default_backend must name one of the enabled_backends: " + ", ".join(backends)
@@ -202,10 +213,24 @@ def build(conf: cfg.ConfigOpts) -> Stores:
     for store in made:
         if settings[store.name].max_uploads and Feature.WRITE not in store.features:
             raise errors.ConfigError(f"Store {store.name}: max_uploads is set, and the store takes no uploads.")
-    stores = Stores(made, default, settings)
+    stores = Stores(made, default, settings, staging=_staging(conf))
     if not any(stores.takes_data(store) for store in stores if store.name == default):
         raise errors.ConfigError(f"[glance_store] default_backend {default!r} does not take new data.")
     return stores
+
+
+def _staging(conf: cfg.ConfigOpts) -> file.FileStore:
+    """The staging directory: that of the reserved store's section, of `node_staging_uri`, or in the state directory."""
+    conf.register_opts(file.OPTIONS, group=STAGING)
+    options = {option.dest: conf[STAGING][option.dest] for option in file.OPTIONS}
+    directory = options["filesystem_store_datadir"]
+    if not directory and conf.node_staging_uri:
+        scheme, _, path = conf.node_staging_uri.partition("://")
+        if scheme != "file" or not path.startswith("/"):
+            raise errors.ConfigError(f"node_staging_uri: {conf.node_staging_uri} is not of the form file:///directory.")
+        directory = path
+    directory = directory or str(Path(conf.state_dir) / "staging")
+    return file.FileStore(STAGING, {**options, "filesystem_store_datadir": directory})
 
 
 def _make_all(conf: cfg.ConfigOpts, backends: Mapping[str, str]) -> list[Store]:

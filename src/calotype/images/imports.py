@@ -1,0 +1,328 @@
+"""Interoperable import: data is staged or fetched, and written into stores by a job (contract: import.md).
+
+`stage` receives data into the staging directory of this host. `start` submits the job; `images/importing.py` has its
+steps. Both are one transaction with the change of the image's status.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final
+
+from calotype import errors
+from calotype.context import SERVICE, Context
+from calotype.db import copies as db_copies
+from calotype.db import images as db_images
+from calotype.db import jobs
+from calotype.db import tasks as db_tasks
+from calotype.db.engine import Tx
+from calotype.images import data, quota, tasks
+from calotype.images.locations import Given
+from calotype.images.stream import Passing, Source
+from calotype.limits import Allowance
+from calotype.model import Image, Job, Task
+from calotype.policy import no_image
+from calotype.service import Service
+from calotype.stores.base import Feature, Store
+from calotype.transfers import Upload
+
+LOG = logging.getLogger(__name__)
+
+#: The kind of a job that keeps staged data until it is imported, and of one that imports.
+STAGED: Final = "stage"
+KIND: Final = "import"
+
+GLANCE_DIRECT: Final = "glance-direct"
+WEB_DOWNLOAD: Final = "web-download"
+COPY_IMAGE: Final = "copy-image"
+METHODS: Final = (GLANCE_DIRECT, WEB_DOWNLOAD, COPY_IMAGE)
+#: For each method, the status that the image must have.
+STATUSES: Final[Mapping[str, str]] = {GLANCE_DIRECT: "uploading", WEB_DOWNLOAD: "queued", COPY_IMAGE: "active"}
+
+#: Properties by which clients, and a Glance on the same database, see what is going on.
+LOCK: Final = "os_glance_import_task"
+IMPORTING: Final = "os_glance_importing_to_stores"
+FAILED: Final = "os_glance_failed_import"
+
+#: After this time without a sign of life a task of Glance's has lost its image (contract: import.md §4).
+_GLANCE_PATIENCE: Final = {"pending": timedelta(minutes=120), "processing": timedelta(minutes=60)}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller wants to be imported. `asked` is the request as it came, for the task."""
+
+    method: str
+    asked: Mapping[str, Any]
+    uri: str | None = None
+    given: Given | None = None
+    stores: Sequence[str] | None = None
+    all_stores: bool = False
+    all_must_succeed: bool = True
+
+
+def enabled_methods(svc: Service) -> list[str]:
+    """The methods that this service offers, in the operator's order."""
+    return [name for name in svc.conf.enabled_import_methods if name in METHODS]
+
+
+# --- staging ---------------------------------------------------------------------------------------------
+
+
+def stage(
+    svc: Service, ctx: Context, image_id: str, source: Source, *, size: int | None, length: int | None = None
+) -> None:
+    """Receive the data of a queued image into the staging directory; the image is uploading until it is imported.
+
+    `size` and `length` are as in `data.upload`. Raises what that raises, and `NotFound` if glance-direct is not
+    offered.
+    """
+    if GLANCE_DIRECT not in enabled_methods(svc):
+        raise errors.NotFound("Staging is not offered: the import method glance-direct is not enabled.")
+    image = svc.db.snapshot(lambda tx: db_images.get(tx, ctx, image_id))
+    if image is None:
+        raise no_image(image_id)
+    svc.policy.check_image(ctx, "modify_image", image)
+    _refuse_unless(image, "queued")
+    store = svc.stores.staging
+    store.confirm()
+    if size is not None and size > svc.conf.image_size_cap:
+        raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
+    if None not in (size, length) and size != length:
+        raise errors.Invalid(f"The request says that the image has {size} bytes, and brings {length}.")
+    allowed = quota.allowance(svc, ctx, image.owner)
+    with svc.transfers.slot():
+        job = _intend_staging(svc, ctx, image.id, store, allowed, size)
+        room = quota.growing_reservation(svc, allowed, size, job)
+        with (
+            data.cleaning_up(svc, job),
+            svc.leases.holding(job) as alive,
+            Passing(
+                source,
+                svc.transfers,
+                expect=size,
+                cap=svc.conf.image_size_cap,
+                hash_algo=svc.conf.hashing_algorithm,
+                md5=False,
+                disk_format=None,  # it is inspected when it is imported: the format may be set until then
+                container_format=None,
+                rules=data.format_rules(svc),
+                alive=alive,
+                admit=room.admit if room else None,
+            ) as passing,
+            svc.transfers.following(Upload(image.id, image.owner, store.name, size), lambda: passing.size),
+        ):
+            note = data.noting(svc, job, store.name)
+            access = svc.stores.access(store)
+            with access.writing(image.id, attempt=job.token, size=size, note=note, ctx=ctx) as write:
+                passing.run(write)
+                stored = write.commit()
+            facts = {"size": stored.size, "hash": passing.hash_value, "algo": svc.conf.hashing_algorithm}
+            keep = timedelta(hours=svc.conf.jobs.staging_hours)
+
+            def work(tx: Tx) -> None:
+                if not db_images.put_size(tx, job.image_id, "uploading", stored.size, now=svc.now()):
+                    raise errors.Gone("The image was deleted while its data was arriving.")
+                if not db_copies.done(tx, job, store.name, stored.url, object_id=stored.object_id):
+                    raise errors.Gone("The upload took too long to report and was given up.")
+                jobs.park(tx, job, facts, delay=keep)
+                svc.events.image(tx, job.image_id, "image.update")
+
+            svc.db.write(work, lambda tx, _: jobs.is_parked(tx, job))
+
+
+def _intend_staging(
+    svc: Service, ctx: Context, image_id: str, store: Store, allowed: Allowance | None, size: int | None
+) -> Job:
+    """Mark the image as uploading, and reserve quota."""
+    owner = svc.leases.owner
+
+    def work(tx: Tx) -> Job:
+        image = db_images.get(tx, ctx, image_id, lock=True)
+        if image is None:
+            raise no_image(image_id)
+        _refuse_unless(image, "queued")
+        db_images.move(tx, image.id, "queued", "uploading", now=svc.now())
+        quota.check_uploading_count(tx, allowed)
+        quota.check_staged(tx, allowed, size or 1)
+        job = jobs.submit(
+            tx,
+            STAGED,
+            image.id,
+            {},
+            owner=owner,
+            project=allowed.project if allowed else image.owner,
+            reserved=quota.bytes_to_reserve(tx, allowed, size),
+            place=data.identity(store),
+        )
+        db_copies.add(tx, job, [(store.name, data.identity(store))], writing=True)
+        svc.events.image(tx, replace(image, status="uploading", updated_at=svc.now()), "image.update")
+        return job
+
+    return svc.db.write(work, jobs.is_current, on_unknown=svc.leases.abandon)
+
+
+# --- importing -------------------------------------------------------------------------------------------
+
+
+def start(svc: Service, ctx: Context, image_id: str, request: Request) -> None:
+    """Submit the import of an image's data. It is importing from now on, except with copy-image.
+
+    Raises `NotFound`, `Forbidden`, `Invalid`, `Conflict` in the wrong status, while another import runs, or for an
+    unknown store, `OverLimit`.
+    """
+    image = svc.db.snapshot(lambda tx: db_images.get(tx, ctx, image_id))
+    if image is None:
+        raise no_image(image_id)
+    if request.method not in enabled_methods(svc):
+        raise errors.Invalid(f"The import method {request.method!r} is not enabled here; see GET /v2/info/import.")
+    svc.policy.check_image(ctx, "copy_image" if request.method == COPY_IMAGE else "modify_image", image)
+    _refuse_unready(image, request.method)
+    wanted = _stores(svc, image, request)
+    if not wanted:
+        return  # every store has a copy already
+    if request.uri is not None:
+        svc.net.check(request.uri)
+    elif request.method == WEB_DOWNLOAD:
+        raise errors.Invalid("web-download needs a uri in method.")
+    allowed = quota.allowance(svc, ctx, image.owner)
+    names = [store.name for store in wanted]
+    asked = {"image_id": image.id, "import_req": dict(request.asked), "backend": names}
+
+    def work(tx: Tx) -> tuple[Task, Job]:
+        found = db_images.get(tx, ctx, image.id, lock=True)
+        if found is None:
+            raise no_image(image.id)
+        _refuse_unready(found, request.method)
+        _refuse_busy(svc, tx, found)
+        taken = {place.store for place in found.locations}
+        if request.method == COPY_IMAGE and any(name in taken for name in names):
+            raise errors.Conflict("One of the stores got a copy just now; ask again.")
+        task = tasks.begin(svc, tx, ctx, "api_image_import", found.id, asked)
+        payload = {
+            "task": task.id,
+            "method": request.method,
+            "uri": request.uri,
+            "given": [request.given.algo, request.given.value] if request.given else None,
+            "all_must_succeed": request.all_must_succeed,
+            "stores": names,
+        }
+        project = allowed.project if allowed else found.owner
+        if request.method == GLANCE_DIRECT:
+            job = _staged(tx, found)
+            reserved = quota.bytes_to_reserve(tx, allowed, (found.size or 0) * len(names), instead_of=job)
+            jobs.become(tx, job, KIND, payload, reserved=reserved)
+        else:
+            size = (found.size or 0) * len(names) if request.method == COPY_IMAGE else None
+            reserved = quota.bytes_to_reserve(tx, allowed, size)
+            job = jobs.submit(tx, KIND, found.id, payload, project=project, reserved=reserved)
+        db_copies.add(tx, job, [(store.name, data.identity(store)) for store in wanted])
+        if request.method != COPY_IMAGE:
+            db_images.move(tx, found.id, found.status, "importing", now=svc.now())
+        if request.method != GLANCE_DIRECT:
+            quota.check_uploading_count(tx, allowed)
+            quota.check_staged(tx, allowed, 0)
+        failed = [name for name in listed(found, FAILED) if name not in names]
+        properties = {LOCK: task.id, IMPORTING: ",".join(names)}
+        if FAILED in found.properties:
+            properties[FAILED] = ",".join(failed)
+        db_images.put_properties(tx, found.id, properties, now=svc.now())
+        svc.events.image(tx, found.id, "image.update")
+        return task, job
+
+    svc.db.write(work, lambda tx, made: tasks.is_stored(svc, tx, made[0]))
+    svc.nudge()
+
+
+def cancel(svc: Service, ctx: Context, image_id: str) -> None:
+    """Ask the import of an image to stop, by a caller who might have begun it. It fails within about a second.
+
+    Raises `NotFound`, `Forbidden`, `Conflict` if none is under way.
+    """
+
+    def work(tx: Tx) -> None:
+        image = db_images.get(tx, ctx, image_id)
+        if image is None:
+            raise no_image(image_id)
+        running = jobs.of_image(tx, image.id, KIND)
+        copying = bool(running) and running[0].payload["method"] == COPY_IMAGE
+        svc.policy.check_image(ctx, "copy_image" if copying else "modify_image", image)
+        if not running:
+            raise errors.Conflict("No import of this image is under way.")
+        jobs.ask_to_cancel(tx, running[0].id, "The import was cancelled on request.")
+
+    svc.db.write(work)
+    svc.nudge()
+
+
+def call_off(tx: Tx, image_id: str) -> None:
+    """The image is deleted in this transaction: its import, and what is staged, are given up."""
+    for job in jobs.of_image(tx, image_id, KIND, STAGED):
+        jobs.ask_to_cancel(tx, job.id, "The image was deleted.")
+
+
+# --- what may be imported --------------------------------------------------------------------------------
+
+
+def listed(image: Image, name: str) -> list[str]:
+    """The stores in a property of the image."""
+    return [one for one in image.properties.get(name, "").split(",") if one]
+
+
+def _refuse_unless(image: Image, status: str) -> None:
+    if image.status != status:
+        raise errors.Conflict(f"Image {image.id} is in status {image.status}: this needs one that is {status}.")
+
+
+def _refuse_unready(image: Image, method: str) -> None:
+    """Raise `Conflict` unless the image is ready for this method."""
+    _refuse_unless(image, STATUSES[method])
+    for name in ("container_format", "disk_format"):
+        if getattr(image, name) is None:
+            raise errors.Conflict(f"Set {name} before importing data.")
+    if image.properties.keys() >= data.SIGNATURE:
+        raise errors.Invalid("This release does not verify signatures; remove the img_signature properties to import.")
+
+
+def _refuse_busy(svc: Service, tx: Tx, image: Image) -> None:
+    """Raise `Conflict` if another import has the image: one of ours, or of a Glance on the same database."""
+    busy = errors.Conflict("Another import of this image is under way.")
+    if jobs.of_image(tx, image.id, KIND):
+        raise busy
+    if (holder := image.properties.get(LOCK)) and (task := db_tasks.get(tx, SERVICE, holder, svc.now())):
+        patience = _GLANCE_PATIENCE.get(task.status)
+        if patience is not None and svc.now() - task.updated_at < patience:
+            raise busy
+        if patience is not None:
+            tasks.move(svc, tx, task.id, "failure", message="It gave no sign of life, and another import has begun.")
+
+
+def _staged(tx: Tx, image: Image) -> Job:
+    """The job that keeps the image's staged data. Raises `Conflict`."""
+    found = jobs.of_image(tx, image.id, STAGED)
+    if not found or not jobs.is_parked(tx, found[0]):
+        raise errors.Conflict(f"No staged data of image {image.id} is here that could be imported.")
+    return found[0]
+
+
+def _stores(svc: Service, image: Image, request: Request) -> list[Store]:
+    """The stores to import into. Raises `Conflict` for an unknown one, `Invalid`, `StoreReadOnly`."""
+    have = {place.store for place in image.locations} if request.method == COPY_IMAGE else set()
+    if request.all_stores:
+        return [store for store in svc.stores if svc.stores.takes_data(store) and store.name not in have]
+    names = list(dict.fromkeys(request.stores)) if request.stores is not None else [svc.stores.default]
+    if not names:
+        raise errors.Invalid("The list of stores is empty.")
+    found = []
+    for name in names:
+        store = svc.stores.get(name)
+        if store is None:
+            raise errors.Conflict(f"There is no store named {name!r}; see GET /v2/info/stores.")
+        if name in have:
+            raise errors.Invalid(f"Store {name} has a copy of this image already.")
+        if not svc.stores.takes_data(store):
+            words = "is read-only" if Feature.WRITE in store.features else "takes no new data"
+            raise errors.StoreReadOnly(f"Store {name} {words}.", name)
+        found.append(store)
+    return found
