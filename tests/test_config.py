@@ -44,9 +44,10 @@ FILTERS = [option.dest for option in config.IMPORT_FILTERING]
 @pytest.mark.parametrize("brackets", ["{}", "[{}]", "[ {} ]", "['{}']"])
 @pytest.mark.parametrize("name", FILTERS)
 def test_each_filter_of_urls_is_read_with_and_without_brackets(tmp_path: Path, name: str, brackets: str) -> None:
-    item = {"schemes": "ftp", "hosts": "example.org", "ports": "8080"}[name.rpartition("_")[2]]
+    items = {"schemes": "ftp", "hosts": "example.org", "ports": "8080", "prefixes": "2001:db8:64::/96"}
+    item = items[name.rpartition("_")[2]]
     conf = read(tmp_path, f"[import_filtering_opts]\n{name} = {brackets.format(item)}\n")
-    assert getattr(config.filters(conf), name) == {int(item) if item.isdigit() else item}
+    assert {str(one) for one in getattr(config.filters(conf), name)} == {item}
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -60,6 +61,40 @@ def test_a_scheme_that_is_disallowed_in_brackets_is_blocked(tmp_path: Path) -> N
     assert config.filters(conf).disallowed_schemes == {"http"}
     with pytest.raises(errors.ConfigError, match="no scheme"):
         config.filters(read(tmp_path, "[import_filtering_opts]\ndisallowed_schemes = http://\n"))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("64:ff9b::/80", "64:ff9b::1/96", "10.0.0.0/8", "x", "::/96", "::ffff:0:0/96", "fe80::/64", "ff00::/32"),
+        *("fd00:ec2::/96", "::/32", "2001:db8::/128", "2001:db8::"),
+    ],
+)
+def test_a_prefix_that_nat64_cannot_have_stops_the_start(tmp_path: Path, prefix: str) -> None:
+    with pytest.raises(errors.ConfigError, match="nat64_prefixes"):
+        config.filters(read(tmp_path, f"[import_filtering_opts]\nnat64_prefixes = {prefix}\n"))
+
+
+def test_a_proxy_is_configured_by_the_option_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert config.proxy(read(tmp_path, "")) is None
+    found = config.proxy(read(tmp_path, "[import_filtering_opts]\nproxy = http://me:p%40ss@proxy.internal:8080/\n"))
+    assert found is not None
+    assert (found.host, found.port) == ("proxy.internal", 8080)
+    assert found.headers == {"Proxy-Authorization": "Basic bWU6cEBzcw=="}
+    assert "bWU6" not in repr(found)
+    for wrong in (
+        "https://proxy:1",
+        "socks5://proxy:1",
+        "proxy:3128",
+        "http://",
+        "http://p:secret@proxy:x",
+        "http://p/x",
+    ):
+        with pytest.raises(errors.ConfigError, match="proxy") as caught:
+            config.proxy(read(tmp_path, f"[import_filtering_opts]\nproxy = {wrong}\n"))
+        assert "secret" not in str(caught.value)
 
 
 def test_every_list_of_ours_is_read_in_both_ways() -> None:

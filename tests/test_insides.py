@@ -92,7 +92,6 @@ _CONFIGURATIONS = {
     "psycopg": "[database]\nconnection = postgresql://127.0.0.1:1/none\n",
     "PyMySQL": "[database]\nconnection = mysql://127.0.0.1:1/none\n",
     "SQLAlchemy": "",
-    "urllib3": "",
     "python": "",
     "Linux": "",
 }

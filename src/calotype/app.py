@@ -54,7 +54,7 @@ class App:
         self.account = config_check.account(conf)
         config_check.refuse(self.account)
         check_hash_algo(conf.hashing_algorithm)
-        insides.check("oslo.context", "oslo.policy", "oslo.utils", "python", "SQLAlchemy", "urllib3")
+        insides.check("oslo.context", "oslo.policy", "oslo.utils", "python", "SQLAlchemy")
         self.conf = conf
         self.db = database(conf)
         self.runner: Runner | None = None
@@ -173,6 +173,7 @@ def problems(conf: cfg.ConfigOpts) -> list[str]:
         lambda: Protections(conf, _passes(conf)),
         lambda: limits.build(conf),
         lambda: config.filters(conf),
+        lambda: config.proxy(conf),
         lambda: registry.build(conf),
         lambda: App(conf),  # last, for what only shows when all is put together
     ]

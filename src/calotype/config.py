@@ -415,7 +415,8 @@ IMPORT_FILTERING: list[cfg.Opt] = [
     ListOpt(
         "allowed_hosts",
         default=[],
-        help="Hosts of such URLs; empty: any. Those named here may lie at private addresses and on this host.",
+        help="Hosts of such URLs; empty: any. An address written here may be private or of this host, and localhost "
+        "may be this host; a name may not: see private_hosts.",
     ),
     ListOpt("disallowed_hosts", default=[], help="Hosts, or addresses of hosts, that are never fetched from."),
     ListOpt("allowed_ports", default=[80, 443], item_type=types.Port(), help="Ports of such URLs; empty: any."),
@@ -423,9 +424,23 @@ IMPORT_FILTERING: list[cfg.Opt] = [
     ListOpt(
         "private_hosts",
         default=[],
-        help="Hosts that may lie at private addresses and on this host, although allowed_hosts does not name them.",
+        help="Hosts that may lie at private addresses and on this host. It does not narrow allowed_hosts, and does not "
+        "widen it.",
+    ),
+    ListOpt(
+        "nat64_prefixes",
+        default=[],
+        help="Prefixes that your network's NAT64 and DNS64 use, as 2001:db8:64::/96; an address in one counts as the "
+        "IPv4 address that it carries. Lengths: 32, 40, 48, 56, 64 or 96.",
     ),
 ]
+IMPORT_PROXY: cfg.Opt = cfg.StrOpt(
+    "proxy",
+    secret=True,
+    help="Proxy for URLs of users, as http://[user:password@]host:port; default: none, and none from the environment. "
+    "It is asked by CONNECT for addresses and ports, because names are resolved and checked here. Private addresses "
+    "that are allowed are connected to without it.",
+)
 
 NOTIFICATIONS: list[cfg.Opt] = [
     cfg.MultiStrOpt(
@@ -567,7 +582,7 @@ GROUPS: dict[str, list[cfg.Opt]] = {
     "cors": CORS,
     "oslo_middleware": OSLO_MIDDLEWARE,
     "jobs": JOBS,
-    "import_filtering_opts": IMPORT_FILTERING,
+    "import_filtering_opts": [*IMPORT_FILTERING, IMPORT_PROXY],
     "task": TASK,
 }
 
@@ -670,8 +685,10 @@ def register(conf: cfg.ConfigOpts) -> None:
 
 
 def filters(conf: cfg.ConfigOpts) -> net.Filters:
-    """The filters for URLs that users name. Raises `ConfigError` for an invalid host or scheme."""
-    found = {option.dest: frozenset(conf.import_filtering_opts[option.dest]) for option in IMPORT_FILTERING}
+    """The filters for URLs that users name. Raises `ConfigError` for an invalid host, scheme or prefix."""
+    found: dict[str, Any] = {
+        option.dest: frozenset(conf.import_filtering_opts[option.dest]) for option in IMPORT_FILTERING
+    }
     for name in ("allowed_schemes", "disallowed_schemes"):
         found[name] = frozenset(text.lower() for text in found[name])  # as in a parsed URL
         if odd := next((text for text in found[name] if not _SCHEME.fullmatch(text)), None):
@@ -680,7 +697,22 @@ def filters(conf: cfg.ConfigOpts) -> net.Filters:
         found |= {name: net.hosts(texts) for name, texts in found.items() if name.endswith("_hosts")}
     except errors.UrlRefused as exc:
         raise errors.ConfigError(f"[import_filtering_opts]: a host is neither a name nor an address: {exc}") from exc
+    try:
+        found["nat64_prefixes"] = frozenset(map(net.nat64_prefix, found["nat64_prefixes"]))
+    except ValueError as exc:
+        raise errors.ConfigError(f"[import_filtering_opts] nat64_prefixes: {exc}.") from exc
     return net.Filters(**found)
+
+
+def proxy(conf: cfg.ConfigOpts) -> net.Proxy | None:
+    """The proxy for URLs that users name. Raises `ConfigError`, which does not quote it: it may have a password."""
+    url = conf.import_filtering_opts.proxy
+    try:
+        return net.Proxy.parse(url) if url else None
+    except ValueError:
+        raise errors.ConfigError(
+            "[import_filtering_opts] proxy: it is not of the form http://[user:password@]host:port."
+        ) from None
 
 
 def state_path(conf: cfg.ConfigOpts, name: str) -> Path:

@@ -90,12 +90,24 @@ class BodyBroken(Invalid):
     """The request body ended early, was malformed, or the client went away."""
 
 
+class SourceBroken(BodyBroken):
+    """A server elsewhere did not give the data that it was asked for. `lasting`: trying again would change nothing."""
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
+
+
 class ContentRejected(CalotypeError):
     """The bytes are not what the image's format says, or are unsafe to hand to a hypervisor."""
 
 
 class FetchFailed(CalotypeError):
     """A server elsewhere could not be reached, or did not answer as it should."""
+
+
+class ConnectionCut(FetchFailed):
+    """The connection to a server elsewhere ended before the data did; the rest may be had by another one."""
 
 
 # --- stores ----------------------------------------------------------------------------------------------

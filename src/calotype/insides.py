@@ -339,24 +339,16 @@ LIBRARIES: Final = {
             (Part("db.compare", "sqlalchemy.sql.compiler:SQLCompiler.visit_join", "asfrom"),),
         ),
         Library(
-            "urllib3",
-            ">=2.3,<3",
-            "It connects to a name, and has a limit for each wait but none for all of them.",
-            (
-                Part("net", "urllib3.connection:HTTPConnection", "host connect request getresponse"),
-                Part("net", "urllib3.response:HTTPResponse", "read1"),
-            ),
-        ),
-        Library(
             "python",
             ">=3.11,<3.15",
-            "Nothing tells how long an expression may search. Sockets of our own limit what http.client waits for, "
-            "which does not say how it reads and writes.",
+            "Nothing tells how long an expression may search. http.client writes requests to our sockets, and reads "
+            "heads of answers from what they receive, without saying how.",
             (
                 Part("insides", "re", "_parser"),
-                Part("net", "socket:SocketIO.readinto", "recv_into"),
-                Part("net", "http.client:HTTPConnection.send", "sock sendall"),
-                Part("net", "http.client:HTTPResponse.__init__", "makefile"),
+                Part("wire", "http.client:HTTPConnection.send", "sock sendall"),
+                Part("wire", "http.client:HTTPResponse.__init__", "makefile"),
+                Part("wire", "http.client:HTTPResponse._read_status", "readline"),
+                Part("wire", "http.client:_read_headers", "readline"),
             ),
             probe=_probe_parser,
             installed=platform.python_version,

@@ -2,15 +2,18 @@
 
 One strict parser reads a URL, and only its result is used, so no second parser can see another host in it. A name is
 resolved once, each of its addresses is checked, and the connection goes to a checked address. TLS is verified for the
-name. A redirect goes through the same checks. Nothing here knows images or stores; `stores/http.py` uses it.
+name. A redirect goes through the same checks. `wire.py` is the connection. Nothing here knows images or stores;
+`stores/http.py` and `images/sources.py` use it.
+
+A proxy is used only if an option names it. It is asked to connect to the address that was checked here.
 
 No wait is unlimited. A fetch has one time limit for everything before the body. The number of threads that wait is
 limited, in all and for each host. No thread supervises this: each wait on a socket gets the remaining time as timeout.
 """
 
+import base64
 import contextlib
 import ipaddress
-import math
 import re
 import socket
 import ssl
@@ -18,17 +21,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from http.client import HTTPException
-from typing import Any, Final
-from urllib.parse import urljoin, urlsplit
-
-import urllib3
-from urllib3.connection import HTTPConnection
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 from calotype import __version__, errors
+from calotype.wire import FAILURES, Address, Answer, Heed, Wire, tls_context
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 #: The addresses of a name, as text; raises `OSError`.
 Resolver = Callable[[str, int], Iterable[str]]
 
@@ -36,15 +35,14 @@ _PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS: Final = 5
 _MOST_ADDRESSES: Final = 4  #: How many addresses of a name are tried.
-_PIECE: Final = 1 << 20
+#: How long a thread waits for a look-up before it asks whether it should, seconds.
+_SLICE: Final = 0.5
 #: Defaults: how many threads of a process may wait for fetches, and how many of them for one host.
 FETCHES: Final = 256
 FETCHES_OF_HOST: Final = 64
 #: Defaults, seconds: for the connection; and for the head of the answer, and for each piece of the body.
 CONNECT_TIMEOUT: Final = 10.0
 READ_TIMEOUT: Final = 30.0
-#: What urllib3 and the libraries below it raise for failures of a server or of the network.
-_FAILURES: Final = (OSError, ValueError, HTTPException, urllib3.exceptions.HTTPError)
 
 _URL: Final = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
@@ -75,6 +73,7 @@ _PUBLIC6: Final = ipaddress.ip_network("2000::/3")
 _PRIVATE6: Final = _nets("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 #: Networks whose addresses end in an IPv4 address: compatible, mapped, NAT64.
 _ENDS_IN_IPV4: Final = _nets("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")
+_NAT64_LENGTHS: Final = frozenset({32, 40, 48, 56, 64, 96})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,8 @@ class Target:
 class Filters:
     """Which URLs the operator allows. Hosts are as `parse` writes them; an empty `allowed_…` allows all.
 
-    Hosts in `allowed_hosts` and `private_hosts` may have private addresses and be this host; other hosts may not.
+    Hosts in `private_hosts` may have private addresses and be this host. So may an address in `allowed_hosts`, and
+    `localhost` there may be this host. A name in `allowed_hosts` may not: who owns the name decides where it leads.
     """
 
     allowed_schemes: Container[str] = frozenset()
@@ -115,6 +115,7 @@ class Filters:
     allowed_ports: Container[int] = frozenset()
     disallowed_ports: Container[int] = frozenset()
     private_hosts: frozenset[str] = frozenset()
+    nat64_prefixes: frozenset[ipaddress.IPv6Network] = frozenset()  #: their addresses count as what they carry
 
     def check(self, target: Target) -> None:
         """Raise `UrlRefused` unless scheme, host and port are allowed. Resolves no name."""
@@ -128,9 +129,22 @@ class Filters:
 
     def check_address(self, target: Target, address: Address) -> None:
         """Raise `UrlRefused` unless this address of the target's host may be connected to."""
-        private = target.host not in self.allowed_hosts | self.private_hosts
-        if forbidden(address, private=private) or str(address) in self.disallowed_hosts:
-            raise errors.UrlRefused("The host of the URL has an address that this service does not connect to.")
+        for one in self._counts_as(address):
+            private = not self._may_be_private(target.host, one)
+            if forbidden(one, private=private) or not self.disallowed_hosts.isdisjoint(map(str, (one, *_inner(one)))):
+                raise errors.UrlRefused("The host of the URL has an address that this service does not connect to.")
+
+    def is_public(self, address: Address) -> bool:
+        """Whether an address belongs to the Internet, and not to a network of the operator."""
+        return not any(map(forbidden, self._counts_as(address)))
+
+    def _may_be_private(self, host: str, address: Address) -> bool:
+        if host in self.private_hosts:
+            return True
+        return host in self.allowed_hosts and (address.is_loopback if host == "localhost" else _is_address(host))
+
+    def _counts_as(self, address: Address) -> list[Address]:
+        return [carried(address, prefix) for prefix in self.nat64_prefixes if address in prefix] or [address]
 
 
 def hosts(texts: Iterable[str]) -> frozenset[str]:
@@ -177,6 +191,37 @@ def _joined(base: str, leads: str) -> str:
         raise errors.UrlRefused("The URL leads to one that cannot be read.") from exc
 
 
+def nat64_prefix(text: str) -> ipaddress.IPv6Network:
+    """A prefix of NAT64 (RFC 6052). Raises `ValueError` for one that there cannot be, or that has other meanings."""
+    prefix = ipaddress.IPv6Network(text)
+    if prefix.prefixlen not in _NAT64_LENGTHS:
+        raise ValueError(f"{text} has a length that no prefix of NAT64 has: 32, 40, 48, 56, 64 or 96")
+    if any(prefix.overlaps(net) for net in (*_NEVER, *_ENDS_IN_IPV4[:2]) if net.version == 6):
+        raise ValueError(f"{text} has addresses that mean something else")
+    return prefix
+
+
+def carried(address: Address, prefix: ipaddress.IPv6Network) -> Address:
+    """The IPv4 address that an address in a prefix of NAT64 stands for.
+
+    It is the unspecified address, which nobody may connect to, if bits 64 to 71 are set: RFC 6052 keeps them zero.
+    """
+    data = address.packed
+    if prefix.prefixlen < 96 and data[8]:
+        return ipaddress.IPv4Address(0)
+    start = prefix.prefixlen // 8
+    bits = data[12:] if prefix.prefixlen == 96 else (data[:8] + data[9:])[start : start + 4]
+    return ipaddress.IPv4Address(bits)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _host(text: str) -> str:
     refused = errors.UrlRefused("The URL's host is neither a name nor an address in its usual form.")
     if text.startswith("["):
@@ -220,12 +265,35 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy of HTTP that lets us connect to addresses, by CONNECT."""
+
+    host: str
+    port: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  #: the credentials for it, if it wants any
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """`http://[user:password@]host[:port]`; the port is 3128 without one. Raises `ValueError`."""
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ValueError("a proxy is of the form http://[user:password@]host[:port]")
+        headers = {}
+        if parts.username is not None:
+            given = base64.b64encode(unquote_to_bytes(parts.netloc.rpartition("@")[0])).decode()
+            headers["Proxy-Authorization"] = f"Basic {given}"
+        return cls(parts.hostname, parts.port or 3128, headers)
+
+
 class FetchSlot:
     """The right to wait for a fetch until a deadline (`time.monotonic`). `FetchLimit` counts waits for each server."""
 
-    def __init__(self, limit: "FetchLimit", until: float) -> None:
+    def __init__(self, limit: "FetchLimit", until: float, heed: Heed | None = None) -> None:
+        """`heed` is called about twice a second while the fetch waits; what it raises ends the fetch."""
         self._limit = limit
         self.until = until
+        self.heed = heed
         self._places: tuple[str, ...] = ()
 
     def remaining(self, most: float) -> float:
@@ -253,13 +321,13 @@ class FetchLimit:
         self._at: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def slot(self, seconds: float) -> Iterator[FetchSlot]:
+    def slot(self, seconds: float, heed: Heed | None = None) -> Iterator[FetchSlot]:
         """Hold a slot for the length of the block, with a deadline in `seconds`. Raises `Busy` if all are taken."""
         with self._lock:
             if self._count >= self._most:
                 raise errors.Busy("Too many wait for servers elsewhere; try again later.")
             self._count += 1
-        slot = FetchSlot(self, time.monotonic() + seconds)
+        slot = FetchSlot(self, time.monotonic() + seconds, heed)
         try:
             yield slot
         finally:
@@ -293,8 +361,11 @@ class NameLookups:
         self._lock = threading.Lock()
         self._running: dict[tuple[str, int], _Lookup] = {}
 
-    def find(self, resolve: Resolver, host: str, port: int, seconds: float) -> list[str]:
-        """The addresses of a name. Raises what `resolve` raises, `Busy`, and `FetchFailed` after `seconds`."""
+    def find(self, resolve: Resolver, host: str, port: int, seconds: float, heed: Heed | None = None) -> list[str]:
+        """The addresses of a name.
+
+        Raises what `resolve` and `heed` raise, `Busy`, and `FetchFailed` after `seconds`.
+        """
         with self._lock:
             lookup = self._running.get((host, port))
             if lookup is None:
@@ -306,8 +377,12 @@ class NameLookups:
                 except RuntimeError as exc:
                     del self._running[host, port]
                     raise errors.Busy("There is no thread to look a name up with; try again later.") from exc
-        if not lookup.done.wait(seconds):
-            raise errors.FetchFailed("The URL's host was not found in time.")
+        until = time.monotonic() + seconds
+        while not lookup.done.wait(min(_SLICE, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                raise errors.FetchFailed("The URL's host was not found in time.")
+            if heed is not None:
+                heed()
         if lookup.failure is not None:
             raise lookup.failure
         return lookup.found
@@ -330,62 +405,12 @@ class _Lookup:
         self.failure: Exception | None = None
 
 
-class _DeadlineSocket:
-    """A socket with a deadline for all its operations, in place of a timeout for each."""
-
-    until = 0.0  #: the deadline, by `time.monotonic`
-
-    def _set_timeout(self: Any) -> None:
-        remaining = self.until - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError("the time is over")
-        self.settimeout(remaining)
-
-    def recv_into(self: Any, *arguments: Any) -> Any:
-        self._set_timeout()
-        return super().recv_into(*arguments)  # type: ignore[misc]
-
-    def sendall(self: Any, *arguments: Any) -> Any:
-        self._set_timeout()
-        return super().sendall(*arguments)  # type: ignore[misc]
-
-
-class _Socket(_DeadlineSocket, socket.socket):
-    pass
-
-
-class _TlsSocket(_DeadlineSocket, ssl.SSLSocket):
-    pass
-
-
-class _Wire(HTTPConnection):
-    """A connection to an address, with a deadline for its socket."""
-
-    def __init__(self, address: Address, port: int, until: float) -> None:
-        super().__init__(str(address), port)
-        self._until = until
-        self._family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-
-    def connect(self) -> None:
-        sock = _Socket(self._family, socket.SOCK_STREAM)
-        self.sock = sock
-        sock.until = self._until
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock._set_timeout()
-        sock.connect((self.host, self.port))
-
-    def secure(self, context: ssl.SSLContext, name: str) -> None:
-        """Start TLS, and verify that the server's certificate is for `name`."""
-        assert isinstance(self.sock, _Socket)
-        self.sock._set_timeout()
-        self.sock = wrapped = context.wrap_socket(self.sock, server_hostname=name)
-        assert isinstance(wrapped, _TlsSocket)
-        wrapped.until = self._until
-
-
 @dataclass(frozen=True, slots=True)
 class Net:
-    """Fetches URLs within the filters. Thread-safe; uses no proxies and keeps no cookies. Times are in seconds.
+    """Fetches URLs within the filters. Thread-safe; keeps no cookies. Times are in seconds.
+
+    With a `proxy`, connections to public addresses go through it. Those to other addresses, which the operator has
+    allowed for some hosts, do not. The environment is not asked for proxies.
 
     `fetch_timeout` limits everything before the body, look-ups of names and redirects included. Within it,
     `connect_timeout` limits the connection with its TLS handshake, and `head_timeout` the head of the answer. After
@@ -396,6 +421,7 @@ class Net:
     filters: Filters
     ca_file: str | None = None
     insecure: bool = False  #: whether certificates are not verified
+    proxy: Proxy | None = None
     resolve: Resolver = resolve
     connect_timeout: float = CONNECT_TIMEOUT
     head_timeout: float = READ_TIMEOUT
@@ -409,6 +435,11 @@ class Net:
     def prepare(self) -> None:
         """Load the CA certificates. Raises `OSError`."""
         self._context()
+
+    def trusting(self, url: str) -> "Net":
+        """The same, but the host of this URL, which no user chose, may have a private address. Raises `UrlRefused`."""
+        private = self.filters.private_hosts | {parse(url).host}
+        return replace(self, filters=replace(self.filters, private_hosts=private))
 
     def slot(self) -> contextlib.AbstractContextManager[FetchSlot]:
         """A slot for several fetches that share one `fetch_timeout`. Raises `Busy` if too many threads wait."""
@@ -431,17 +462,19 @@ class Net:
         secrets: Mapping[str, str] | None = None,
         budget: int | None = None,
         slot: FetchSlot | None = None,
-    ) -> "Answer":
+        heed: Heed | None = None,
+    ) -> Answer:
         """Send a request and return the answer, whatever its status. Its body, at most `budget` bytes, is not read yet.
 
         `secrets` are headers that are sent to the origin of `url` only. With a `slot` its deadline holds for the body
-        as well. Raises `UrlRefused` for this URL or one that it redirects to, `FetchFailed` if there is no answer, and
-        `Busy` if too many threads wait.
+        as well. `heed` is called about twice a second while anything waits, the body too; what it raises ends the
+        fetch. (A `slot` has its own.) Raises `UrlRefused` for this URL or one that it redirects to, `FetchFailed` if
+        there is no answer, and `Busy` if too many threads wait.
         """
         target = self._target(url)
         if slot is not None:
             return self._follow(slot, method, target, headers or {}, secrets or {}, budget, slot.until)
-        with self.slot() as mine:
+        with self.limit.slot(self.fetch_timeout, heed) as mine:
             return self._follow(mine, method, target, headers or {}, secrets or {}, budget, None)
 
     def _follow(
@@ -453,7 +486,7 @@ class Net:
         secrets: Mapping[str, str],
         budget: int | None,
         until: float | None,
-    ) -> "Answer":
+    ) -> Answer:
         sent = dict(secrets)
         for _ in range(_MOST_REDIRECTS + 1):
             answer = self._ask(slot, method, target, {**headers, **sent}, budget, until)
@@ -485,7 +518,7 @@ class Net:
             slot.go(target.host)
             seconds = slot.remaining(self.fetch_timeout)
             try:
-                texts = self.names.find(self.resolve, target.host, target.port, seconds)
+                texts = self.names.find(self.resolve, target.host, target.port, seconds, slot.heed)
                 found = [ipaddress.ip_address(text) for text in texts]
             except (OSError, ValueError) as exc:  # UnicodeError is a ValueError
                 raise errors.FetchFailed("The URL's host has no address.") from exc
@@ -503,54 +536,67 @@ class Net:
         headers: Mapping[str, str],
         budget: int | None,
         until: float | None,
-    ) -> "Answer":
+    ) -> Answer:
         failure: Exception | None = None
         for address in self._addresses(target, slot):
             # Counted by address as well: a server with many names gets no larger share.
             slot.go(*{target.host, str(address)})
-            wire = _Wire(address, target.port, time.monotonic() + slot.remaining(self.connect_timeout))
+            until_connected = time.monotonic() + slot.remaining(self.connect_timeout)
             try:
-                wire.connect()
-                if target.scheme == "https":
-                    wire.secure(self._context(), target.host)
-            except _FAILURES as exc:
-                wire.close()
+                wire = self._connect(target, address, until_connected, slot)
+            except FAILURES as exc:
                 failure = exc
                 continue
-            except BaseException:
-                wire.close()
-                raise
             return self._exchange(slot, wire, method, target, headers, budget, until)
         raise errors.FetchFailed("The URL's host cannot be connected to.") from failure
+
+    def _connect(self, target: Target, address: Address, until: float, slot: FetchSlot) -> Wire:
+        """A connection to a checked address of the target. Raises `FAILURES`."""
+        proxy = self.proxy if self.proxy and self.filters.is_public(address) else None
+        if proxy is None:
+            wire = Wire(address, target.port, until, slot.heed)
+        else:
+            found = self.names.find(resolve, proxy.host, proxy.port, slot.remaining(self.connect_timeout), slot.heed)
+            wire = Wire(ipaddress.ip_address(found[0]), proxy.port, until, slot.heed)
+        try:
+            wire.connect()
+            if proxy is not None:
+                host = f"[{address}]" if address.version == 6 else str(address)
+                wire.tunnel(f"{host}:{target.port}", proxy.headers)
+            if target.scheme == "https":
+                wire.secure(self._context(), target.host)
+        except BaseException:
+            wire.close()
+            raise
+        return wire
 
     def _exchange(
         self,
         slot: FetchSlot,
-        wire: _Wire,
+        wire: Wire,
         method: str,
         target: Target,
         headers: Mapping[str, str],
         budget: int | None,
         until: float | None,
-    ) -> "Answer":
+    ) -> Answer:
         usual = {"Host": target.netloc, "User-Agent": f"calotype/{__version__}", "Accept": "*/*"}
         try:
-            sock = wire.sock
-            assert isinstance(sock, _DeadlineSocket)
-            sock.until = time.monotonic() + slot.remaining(self.head_timeout)
-            wire.request(
+            wire.set_deadline(time.monotonic() + slot.remaining(self.head_timeout))
+            return wire.ask(
                 method,
                 target.path,
-                headers={**usual, **headers, "Accept-Encoding": "identity", "Connection": "close"},
-                preload_content=False,
-                decode_content=False,
+                {**usual, **headers, "Accept-Encoding": "identity", "Connection": "close"},
+                url=target.url,
+                budget=budget,
+                min_rate=self.min_rate,
+                patience=self.read_timeout,
+                until=until,
             )
-            response = wire.getresponse()
-            return Answer(wire, sock, response, method, budget, self.min_rate, self.read_timeout, until)
         except TimeoutError as exc:
             wire.close()
             raise errors.FetchFailed("The URL's server is too slow.") from exc
-        except _FAILURES as exc:
+        except FAILURES as exc:
             wire.close()
             raise errors.FetchFailed("The URL's server did not answer as HTTP servers do.") from exc
         except BaseException:
@@ -559,82 +605,5 @@ class Net:
 
     def _context(self) -> ssl.SSLContext:
         if not self._tls:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            context.sslsocket_class = _TlsSocket
-            if self.insecure:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            self._tls.append(context)
+            self._tls.append(tls_context(self.ca_file, insecure=self.insecure))
         return self._tls[0]
-
-
-class Answer:
-    """An answer whose body was not read yet. Iterate it once at most, and close it in any case."""
-
-    status: int
-    headers: Mapping[str, str]
-    size: int | None  #: the announced size of the body in bytes, None without one
-
-    def __init__(
-        self,
-        wire: _Wire,
-        sock: _DeadlineSocket,
-        response: urllib3.HTTPResponse,
-        method: str,
-        budget: int | None,
-        min_rate: int,
-        patience: float,
-        until: float | None,
-    ) -> None:
-        self.status = response.status
-        self.headers = response.headers
-        length = self.headers.get("Content-Length", "")
-        chunked = "Transfer-Encoding" in self.headers
-        self.size = int(length) if re.fullmatch("[0-9]{1,18}", length) and not chunked else None
-        self._wire = wire
-        self._sock = sock
-        self._response = response
-        self._empty = method == "HEAD"
-        self._budget = budget
-        self._min_rate = min_rate
-        self._patience = patience
-        self._until = math.inf if until is None else until
-        self._closing = threading.Lock()
-        if self.headers.get("Content-Encoding", "identity") != "identity":
-            self.close()
-            raise errors.FetchFailed("The URL's server sends what nobody asked for: compressed data.")
-
-    def __iter__(self) -> Iterator[bytes]:
-        """The body in pieces. Raises `FetchFailed` if it ends early, and `OverLimit` beyond the budget."""
-        seen, waited = 0, 0.0
-        while not self._empty:
-            started = time.monotonic()
-            # A deadline for the whole `read1`: a hostile server could send chunk sizes and trailers byte by byte.
-            self._sock.until = min(started + self._patience, self._until)
-            try:
-                piece = self._response.read1(_PIECE)
-            except _FAILURES as exc:
-                raise errors.FetchFailed("The URL's server broke off, or is too slow.") from exc
-            waited += time.monotonic() - started
-            if not piece:
-                break
-            seen += len(piece)
-            if self._budget is not None and seen > self._budget:
-                raise errors.OverLimit(f"The URL has more than the {self._budget} bytes that are allowed.")
-            if waited > self._patience and seen < waited * self._min_rate:
-                raise errors.FetchFailed("The URL's server is too slow.")
-            yield piece
-        if not self._empty and self.size not in (None, seen):
-            raise errors.FetchFailed(f"The URL's server sent {seen} of {self.size} bytes.")
-
-    def cancel(self) -> None:
-        """Shut the connection down, from any thread. A thread that waits for a piece gets `FetchFailed` at once."""
-        with self._closing, contextlib.suppress(OSError):
-            # The method of the plain socket, because another thread may be using the TLS object. Unlike a close, a
-            # shutdown wakes a thread that waits.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # type: ignore[arg-type]  # each one is a socket
-
-    def close(self) -> None:
-        with self._closing:  # else `cancel` could shut down another socket that got the same descriptor
-            self._response.close()
-            self._wire.close()

@@ -15,6 +15,7 @@ from oslo_config import cfg
 from calotype import errors, net
 from calotype.context import Context
 from calotype.stores.base import Body, Feature, Health, Note, Write
+from calotype.wire import Answer
 
 OPTIONS: list[cfg.Opt] = [
     cfg.StrOpt(
@@ -41,7 +42,7 @@ _WITH_USER = re.compile(r"(https?://)([^/?#@]*)@(.*)", re.IGNORECASE)
 
 
 class HttpStore:
-    """URLs of http and https. `options` also has the `filters`."""
+    """URLs of http and https. `options` also has the `filters` and the `proxy`."""
 
     kind = "http"
     options: ClassVar[Sequence[cfg.Opt]] = OPTIONS
@@ -54,8 +55,8 @@ class HttpStore:
         self.weight = weight
         if options["http_proxy_information"]:
             raise errors.ConfigError(
-                f"Store {name}: http_proxy_information is not served: the address that was checked is connected to. "
-                "Unset it, and let this host reach the servers."
+                f"Store {name}: http_proxy_information is not served: such a proxy connects to addresses that were not "
+                "checked. Unset it; see [import_filtering_opts] proxy."
             )
         ca_file = options["https_ca_certificates_file"]
         most = options["http_fetches"]
@@ -64,6 +65,7 @@ class HttpStore:
             options["filters"],
             ca_file=ca_file,
             insecure=options["https_insecure"],
+            proxy=options.get("proxy"),
             fetch_timeout=options["http_fetch_timeout"],
             limit=net.FetchLimit(most, options["http_fetches_per_host"]),
             names=net.NameLookups(most),
@@ -158,7 +160,7 @@ class HttpStore:
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
         slot: net.FetchSlot | None = None,
-    ) -> net.Answer:
+    ) -> Answer:
         if not self.owns(url):
             raise errors.StoreError("The location is not in this store.", self.name)
         clean, secrets = _clean(url)
@@ -193,7 +195,7 @@ def _clean(url: str) -> tuple[str, dict[str, str]]:
 class _Part:
     """`Body` of an answer. If the server ignored the range and sent everything, the other bytes are skipped."""
 
-    def __init__(self, store: str, answer: net.Answer, offset: int, length: int | None) -> None:
+    def __init__(self, store: str, answer: Answer, offset: int, length: int | None) -> None:
         self._store = store
         self._answer = answer
         self._cancelled = False

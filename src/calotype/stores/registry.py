@@ -269,7 +269,8 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
                 f"[{name}] and in [backend_defaults]."
             )
     wanted = [*(option.dest for option in driver.options), *driver.timeouts]
-    values = {option: _value(conf, name, option) for option in wanted} | {"filters": config.filters(conf)}
+    values = {option: _value(conf, name, option) for option in wanted}
+    values |= {"filters": config.filters(conf), "proxy": config.proxy(conf)}
     description, weight = (_value(conf, name, option) for option in ("store_description", "weight"))
     return driver(name, values, description=description, weight=weight)
 
