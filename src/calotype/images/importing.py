@@ -96,7 +96,7 @@ def _transfer(
         svc.transfers.following(Upload(image.id, image.owner, ",".join(targets), size), lambda: passing.size),
     ):
         out.receive(passing)
-        if tap is not None and tap.hexdigest() != given[1]:
+        if given and tap is not None and tap.hexdigest() != given[1]:
             raise errors.Invalid(f"The data has {given[0]} {tap.hexdigest()}, and {given[1]} was asked for.")
         facts = {
             "size": passing.size,
@@ -280,7 +280,7 @@ def _source(
         svc.net,
         job.payload["uri"],
         cap=svc.conf.image_size_cap,
-        verified=bool(given) and given[0] not in _WEAK,
+        verified=given is not None and given[0] not in _WEAK,
         pace=pace,
         check=work.check,
     )

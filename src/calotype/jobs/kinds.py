@@ -4,7 +4,7 @@ A step is a function that ends in one of these ways:
 
 - It returns: it is done, and the next one runs. The last one removes the job in the transaction that ends the work.
 - It raises `Postponed`: the job is due again later.
-- It raises an error of `FINAL`: what was done is undone, by the `undo` of this step and those before it, the last one
+- It raises an error that `is_final`: what was done is undone, by the `undo` of this step and those before it, the last one
   first. The `undo` of the first step removes the job.
 - It raises anything else: it is tried again after a pause. A kind with a limit of `attempts` then fails for good.
 
@@ -25,8 +25,7 @@ from calotype.images.work import CancelAsked, Work, backoff
 from calotype.jobs import chores
 from calotype.model import Job
 
-#: Failures that another attempt cannot mend.
-FINAL: Final = (
+_FINAL: Final = (
     CancelAsked,
     errors.Invalid,
     errors.ContentRejected,
@@ -36,6 +35,13 @@ FINAL: Final = (
     errors.OverLimit,
     errors.LocationRefused,
 )
+
+
+def is_final(failure: Exception) -> bool:
+    """Whether another attempt cannot mend a failure."""
+    if isinstance(failure, errors.SourceBroken):
+        return failure.lasting
+    return isinstance(failure, _FINAL) and not isinstance(failure, errors.BodyBroken)
 
 
 class Lane(Enum):

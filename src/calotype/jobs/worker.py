@@ -19,7 +19,7 @@ from calotype.db.engine import Tx
 from calotype.images import places
 from calotype.images.work import CancelAsked, Postponed, Stopped, Work
 from calotype.jobs.chores import sweep
-from calotype.jobs.kinds import FINAL, KINDS, Kind, Lane, of_lane
+from calotype.jobs.kinds import KINDS, Kind, Lane, is_final, of_lane
 from calotype.model import Job
 from calotype.service import Service
 from calotype.transfers import HostSlots
@@ -225,8 +225,8 @@ class Runner:
             except (Stopped, Postponed, errors.Gone, errors.Busy):
                 raise
             except Exception as exc:
-                is_final = isinstance(exc, FINAL) or (kind.attempts is not None and job.attempt >= kind.attempts)
-                if not is_final or not kind.can_undo(work.step):
+                is_last = kind.attempts is not None and job.attempt >= kind.attempts
+                if not (is_final(exc) or is_last) or not kind.can_undo(work.step):
                     raise
                 LOG.log(
                     logging.INFO if isinstance(exc, CancelAsked) else logging.ERROR,
