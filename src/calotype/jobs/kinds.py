@@ -4,8 +4,8 @@ A step is a function that ends in one of these ways:
 
 - It returns: it is done, and the next one runs. The last one removes the job in the transaction that ends the work.
 - It raises `Postponed`: the job is due again later.
-- It raises an error that `is_final`: what was done is undone, by the `undo` of this step and those before it, the last one
-  first. The `undo` of the first step removes the job.
+- It raises an error that `is_final`: what was done is undone, by the `undo` of this step and those before it, the last
+  one first. The `undo` of the first step removes the job.
 - It raises anything else: it is tried again after a pause. A kind with a limit of `attempts` then fails for good.
 
 A step may run again from its beginning, in another process, after any of its statements. What it has kept with
