@@ -299,6 +299,7 @@ class Authentication:
             raise errors.Forbidden("Read-only access")
         is_admin = not ctx.read_only and self._svc.policy.admit(ctx)
         req.context.caller = replace(ctx, request_id=req.context.request_id, is_admin=is_admin)
+        req.context.delegation = partial(self._auth.delegation, req.env)
 
     def _caller(self, req: falcon.Request, resp: falcon.Response) -> Context:
         if self._anonymous and not any(name in req.env for name in self._CREDENTIALS):

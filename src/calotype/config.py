@@ -405,6 +405,12 @@ JOBS: list[cfg.Opt] = [
         help="KiB a second that a server of a user's URL must send, over a minute; 0: no limit.",
     ),
     cfg.IntOpt(
+        "host_patience",
+        default=60,
+        min=1,
+        help="Minutes that an import waits for the host on which its data was staged, if nobody is there.",
+    ),
+    cfg.IntOpt(
         "staging_hours", default=24, min=1, help="Hours after which staged data that nobody has imported is removed."
     ),
 ]
@@ -441,6 +447,14 @@ IMPORT_PROXY: cfg.Opt = cfg.StrOpt(
     "It is asked by CONNECT for addresses and ports, because names are resolved and checked here. Private addresses "
     "that are allowed are connected to without it.",
 )
+
+GLANCE_DOWNLOAD: list[cfg.Opt] = [
+    ListOpt(
+        "extra_properties",
+        default=["hw_", "trait:", "os_distro", "os_secure_boot", "os_type"],
+        help="Beginnings of the names of properties that glance-download takes over from the image in the other region.",
+    ),
+]
 
 NOTIFICATIONS: list[cfg.Opt] = [
     cfg.MultiStrOpt(
@@ -583,6 +597,7 @@ GROUPS: dict[str, list[cfg.Opt]] = {
     "oslo_middleware": OSLO_MIDDLEWARE,
     "jobs": JOBS,
     "import_filtering_opts": [*IMPORT_FILTERING, IMPORT_PROXY],
+    "glance_download_properties": GLANCE_DOWNLOAD,
     "task": TASK,
 }
 

@@ -158,7 +158,6 @@ _TABLE: Final[Mapping[str, Mapping[str, Fate]]] = {
     "image_import_opts": {"*": _IMPORT},
     "image_conversion": {"*": _IMPORT},
     "inject_metadata_properties": {"*": _IMPORT},
-    "glance_download_properties": {"*": _IMPORT},
     "taskflow_executor": {"*": _IMPORT},
     "wsgi": {"*": _IMPORT},
     "os_glance_tasks_store": {"*": _IMPORT},

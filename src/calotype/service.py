@@ -1,7 +1,7 @@
 """`Service`: the parts that a use-case may use, as one typed bundle. `app.py` makes it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from oslo_config import cfg
@@ -19,7 +19,10 @@ from calotype.transfers import Transfers
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Everything that use-cases work with. `now` is naive UTC; `nudge` wakes the job runner of this process."""
+    """Everything that use-cases work with. `now` is naive UTC; `nudge` wakes the job runner of this process.
+
+    `tokens` has the tokens of callers that jobs of this process need, by the ids of the jobs. They are never written.
+    """
 
     conf: cfg.ConfigOpts
     db: Database
@@ -33,3 +36,4 @@ class Service:
     net: Net
     now: Callable[[], datetime]
     nudge: Callable[[], None] = lambda: None
+    tokens: dict[str, str] = field(default_factory=dict, repr=False)

@@ -1,14 +1,17 @@
 """Interoperable import over HTTP (contract: api.md §6)."""
 
+from collections.abc import Mapping
+
 import falcon
 
 from calotype import errors
 from calotype.api import schemas
 from calotype.api.images import known_id
 from calotype.api.locations import parse_given
-from calotype.api.request import caller, json_object, no_body, service
+from calotype.api.request import UUID, caller, json_object, no_body, service
+from calotype.auth.base import Delegation
 from calotype.images import imports
-from calotype.images.imports import Request
+from calotype.images.imports import Remote, Request
 
 
 def start(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
@@ -30,6 +33,7 @@ def start(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
             method=method["name"],
             asked=asked,
             uri=method.get("uri"),
+            remote=_remote(req, method) if method["name"] == imports.GLANCE_DOWNLOAD else None,
             given=parse_given(method) if "os_hash_algo" in method else None,
             stores=[store] if store else named,
             all_stores=asked.get("all_stores", False),
@@ -37,6 +41,23 @@ def start(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:
         ),
     )
     resp.status = 202
+
+
+def _remote(req: falcon.Request, method: Mapping[str, str]) -> Remote | None:
+    """The image in another region that is meant; the caller's own catalog tells where that region is."""
+    if "glance_region" not in method or "glance_image_id" not in method:
+        return None
+    if not UUID.fullmatch(method["glance_image_id"]):
+        raise errors.Invalid("glance_image_id is not the id of an image.")
+    delegated: Delegation | None = req.context.delegation()
+    if delegated is None:
+        raise errors.Invalid("glance-download needs a Keystone that both regions share; here is none.")
+    interface = method.get("glance_service_interface", "public")
+    region = method["glance_region"]
+    endpoint = delegated.endpoint("image", region, interface)
+    if endpoint is None:
+        raise errors.Invalid(f"Your catalog has no {interface} endpoint of an Image service in region {region!r}.")
+    return Remote(endpoint, method["glance_image_id"], delegated.token)
 
 
 def cancel(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:

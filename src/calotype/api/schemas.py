@@ -156,6 +156,10 @@ NEW_IMPORT: Final[Schema] = {
             "properties": {
                 "name": {"type": "string", "description": "One of the methods that GET /v2/info/import lists"},
                 "uri": _text("For web-download, where the data lies", most=4096),
+                "glance_region": _text("For glance-download, the region of the other Image service"),
+                "glance_image_id": _text("For glance-download, the image there", most=None),
+                "glance_service_interface": _text("For glance-download, which endpoint there to use", most=None)
+                | {"enum": ["public", "internal", "admin"]},
                 "os_hash_algo": {"type": "string", "enum": list(ALGORITHMS), "description": "Algorithm of the hash"},
                 "os_hash_value": _text("What the hash of the data has to be, in hex", most=None)
                 | {"pattern": "^[0-9A-Fa-f]*$"},

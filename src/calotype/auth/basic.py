@@ -73,6 +73,9 @@ class BasicAuth:
         # Verified against when there is no such user, so that the time does not tell whether there is.
         self._nobody = User("", "", (), hash_password(secrets.token_hex(8)))
 
+    def delegation(self, environ: Mapping[str, Any]) -> None:  # a password is good for nobody else
+        return None
+
     def caller(self, environ: Mapping[str, Any]) -> Context:
         """The caller behind a request; raises as `identify` does."""
         return self.identify(environ.get("HTTP_AUTHORIZATION"))

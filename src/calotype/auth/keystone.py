@@ -8,6 +8,7 @@ in memcached, if it is configured to.
 
 import hashlib
 import io
+import json
 import logging
 import secrets
 import threading
@@ -22,6 +23,7 @@ from keystonemiddleware import auth_token
 from oslo_config import cfg
 
 from calotype import errors
+from calotype.auth.base import Delegation
 from calotype.context import Context
 
 LOG = logging.getLogger(__name__)
@@ -106,6 +108,16 @@ class KeystoneAuth:
         if (seconds := min(self._remember_for, _lifetime(found))) > 0:
             self._remember(key, time.monotonic() + seconds, ctx)
         return ctx
+
+    def delegation(self, environ: Mapping[str, Any]) -> Delegation | None:
+        """The caller's token and catalog. Keystone, or memcached, is asked again: catalogs are not remembered."""
+        token = environ.get("HTTP_X_AUTH_TOKEN", "")
+        found = self._validate(environ, token, "")
+        try:
+            catalog = json.loads(found.get("HTTP_X_SERVICE_CATALOG") or "[]")
+        except ValueError:
+            catalog = []
+        return Delegation(token, [one for one in catalog if isinstance(one, dict)])
 
     def _validate(self, environ: Mapping[str, Any], token: str, service_token: str) -> dict[str, Any]:
         """The environment that the middleware would hand to the application, with what it found."""

@@ -260,12 +260,19 @@ def put_size(tx: Tx, image_id: str, status: str, size: int, *, now: datetime) ->
 
 
 def put_properties(
-    tx: Tx, image_id: str, properties: Mapping[str, str], *, now: datetime, remove: Collection[str] = ()
+    tx: Tx,
+    image_id: str,
+    properties: Mapping[str, str],
+    *,
+    now: datetime,
+    remove: Collection[str] = (),
+    tags: Collection[str] = (),
 ) -> None:
-    """Write properties of the service's own, and remove others, of an image that is locked."""
+    """Write some properties of an image that is locked, remove others, and add tags that it has not."""
     if remove:
         _remove_named(tx, image_properties.c.name, image_id, list(remove))
     _put_properties(tx, image_id, properties, now)
+    _put_tags(tx, image_id, tags, now)
     _draw_revision(tx, image_id)
 
 

@@ -65,7 +65,7 @@ def submit(
     """Add a job. It is pending, and anybody may claim it after `delay`; with an `owner` it is running already.
 
     While the job exists, `reserved` bytes count as used by `project`. With a `place`, only processes that have this
-    staging directory may claim it.
+    staging directory, or this process, may claim it.
     """
     job = Job(
         secrets.token_hex(8), kind, image_id, 1 if owner else 0, owner, payload, reserved, project=project, place=place
@@ -91,7 +91,7 @@ def submit(
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Which jobs a process may claim: of these `kinds`, with no place or with its own, that are due or orphaned.
+    """Which jobs a process may claim: of these `kinds`, with no place or one of its `places`, that are due or orphaned.
 
     Orphaned are jobs of `dead` owners, and these attempts unless their owner has sent a heartbeat meanwhile. With
     `fair`, projects take turns: one that runs fewer jobs of these kinds comes first. With `spare`, a project that this
@@ -100,7 +100,7 @@ class Claims:
 
     owner: str
     kinds: Collection[str]
-    place: str | None = None
+    places: Collection[str] = ()
     dead: Collection[str] = ()
     orphans: Collection[Attempt] = ()
     fair: bool = False
@@ -283,6 +283,18 @@ def resolve(tx: Tx, job: Job) -> bool | None:
     return None if attempt is None else attempt == job.attempt
 
 
+def waiting_places(tx: Tx) -> list[str]:
+    """The places of jobs that are due and may run at a certain place only."""
+    due = (jobs.c.state == "pending") & (jobs.c.due_at <= db_now()) & jobs.c.place.is_not(None)
+    return list(tx.execute(sa.select(jobs.c.place).where(due).distinct()).scalars())
+
+
+def let_run_anywhere(tx: Tx, place: str, why: str) -> int:
+    """Nobody is at a place any more: its jobs that are due are cancelled, by whoever claims them; returns how many."""
+    due = (jobs.c.state == "pending") & (jobs.c.due_at <= db_now()) & (jobs.c.place == place)
+    return int(tx.execute(sa.update(jobs).where(due).values(place=None, cancel=why)).rowcount)
+
+
 def retry(tx: Tx, job_id: str) -> bool:
     """Make a pending job due now. False if there is none of this id that is pending."""
     waits = (jobs.c.id == job_id) & (jobs.c.state == "pending")
@@ -323,7 +335,7 @@ def _claimable(claims: Claims) -> sa.ColumnElement[bool]:
             beat_again = processes.c.beat != one.beat if one.beat is not None else sa.true()
             orphan &= ~sa.exists().where(processes.c.owner == one.owner, beat_again)
         claimable |= orphan
-    here = sa.or_(jobs.c.place.is_(None), *([jobs.c.place == claims.place] if claims.place is not None else []))
+    here = jobs.c.place.is_(None) | jobs.c.place.in_(claims.places)
     return claimable & jobs.c.kind.in_(claims.kinds) & here
 
 

@@ -48,6 +48,7 @@ class Leases:
         self._db = db
         self._directory = directory
         self.clock = clock
+        self.staging: str | None = None  #: the identity of this host's staging directory, once it is known
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._owner: tuple[int, str] | None = None
@@ -70,6 +71,12 @@ class Leases:
                 self._owner = (os.getpid(), self._create_owner_file())
                 self._reset()
             return self._owner[1]
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where jobs must be for this process to run them, besides those that may run anywhere."""
+        mine = processes.place_of(self.owner)
+        return (mine,) if self.staging is None else (mine, self.staging)
 
     # --- jobs --------------------------------------------------------------------------------------------
 
@@ -117,7 +124,7 @@ class Leases:
             before = dict(self._held)
 
         def work(tx: Tx) -> list[Attempt]:
-            processes.beat(tx, owner, socket.gethostname())
+            processes.beat(tx, owner, socket.gethostname(), self.staging)
             return jobs.running_attempts(tx, exclude=alive)
 
         running = {one.token: one for one in self._db.write(work)}

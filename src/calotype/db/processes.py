@@ -4,6 +4,7 @@ Others decide by whether that number changes (`watch.py`); `seen_at` is for peop
 row, so removing one does no harm.
 """
 
+import hashlib
 import secrets
 from collections.abc import Collection
 from datetime import timedelta
@@ -23,9 +24,25 @@ def draw_beat() -> int:
     return secrets.randbits(63)
 
 
-def beat(tx: Tx, owner: str, host: str) -> None:
-    """Record a heartbeat of this process."""
-    values = {"beat": draw_beat(), "seen_at": db_now()}
+def place_of(owner: str) -> str:
+    """The place of jobs that only this process can run."""
+    return "p-" + hashlib.sha256(owner.encode()).hexdigest()[:32]
+
+
+def beats_by_place(tx: Tx) -> dict[str, tuple[int, ...]]:
+    """The last heartbeats of the processes at each place: at staging directories, and of each process alone."""
+    found: dict[str, list[int]] = {}
+    rows = tx.execute(sa.select(processes.c.owner, processes.c.staging, processes.c.beat).order_by(processes.c.owner))
+    for row in rows:
+        for place in (row.staging, place_of(row.owner)):
+            if place is not None:
+                found.setdefault(place, []).append(row.beat)
+    return {place: tuple(beats) for place, beats in found.items()}
+
+
+def beat(tx: Tx, owner: str, host: str, staging: str | None = None) -> None:
+    """Record a heartbeat of this process, and the identity of its staging directory."""
+    values = {"beat": draw_beat(), "seen_at": db_now(), "staging": staging}
     if not tx.execute(sa.update(processes).where(processes.c.owner == owner).values(values)).rowcount:
         tx.execute(sa.insert(processes).values(values | {"owner": owner, "host": host[:255]}))
 

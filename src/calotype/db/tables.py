@@ -398,7 +398,7 @@ jobs = Table(
     Column("failure", Text),  # why it failed for good: from then on its steps are undone
     Column("cancel", Text),  # why it shall stop; whoever runs it fails it with this reason
     Column("progress", Text),  # how far it is, for people, JSON
-    Column("place", String(36)),  # identity of the staging directory with its data; only processes there may run it
+    Column("place", String(36)),  # of the staging directory with its data, or of a process: only there it may run
     Index("calotype_jobs_due", "due_at"),
     Index("calotype_jobs_image", "image_id"),
     Index("calotype_jobs_owner", "owner"),
@@ -429,6 +429,7 @@ processes = Table(
     Column("host", String(255), nullable=False),
     Column("beat", BigInteger, nullable=False),
     Column("seen_at", PreciseDateTime, nullable=False),
+    Column("staging", String(36)),  # identity of its staging directory
 )
 
 #: A transaction writes a project's row before it compares usage with limits (`usage.py`), so that only one does at a

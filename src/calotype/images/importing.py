@@ -8,8 +8,9 @@ others are made from one of them. `undo` removes everything, and returns the ima
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from calotype import errors
 from calotype.context import SERVICE
@@ -19,11 +20,11 @@ from calotype.db import jobs
 from calotype.db.engine import Tx
 from calotype.images import data, imports, quota, tasks
 from calotype.images.fanout import FanOut, Target
-from calotype.images.locations import BodySource
-from calotype.images.sources import Pace, WebSource
+from calotype.images.locations import ALGORITHMS, BodySource
+from calotype.images.sources import Pace, RemoteImages, WebSource
 from calotype.images.stream import Passing, Source
 from calotype.images.work import Work
-from calotype.model import Copy, Image
+from calotype.model import MAX_NAME, RESERVED_PREFIX, Copy, Image
 from calotype.stores.base import Store
 from calotype.stores.registry import STAGING
 from calotype.transfers import Upload
@@ -46,7 +47,13 @@ def receive(work: Work) -> None:
         return
     with contextlib.ExitStack() as stack:
         source, size, wanted = _source(work, stack, image, copies)
-        _transfer(work, image, source, size, wanted, targets)
+        _transfer(work, _as_remote(work, image), source, size, wanted, targets)
+
+
+def _as_remote(work: Work, image: Image) -> Image:
+    """The image with the formats of the one in another region that it is a copy of."""
+    record = work.facts.get("remote")
+    return replace(image, **record["formats"]) if record else image
 
 
 def _transfer(
@@ -55,7 +62,7 @@ def _transfer(
     svc, job = work.svc, work.job
     svc_algo = svc.conf.hashing_algorithm
     algo = image.os_hash_algo if job.payload["method"] == imports.COPY_IMAGE and image.os_hash_algo else svc_algo
-    given = job.payload.get("given")
+    given = job.payload.get("given") or work.facts.get("remote", {}).get("given")
     tap = hashlib.new(given[0], usedforsecurity=False) if given else None
     allowed = svc.limits.of(job.project, image.owner)
     room = quota.growing_reservation(svc, allowed, size, job)
@@ -130,19 +137,24 @@ def activate(work: Work) -> None:
         if job.payload["method"] == imports.COPY_IMAGE:
             if image.status != "active":
                 raise errors.Conflict(f"Image {image.id} is {image.status} by now.")
-        elif not db_images.move(tx, image.id, "importing", "active", now=svc.now(), **facts):
+        elif not db_images.move(tx, image.id, "importing", "active", now=svc.now(), **facts, **_formats(work)):
             raise errors.Conflict(f"Image {image.id} is {image.status} by now.")
+        _take_over(work, tx, image)
         for copy in done:
             db_images.add_location(tx, image.id, copy.url or "", copy.metadata, svc.now(), copy.object_id)
         failed = [copy.store for copy in copies if copy.state != "done"]
         _end(work, tx, image, failed)
-        tasks.move(svc, tx, job.payload["task"], "success", message=_said(copies), result={"image_id": image.id})
+        result: dict[str, Any] = {"image_id": image.id}
+        if "remote" in work.facts:
+            result["verified"] = work.facts["remote"]["given"] is not None  # whether its source had a hash
+        tasks.move(svc, tx, job.payload["task"], "success", message=_said(copies), result=result)
         work.advance_in(tx)
         jobs.reserve(tx, job, 0)
         svc.events.image(tx, image.id, *(["image.update"] if image.status == "active" else _ACTIVATED))
 
     svc.db.write(change, lambda tx, _: (found := jobs.get(tx, job.id)) is not None and found.step > work.step)
     work.step += 1
+    svc.tokens.pop(job.id, None)
 
 
 _ACTIVATED: Final = ("image.upload", "image.activate", "image.update")
@@ -173,6 +185,7 @@ def undo(work: Work) -> None:
         svc.events.image(tx, image.id, "image.update")
 
     svc.db.write(change)
+    svc.tokens.pop(job.id, None)
 
 
 def drop_staged(work: Work) -> None:
@@ -275,6 +288,13 @@ def _source(
             wanted["checksum"] = image.checksum
         return BodySource(body, 0, work.check), body.size, wanted
     pace = Pace(rate=svc.conf.jobs.min_rate << 10)
+    if method == imports.GLANCE_DOWNLOAD:
+        source, size = _remote(work, pace)
+        stack.callback(source.close)
+        source.open()
+        if size is not None and source.size not in (None, size):
+            raise errors.Conflict(f"The other Image service sends {source.size} bytes of an image of {size}.")
+        return source, size or source.size, {}
     given = job.payload.get("given")
     source = WebSource(
         svc.net,
@@ -287,6 +307,63 @@ def _source(
     stack.callback(source.close)
     source.open()
     return source, source.size, {}
+
+
+def _remote(work: Work, pace: Pace) -> tuple[WebSource, int | None]:
+    """The data of an image in another region, and its size. What else is to be taken over of it is kept."""
+    svc, job = work.svc, work.job
+    endpoint, image_id = job.payload["remote"]
+    token = svc.tokens.get(job.id)
+    if token is None:
+        raise errors.Conflict("The service was started again, and your token is gone; ask for the import again.")
+    there = RemoteImages(svc.net, endpoint, token, check=work.check)
+    record = there.record(image_id)
+    if record.get("status") != "active":
+        raise errors.Conflict(f"The image in the other region is {str(record.get('status'))[:20]}, and not active.")
+    algo, value = record.get("os_hash_algo"), record.get("os_hash_value")
+    given = [algo, str(value).lower()] if algo in ALGORITHMS and value else None
+    if given is None and record.get("checksum"):
+        given = ["md5", str(record["checksum"]).lower()]
+    work.keep(remote=_taken_over(svc.conf.glance_download_properties.extra_properties, record) | {"given": given})
+    source = there.data(
+        image_id, cap=svc.conf.image_size_cap, verified=given is not None and given[0] not in _WEAK, pace=pace
+    )
+    size = record.get("size")
+    return source, size if isinstance(size, int) and not isinstance(size, bool) else None
+
+
+def _taken_over(prefixes: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a copy of an image takes over: its formats, tags, min_*, and the properties that the operator names."""
+    formats = {name: record[name] for name in ("disk_format", "container_format") if isinstance(record.get(name), str)}
+    if len(formats) < 2:
+        raise errors.Conflict("The image in the other region has no formats.")
+    least = {
+        name: record[name] for name in ("min_disk", "min_ram") if type(record.get(name)) is int and record[name] >= 0
+    }
+    properties = {
+        name: value
+        for name, value in record.items()
+        if isinstance(value, str) and name.startswith(tuple(prefixes)) and not name.startswith(RESERVED_PREFIX)
+    }
+    tags = [tag for tag in record.get("tags", ()) if isinstance(tag, str) and 0 < len(tag) <= MAX_NAME]
+    return {"formats": formats, "least": least, "properties": properties, "tags": tags}
+
+
+def _formats(work: Work) -> dict[str, Any]:
+    """Columns of the record that come from an image in another region."""
+    record = work.facts.get("remote")
+    return {**record["formats"], **record["least"]} if record else {}
+
+
+def _take_over(work: Work, tx: Tx, image: Image) -> None:
+    """Add the properties and tags of an image in another region."""
+    if (record := work.facts.get("remote")) is None:
+        return
+    conf = work.svc.conf
+    quota.check_limit(conf.image_property_quota, len({*image.properties, *record["properties"]}), "properties")
+    quota.check_limit(conf.image_tag_quota, len({*image.tags, *record["tags"]}), "tags")
+    tags = [tag for tag in dict.fromkeys(record["tags"]) if tag not in image.tags]
+    db_images.put_properties(tx, image.id, record["properties"], now=work.svc.now(), tags=tags)
 
 
 def _stored(

@@ -6,17 +6,18 @@ steps. Both are one transaction with the change of the image's status.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 
-from calotype import errors
+from calotype import errors, net
 from calotype.context import SERVICE, Context
 from calotype.db import copies as db_copies
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db import tasks as db_tasks
 from calotype.db.engine import Tx
+from calotype.db.processes import place_of
 from calotype.images import data, quota, tasks
 from calotype.images.locations import Given
 from calotype.images.stream import Passing, Source
@@ -35,10 +36,13 @@ KIND: Final = "import"
 
 GLANCE_DIRECT: Final = "glance-direct"
 WEB_DOWNLOAD: Final = "web-download"
+GLANCE_DOWNLOAD: Final = "glance-download"
 COPY_IMAGE: Final = "copy-image"
-METHODS: Final = (GLANCE_DIRECT, WEB_DOWNLOAD, COPY_IMAGE)
+METHODS: Final = (GLANCE_DIRECT, WEB_DOWNLOAD, GLANCE_DOWNLOAD, COPY_IMAGE)
 #: For each method, the status that the image must have.
-STATUSES: Final[Mapping[str, str]] = {GLANCE_DIRECT: "uploading", WEB_DOWNLOAD: "queued", COPY_IMAGE: "active"}
+STATUSES: Final[Mapping[str, str]] = {
+    GLANCE_DIRECT: "uploading", WEB_DOWNLOAD: "queued", GLANCE_DOWNLOAD: "queued", COPY_IMAGE: "active",
+}  # fmt: skip
 
 #: Properties by which clients, and a Glance on the same database, see what is going on.
 LOCK: Final = "os_glance_import_task"
@@ -50,12 +54,22 @@ _GLANCE_PATIENCE: Final = {"pending": timedelta(minutes=120), "processing": time
 
 
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """An image of another region: the endpoint of its Image service, its id, and the caller's token."""
+
+    endpoint: str
+    image_id: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What a caller wants to be imported. `asked` is the request as it came, for the task."""
 
     method: str
     asked: Mapping[str, Any]
     uri: str | None = None
+    remote: Remote | None = None
     given: Given | None = None
     stores: Sequence[str] | None = None
     all_stores: bool = False
@@ -186,6 +200,12 @@ def start(svc: Service, ctx: Context, image_id: str, request: Request) -> None:
         svc.net.check(request.uri)
     elif request.method == WEB_DOWNLOAD:
         raise errors.Invalid("web-download needs a uri in method.")
+    remote = request.remote
+    if remote is not None:
+        net.parse(remote.endpoint)
+    elif request.method == GLANCE_DOWNLOAD:
+        raise errors.Invalid("glance-download needs glance_region and glance_image_id in method.")
+    place = place_of(svc.leases.owner) if remote else None  # only this process has the token
     allowed = quota.allowance(svc, ctx, image.owner)
     names = [store.name for store in wanted]
     asked = {"image_id": image.id, "import_req": dict(request.asked), "backend": names}
@@ -204,6 +224,7 @@ def start(svc: Service, ctx: Context, image_id: str, request: Request) -> None:
             "task": task.id,
             "method": request.method,
             "uri": request.uri,
+            "remote": [remote.endpoint, remote.image_id] if remote else None,
             "given": [request.given.algo, request.given.value] if request.given else None,
             "all_must_succeed": request.all_must_succeed,
             "stores": names,
@@ -216,7 +237,9 @@ def start(svc: Service, ctx: Context, image_id: str, request: Request) -> None:
         else:
             size = (found.size or 0) * len(names) if request.method == COPY_IMAGE else None
             reserved = quota.bytes_to_reserve(tx, allowed, size)
-            job = jobs.submit(tx, KIND, found.id, payload, project=project, reserved=reserved)
+            job = jobs.submit(tx, KIND, found.id, payload, project=project, reserved=reserved, place=place)
+            if remote is not None:
+                svc.tokens[job.id] = remote.token
         db_copies.add(tx, job, [(store.name, data.identity(store)) for store in wanted])
         if request.method != COPY_IMAGE:
             db_images.move(tx, found.id, found.status, "importing", now=svc.now())
@@ -279,7 +302,7 @@ def _refuse_unready(image: Image, method: str) -> None:
     """Raise `Conflict` unless the image is ready for this method."""
     _refuse_unless(image, STATUSES[method])
     for name in ("container_format", "disk_format"):
-        if getattr(image, name) is None:
+        if getattr(image, name) is None and method != GLANCE_DOWNLOAD:  # which brings them
             raise errors.Conflict(f"Set {name} before importing data.")
     if image.properties.keys() >= data.SIGNATURE:
         raise errors.Invalid("This release does not verify signatures; remove the img_signature properties to import.")

@@ -82,7 +82,7 @@ def prepare_staging(svc: Service) -> None:
         if (found := store.found_identity()) is None:
             store.establish(found := str(uuid.uuid4()))
             found = store.found_identity()  # that of another process, if it was first
-        store.identity = found
+        store.identity = svc.leases.staging = found
     except errors.StoreError as exc:
         LOG.error("the staging directory cannot be used, so that nothing can be staged: %s", errors.reason(exc))
 

@@ -1,15 +1,23 @@
 """Small work of the runner: what uploads and deletes of dead processes leave to do, and the periodic sweep."""
 
+import contextlib
 import logging
+import re
+from typing import Final
 
+from calotype import errors
 from calotype.context import SERVICE
 from calotype.db import jobs, processes, tasks
-from calotype.images import data, removal
+from calotype.images import data, imports, removal
 from calotype.images.work import Work
 from calotype.service import Service
 from calotype.stores.base import Sweeps
 
 LOG = logging.getLogger(__name__)
+
+#: Seconds that staged data without a job is left alone.
+_STAGED_AGE: Final = 3600.0
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def abandon_upload(work: Work) -> None:
@@ -20,6 +28,20 @@ def abandon_upload(work: Work) -> None:
 def finish_delete(work: Work) -> None:
     """Carry out a delete whose process is dead, or whose data could not be removed earlier."""
     removal.carry_out(work.svc, SERVICE, work.job, asked=False)
+
+
+def sweep_staging(svc: Service) -> None:
+    """Remove staged data of this host that no job knows: its host was given up, or the database is an older one."""
+    staging = svc.stores.staging
+    if staging.identity is None:
+        return
+    for entry in staging.entries():
+        if entry.attempt is not None or entry.age < _STAGED_AGE or not _UUID.fullmatch(entry.name):
+            continue
+        if not svc.db.snapshot(lambda tx, name=entry.name: jobs.of_image(tx, name, imports.STAGED, imports.KIND)):  # type: ignore[misc]
+            with contextlib.suppress(errors.Missing):
+                staging.delete(staging.url_of(entry.name), ctx=SERVICE)
+            LOG.warning("staged data of image %s that no job knows was removed", entry.name)
 
 
 def sweep(svc: Service) -> None:

@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from calotype import config, errors, logs
-from calotype.db import jobs, locks
+from calotype.db import jobs, leases, locks, processes
 from calotype.db.engine import Tx
+from calotype.db.watch import Watch
 from calotype.images import places
 from calotype.images.work import CancelAsked, Postponed, Stopped, Work
-from calotype.jobs.chores import sweep
+from calotype.jobs import chores
 from calotype.jobs.kinds import KINDS, Kind, Lane, is_final, of_lane
 from calotype.model import Job
 from calotype.service import Service
@@ -32,6 +34,8 @@ _LOCK: Final = "sweep"
 #: How often runners without the lock try to get it, seconds, and how long it lasts without being renewed.
 _LOCK_POLL_SECONDS = 30.0
 _SWEEP_LEASE: Final = timedelta(seconds=1.5 * _SWEEP_SECONDS)
+_HOST_LOST: Final = "The host that has the staged data is gone."
+_TOKEN_LOST: Final = "The service ended, and your token with it; ask for the import again."  # noqa: S105  # a sentence
 #: How long `stop` waits for transfers to end, seconds.
 _STOP_SECONDS: Final = 10.0
 
@@ -50,7 +54,8 @@ class Runner:
         self._host = HostSlots(config.state_path(svc.conf, "slots"), svc.conf.jobs.transfers_per_host)
         self._lock = locks.Lock(_LOCK, _SWEEP_LEASE, svc.leases, step=2 * _LOCK_POLL_SECONDS)
         self._has_sweep_lock = False
-        self._next_lock_poll = self._next_sweep = self._next_place_refresh = 0.0
+        self._next_lock_poll = self._next_sweep = self._next_place_refresh = self._next_look = 0.0
+        self._places = Watch(step=2 * _LOCK_POLL_SECONDS)
 
     def start(self) -> None:
         self._thread.start()
@@ -101,6 +106,7 @@ class Runner:
             try:
                 self.run_due_jobs()
                 self._sweep()
+                self._look_for_lost_places()
                 self._refresh_places()
             except errors.CalotypeError as exc:
                 LOG.warning("the queue cannot be read: %s", errors.reason(exc))
@@ -118,9 +124,31 @@ class Runner:
         self._has_sweep_lock = self._svc.db.write(self._lock.renew if had_lock else self._lock.acquire)
         self._next_lock_poll = now + _LOCK_POLL_SECONDS
         self._svc.leases.remove_stale_files()
+        chores.sweep_staging(self._svc)
         if self._has_sweep_lock:
             self._next_sweep = now + _SWEEP_SECONDS
-            sweep(self._svc)
+            chores.sweep(self._svc)
+
+    def _look_for_lost_places(self) -> None:
+        """Fail the jobs that can only run where nobody has been for long. One process of all hosts looks."""
+        now = time.monotonic()
+        if not self._has_sweep_lock or now < self._next_look:
+            return
+        self._next_look = now + _LOCK_POLL_SECONDS
+        db = self._svc.db
+        waiting = db.snapshot(jobs.waiting_places)
+        # A living process at such a place claims the jobs, or sends heartbeats for those that it has.
+        beats = db.snapshot(processes.beats_by_place) if waiting else {}
+        self._places.observe({place: beats.get(place) for place in waiting})
+        for place in waiting:
+            if place.startswith("p-"):
+                patience, why = leases.LEASE.total_seconds(), _TOKEN_LOST
+            else:
+                patience, why = 60.0 * self._svc.conf.jobs.host_patience, _HOST_LOST
+            if self._places.age(place) >= patience:
+                count = db.write(partial(jobs.let_run_anywhere, place=place, why=why))
+                LOG.error("%d jobs end because nobody can run them any more: %s", count, why)
+                self._wake.set()
 
     def _refresh_places(self) -> None:
         """Learn now and then what operators and other hosts have recorded about the places of stores."""
@@ -131,9 +159,8 @@ class Runner:
     # --- claiming ----------------------------------------------------------------------------------------
 
     def _claim(self, lane: Lane, dead: list[str]) -> Job | None:
-        db, leases = self._svc.db, self._svc.leases
-        place = self._svc.stores.staging.identity
-        claims = jobs.Claims(leases.owner, of_lane(lane), place, dead=dead, orphans=leases.orphans())
+        db, mine = self._svc.db, self._svc.leases
+        claims = jobs.Claims(mine.owner, of_lane(lane), mine.places, dead=dead, orphans=mine.orphans())
         if lane is Lane.TRANSFER:
             claims = replace(claims, fair=True, spare=self._most > 1 and self.transfers == self._most - 1)
 
@@ -145,7 +172,7 @@ class Runner:
 
         if not db.snapshot(lambda tx: jobs.any_claimable(tx, claims)):
             return None  # Most polls find nothing, and should not wait for the write lock.
-        return db.write(work, committed, leases.abandon)
+        return db.write(work, committed, mine.abandon)
 
     def _start_transfer(self, dead: list[str]) -> bool | None:
         """Start a transfer that is due. None if there is no place for one, False if none is due."""

@@ -108,6 +108,10 @@ class FileStore:
     def owns(self, url: str) -> bool:
         return self._name_in(url) is not None
 
+    def url_of(self, name: str) -> str:
+        """The URL of the object of this name."""
+        return f"{self._prefix}{quote(name)}"
+
     def prefixes(self) -> Sequence[str]:
         paths = dict.fromkeys(path for one in self._directories for path in (quote(one), one))  # Glance does not quote.
         return [f"{scheme}://{path}/" for path in paths for scheme in ("file", "filesystem")]

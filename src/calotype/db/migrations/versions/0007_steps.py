@@ -34,6 +34,8 @@ def upgrade() -> None:
     for name, kind in _COLUMNS.items():
         if name not in present:
             op.add_column("calotype_jobs", sa.Column(name, kind))
+    if "staging" not in {column["name"] for column in inspector.get_columns("calotype_processes")}:
+        op.add_column("calotype_processes", sa.Column("staging", sa.String(36)))
     op.create_table(
         "calotype_copies",
         sa.Column("job_id", sa.String(32), sa.ForeignKey("calotype_jobs.id", ondelete="CASCADE"), primary_key=True),
