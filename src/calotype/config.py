@@ -452,7 +452,7 @@ GLANCE_DOWNLOAD: list[cfg.Opt] = [
     ListOpt(
         "extra_properties",
         default=["hw_", "trait:", "os_distro", "os_secure_boot", "os_type"],
-        help="Beginnings of the names of properties that glance-download takes over from the image in the other region.",
+        help="Beginnings of the names of properties that glance-download takes over from the image elsewhere.",
     ),
 ]
 
