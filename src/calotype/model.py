@@ -290,7 +290,7 @@ class Job:
     temporary files. `reserved` is how many bytes it reserved for its project when it was read.
 
     `step` is the number of the next step of its kind, `checkpoint` what earlier steps have kept for it. With a
-    `failure` its steps are undone; `cancel` is why somebody wants it to stop.
+    `failure` its steps are undone; `cancel` is why somebody wants it to stop. `progress` was recorded last.
     """
 
     id: str
@@ -306,6 +306,7 @@ class Job:
     failure: str | None = None
     cancel: str | None = None
     place: str | None = None
+    progress: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def token(self) -> str:

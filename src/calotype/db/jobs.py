@@ -167,9 +167,11 @@ def finish(tx: Tx, job: Job) -> bool:
     return bool(tx.execute(sa.delete(jobs).where(_is_current(job))).rowcount)
 
 
-def fail(tx: Tx, job: Job, error: str, *, delay: timedelta) -> bool:
+def fail(tx: Tx, job: Job, error: str, *, delay: timedelta, checkpoint: Mapping[str, Any] | None = None) -> bool:
     """Put a job back, to be tried again after a delay. `error` is the reason, for operators."""
     values = {"state": "pending", "owner": None, "due_at": db_now(delay), "error": error[:2000]}
+    if checkpoint is not None:
+        values["checkpoint"] = json.dumps(dict(checkpoint))
     return bool(tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount)
 
 
@@ -367,6 +369,7 @@ def _job(row: Any) -> Job:
         row.failure,
         row.cancel,
         row.place,
+        json.loads(row.progress or "{}"),
     )
 
 

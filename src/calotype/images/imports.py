@@ -107,7 +107,7 @@ def stage(
         raise errors.Invalid(f"The request says that the image has {size} bytes, and brings {length}.")
     allowed = quota.allowance(svc, ctx, image.owner)
     with svc.transfers.slot():
-        job = _intend_staging(svc, ctx, image.id, store, allowed, size)
+        job, most = _intend_staging(svc, ctx, image.id, store, allowed, size)
         room = quota.growing_reservation(svc, allowed, size, job)
         with (
             data.cleaning_up(svc, job),
@@ -116,7 +116,7 @@ def stage(
                 source,
                 svc.transfers,
                 expect=size,
-                cap=svc.conf.image_size_cap,
+                cap=svc.conf.image_size_cap if most is None else min(most, svc.conf.image_size_cap),
                 hash_algo=svc.conf.hashing_algorithm,
                 md5=False,
                 disk_format=None,  # it is inspected when it is imported: the format may be set until then
@@ -140,6 +140,7 @@ def stage(
                     raise errors.Gone("The image was deleted while its data was arriving.")
                 if not db_copies.done(tx, job, store.name, stored.url, object_id=stored.object_id):
                     raise errors.Gone("The upload took too long to report and was given up.")
+                quota.check_staged(tx, allowed, 0)
                 jobs.park(tx, job, facts, delay=keep)
                 svc.events.image(tx, job.image_id, "image.update")
 
@@ -148,18 +149,18 @@ def stage(
 
 def _intend_staging(
     svc: Service, ctx: Context, image_id: str, store: Store, allowed: Allowance | None, size: int | None
-) -> Job:
-    """Mark the image as uploading, and reserve quota."""
+) -> tuple[Job, int | None]:
+    """Mark the image as uploading, and reserve quota; returns the job, and how many bytes may be staged."""
     owner = svc.leases.owner
 
-    def work(tx: Tx) -> Job:
+    def work(tx: Tx) -> tuple[Job, int | None]:
         image = db_images.get(tx, ctx, image_id, lock=True)
         if image is None:
             raise no_image(image_id)
         _refuse_unless(image, "queued")
         db_images.move(tx, image.id, "queued", "uploading", now=svc.now())
         quota.check_uploading_count(tx, allowed)
-        quota.check_staged(tx, allowed, size or 1)
+        most = quota.check_staged(tx, allowed, size or 1)
         job = jobs.submit(
             tx,
             STAGED,
@@ -172,9 +173,11 @@ def _intend_staging(
         )
         db_copies.add(tx, job, [(store.name, data.identity(store))], writing=True)
         svc.events.image(tx, replace(image, status="uploading", updated_at=svc.now()), "image.update")
-        return job
+        return job, most
 
-    return svc.db.write(work, jobs.is_current, on_unknown=svc.leases.abandon)
+    return svc.db.write(
+        work, lambda tx, made: jobs.is_current(tx, made[0]), on_unknown=lambda made: svc.leases.abandon(made[0])
+    )
 
 
 # --- importing -------------------------------------------------------------------------------------------

@@ -51,10 +51,13 @@ def check_uploading_count(tx: Tx, allowed: Allowance | None) -> None:
         )
 
 
-def check_staged(tx: Tx, allowed: Allowance | None, size: int) -> None:
-    """Raise `OverLimit` if `size` more bytes that wait to be imported would be too many."""
+def check_staged(tx: Tx, allowed: Allowance | None, size: int) -> int | None:
+    """How many more bytes of the project may wait to be imported, None for any number.
+
+    Raises `OverLimit` if that is less than `size`.
+    """
     if allowed is None or allowed.staged is None:
-        return
+        return None
     lock_project(tx, allowed.project)
     staged = usage(tx, allowed.project, "staged")["staged"]
     if staged + size > allowed.staged:
@@ -62,6 +65,7 @@ def check_staged(tx: Tx, allowed: Allowance | None, size: int) -> None:
             f"Project {allowed.project} may stage {allowed.staged} bytes; it has staged {staged}, and {size} more were "
             "asked for."
         )
+    return allowed.staged - staged
 
 
 def bytes_to_reserve(tx: Tx, allowed: Allowance | None, size: int | None, *, instead_of: Job | None = None) -> int:

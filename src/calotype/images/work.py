@@ -51,12 +51,18 @@ class Work:
         self._alive = alive
         self._clock = clock
         self._checked_at = self._reported_at = clock()
-        self._reported: tuple[int, int] | None = None
+        self._reported: int | None = None
+        self._most = int(job.progress.get("bytes") or 0)  # of this attempt and of earlier ones
 
     @property
     def facts(self) -> Mapping[str, Any]:
         """What earlier steps, and earlier attempts at this one, have kept; JSON."""
         return self._facts
+
+    @property
+    def failures(self) -> int:
+        """How many attempts have failed before this one; those whose process died or ended do not count."""
+        return int(self._facts.get("failures", 0))
 
     def keep(self, **facts: Any) -> None:
         """Keep facts for later steps and attempts, durably. Raises `Gone`."""
@@ -101,13 +107,10 @@ class Work:
         now = self._clock()
         if now - self._reported_at < PROGRESS_SECONDS:
             return
-        since, before = now - self._reported_at, self._reported
-        self._reported_at = now
-        most = max(size, int(self._facts.get("seen", 0)))
-        rate = (size - before[0]) / since if before else None
-        self._reported = (size, most)
-        self._facts["seen"] = most
-        self._record(name, most, expected, round(rate) if rate is not None and rate >= 0 else None)
+        rate = None if self._reported is None else round((size - self._reported) / (now - self._reported_at))
+        self._reported_at, self._reported = now, size
+        self._most = max(size, self._most)
+        self._record(name, self._most, expected, rate)
 
     def _record(self, name: str, size: int, expected: int | None, rate: int | None) -> None:
         of = "" if expected is None else f" of {expected >> 20}"
@@ -129,6 +132,6 @@ class Work:
             raise CancelAsked(asked)
 
 
-def backoff(attempt: int) -> timedelta:
-    """How long a transfer waits after its attempts have failed: 2 s, then twice as long each time, up to 5 minutes."""
-    return timedelta(seconds=min(300, 2**attempt))
+def backoff(failures: int) -> timedelta:
+    """How long to wait after so many attempts have failed: 2 s after one, then twice as long, up to 5 minutes."""
+    return timedelta(seconds=min(300, 2**failures))

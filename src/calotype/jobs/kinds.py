@@ -66,12 +66,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of job. With `attempts` None it is tried until it succeeds. `backoff` is the pause before another try."""
+    """A kind of job. It fails for good after so many failed `attempts`; with None it is tried until it succeeds.
+
+    `backoff` is the pause before the next try, of this job after so many failures.
+    """
 
     lane: Lane
     steps: Sequence[Step]
     attempts: int | None = None
-    backoff: Callable[[Job], timedelta] = field(default=lambda job: jobs.backoff(job))
+    backoff: Callable[[Job, int], timedelta] = field(default=lambda job, _: jobs.backoff(job))
 
     def can_undo(self, step: int) -> bool:
         """Whether a job that is at this step can still be undone."""
@@ -91,7 +94,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             Step("tidy", importing.tidy),
         ],
         attempts=5,
-        backoff=lambda job: backoff(job.attempt),
+        backoff=lambda _, failures: backoff(failures),
     ),
 }
 

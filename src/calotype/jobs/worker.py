@@ -36,6 +36,8 @@ _LOCK_POLL_SECONDS = 30.0
 _SWEEP_LEASE: Final = timedelta(seconds=1.5 * _SWEEP_SECONDS)
 _HOST_LOST: Final = "The host that has the staged data is gone."
 _TOKEN_LOST: Final = "The service ended, and your token with it; ask for the import again."  # noqa: S105  # a sentence
+#: A job whose process dies so often fails: it may be the reason.
+_MOST_ATTEMPTS: Final = 50
 #: How long `stop` waits for transfers to end, seconds.
 _STOP_SECONDS: Final = 10.0
 
@@ -207,10 +209,11 @@ class Runner:
 
     def _do(self, job: Job) -> None:
         logs.begin(f"job-{job.id}", job.image_id)
+        kind = KINDS[job.kind]
         try:
             with self._svc.leases.holding(job) as check_lease:
                 work = Work(self._svc, job, lambda: self._check_continues(check_lease))
-                self._attempt(work, KINDS[job.kind])
+                self._attempt(work, kind)
             LOG.info("job %s of image %s done", job.kind, job.image_id)
         except Postponed as exc:
             self._put_back(job, str(exc), timedelta(seconds=exc.seconds))
@@ -226,11 +229,11 @@ class Runner:
         except errors.CalotypeError as exc:
             why = errors.reason(exc)
             LOG.error("job %s of image %s failed, attempt %d: %s", job.kind, job.image_id, job.attempt, why)
-            self._put_back(job, str(exc), KINDS[job.kind].backoff(job))
+            self._try_again(work, kind, str(exc))
         except Exception as exc:
             # Whatever failed, the job stays and is retried.
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
-            self._put_back(job, repr(exc), KINDS[job.kind].backoff(job))
+            self._try_again(work, kind, repr(exc))
         finally:
             logs.end()
 
@@ -252,7 +255,9 @@ class Runner:
             except (Stopped, Postponed, errors.Gone, errors.Busy):
                 raise
             except Exception as exc:
-                is_last = kind.attempts is not None and job.attempt >= kind.attempts
+                is_last = kind.attempts is not None and (
+                    work.failures + 1 >= kind.attempts or job.attempt >= _MOST_ATTEMPTS
+                )
                 if not (is_final(exc) or is_last) or not kind.can_undo(work.step):
                     raise
                 LOG.log(
@@ -274,6 +279,12 @@ class Runner:
         check_lease()
         if self._stopping:
             raise Stopped
+
+    def _try_again(self, work: Work, kind: Kind, why: str) -> None:
+        failures = work.failures + 1
+        facts = {**work.facts, "failures": failures} if kind.attempts is not None else None
+        delay = kind.backoff(work.job, failures)
+        self._svc.db.write(lambda tx: jobs.fail(tx, work.job, why, delay=delay, checkpoint=facts))
 
     def _put_back(self, job: Job, why: str, delay: timedelta) -> None:
         self._svc.db.write(lambda tx: jobs.fail(tx, job, why, delay=delay))
