@@ -36,8 +36,12 @@ class CancelAsked(errors.CalotypeError):
     """Somebody asked the job to stop; the message is the reason."""
 
 
+class Failed(errors.CalotypeError):
+    """The work failed, and another attempt would fail as well."""
+
+
 class Work:
-    """An attempt at a job. One thread uses it."""
+    """An attempt at a job. One thread uses it; another one may call `check` in its place."""
 
     def __init__(
         self, svc: Service, job: Job, alive: Callable[[], None], clock: Callable[[], float] = time.monotonic
@@ -51,7 +55,8 @@ class Work:
         self._alive = alive
         self._clock = clock
         self._checked_at = self._reported_at = clock()
-        self._reported: tuple[int, int] | None = None
+        self._reported: int | None = None
+        self._shown: dict[str, Any] = dict(job.progress)
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -93,7 +98,10 @@ class Work:
         except errors.Busy as exc:
             LOG.warning("the job is not looked at while the database is away: %s", errors.reason(exc))
             return
-        if asked is not None:
+        self._obey(asked)
+
+    def _obey(self, asked: str | None) -> None:
+        if asked is not None and not self.failure:  # what is being undone is stopped already
             raise CancelAsked(asked)
 
     def progress(self, name: str, size: int, expected: int | None) -> None:
@@ -102,17 +110,16 @@ class Work:
         if now - self._reported_at < PROGRESS_SECONDS:
             return
         since, before = now - self._reported_at, self._reported
-        self._reported_at = now
-        most = max(size, int(self._facts.get("seen", 0)))
-        rate = (size - before[0]) / since if before else None
-        self._reported = (size, most)
-        self._facts["seen"] = most
-        self._record(name, most, expected, round(rate) if rate is not None and rate >= 0 else None)
+        self._reported_at, self._reported = now, size
+        rate = round((size - before) / since) if before is not None and size >= before else None
+        # An earlier attempt at this step may have come further.
+        shown = max(size, self._shown["bytes"]) if self._shown.get("step") == name else size
+        self._record(name, shown, expected, rate)
 
     def _record(self, name: str, size: int, expected: int | None, rate: int | None) -> None:
         of = "" if expected is None else f" of {expected >> 20}"
         said = f"{name}: {size >> 20}{of} MiB" + ("" if rate is None else f", {rate / (1 << 20):.1f} MiB/s")
-        facts = {"step": name, "bytes": size, "of": expected, "rate": rate}
+        facts = self._shown = {"step": name, "bytes": size, "of": expected, "rate": rate}
 
         def work(tx: Tx) -> str | None:
             asked = jobs.report(tx, self.job, facts)
@@ -125,8 +132,7 @@ class Work:
         except errors.Busy as exc:
             LOG.warning("progress is not recorded while the database is away: %s", errors.reason(exc))
             return
-        if asked is not None:
-            raise CancelAsked(asked)
+        self._obey(asked)
 
 
 def backoff(attempt: int) -> timedelta:

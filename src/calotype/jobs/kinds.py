@@ -21,12 +21,13 @@ from typing import Final
 from calotype import errors
 from calotype.db import jobs
 from calotype.images import data, importing, imports, locations, removal
-from calotype.images.work import CancelAsked, Work, backoff
+from calotype.images.work import CancelAsked, Failed, Work, backoff
 from calotype.jobs import chores
 from calotype.model import Job
 
 _FINAL: Final = (
     CancelAsked,
+    Failed,
     errors.Invalid,
     errors.ContentRejected,
     errors.Conflict,
@@ -81,7 +82,7 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     data.KIND: Kind(Lane.CHORE, [Step("clean up", chores.abandon_upload)]),
     removal.KIND: Kind(Lane.CHORE, [Step("remove", chores.finish_delete)]),
-    locations.KIND: Kind(Lane.TRANSFER, [Step("hash", locations.hash_data)]),
+    locations.KIND: Kind(Lane.TRANSFER, [Step("hash", locations.hash_data, locations.refuse)]),
     imports.STAGED: Kind(Lane.CHORE, [Step("remove staged data", importing.drop_staged)]),
     imports.KIND: Kind(
         Lane.TRANSFER,
@@ -91,7 +92,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             Step("tidy", importing.tidy),
         ],
         attempts=5,
-        backoff=lambda job: backoff(job.attempt),
+        backoff=lambda job: backoff(job.tries),
     ),
 }
 

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -158,11 +157,17 @@ class Runner:
 
     # --- claiming ----------------------------------------------------------------------------------------
 
-    def _claim(self, lane: Lane, dead: list[str]) -> Job | None:
+    def _claim(self, lane: Lane, dead: list[str], *, spare: bool = False) -> Job | None:
         db, mine = self._svc.db, self._svc.leases
-        claims = jobs.Claims(mine.owner, of_lane(lane), mine.places, dead=dead, orphans=mine.orphans())
-        if lane is Lane.TRANSFER:
-            claims = replace(claims, fair=True, spare=self._most > 1 and self.transfers == self._most - 1)
+        claims = jobs.Claims(
+            mine.owner,
+            of_lane(lane),
+            mine.places,
+            dead=dead,
+            orphans=mine.orphans(),
+            fair=lane is Lane.TRANSFER,
+            spare=spare,
+        )
 
         def work(tx: Tx) -> Job | None:
             return jobs.claim(tx, claims)
@@ -176,13 +181,15 @@ class Runner:
 
     def _start_transfer(self, dead: list[str]) -> bool | None:
         """Start a transfer that is due. None if there is no place for one, False if none is due."""
-        if self.transfers >= self._most:
+        running = self.transfers
+        if running >= self._most:
             return None
-        give_back = self._host.take()
-        if give_back is None:
+        taken = self._host.take()
+        if taken is None:
             return None
+        give_back, is_last = taken
         try:
-            job = self._claim(Lane.TRANSFER, dead)
+            job = self._claim(Lane.TRANSFER, dead, spare=is_last or 1 <= running == self._most - 1)
         except BaseException:
             give_back()
             raise
@@ -211,11 +218,11 @@ class Runner:
             with self._svc.leases.holding(job) as check_lease:
                 work = Work(self._svc, job, lambda: self._check_continues(check_lease))
                 self._attempt(work, KINDS[job.kind])
-            LOG.info("job %s of image %s done", job.kind, job.image_id)
+            LOG.info("job %s of image %s %s", job.kind, job.image_id, "undone" if work.failure else "done")
         except Postponed as exc:
-            self._put_back(job, str(exc), timedelta(seconds=exc.seconds))
+            self._postpone(job, str(exc), timedelta(seconds=exc.seconds))
         except Stopped:
-            self._put_back(job, "the service ended", timedelta(0))
+            self._postpone(job, "the service ended", timedelta(0))
         except errors.Gone as exc:
             LOG.info("job %s of image %s was taken away: %s", job.kind, job.image_id, exc)
             self._svc.db.write(lambda tx: jobs.let_go(tx, job))
@@ -252,7 +259,7 @@ class Runner:
             except (Stopped, Postponed, errors.Gone, errors.Busy):
                 raise
             except Exception as exc:
-                is_last = kind.attempts is not None and job.attempt >= kind.attempts
+                is_last = kind.attempts is not None and job.tries >= kind.attempts
                 if not (is_final(exc) or is_last) or not kind.can_undo(work.step):
                     raise
                 LOG.log(
@@ -274,6 +281,9 @@ class Runner:
         check_lease()
         if self._stopping:
             raise Stopped
+
+    def _postpone(self, job: Job, why: str, delay: timedelta) -> None:
+        self._svc.db.write(lambda tx: jobs.postpone(tx, job, why, delay=delay))
 
     def _put_back(self, job: Job, why: str, delay: timedelta) -> None:
         self._svc.db.write(lambda tx: jobs.fail(tx, job, why, delay=delay))
