@@ -25,6 +25,7 @@ from calotype.db.usage import lock_project
 from calotype.images import data, quota, tasks
 from calotype.images.inspection import FormatRules, Inspection
 from calotype.images.reading import BodySource
+from calotype.images.sources import Pace
 from calotype.images.stream import Passing
 from calotype.images.work import Failed, Work
 from calotype.model import Image, Job, Location, Task
@@ -265,14 +266,14 @@ def hash_data(work: Work) -> None:
     store = svc.stores.get(facts["store"])
     if svc.db.snapshot(lambda tx: db_images.is_deleted(tx, job.image_id)):
         raise Failed("The image is deleted.")
-    rate, least = svc.conf.jobs.hash_rate << 20, svc.conf.jobs.min_rate << 10
+    rate, pace = svc.conf.jobs.hash_rate << 20, Pace(rate=svc.conf.jobs.min_rate << 10)
     try:
         if store is None:
             raise errors.StoreUnavailable("The store is not configured any more.", facts["store"])
         body = svc.stores.access(store).read(facts["url"], length=facts["size"], ctx=SERVICE)
         with (
             contextlib.closing(body),
-            contextlib.closing(BodySource(body, rate, work.check, least=least)) as source,
+            contextlib.closing(BodySource(body, rate, work.check, pace=pace)) as source,
             Passing(
                 source,
                 svc.transfers,
@@ -284,7 +285,7 @@ def hash_data(work: Work) -> None:
                 container_format=facts["formats"][1],
                 rules=_format_rules(svc),
                 alive=source.check,
-                admit=lambda size: work.progress("hash", size, facts["size"]),
+                admit=lambda size: work.progress("Hashing", size, facts["size"]),
                 want={"hash": given.value} if given and not weak else None,
                 taps=[weak] if weak else [],
             ) as passing,
@@ -293,7 +294,7 @@ def hash_data(work: Work) -> None:
     except errors.ContentRejected:
         work.keep(unsafe=True)
         raise
-    except errors.StoreError as exc:
+    except (errors.StoreError, errors.BodyBroken) as exc:
         # A user's server that drips is not given another try: others wait for the place.
         drips = isinstance(exc, errors.StoreSlow) and store is not None and Feature.USER_URLS in store.features
         if not drips and job.tries <= svc.conf.http_retries:

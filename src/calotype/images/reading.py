@@ -4,25 +4,25 @@ A store may be silent for as long as its `read_timeout`, and a web server may se
 looks after the reader while it waits: it ends the read when the job shall stop, or when the data comes too slowly.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
 from calotype import errors
+from calotype.images.sources import Pace
 from calotype.stores.base import Body
 
 #: How often the thread looks, seconds.
 _LOOK: Final = 0.5
-#: How long the data may come more slowly than the least rate, seconds.
-WINDOW: Final = 60.0
 
 
 class BodySource:
-    """Reads a body, at most `rate` bytes a second, and at least `least` over `WINDOW`; 0: no limit. Close it.
+    """Reads a body, at most `rate` bytes a second, 0: no limit. One thread reads. Close it: that ends the other one.
 
-    Waiting for the store uses up a credit of `WINDOW` seconds. Each byte earns 1/`least` seconds, up to the whole
-    credit. Time in which nobody waits for the store is free. Without credit `ready` and `readinto` raise `StoreSlow`.
+    The store may be as slow as `Pace` says, of which `rate` and `window` count; without one, as slow as it likes. Then
+    `ready` and `readinto` raise `StoreSlow`.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class BodySource:
         rate: int,
         check: Callable[[], None],
         *,
-        least: int = 0,
+        pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`check` raises if the read must stop. It is called twice a second, by the thread, and its error is raised."""
@@ -40,11 +40,11 @@ class BodySource:
         self._piece = memoryview(b"")
         self._rate = rate
         self._check = check
-        self._least = least
+        self._pace = pace or Pace(rate=0, window=math.inf)
         self._clock = clock
         self._count = 0
         self._started = clock()
-        self._credit = WINDOW
+        self._credit = self._pace.window
         self._waiting: float | None = None  # since when
         self._failure: BaseException | None = None
         self._done = threading.Event()
@@ -90,16 +90,17 @@ class BodySource:
             raise
         finally:
             self._waiting = None
-        if piece and self._least:
-            self._credit = min(WINDOW, self._credit - (self._clock() - since) + len(piece) / self._least)
+        if piece:
+            earned = len(piece) / self._pace.rate if self._pace.rate else self._pace.window
+            self._credit = min(self._pace.window, self._credit - (self._clock() - since) + earned)
             self._refuse_slow(self._credit)
         return piece
 
     def _refuse_slow(self, credit: float) -> None:
-        if self._least and credit <= 0:
+        if credit <= 0:
             raise errors.StoreSlow(
-                f"The data came too slowly: less than {self._least >> 10} KiB a second for more than {WINDOW:g} "
-                f"seconds, and {self._count} bytes in all."
+                f"The data came too slowly: fewer than {self._pace.rate} bytes a second for more than "
+                f"{self._pace.window:g} seconds, and {self._count} bytes in all."
             )
 
     def _look_after(self) -> None:
