@@ -402,7 +402,8 @@ JOBS: list[cfg.Opt] = [
         "min_rate",
         default=64,
         min=0,
-        help="KiB a second that a server of a user's URL must send, over a minute; 0: no limit.",
+        help="KiB a second that such a job must get, over a minute, from the store or server that it reads. One that "
+        "gets less fails. 0: no limit.",
     ),
     cfg.IntOpt(
         "host_patience",

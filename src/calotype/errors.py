@@ -157,6 +157,10 @@ class Cancelled(StoreUnavailable):
     """The read was ended from elsewhere, as when the service stops."""
 
 
+class StoreSlow(StoreUnavailable):
+    """The store, or the server that has the data, gives it more slowly than is allowed."""
+
+
 class StoreBusy(StoreUnavailable):
     """Too many requests wait for the store, or for the server that has the data; a retry later will work."""
 

@@ -290,7 +290,10 @@ class Job:
     temporary files. `reserved` is how many bytes it reserved for its project when it was read.
 
     `step` is the number of the next step of its kind, `checkpoint` what earlier steps have kept for it. With a
-    `failure` its steps are undone; `cancel` is why somebody wants it to stop. `progress` was recorded last.
+    `failure` its steps are undone; `cancel` is why somebody wants it to stop. `progress` is what was recorded last.
+
+    `excused` is how many attempts ended without a failure, because the job had to wait or its process ended. The others
+    are its `tries`.
     """
 
     id: str
@@ -307,10 +310,15 @@ class Job:
     cancel: str | None = None
     place: str | None = None
     progress: Mapping[str, Any] = field(default_factory=dict)
+    excused: int = 0
 
     @property
     def token(self) -> str:
         return f"{self.id}-{self.attempt}"
+
+    @property
+    def tries(self) -> int:
+        return self.attempt - self.excused
 
 
 @dataclass(frozen=True, slots=True)

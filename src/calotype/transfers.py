@@ -53,8 +53,11 @@ class HostSlots:
         self._directory = directory
         self._most = most
 
-    def take(self) -> Callable[[], None] | None:
-        """Take a slot; returns what gives it back, None if all are taken. The kernel gives back those of the dead."""
+    def take(self) -> tuple[Callable[[], None], bool] | None:
+        """Take a slot; returns what gives it back, and whether it is the last of several. None if all are taken.
+
+        The kernel gives back the slots of the dead.
+        """
         make_directory(self._directory)
         for number in range(self._most):
             file = open_private(self._directory / str(number), os.O_RDWR)
@@ -63,7 +66,7 @@ class HostSlots:
             except BlockingIOError:
                 os.close(file)
                 continue
-            return partial(os.close, file)
+            return partial(os.close, file), 1 <= number == self._most - 1
         return None
 
 

@@ -94,8 +94,8 @@ class Claims:
     """Which jobs a process may claim: of these `kinds`, with no place or one of its `places`, that are due or orphaned.
 
     Orphaned are jobs of `dead` owners, and these attempts unless their owner has sent a heartbeat meanwhile. With
-    `fair`, projects take turns: one that runs fewer jobs of these kinds comes first. With `spare`, a project that this
-    process already runs such a job for gets nothing.
+    `fair`, projects take turns: one that runs fewer jobs of these kinds comes first. With `spare`, a project that
+    any such job runs for gets nothing.
     """
 
     owner: str
@@ -109,16 +109,12 @@ class Claims:
 
 def claim(tx: Tx, claims: Claims) -> Job | None:
     """Take the oldest job that may be claimed; with `fair`, of the project whose turn it is."""
-    which = _claimable(claims)
-    if claims.fair:
-        projects = _turns(tx, claims)
-        if not projects:
-            return None
-        which &= jobs.c.project == projects[0] if projects[0] is not None else jobs.c.project.is_(None)
-    statement = sa.select(jobs).where(which).order_by(jobs.c.due_at).limit(1)
+    found = sa.select(jobs).where(_claimable(claims)).order_by(jobs.c.due_at).limit(1)
     if tx.dialect.name != "sqlite":
-        statement = statement.with_for_update(skip_locked=True)
-    row = tx.execute(statement).first()
+        found = found.with_for_update(skip_locked=True)
+    choices = [found.where(_of_project(one)) for one in _turns(tx, claims)] if claims.fair else [found]
+    # Others may have locked all jobs of a project just now: then it is the turn of the next one.
+    row = next((row for choice in choices if (row := tx.execute(choice).first()) is not None), None)
     if row is None:
         return None
     claimed = tx.execute(
@@ -136,13 +132,17 @@ def _turns(tx: Tx, claims: Claims) -> list[str | None]:
     due: dict[str | None, Any] = {row.project: row.due for row in tx.execute(waiting.group_by(jobs.c.project))}
     if len(due) < 2 and not claims.spare:
         return list(due)
-    running = sa.select(jobs.c.project, jobs.c.owner).where(of_kinds, jobs.c.state == "running")
+    running = sa.select(jobs.c.project).where(of_kinds, jobs.c.state == "running")
     counts: Counter[str | None] = Counter()
     for row in tx.execute(running):
         counts[row.project] += 1
-        if claims.spare and row.owner == claims.owner:
-            due.pop(row.project, None)
+    if claims.spare:
+        due = {project: since for project, since in due.items() if not counts[project]}
     return sorted(due, key=lambda project: (counts[project], due[project]))
+
+
+def _of_project(project: str | None) -> sa.ColumnElement[bool]:
+    return jobs.c.project.is_(None) if project is None else jobs.c.project == project
 
 
 def running_attempts(tx: Tx, exclude: Collection[str] = ()) -> list[Attempt]:
@@ -167,12 +167,16 @@ def finish(tx: Tx, job: Job) -> bool:
     return bool(tx.execute(sa.delete(jobs).where(_is_current(job))).rowcount)
 
 
-def fail(tx: Tx, job: Job, error: str, *, delay: timedelta, checkpoint: Mapping[str, Any] | None = None) -> bool:
+def fail(tx: Tx, job: Job, error: str, *, delay: timedelta) -> bool:
     """Put a job back, to be tried again after a delay. `error` is the reason, for operators."""
     values = {"state": "pending", "owner": None, "due_at": db_now(delay), "error": error[:2000]}
-    if checkpoint is not None:
-        values["checkpoint"] = json.dumps(dict(checkpoint))
     return bool(tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount)
+
+
+def postpone(tx: Tx, job: Job, why: str, *, delay: timedelta) -> bool:
+    """As `fail`, but this attempt does not count as a try."""
+    tx.execute(sa.update(jobs).where(_is_current(job)).values(excused=job.excused + 1))
+    return fail(tx, job, why, delay=delay)
 
 
 def advance(tx: Tx, job: Job, step: int, checkpoint: Mapping[str, Any]) -> bool:
@@ -227,7 +231,7 @@ def ask_to_cancel(tx: Tx, job_id: str, why: str) -> bool:
 
 def backoff(job: Job) -> timedelta:
     """How long to wait before the next attempt: a minute, then twice as long each time, up to an hour."""
-    return min(LONGEST_BACKOFF, timedelta(minutes=2 ** min(job.attempt - 1, 6)))
+    return min(LONGEST_BACKOFF, timedelta(minutes=2 ** max(0, min(job.tries - 1, 6))))
 
 
 def release(tx: Tx, attempts: Collection[Attempt]) -> None:
@@ -370,6 +374,7 @@ def _job(row: Any) -> Job:
         row.cancel,
         row.place,
         json.loads(row.progress or "{}"),
+        row.excused or 0,
     )
 
 

@@ -138,6 +138,9 @@ class Leases:
             # What nobody here holds has just begun, or a commit in doubt made it ours and nobody abandoned it.
             mine = {token for token, one in running.items() if one.owner == owner}
             watched = {token: one.beat for token, one in running.items() if token not in mine}
+            # Nor is it idle whose attempt was revoked: it lets the job go itself (`jobs.revoke`).
+            revoked = {token.rpartition("-")[0] for token in held - running.keys()}
+            mine = {token for token in mine if running[token].job_id not in revoked}
             self._watch.observe(watched | dict.fromkeys(mine - held))
             silent = [one for token, one in running.items() if self._watch.age(token) >= lease]
             self._silent = {one.job_id: one for one in silent if one.owner != owner}

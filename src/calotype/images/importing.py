@@ -20,7 +20,8 @@ from calotype.db import jobs
 from calotype.db.engine import Tx
 from calotype.images import data, imports, quota, tasks
 from calotype.images.fanout import FanOut, Target
-from calotype.images.locations import ALGORITHMS, BodySource
+from calotype.images.locations import ALGORITHMS
+from calotype.images.reading import BodySource
 from calotype.images.sources import Pace, RemoteImages, WebSource
 from calotype.images.stream import Passing, Source
 from calotype.images.work import Work

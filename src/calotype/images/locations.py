@@ -11,8 +11,7 @@ import contextlib
 import hashlib
 import logging
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl
@@ -25,12 +24,14 @@ from calotype.db.engine import Tx
 from calotype.db.usage import lock_project
 from calotype.images import data, quota, tasks
 from calotype.images.inspection import FormatRules, Inspection
+from calotype.images.reading import BodySource
+from calotype.images.sources import Pace
 from calotype.images.stream import Passing
-from calotype.images.work import CancelAsked, Work
+from calotype.images.work import Failed, Work
 from calotype.model import Image, Job, Location, Task
 from calotype.policy import no_image
 from calotype.service import Service
-from calotype.stores.base import Body, Feature, Store
+from calotype.stores.base import Feature, Store
 
 LOG = logging.getLogger(__name__)
 
@@ -253,7 +254,7 @@ def _refuse_taken(tx: Tx, store: Store, url: str, image_id: str) -> None:
 
 
 def hash_data(work: Work) -> None:
-    """Read all data to hash, compare and inspect it. Then record the result, or refuse the data.
+    """Read all data to hash, compare and inspect it, and record the result.
 
     Nothing is recorded before the end, so an interrupted job starts again at the first byte.
     """
@@ -263,16 +264,18 @@ def hash_data(work: Work) -> None:
     weak = hashlib.new(given.algo, usedforsecurity=False) if given and given.algo in _WEAK else None
     algo = given.algo if given and not weak else svc.conf.hashing_algorithm
     store = svc.stores.get(facts["store"])
+    if svc.db.snapshot(lambda tx: db_images.is_deleted(tx, job.image_id)):
+        raise Failed("The image is deleted.")
+    rate, pace = svc.conf.jobs.hash_rate << 20, Pace(rate=svc.conf.jobs.min_rate << 10)
     try:
-        if svc.db.snapshot(lambda tx: db_images.is_deleted(tx, job.image_id)):
-            raise errors.Gone("The image is deleted.")
         if store is None:
             raise errors.StoreUnavailable("The store is not configured any more.", facts["store"])
         body = svc.stores.access(store).read(facts["url"], length=facts["size"], ctx=SERVICE)
         with (
             contextlib.closing(body),
+            contextlib.closing(BodySource(body, rate, work.check, pace=pace)) as source,
             Passing(
-                BodySource(body, svc.conf.jobs.hash_rate << 20, work.check),
+                source,
                 svc.transfers,
                 expect=facts["size"],
                 cap=facts["size"],
@@ -281,30 +284,31 @@ def hash_data(work: Work) -> None:
                 disk_format=facts["formats"][0],
                 container_format=facts["formats"][1],
                 rules=_format_rules(svc),
-                alive=work.check,
+                alive=source.check,
+                admit=lambda size: work.progress("Hashing", size, facts["size"]),
                 want={"hash": given.value} if given and not weak else None,
                 taps=[weak] if weak else [],
             ) as passing,
         ):
             passing.run()
-        if weak and given and weak.hexdigest() != given.value:
-            raise errors.Invalid(f"the data has another {given.algo} than was given")
-        _record(svc, job, store, passing, algo)
-    except errors.Gone as exc:
-        LOG.info("image %s: its data is not hashed: %s", job.image_id, exc)
-        _refuse(svc, job, exc)
-    except (errors.Invalid, errors.ContentRejected, errors.Conflict, errors.LocationRefused, CancelAsked) as exc:
-        _refuse(svc, job, exc)
-    except errors.StoreError as exc:
-        if job.attempt <= svc.conf.http_retries:
+    except errors.ContentRejected:
+        work.keep(unsafe=True)
+        raise
+    except (errors.StoreError, errors.BodyBroken) as exc:
+        # A user's server that drips is not given another try: others wait for the place.
+        drips = isinstance(exc, errors.StoreSlow) and store is not None and Feature.USER_URLS in store.features
+        if not drips and job.tries <= svc.conf.http_retries:
             raise
-        _refuse(svc, job, exc)
+        raise Failed(str(exc)) from exc
+    if weak and given and weak.hexdigest() != given.value:
+        raise errors.Invalid(f"the data has another {given.algo} than was given")
+    _record(svc, job, store, passing, algo)
 
 
 def call_off(svc: Service, tx: Tx, image_id: str) -> None:
     """Cancel the job that reads the data of an importing image, which is deleted in this transaction."""
     for job in jobs.cancel(tx, KIND, image_id):
-        _finish_task(svc, tx, job, errors.Gone("The image is deleted."))
+        _finish_task(svc, tx, job, "The image is deleted.")
 
 
 def _record(svc: Service, job: Job, store: Store, passing: Passing, algo: str) -> None:
@@ -331,71 +335,33 @@ def _record(svc: Service, job: Job, store: Store, passing: Passing, algo: str) -
     svc.db.write(work, committed)
 
 
-def _refuse(svc: Service, job: Job, why: errors.CalotypeError) -> None:
-    """The data is wrong or cannot be read: return an importing image to the queue, leave an active one without a hash.
+def refuse(work: Work) -> None:
+    """Undo `hash_data`: return an importing image to the queue, leave an active one without a hash.
 
-    If an active image turns out to be unsafe, the server has changed its data since. It is taken out of service.
+    If an active image turned out to be unsafe, the server has changed its data since. It is taken out of service.
     """
-    if not isinstance(why, errors.Gone):
-        LOG.error("image %s: data in store %s: %s", job.image_id, job.payload["store"], errors.reason(why))
+    svc, job = work.svc, work.job
 
-    def work(tx: Tx) -> None:
+    def undo(tx: Tx) -> None:
         image = db_images.get(tx, SERVICE, job.image_id, lock=True)
-        if not jobs.finish(tx, job):
-            raise errors.Gone("The job was taken away.") from why
-        _finish_task(svc, tx, job, why)
+        Work.require(jobs.finish(tx, job))
+        _finish_task(svc, tx, job, work.failure)
         if image is None:
             return
         if job.payload["activate"]:
             db_images.move(tx, image.id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
         else:
             db_images.put_hashes(tx, image.id, now=svc.now(), os_hash_algo=None)  # clients see: no hash will follow
-            if isinstance(why, errors.ContentRejected):
+            if work.facts.get("unsafe"):
                 db_images.move(tx, image.id, "active", "deactivated", now=svc.now())
         svc.events.image(tx, image.id, "image.update")
 
-    svc.db.write(work)
+    svc.db.write(undo, lambda tx, _: not jobs.exists(tx, job.token))
 
 
-def _finish_task(svc: Service, tx: Tx, job: Job, why: errors.CalotypeError | None = None) -> None:
+def _finish_task(svc: Service, tx: Tx, job: Job, failure: str = "") -> None:
     """Record the result in the task that the user sees."""
-    if why is None:
-        tasks.move(svc, tx, job.payload["task"], "success", result={"image_id": job.image_id})
+    if failure:
+        tasks.move(svc, tx, job.payload["task"], "failure", message=failure)
     else:
-        tasks.move(svc, tx, job.payload["task"], "failure", message=str(why))
-
-
-class BodySource:
-    """A `Source` that reads a copy, at most `rate` bytes a second; 0: no limit."""
-
-    def __init__(self, body: Body, rate: int, check_alive: Callable[[], None]) -> None:
-        self._pieces = iter(body)
-        self._piece = memoryview(b"")
-        self._rate = rate
-        self._check_alive = check_alive
-        self._count = 0
-        self._started = time.monotonic()
-
-    def ready(self, _size: int) -> int:
-        while not self._piece:
-            try:
-                piece = next(self._pieces, None)
-            except errors.Cancelled:
-                self._check_alive()  # raises the reason if the service is stopping
-                raise
-            if piece is None:
-                return 1
-            self._piece = memoryview(piece)
-        return len(self._piece)
-
-    def readinto(self, view: memoryview) -> int:
-        self.ready(len(view))
-        count = min(len(view), len(self._piece))
-        view[:count] = self._piece[:count]
-        self._piece = self._piece[count:] if count < len(self._piece) else memoryview(b"")
-        self._count += count
-        while self._rate and (ahead := self._count / self._rate - (time.monotonic() - self._started)) > 0:
-            time.sleep(min(ahead, 0.5))
-            if ahead > 0.5:
-                self._check_alive()
-        return count
+        tasks.move(svc, tx, job.payload["task"], "success", message="", result={"image_id": job.image_id})

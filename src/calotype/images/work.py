@@ -36,8 +36,12 @@ class CancelAsked(errors.CalotypeError):
     """Somebody asked the job to stop; the message is the reason."""
 
 
+class Failed(errors.CalotypeError):
+    """The work failed, and another attempt would fail as well."""
+
+
 class Work:
-    """An attempt at a job. One thread uses it."""
+    """An attempt at a job. One thread uses it; another one may call `check` in its place."""
 
     def __init__(
         self, svc: Service, job: Job, alive: Callable[[], None], clock: Callable[[], float] = time.monotonic
@@ -52,17 +56,12 @@ class Work:
         self._clock = clock
         self._checked_at = self._reported_at = clock()
         self._reported: int | None = None
-        self._most = int(job.progress.get("bytes") or 0)  # of this attempt and of earlier ones
+        self._shown: dict[str, Any] = dict(job.progress)
 
     @property
     def facts(self) -> Mapping[str, Any]:
         """What earlier steps, and earlier attempts at this one, have kept; JSON."""
         return self._facts
-
-    @property
-    def failures(self) -> int:
-        """How many attempts have failed before this one; those whose process died or ended do not count."""
-        return int(self._facts.get("failures", 0))
 
     def keep(self, **facts: Any) -> None:
         """Keep facts for later steps and attempts, durably. Raises `Gone`."""
@@ -99,7 +98,10 @@ class Work:
         except errors.Busy as exc:
             LOG.warning("the job is not looked at while the database is away: %s", errors.reason(exc))
             return
-        if asked is not None:
+        self._obey(asked)
+
+    def _obey(self, asked: str | None) -> None:
+        if asked is not None and not self.failure:  # what is being undone is stopped already
             raise CancelAsked(asked)
 
     def progress(self, name: str, size: int, expected: int | None) -> None:
@@ -107,15 +109,17 @@ class Work:
         now = self._clock()
         if now - self._reported_at < PROGRESS_SECONDS:
             return
-        rate = None if self._reported is None else round((size - self._reported) / (now - self._reported_at))
+        since, before = now - self._reported_at, self._reported
         self._reported_at, self._reported = now, size
-        self._most = max(size, self._most)
-        self._record(name, self._most, expected, rate)
+        rate = round((size - before) / since) if before is not None and size >= before else None
+        # An earlier attempt at this step may have come further.
+        shown = max(size, self._shown["bytes"]) if self._shown.get("step") == name else size
+        self._record(name, shown, expected, rate)
 
     def _record(self, name: str, size: int, expected: int | None, rate: int | None) -> None:
         of = "" if expected is None else f" of {expected >> 20}"
         said = f"{name}: {size >> 20}{of} MiB" + ("" if rate is None else f", {rate / (1 << 20):.1f} MiB/s")
-        facts = {"step": name, "bytes": size, "of": expected, "rate": rate}
+        facts = self._shown = {"step": name, "bytes": size, "of": expected, "rate": rate}
 
         def work(tx: Tx) -> str | None:
             asked = jobs.report(tx, self.job, facts)
@@ -128,10 +132,9 @@ class Work:
         except errors.Busy as exc:
             LOG.warning("progress is not recorded while the database is away: %s", errors.reason(exc))
             return
-        if asked is not None:
-            raise CancelAsked(asked)
+        self._obey(asked)
 
 
-def backoff(failures: int) -> timedelta:
-    """How long to wait after so many attempts have failed: 2 s after one, then twice as long, up to 5 minutes."""
-    return timedelta(seconds=min(300, 2**failures))
+def backoff(attempt: int) -> timedelta:
+    """How long a transfer waits after its attempts have failed: 2 s, then twice as long each time, up to 5 minutes."""
+    return timedelta(seconds=min(300, 2**attempt))

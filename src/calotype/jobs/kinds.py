@@ -21,12 +21,13 @@ from typing import Final
 from calotype import errors
 from calotype.db import jobs
 from calotype.images import data, importing, imports, locations, removal
-from calotype.images.work import CancelAsked, Work, backoff
+from calotype.images.work import CancelAsked, Failed, Work, backoff
 from calotype.jobs import chores
 from calotype.model import Job
 
 _FINAL: Final = (
     CancelAsked,
+    Failed,
     errors.Invalid,
     errors.ContentRejected,
     errors.Conflict,
@@ -66,15 +67,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of job. It fails for good after so many failed `attempts`; with None it is tried until it succeeds.
-
-    `backoff` is the pause before the next try, of this job after so many failures.
-    """
+    """A kind of job. With `attempts` None it is tried until it succeeds. `backoff` is the pause before another try."""
 
     lane: Lane
     steps: Sequence[Step]
     attempts: int | None = None
-    backoff: Callable[[Job, int], timedelta] = field(default=lambda job, _: jobs.backoff(job))
+    backoff: Callable[[Job], timedelta] = field(default=lambda job: jobs.backoff(job))
 
     def can_undo(self, step: int) -> bool:
         """Whether a job that is at this step can still be undone."""
@@ -84,7 +82,7 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     data.KIND: Kind(Lane.CHORE, [Step("clean up", chores.abandon_upload)]),
     removal.KIND: Kind(Lane.CHORE, [Step("remove", chores.finish_delete)]),
-    locations.KIND: Kind(Lane.TRANSFER, [Step("hash", locations.hash_data)]),
+    locations.KIND: Kind(Lane.TRANSFER, [Step("hash", locations.hash_data, locations.refuse)]),
     imports.STAGED: Kind(Lane.CHORE, [Step("remove staged data", importing.drop_staged)]),
     imports.KIND: Kind(
         Lane.TRANSFER,
@@ -94,7 +92,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             Step("tidy", importing.tidy),
         ],
         attempts=5,
-        backoff=lambda _, failures: backoff(failures),
+        backoff=lambda job: backoff(job.tries),
     ),
 }
 

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -36,8 +35,6 @@ _LOCK_POLL_SECONDS = 30.0
 _SWEEP_LEASE: Final = timedelta(seconds=1.5 * _SWEEP_SECONDS)
 _HOST_LOST: Final = "The host that has the staged data is gone."
 _TOKEN_LOST: Final = "The service ended, and your token with it; ask for the import again."  # noqa: S105  # a sentence
-#: A job whose process dies so often fails: it may be the reason.
-_MOST_ATTEMPTS: Final = 50
 #: How long `stop` waits for transfers to end, seconds.
 _STOP_SECONDS: Final = 10.0
 
@@ -160,11 +157,17 @@ class Runner:
 
     # --- claiming ----------------------------------------------------------------------------------------
 
-    def _claim(self, lane: Lane, dead: list[str]) -> Job | None:
+    def _claim(self, lane: Lane, dead: list[str], *, spare: bool = False) -> Job | None:
         db, mine = self._svc.db, self._svc.leases
-        claims = jobs.Claims(mine.owner, of_lane(lane), mine.places, dead=dead, orphans=mine.orphans())
-        if lane is Lane.TRANSFER:
-            claims = replace(claims, fair=True, spare=self._most > 1 and self.transfers == self._most - 1)
+        claims = jobs.Claims(
+            mine.owner,
+            of_lane(lane),
+            mine.places,
+            dead=dead,
+            orphans=mine.orphans(),
+            fair=lane is Lane.TRANSFER,
+            spare=spare,
+        )
 
         def work(tx: Tx) -> Job | None:
             return jobs.claim(tx, claims)
@@ -178,13 +181,15 @@ class Runner:
 
     def _start_transfer(self, dead: list[str]) -> bool | None:
         """Start a transfer that is due. None if there is no place for one, False if none is due."""
-        if self.transfers >= self._most:
+        running = self.transfers
+        if running >= self._most:
             return None
-        give_back = self._host.take()
-        if give_back is None:
+        taken = self._host.take()
+        if taken is None:
             return None
+        give_back, is_last = taken
         try:
-            job = self._claim(Lane.TRANSFER, dead)
+            job = self._claim(Lane.TRANSFER, dead, spare=is_last or 1 <= running == self._most - 1)
         except BaseException:
             give_back()
             raise
@@ -209,16 +214,15 @@ class Runner:
 
     def _do(self, job: Job) -> None:
         logs.begin(f"job-{job.id}", job.image_id)
-        kind = KINDS[job.kind]
         try:
             with self._svc.leases.holding(job) as check_lease:
                 work = Work(self._svc, job, lambda: self._check_continues(check_lease))
-                self._attempt(work, kind)
-            LOG.info("job %s of image %s done", job.kind, job.image_id)
+                self._attempt(work, KINDS[job.kind])
+            LOG.info("job %s of image %s %s", job.kind, job.image_id, "undone" if work.failure else "done")
         except Postponed as exc:
-            self._put_back(job, str(exc), timedelta(seconds=exc.seconds))
+            self._postpone(job, str(exc), timedelta(seconds=exc.seconds))
         except Stopped:
-            self._put_back(job, "the service ended", timedelta(0))
+            self._postpone(job, "the service ended", timedelta(0))
         except errors.Gone as exc:
             LOG.info("job %s of image %s was taken away: %s", job.kind, job.image_id, exc)
             self._svc.db.write(lambda tx: jobs.let_go(tx, job))
@@ -229,11 +233,11 @@ class Runner:
         except errors.CalotypeError as exc:
             why = errors.reason(exc)
             LOG.error("job %s of image %s failed, attempt %d: %s", job.kind, job.image_id, job.attempt, why)
-            self._try_again(work, kind, str(exc))
+            self._put_back(job, str(exc), KINDS[job.kind].backoff(job))
         except Exception as exc:
             # Whatever failed, the job stays and is retried.
             LOG.exception("job %s of image %s failed, attempt %d", job.kind, job.image_id, job.attempt)
-            self._try_again(work, kind, repr(exc))
+            self._put_back(job, repr(exc), KINDS[job.kind].backoff(job))
         finally:
             logs.end()
 
@@ -255,9 +259,7 @@ class Runner:
             except (Stopped, Postponed, errors.Gone, errors.Busy):
                 raise
             except Exception as exc:
-                is_last = kind.attempts is not None and (
-                    work.failures + 1 >= kind.attempts or job.attempt >= _MOST_ATTEMPTS
-                )
+                is_last = kind.attempts is not None and job.tries >= kind.attempts
                 if not (is_final(exc) or is_last) or not kind.can_undo(work.step):
                     raise
                 LOG.log(
@@ -280,11 +282,8 @@ class Runner:
         if self._stopping:
             raise Stopped
 
-    def _try_again(self, work: Work, kind: Kind, why: str) -> None:
-        failures = work.failures + 1
-        facts = {**work.facts, "failures": failures} if kind.attempts is not None else None
-        delay = kind.backoff(work.job, failures)
-        self._svc.db.write(lambda tx: jobs.fail(tx, work.job, why, delay=delay, checkpoint=facts))
+    def _postpone(self, job: Job, why: str, delay: timedelta) -> None:
+        self._svc.db.write(lambda tx: jobs.postpone(tx, job, why, delay=delay))
 
     def _put_back(self, job: Job, why: str, delay: timedelta) -> None:
         self._svc.db.write(lambda tx: jobs.fail(tx, job, why, delay=delay))
