@@ -26,7 +26,7 @@ from calotype.images.sources import Pace, RemoteImages, WebSource
 from calotype.images.stream import Passing, Source
 from calotype.images.work import Work
 from calotype.model import MAX_NAME, RESERVED_PREFIX, Copy, Image
-from calotype.stores.base import Store
+from calotype.stores.base import Body, Store
 from calotype.stores.registry import STAGING
 from calotype.transfers import Upload
 
@@ -287,7 +287,7 @@ def _source(
         wanted = {"hash": image.os_hash_value} if image.os_hash_value else {}
         if image.checksum and not wanted:
             wanted["checksum"] = image.checksum
-        return BodySource(body, 0, work.check), body.size, wanted
+        return _reading(work, stack, body), body.size, wanted
     pace = Pace(rate=svc.conf.jobs.min_rate << 10)
     if method == imports.GLANCE_DOWNLOAD:
         source, size = _remote(work, pace)
@@ -372,7 +372,13 @@ def _stored(
 ) -> tuple[Source, int, dict[str, str]]:
     body = work.svc.stores.access(store).read(url, length=size, ctx=SERVICE)
     stack.callback(body.close)
-    return BodySource(body, 0, work.check), size, {"hash": value} if value else {}
+    return _reading(work, stack, body), size, {"hash": value} if value else {}
+
+
+def _reading(work: Work, stack: contextlib.ExitStack, body: Body) -> BodySource:
+    source = BodySource(body, 0, work.check)
+    stack.callback(source.close)
+    return source
 
 
 def _end(work: Work, tx: Tx, image: Image, failed: Sequence[str]) -> None:
