@@ -25,7 +25,7 @@ from calotype.images.reading import BodySource
 from calotype.images.sources import Pace, RemoteImages, WebSource
 from calotype.images.stream import Passing, Source
 from calotype.images.work import Work
-from calotype.model import MAX_NAME, RESERVED_PREFIX, Copy, Image
+from calotype.model import MAX_NAME, RESERVED_PREFIX, Copy, Image, Job
 from calotype.stores.base import Body, Store
 from calotype.stores.registry import STAGING
 from calotype.transfers import Upload
@@ -149,12 +149,12 @@ def activate(work: Work) -> None:
         if "remote" in work.facts:
             result["verified"] = work.facts["remote"]["given"] is not None  # whether its source had a hash
         tasks.move(svc, tx, job.payload["task"], "success", message=_said(copies), result=result)
-        work.advance_in(tx)
+        work.advance_in(tx, ended=True)
         jobs.reserve(tx, job, 0)
         svc.events.image(tx, image.id, *(["image.update"] if image.status == "active" else _ACTIVATED))
 
     svc.db.write(change, lambda tx, _: (found := jobs.get(tx, job.id)) is not None and found.step > work.step)
-    work.step += 1
+    work.advanced(ended=True)
     svc.tokens.pop(job.id, None)
 
 
@@ -168,15 +168,27 @@ def tidy(work: Work) -> None:
 
 
 def undo(work: Work) -> None:
-    """Remove everything that was written, and return the image to the queue."""
+    """Remove everything that was written, and return the image to the queue.
+
+    If a store is away, the user is told all the same, and the job stays until the store is clean. Meanwhile the image
+    may be imported again.
+    """
     svc, job = work.svc, work.job
-    if job.step > 1:
-        raise RuntimeError("an import that has succeeded is not undone")
-    _clean(work, lambda _: True)
+    left: errors.StoreError | None = None
+    try:
+        _clean(work, lambda _: True)
+    except errors.StoreError as exc:
+        left = exc
 
     def change(tx: Tx) -> None:
         image = db_images.get(tx, SERVICE, job.image_id, lock=True)
-        work.require(jobs.finish(tx, job))
+        if left is None:
+            work.require(jobs.finish(tx, job))
+        else:
+            work.advance_in(tx, by=0, ended=True)
+            jobs.reserve(tx, job, 0)
+        if work.facts.get("ended"):
+            return  # by an earlier attempt; the image may have another import by now
         tasks.move(svc, tx, job.payload["task"], "failure", message=work.failure)
         if image is None:
             return
@@ -185,8 +197,16 @@ def undo(work: Work) -> None:
         _end(work, tx, image, job.payload["stores"])
         svc.events.image(tx, image.id, "image.update")
 
-    svc.db.write(change)
+    svc.db.write(change, lambda tx, _: _has_ended(tx, job))
     svc.tokens.pop(job.id, None)
+    if left is not None:
+        work.advanced(by=0, ended=True)
+        raise left
+
+
+def _has_ended(tx: Tx, job: Job) -> bool:
+    found = jobs.get(tx, job.id)
+    return found is None or bool(found.checkpoint.get("ended"))
 
 
 def drop_staged(work: Work) -> None:

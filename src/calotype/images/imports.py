@@ -271,7 +271,7 @@ def cancel(svc: Service, ctx: Context, image_id: str) -> None:
         image = db_images.get(tx, ctx, image_id)
         if image is None:
             raise no_image(image_id)
-        running = jobs.of_image(tx, image.id, KIND)
+        running = _running(tx, image.id)
         copying = bool(running) and running[0].payload["method"] == COPY_IMAGE
         svc.policy.check_image(ctx, "copy_image" if copying else "modify_image", image)
         if not running:
@@ -311,10 +311,15 @@ def _refuse_unready(image: Image, method: str) -> None:
         raise errors.Invalid("This release does not verify signatures; remove the img_signature properties to import.")
 
 
+def _running(tx: Tx, image_id: str) -> list[Job]:
+    """The imports of an image that have not ended; one that has may still have to tidy up."""
+    return [job for job in jobs.of_image(tx, image_id, KIND) if not job.checkpoint.get("ended")]
+
+
 def _refuse_busy(svc: Service, tx: Tx, image: Image) -> None:
     """Raise `Conflict` if another import has the image: one of ours, or of a Glance on the same database."""
     busy = errors.Conflict("Another import of this image is under way.")
-    if jobs.of_image(tx, image.id, KIND):
+    if _running(tx, image.id):
         raise busy
     if (holder := image.properties.get(LOCK)) and (task := db_tasks.get(tx, SERVICE, holder, svc.now())):
         patience = _GLANCE_PATIENCE.get(task.status)

@@ -76,9 +76,17 @@ class Work:
         self.require(self.svc.db.write(lambda tx: jobs.advance(tx, self.job, step, self._facts)))
         self.step = step
 
-    def advance_in(self, tx: Tx) -> None:
-        """As `done`, in the caller's transaction, which is undone by the `Gone` that this raises."""
-        self.require(jobs.advance(tx, self.job, self.step + 1, self._facts))
+    def advance_in(self, tx: Tx, *, by: int = 1, **facts: Any) -> None:
+        """Record in the caller's transaction that the step is done, or with `by=0` some facts. Raises `Gone`.
+
+        That undoes the transaction. After its commit the caller calls `advanced`.
+        """
+        self.require(jobs.advance(tx, self.job, self.step + by, {**self._facts, **facts}))
+
+    def advanced(self, *, by: int = 1, **facts: Any) -> None:
+        """What `advance_in` recorded is committed."""
+        self.step += by
+        self._facts |= facts
 
     @staticmethod
     def require(current: bool) -> None:
