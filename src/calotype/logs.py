@@ -36,6 +36,12 @@ def end() -> None:
     insides.forget_log_context()
 
 
+def follow() -> Callable[[], None]:
+    """A function that sets this thread's log context in the thread that calls it."""
+    log = context.get_current()
+    return log.update_store if log else lambda: None
+
+
 def answered(access_log: bool) -> Callable[[Mapping[str, Any], str, int, float], None]:
     """The function for the server to call after each answer: it writes the access log and clears the log context.
 

@@ -19,7 +19,7 @@ from calotype import errors
 from calotype.buffers import BUFFER, LITTLE, SPARE, Piece
 from calotype.images.inspection import FormatRules
 from calotype.images.stream import FIRST, RING, Passing, Source, check_hash_algo
-from calotype.stores.base import Stored, Write
+from calotype.stores.base import Stored
 from calotype.transfers import Transfers
 from tests.images import samples
 from tests.images.samples import vdi, vhd
@@ -292,7 +292,7 @@ def test_what_falls_silent_in_the_middle_of_a_piece_is_handed_on() -> None:
             return 0 if self.at == 1000 and not sink.sizes else size
 
     sink = Sink()
-    passing(Silent(b"x" * 5000, step=1000)).run(sink)
+    passing(Silent(b"x" * 5000, step=1000), clock=lambda: 0.0).run(sink)
     assert sink.sizes == [1000, 4000]
 
 
@@ -383,7 +383,7 @@ def test_a_transfer_that_ends_while_it_waits_for_a_buffer_leaves_its_place_in_th
     assert collect(passing(DATA, transfers=small)) == DATA
 
 
-# --- several writes, and those that keep pieces ------------------------------------------------------------
+# --- writes that keep pieces -------------------------------------------------------------------------------
 
 
 class Later(Sink):
@@ -413,12 +413,12 @@ class Later(Sink):
 
 @pytest.mark.parametrize("window", [1, 3])
 def test_a_write_may_keep_pieces_but_no_more_than_it_says(window: int) -> None:
-    data, later, sink = pattern(9 * BUFFER + 5), Later(window, 0.005), Sink()
+    data, later = pattern(9 * BUFFER + 5), Later(window, 0.005)
     with passing(data) as one:
-        one.run(later, sink)
+        one.run(later)
         later.commit()
     assert later.most == window
-    assert later.data == sink.data == data
+    assert later.data == data
 
 
 def test_a_store_that_keeps_its_pieces_for_ever_can_be_left() -> None:
@@ -438,27 +438,9 @@ def test_a_store_that_keeps_its_pieces_for_ever_can_be_left() -> None:
 
 
 def test_what_a_write_keeps_beyond_its_end_is_taken_back_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    with passing(pattern(2 * BUFFER)) as one:
+    with passing(pattern(2 * BUFFER), clock=lambda: 0.0) as one:
         one.run(Sink(window=10))
     assert "kept 3 pieces" in caplog.text
-
-
-def test_of_several_writes_one_may_fail_where_that_is_allowed() -> None:
-    data, good = pattern(5 * BUFFER), Sink()
-    bad = Sink(lambda piece: stop(piece) if bad.sizes else None)
-    with pytest.raises(errors.StoreError), passing(data) as one:
-        one.run(bad, good)
-    good, lost = Sink(), []
-
-    def failed(write: Write, _: errors.StoreError) -> None:
-        lost.append(write)
-
-    with passing(data) as one:
-        one.run(bad, good, failed=failed)
-    assert good.data == data
-    assert lost == [bad]
-    with pytest.raises(errors.StoreError), passing(data) as one:
-        one.run(bad, failed=failed)
 
 
 # --- limits ----------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""Moves image data from a source into stores, and hashes and checks it on the way.
+"""Moves image data from a source into a store, and hashes and checks it on the way.
 
-`Passing` reads a `Source` to its end and puts each piece into any number of writes of stores. It counts, limits, hashes
-and inspects the bytes (`inspection.py`), and raises if anything is wrong. The caller commits the writes afterwards, so
-bad data never becomes final. Nothing here knows HTTP or the database: `api/body.py` makes a source of a request, and
-`images/data.py` calls both.
+`Passing` reads a `Source` to its end and puts each piece into a write of a store. It counts, limits, hashes and
+inspects the bytes (`inspection.py`), and raises if anything is wrong. The caller commits the write afterwards, so bad
+data never becomes final. `fanout.py` puts the pieces into several stores. Nothing here knows HTTP or the database:
+`api/body.py` makes a source of a request, and `images/data.py` calls both.
 
 Memory: while a transfer waits for its client it holds no buffer. When bytes have come it takes one from the budget of
 the process, larger for a faster client, and holds at most `RING`. Taps such as hashes run in threads that all transfers
@@ -77,9 +77,9 @@ def check_hash_algo(name: str) -> None:
 
 
 class Passing:
-    """Moves the bytes of one image into stores. Call `run` once; it sets the attributes.
+    """Moves the bytes of one image into a store. Call `run` or `pass_to` once; it sets the attributes.
 
-    Use it in a `with` statement around the writes: at its end all pieces are taken back from them.
+    Use it in a `with` statement around the write: at its end all pieces are taken back from it.
     """
 
     size: int  #: bytes received so far
@@ -127,6 +127,7 @@ class Passing:
         self._inspect = disk_format if container_format == "bare" else None
         self._rules = rules
         self._alive = alive
+        self._watch: Callable[[], None] | None = None
         self._admit = admit
         self._want = dict(want or {})
         self._clock = clock
@@ -134,21 +135,27 @@ class Passing:
         # The size of the next piece. A small image of known size fits into one, with room for a byte too many.
         self._size = expect + 1 if expect is not None and expect < BUFFER else FIRST
         self._ran = False
-        self._lent: list[_WriteWindow] = []
+        self._window: WriteWindow | None = None
 
-    def run(self, *writes: Write, failed: Callable[[Write, errors.StoreError], None] | None = None) -> None:
-        """Read to the end, put every piece into each write, and verify. The caller commits or aborts the writes.
+    def run(self, write: Write | None = None) -> None:
+        """Read to the end, put every piece into the write if there is one, and verify. The caller commits or aborts."""
+        if write is None:
+            self.pass_to(lambda _: None)
+        else:
+            self._window = WriteWindow(write, self.check)
+            self.pass_to(self._window.put)
 
-        If a write fails, `failed` is called and the others go on. Without `failed`, or if it was the last write, the
-        failure is raised.
+    def pass_to(self, put: Callable[[Piece], object], watch: Callable[[], None] | None = None) -> None:
+        """Read to the end, call `put` with every piece, and verify. The piece is released when `put` returns.
+
+        `watch` is called about once a second while the source, or memory, is waited for; it may raise to end the wait.
         """
         if self._ran:
             raise RuntimeError("bytes pass once")
         self._ran = True
         if self._expect is not None and self._expect > self._cap:
             raise self._over_limit()
-        self._lent = [_WriteWindow(write, self._check_alive) for write in writes]
-        remaining = list(self._lent)
+        self._watch = watch
         runners = [_TapRunner(tap, self._hashing) for tap in self._taps]
         count = awaited = 0
         ended = settled = False
@@ -175,7 +182,7 @@ class Passing:
                     awaited += 1
                     self._settle()
                     settled = True
-                self._put(piece, remaining, failed)
+                put(piece)
                 piece.release()
                 piece = None
             while awaited < count:
@@ -192,9 +199,9 @@ class Passing:
                 piece.release()
 
     def close(self) -> None:
-        """Take back pieces that a write has not released by its commit or abort."""
-        for lent in self._lent:
-            lent.take_back()
+        """Take back pieces that the write has not released by its commit or abort."""
+        if self._window:
+            self._window.take_back()
 
     def __enter__(self) -> Self:
         return self
@@ -202,18 +209,13 @@ class Passing:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    @staticmethod
-    def _put(
-        piece: Piece, remaining: list["_WriteWindow"], failed: Callable[[Write, errors.StoreError], None] | None
-    ) -> None:
-        for lent in list(remaining):
-            try:
-                lent.put(piece)
-            except errors.StoreError as exc:
-                if failed is None or len(remaining) == 1:
-                    raise
-                failed(lent.write, exc)
-                remaining.remove(lent)
+    def check(self) -> None:
+        """Call `alive`, which raises if the transfer must stop, if a second has passed since the last time."""
+        if (self._alive or self._watch) and self._clock() - self._last_check >= 1.0:
+            for one in (self._alive, self._watch):
+                if one:
+                    one()
+            self._last_check = self._clock()
 
     @staticmethod
     def _await(runners: list["_TapRunner"]) -> None:
@@ -228,10 +230,10 @@ class Passing:
         room = self._limit + 1 - self.size
         size = min(self._size or LITTLE, room)
         while not (available := self._source.ready(size)):
-            self._check_alive()
-        self._check_alive()
+            self.check()
+        self.check()
         slow = self._size == 0 or self._clock() - started >= FILL_TIME
-        piece = self._buffers.take(min(size, available) if slow else size, self._check_alive)
+        piece = self._buffers.take(min(size, available) if slow else size, self.check)
         try:
             have, ended = self._fill(piece.view, linger=not slow)
             if not have:
@@ -268,12 +270,6 @@ class Passing:
         step = next((place for place, one in enumerate(SIZES) if one >= self._size), 0) + 1
         self._size = max(one for one in SIZES[: step + 1] if one <= comes)
 
-    def _check_alive(self) -> None:
-        """Call `alive`, which raises if the transfer must stop, about once a second."""
-        if self._alive and self._clock() - self._last_check >= 1.0:
-            self._alive()
-            self._last_check = self._clock()
-
     def _over_limit(self) -> errors.OverLimit:
         return errors.OverLimit(f"the image is larger than the {self._cap} bytes that are allowed")
 
@@ -291,24 +287,28 @@ class Passing:
             self.virtual_size = (self._inspection or Inspection(self._inspect, self._rules)).finish(self.size)
 
 
-class _WriteWindow:
+class WriteWindow:
     """A write, and the pieces that it keeps: at most as many as its window."""
 
-    def __init__(self, write: Write, poll: Callable[[], object]) -> None:
-        """`poll` is called about once a second while `put` waits. If it raises, the wait ends with that exception."""
-        self.write = write
+    def __init__(self, write: Write, poll: Callable[[], object], released: Callable[[], object] = lambda: None) -> None:
+        """`poll` is called about once a second while `put` waits. If it raises, the wait ends with that exception.
+
+        `released` is called, in any thread, for each piece that the write has done with.
+        """
+        self._write = write
         self._poll = poll
+        self._released = released
         self._room = threading.Semaphore(write.window)
         self._kept: list[Piece] = []
 
     def put(self, piece: Piece) -> None:
         """Give the write a piece. Waits until it keeps fewer pieces than its window."""
-        window = self.write.window
+        window = self._write.window
         while window and not self._room.acquire(timeout=1.0):
             self._poll()
-        mine = piece.hold(self._room.release if window else None)
+        mine = piece.hold(self._give_back if window else self._released)
         try:
-            self.write.put(mine)
+            self._write.put(mine)
         except BaseException:
             mine.release()
             raise
@@ -319,11 +319,16 @@ class _WriteWindow:
             self._kept.append(mine)
 
     def take_back(self) -> None:
+        """Release the pieces that the write keeps beyond its commit or abort."""
         kept = [one for one in self._kept if one.held]
         if kept:
             LOG.error("a write into a store has kept %s pieces of an image beyond its end", len(kept))
         for one in kept:
             one.release()
+
+    def _give_back(self) -> None:
+        self._room.release()
+        self._released()
 
 
 class _TapRunner:

@@ -73,7 +73,7 @@ class Access:
             with aborting(write, image_id):
                 yield write
         except errors.StoreError as exc:
-            self._failed(exc)
+            self.report(exc)
             raise
         self._breaker.worked(self.store)
 
@@ -86,10 +86,10 @@ class Access:
         except BaseException as exc:
             if self._downloads is not None:
                 self._downloads.release()
-            self._failed(exc)
+            self.report(exc)
             raise
         self._breaker.worked(self.store)
-        read = _Read(body, self._downloads, self._failed)
+        read = _Read(body, self._downloads, self.report)
         with self._lock:
             self._reads.add(read)
         return read
@@ -121,6 +121,16 @@ class Access:
         for read in reads:
             read.cancel()
 
+    def report(self, exc: BaseException) -> None:
+        """Set the store aside if this failure means that it does not work. Those of the calls here are reported."""
+        if (
+            isinstance(exc, errors.StoreUnavailable)
+            and not isinstance(exc, errors.StoreBusy | errors.Cancelled)
+            and exc.store == self.store.name
+            and Feature.USER_URLS not in self.store.features
+        ):
+            self._breaker.failed(self.store)
+
     def _retried(self, step: Callable[[], T]) -> T:
         """Call `step`, which must be harmless to repeat, and retry it with backoff after `StoreUnavailable`."""
         # No retries while the store is set aside: each request would wait for all of them in vain.
@@ -134,16 +144,6 @@ class Access:
                 LOG.warning("store %s failed and is asked again: %s", self.store.name, errors.reason(exc))
                 self._sleep(min(self._settings.retry_interval * 2**number, LONGEST_PAUSE))
         return step()
-
-    def _failed(self, exc: BaseException) -> None:
-        """Set the store aside if this failure means that it does not work."""
-        if (
-            isinstance(exc, errors.StoreUnavailable)
-            and not isinstance(exc, errors.StoreBusy | errors.Cancelled)
-            and exc.store == self.store.name
-            and Feature.USER_URLS not in self.store.features
-        ):
-            self._breaker.failed(self.store)
 
 
 class _Read:
