@@ -292,7 +292,7 @@ def test_what_falls_silent_in_the_middle_of_a_piece_is_handed_on() -> None:
             return 0 if self.at == 1000 and not sink.sizes else size
 
     sink = Sink()
-    passing(Silent(b"x" * 5000, step=1000)).run(sink)
+    passing(Silent(b"x" * 5000, step=1000), clock=lambda: 0.0).run(sink)
     assert sink.sizes == [1000, 4000]
 
 
@@ -438,7 +438,7 @@ def test_a_store_that_keeps_its_pieces_for_ever_can_be_left() -> None:
 
 
 def test_what_a_write_keeps_beyond_its_end_is_taken_back_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    with passing(pattern(2 * BUFFER)) as one:
+    with passing(pattern(2 * BUFFER), clock=lambda: 0.0) as one:
         one.run(Sink(window=10))
     assert "kept 3 pieces" in caplog.text
 

@@ -1,11 +1,12 @@
 """`FanOut`: writes one image into several stores at once, from one read. One that fails or hangs costs no other.
 
 Each store has a thread of its own, in which it begins, takes pieces and commits. The thread that reads gives every
-piece to all stores (`stream.py`); they share its memory. It is at most `AHEAD` pieces ahead of the slowest store.
+piece to all stores (`stream.py`). They share its memory: a transfer holds at most `AHEAD + 2` pieces, and as many as
+the largest window of its writes.
 
 A thread that hangs in a store cannot be ended. The store is given up: the others go on, and its thread aborts as soon
-as it returns. Until then it keeps the piece that it was writing, those in the window of its write, and its slot for
-uploads; a store that is begun keeps no piece. The outcome of a commit that hangs is unknown until it returns.
+as it returns. Until then it keeps its slot for uploads and, if it hangs in `put`, the piece that it is writing and
+those in the window of its write. This memory is not used for anything else meanwhile, and counts in the budget.
 """
 
 import logging
@@ -51,7 +52,8 @@ class FanOut:
     """Writes an image into several stores. Within a `with` block, call `receive` and then `commit`.
 
     The end of the block aborts whatever is not committed, and waits for that, but not for a store that hangs. The
-    caller then cleans (`Store.clean`) each target that `commit` has not yielded.
+    caller then cleans (`Store.clean`) each target that `commit` has not yielded. While a commit hangs, nobody knows
+    whether the object is final. After `clean` it cannot become final; without that, its thread removes it afterwards.
     """
 
     def __init__(
@@ -69,8 +71,8 @@ class FanOut:
         """`size` is the announced size in bytes, or None. There is at least one target.
 
         `failed` is called once for each store that fails or is given up, in the caller's thread. The other stores go
-        on, unless it raises: that ends `receive` or `commit`. The store is given up if it finishes nothing for
-        `patience` seconds although it has something to do, or for `commit_patience` seconds in its commit.
+        on, unless it raises: that ends `receive` or `commit`. A store is given up if it has something to do and
+        finishes nothing for `patience` seconds, or in its commit for `commit_patience` seconds.
         """
         if not targets:
             raise ValueError("there is no store to write to")
@@ -123,7 +125,7 @@ class FanOut:
             one.join(until)
 
     def _put(self, piece: Piece) -> None:
-        self._wait(lambda: all(one.has_room or one.result for one in self._branches))
+        self._wait(lambda: all(one.has_room or one.result is not None for one in self._branches))
         with self._changed:
             for one in self._branches:
                 if one.result is None:
@@ -264,9 +266,11 @@ class _Branch:
     def _run(self) -> None:
         self._log()
         access, window = self.target.access, None
-        begin = {"attempt": self.target.attempt, "size": self._size, "note": self._note, "ctx": self._ctx}
+        writing = access.writing(
+            self._image_id, attempt=self.target.attempt, size=self._size, note=self._note, ctx=self._ctx
+        )
         try:
-            with access.upload_slot(), access.writing(self._image_id, **begin) as write:
+            with access.upload_slot(), writing as write:
                 window = WriteWindow(write, self._check_wanted, self._finished)
                 self._finished()
                 while (piece := self._next()) is not None:
