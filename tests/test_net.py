@@ -4,9 +4,9 @@ Refusals are asserted by traps that listen where a careless client would end up:
 """
 
 import contextlib
+import ipaddress
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +20,9 @@ import pytest
 
 from calotype import errors, net
 from calotype.net import FetchLimit, Filters, NameLookups, Net
-from tests.support import tool, until
-from tests.webserver import Trap, WebServer, serving, trap
+from tests.nameserver import NameServer, name_server
+from tests.support import until
+from tests.webserver import Trap, WebServer, certificate, serving, trap
 
 SCHEMES = frozenset({"http", "https"})
 ANY_PORT = Filters(allowed_schemes=SCHEMES)
@@ -370,13 +371,7 @@ def test_what_leads_nowhere_is_refused(web: WebServer, way: Net, leads: str) -> 
 
 @pytest.mark.needs("openssl")
 def test_certificates_are_verified_for_the_name(tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=good.example", "-addext", "subjectAltName=DNS:good.example,IP:127.0.0.3", "-keyout", str(key),
-         "-out", str(cert)],
-        check=True, capture_output=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    cert, key = certificate(tmp_path, "good.example")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     filters = friends("good.example", "bad.example", "127.0.0.3", "127.0.0.4")
@@ -598,3 +593,179 @@ def test_look_ups_that_hang_are_given_up_and_do_not_pile_up() -> None:
     over.set()
     until(lambda: threading.active_count() == before)
     way.check("http://slow4.example/")
+
+
+# --- a name server of an attacker ------------------------------------------------------------------------
+
+#: Prefixes of NAT64 of an operator, one of each length, and a way to put an IPv4 address into them (RFC 6052, 2.4).
+NAT64 = ["2001:db8::/32", "2001:db8:100::/40", "2001:db8:122::/48", "2001:db8:122:300::/56", "2001:db8:122:344::/64",
+         "2001:db8:122:344::/96", "64:ff9b::/96", "fd64::/96"]  # fmt: skip
+
+
+def embedded(prefix: str, address: str, suffix: int = 0) -> str:
+    net6, four = ipaddress.IPv6Network(prefix), int(ipaddress.IPv4Address(address))
+    if net6.prefixlen == 96:
+        return str(ipaddress.IPv6Address(int(net6.network_address) | four))
+    bits = "".join(f"{net6.network_address.packed[byte]:08b}" for byte in range(net6.prefixlen // 8)) + f"{four:032b}"
+    bits = bits[:64] + "00000000" + bits[64:]
+    return str(ipaddress.IPv6Address(int(bits.ljust(128, "0"), 2) | suffix))
+
+
+def test_addresses_are_embedded_as_in_the_document() -> None:
+    """The table of RFC 6052, 2.4."""
+    table = ["2001:db8:c000:221::", "2001:db8:1c0:2:21::", "2001:db8:122:c000:2:2100::", "2001:db8:122:3c0:0:221::",
+             "2001:db8:122:344:c0:2:2100::", "2001:db8:122:344::192.0.2.33", "64:ff9b::192.0.2.33"]  # fmt: skip
+    for prefix, text in zip(NAT64, table, strict=False):
+        address = ipaddress.IPv6Address(text)
+        assert embedded(prefix, "192.0.2.33") == str(address)
+        assert net.carried(address, net.nat64_prefix(prefix)) == ipaddress.IPv4Address("192.0.2.33")
+
+
+@pytest.fixture(scope="module")
+def names() -> Iterator[NameServer]:
+    with name_server() as running:
+        yield running
+
+
+INNER = ["127.0.0.1", "127.8.8.8", "10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1",
+         "100.64.0.1", "255.255.255.255", "168.63.129.16"]  # fmt: skip
+
+
+@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("prefix", NAT64)
+def test_an_address_in_the_operators_nat64_counts_as_what_it_carries(
+    traps: list[Trap], names: NameServer, prefix: str, inner: str
+) -> None:
+    way = Net(replace(ANY_PORT, nat64_prefixes=frozenset({net.nat64_prefix(prefix)})), resolve=names.resolve)
+    for suffix in (0, 1) if "/96" not in prefix else (0,):
+        address = embedded(prefix, inner, suffix)
+        names.names["evil.example"] = [[address]]
+        for host in ("evil.example", f"[{address}]"):
+            with pytest.raises(errors.UrlRefused):
+                way.open(f"http://{host}:{traps[0].port}/")
+    way.check(f"http://[{embedded(prefix, '8.8.8.8')}]/")
+    assert [one.hits for one in traps] == [0, 0, 0]
+
+
+def test_other_prefixes_and_bits_that_must_be_zero_open_nothing() -> None:
+    public = embedded("2001:db8:122::/48", "8.8.8.8")
+    with pytest.raises(errors.UrlRefused):
+        Net(ANY_PORT).check(f"http://[{public}]/")
+    with pytest.raises(errors.UrlRefused):
+        Net(ANY_PORT).check("http://[64:ff9b::8.8.8.8]/")
+    way = Net(replace(ANY_PORT, nat64_prefixes=frozenset({net.nat64_prefix("2001:db8:122::/48")})))
+    way.check(f"http://[{public}]/")
+    with pytest.raises(errors.UrlRefused):  # bits 64 to 71
+        way.check(f"http://[{ipaddress.IPv6Address(int(ipaddress.IPv6Address(public)) | 1 << 56)}]/")
+    with pytest.raises(errors.UrlRefused):
+        way.check("http://[2001:db8:123:808:8:800::]/")
+
+
+def test_an_address_of_a_disallowed_host_is_refused_in_each_disguise(names: NameServer) -> None:
+    names.names["friend.example"] = [["::ffff:10.1.2.3"]]
+    prefix = net.nat64_prefix("fd64::/96")
+    filters = friends("friend.example", disallowed_hosts=net.hosts(["10.1.2.3"]), nat64_prefixes=frozenset({prefix}))
+    for address in ("10.1.2.3", "::ffff:10.1.2.3", "fd64::a01:203", "2002:a01:203::1", "64:ff9b::a01:203"):
+        names.names["friend.example"] = [[address]]
+        with pytest.raises(errors.UrlRefused):
+            Net(filters, resolve=names.resolve).check("http://friend.example/")
+    names.names["friend.example"] = [["10.1.2.4"]]
+    Net(filters, resolve=names.resolve).check("http://friend.example/")
+
+
+@pytest.mark.parametrize("addresses", ANSWERS, ids=",".join)
+def test_what_a_name_server_answers_is_checked_whole(
+    traps: list[Trap], names: NameServer, addresses: list[str]
+) -> None:
+    names.names["evil.example"] = [[one.partition("%")[0] for one in addresses]]
+    way = Net(ANY_PORT, resolve=names.resolve)
+    for scheme in ("http", "https"):
+        with pytest.raises(errors.UrlRefused):
+            way.open(f"{scheme}://evil.example:{traps[0].port}/")
+    assert [one.hits for one in traps] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("inside", ["127.0.0.1", "127.0.0.2", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "10.0.0.1"])
+def test_a_name_server_that_changes_its_answers_leads_nowhere(
+    traps: list[Trap], names: NameServer, web: WebServer, inside: str
+) -> None:
+    """It is asked once for each connection, and the address that was checked is connected to."""
+    web.files["/x"] = b"data"
+    web.seen.clear()
+    way = Net(friends("friend.example"), resolve=names.resolve)
+    names.names["friend.example"] = [["127.0.0.3"], [inside]]
+    assert fetch(way, f"http://friend.example:{web.port}/x") == b"data"
+    # A name that nothing allows to be private: public when it was checked, and then not.
+    names.names["evil.example"] = [["8.8.8.8"], [inside]]
+    way.check(f"http://evil.example:{traps[0].port}/")
+    for _ in range(2):
+        with pytest.raises(errors.UrlRefused):
+            way.open(f"http://evil.example:{traps[0].port}/")
+    # As the target of a redirect.
+    names.names["evil.example"] = [[inside]]
+    web.files["/go"] = web.leads(f"http://evil.example:{traps[0].port}/")
+    with pytest.raises(errors.UrlRefused):
+        Net(friends("127.0.0.3"), resolve=names.resolve).open(web.url + "/go")
+    assert [one.hits for one in traps] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("hop", range(6))
+def test_no_hop_of_a_chain_leads_inside(traps: list[Trap], web: WebServer, way: Net, hop: int) -> None:
+    for number in range(hop):
+        web.files[f"/chain{number}"] = web.leads(f"/chain{number + 1}", 307)
+    for inside in (
+        *("http://127.0.0.1:{port}/", "http://inside.example:{port}/", "http://[::1]:{port}/", "//127.0.0.2:{port}/"),
+        *("http://localhost:{port}/", "http://127.0.0.3:0/", "http://127.0.0.3@127.0.0.1:{port}/", "ftp://127.0.0.3/"),
+    ):
+        web.files[f"/chain{hop}"] = web.leads(inside.format(port=traps[0].port))
+        with pytest.raises((errors.UrlRefused, errors.FetchFailed)):
+            way.open(web.url + "/chain0")
+    assert [one.hits for one in traps] == [0, 0, 0]
+
+
+# --- what the operator allows ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "addresses", "passes"),
+    [
+        ("10.0.0.7", "10.0.0.7", [], True),
+        ("10.0.0.7", "10.0.0.8", [], False),
+        ("10.0.0.7", "intern.example", ["10.0.0.7"], False),
+        ("127.0.0.1", "127.0.0.1", [], True),
+        ("::1", "[::1]", [], True),
+        ("[::1]", "[0:0::1]", [], True),
+        ("fd00::7", "[fd00::7]", [], True),
+        ("localhost", "localhost", ["127.0.0.1"], True),
+        ("localhost", "LOCALHOST.", ["::1"], True),
+        ("localhost", "localhost", ["10.0.0.1"], False),
+        ("localhost", "localhost", ["127.0.0.1", "192.168.0.1"], False),
+        ("localhost", "localhost", ["169.254.169.254"], False),
+        ("mirror.example", "mirror.example", ["10.0.0.7"], False),
+        ("mirror.example", "mirror.example", ["127.0.0.1"], False),
+        ("mirror.example", "mirror.example", ["8.8.8.8"], True),
+        ("mirror.example", "mirror.example", ["8.8.8.8", "10.0.0.7"], False),
+        ("localhost.example", "localhost.example", ["127.0.0.1"], False),
+        ("169.254.169.254", "169.254.169.254", [], False),
+        ("fe80::1", "[fe80::1]", [], False),
+        ("0.0.0.0", "0.0.0.0", [], False),
+        ("::ffff:169.254.169.254", "[::ffff:169.254.169.254]", [], False),
+    ],
+)
+def test_an_address_in_allowed_hosts_may_be_private_and_a_name_may_not(
+    allowed: str, host: str, addresses: list[str], passes: bool
+) -> None:
+    way = Net(Filters(allowed_hosts=net.hosts([allowed])), resolve=lambda name, port: addresses)
+    with contextlib.nullcontext() if passes else pytest.raises(errors.UrlRefused):
+        way.check(f"http://{host}/")
+
+
+def test_a_name_in_private_hosts_may_be_private_if_allowed_hosts_has_it_too() -> None:
+    both = Filters(
+        allowed_hosts=frozenset({"a.example", "b.example"}), private_hosts=frozenset({"a.example", "c.example"})
+    )
+    way = Net(both, resolve=lambda name, port: ["10.0.0.7"])
+    way.check("http://a.example/")
+    for host in ("b.example", "c.example"):
+        with pytest.raises(errors.UrlRefused):
+            way.check(f"http://{host}/")

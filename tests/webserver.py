@@ -4,12 +4,16 @@ import contextlib
 import re
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from tests.support import tool
 
 
 @dataclass
@@ -160,3 +164,15 @@ def serving(**more: Any) -> Iterator[WebServer]:
         http.shutdown()
         thread.join()
         http.server_close()
+
+
+def certificate(directory: Path, *names: str, address: str = "127.0.0.3") -> tuple[Path, Path]:
+    """A certificate for these names and an address, signed by itself, and its key. The test needs openssl."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    alternatives = ",".join([*(f"DNS:{name}" for name in names), f"IP:{address}"])
+    subprocess.run(
+        [tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", f"/CN={names[0]}", "-addext", f"subjectAltName={alternatives}", "-keyout", str(key), "-out", str(cert)],
+        check=True, capture_output=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    return cert, key

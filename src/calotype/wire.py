@@ -22,6 +22,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse
 from typing import Any, Final
 
@@ -46,6 +47,7 @@ _MOST_LINE: Final = 8 << 10
 _MOST_TRAILERS: Final = 100
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _LENGTH: Final = re.compile("[0-9]{1,18}")
+_HEAD_DEFECTS: Final = (FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect)
 
 
 def _nothing() -> None:
@@ -436,7 +438,7 @@ def _framing(response: HTTPResponse) -> tuple[int | None, bool, str]:
     codings = [one.strip().lower() for text in headers.get_all("Transfer-Encoding", []) for one in text.split(",")]
     encodings = {one.strip().lower() for text in headers.get_all("Content-Encoding", []) for one in text.split(",")}
     fault = ""
-    if headers.defects:  # nothing after a line that is no header was read as headers
+    if any(isinstance(one, _HEAD_DEFECTS) for one in headers.defects):  # lines after it were not read as headers
         fault = "The URL's server sends a line that is no header."
     elif encodings - {"identity", ""}:
         fault = "The URL's server sends what nobody asked for: compressed data."
