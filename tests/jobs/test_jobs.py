@@ -157,7 +157,10 @@ def test_projects_take_turns_and_the_last_place_is_for_one_that_has_none(app: Ap
     assert next_of("b") == nobody
     assert next_of("a") == reds[1]
     assert next_of("a", spare=True) is None
-    assert next_of("b", spare=True) == reds[2]
+    assert next_of("b", spare=True) is None
+    green = submit_for("green")
+    assert next_of("b", spare=True) == green
+    assert next_of("b") == reds[2]
 
 
 def test_the_runner_goes_on_after_a_job_that_fails(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
