@@ -74,7 +74,7 @@ def run_cancel(options: argparse.Namespace) -> int:
     def cancel(job_id: str) -> int:
         job = control.cancel(svc, job_id, options.reason)
         until = time.monotonic() + _PATIENCE
-        while (found := _states(svc, ids=[job_id])) and found[0].failure is None and time.monotonic() < until:
+        while (found := _states(svc, ids=[job_id])) and not _is_stuck(found[0]) and time.monotonic() < until:
             time.sleep(0.1)
         if not found:
             done = control.ending(svc, job) == "success"
@@ -151,6 +151,11 @@ def _each(ids: list[str], do: Callable[[str], int]) -> int:
             print(f"calotype: {told(exc)}", file=sys.stderr)
             code = max(code, FAILED)
     return code
+
+
+def _is_stuck(one: JobState) -> bool:
+    """Whether undoing has failed, and is tried again later."""
+    return one.failure is not None and one.state == "pending" and one.due > 0
 
 
 def _state(job: dict[str, Any]) -> str:

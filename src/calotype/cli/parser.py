@@ -34,6 +34,7 @@ The first image in three commands, after `calotype serve` in another terminal:
 #: The same as in `auth/basic.py`, whose import would take longer than everything here.
 ROLES: Final = ("admin", "manager", "member", "reader", "service")
 SHELLS: Final = ("bash", "zsh", "fish")
+_JOB_ID: Final = "the id of a job, as the list shows it"
 
 _VERIFY_CODES: Final = (
     "Exit codes: 0 all is sound; 1 something is wrong; 2 wrong arguments or configuration; 3 nothing wrong was found, "
@@ -140,10 +141,10 @@ def _job(commands: Commands) -> None:
         "job:run_show",
         help="show all about one job: its step, progress, rate, stores and errors; changes nothing",
     )
-    show.add_argument("id", metavar="ID")
+    show.add_argument("id", metavar="ID", help=_JOB_ID)
     show.add_argument("--json", action="store_true", help="one JSON object, for programs")
     retry = _command(verbs, "retry", "job:run_retry", help="try jobs now that wait after a failure")
-    retry.add_argument("id", metavar="ID", nargs="+")
+    retry.add_argument("id", metavar="ID", nargs="+", help=_JOB_ID)
     cancel = _command(
         verbs,
         "cancel",
@@ -154,13 +155,13 @@ def _job(commands: Commands) -> None:
         epilog="Exit codes: 0 each has ended or is being undone; 1 one is refused; 2 wrong arguments or "
         "configuration; 3 one was asked and has not stopped yet.",
     )
-    cancel.add_argument("id", metavar="ID", nargs="+")
+    cancel.add_argument("id", metavar="ID", nargs="+", help=_JOB_ID)
     cancel.add_argument(
         "--reason",
         metavar="WORDS",
         type=_filled,
         default="An operator has cancelled the job.",
-        help="what the user's task says; default: %(default)s",
+        help="what the task of the user says, instead of: An operator has cancelled the job.",
     )
     drop = _command(
         verbs,
@@ -170,7 +171,7 @@ def _job(commands: Commands) -> None:
         description="Remove a job that can neither be finished nor undone, as when its store is gone for ever. Says "
         "what is left behind, and asks. Its task fails.",
     )
-    drop.add_argument("id", metavar="ID")
+    drop.add_argument("id", metavar="ID", help=_JOB_ID)
     _yes(drop, "do not ask")
 
 

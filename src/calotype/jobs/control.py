@@ -108,7 +108,5 @@ def ending(svc: Service, job: Job) -> str | None:
 
 def _get(job: Job | None, job_id: str) -> Job:
     if job is None:
-        raise errors.NotFound(
-            f"There is no job {job_id}: it is done, or was never there. `calotype job list` lists all."
-        )
+        raise errors.NotFound(f"There is no job {job_id}, or no more: see calotype job list.")
     return job
