@@ -388,7 +388,7 @@ JOBS: list[cfg.Opt] = [
         "hash_rate",
         default=100,
         min=0,
-        help="MiB a second that a worker reads to hash data whose location was added; 0: no limit.",
+        help="MiB a second that one job reads to hash data whose location was added; 0: no limit.",
     ),
     cfg.IntOpt(
         "transfers",

@@ -18,7 +18,8 @@ from tests.cli.conftest import Run
 READERS = (
     ("db", "check"), ("db", "purge"), ("store", "list"), ("store", "verify"), ("store", "adopt", "local"),
     ("store", "relocate", "local"), ("repair", "--dry-run"), ("status",), ("worker",), ("db", "load-metadefs", "."),
-    ("db", "unload-metadefs"), ("db", "export-metadefs", "out"),
+    ("db", "unload-metadefs"), ("db", "export-metadefs", "out"), ("db", "drop-events"), ("job", "list"),
+    ("job", "show", "x"), ("job", "retry", "x"), ("job", "cancel", "x"), ("job", "drop", "x"),
 )  # fmt: skip
 SERVE, SYNC, CHECK = ("serve",), ("db", "sync"), ("config", "check")
 EVERY = (SERVE, SYNC, CHECK, ("config", "show"), ("user", "list"), ("env",), *READERS)

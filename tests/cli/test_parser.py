@@ -43,9 +43,13 @@ def test_every_command_has_the_function_that_it_names() -> None:
     for command in COMMANDS:
         if not command.commands:
             options = ["NAME", "--project", "x"] if command.path[-1] == "add" else []
-            options = {"remove": ["x"], "adopt": ["x"], "relocate": ["x"], "completion": ["bash"]}.get(
-                command.path[-1], options
-            )
+            last = command.path[-1]
+            if (
+                last in ("remove", "adopt", "relocate", "show", "retry", "cancel", "drop")
+                and command.path[0] != "config"
+            ):
+                options = ["x"]
+            options = ["bash"] if last == "completion" else options
             run = parser.parser().parse_args([*command.path, *options]).run
             module, _, function = run.partition(":")
             assert callable(getattr(importlib.import_module(f"calotype.cli.{module}"), function))

@@ -19,7 +19,14 @@ OWNER = 12345
 
 
 def test_a_directory_without_state_is_left_as_it_was(run: Run, tmp_path: Path) -> None:
-    for command in (("user", "list"), ("env",), ("store", "list"), ("status",), ("user", "add", "x", "--project", "p")):
+    commands = (("user", "list"), ("env",), ("store", "list"), ("status",), ("user", "add", "x", "--project", "p"))
+    for command in (
+        *commands,
+        ("job", "list"),
+        ("job", "show", "x"),
+        ("job", "drop", "x", "--yes"),
+        ("db", "drop-events"),
+    ):
         assert f"{tmp_path}/none" in run(*command, "--state-dir", tmp_path / "none", code=1, stdin="x\n").err
     assert "There is no database" in run("db", "check", "--state-dir", tmp_path / "none", code=3).out
     assert list(tmp_path.iterdir()) == []

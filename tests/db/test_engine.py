@@ -15,11 +15,11 @@ from sqlalchemy import event
 
 from calotype import errors
 from calotype.context import SERVICE, Context
-from calotype.db import engine, images, jobs, outbox, pages, schema, tables, tombstones
+from calotype.db import copies, engine, images, jobs, outbox, pages, schema, tables, tombstones
 from calotype.db.drivers import Settings
 from calotype.db.engine import Database, Tx, now
 from calotype.db.record_cache import RecordCache
-from calotype.model import Event, Image, Job, Query
+from calotype.model import Copy, Event, Image, Query
 from tests import databases
 
 
@@ -323,7 +323,7 @@ def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_on
     database.close()
 
 
-def test_notes_of_jobs_become_rows_also_when_that_broke_off_again_and_again(database_url: str) -> None:
+def test_notes_of_jobs_become_copies_also_when_that_broke_off_again_and_again(database_url: str) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -335,10 +335,16 @@ def test_notes_of_jobs_become_rows_also_when_that_broke_off_again_and_again(data
         command.upgrade(config, "0004")
     notes = [{}, {"object": "first"}, {"object": "last"}]
     old = sa.table("calotype_jobs", *(sa.column(name) for name in (*tables.jobs.c.keys(), "notes")))
-    row = {"kind": "upload", "image_id": "i", "state": "running", "attempt": 1, "owner": "o", "payload": "{}"}
+    row = {"kind": "upload", "image_id": "i", "state": "running", "attempt": 1, "owner": "o"}
     row |= {"due_at": now(), "created_at": now()}
+    payloads = [json.dumps({"store": "fast"}), json.dumps({"store": "slow", "identity": "its place"})]
+    rows = [
+        row | {"id": "1", "notes": json.dumps(notes), "payload": payloads[0]},
+        row | {"id": "2", "notes": "[]", "payload": payloads[1], "attempt": 3},  # its cleaning up has failed
+        row | {"id": "3", "notes": "[]", "payload": "{}", "kind": "delete"},
+    ]
     with database.write_once() as tx:
-        tx.execute(sa.insert(old), [row | {"id": "1", "notes": json.dumps(notes)}, row | {"id": "2", "notes": "[]"}])
+        tx.execute(sa.insert(old), rows)
     allowed = done = 0
 
     def break_off(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -355,8 +361,14 @@ def test_notes_of_jobs_become_rows_also_when_that_broke_off_again_and_again(data
     event.remove(database.writes, "before_cursor_execute", break_off)
     assert allowed > 5
     with database.write_once() as tx:
-        assert jobs.resolve(tx, Job("1", "upload", "i", 1, "o", {})) == (True, {"1-1": "last"})
-        assert jobs.resolve(tx, Job("2", "upload", "i", 1, "o", {})) == (True, {})
+        found = {number: jobs.get(tx, number) for number in "123"}
+        assert [copies.of(tx, job) for job in found.values() if job] == [
+            [Copy("fast", None, "writing", 1, "last")],
+            [Copy("slow", "its place", "writing", 1)],
+            [],
+        ]
+        assert found["2"] is not None
+        assert (found["2"].tries, found["2"].step, found["2"].checkpoint, found["2"].failure) == (3, 0, {}, None)
         assert tx.execute(sa.select(tables.locks.c.name)).scalars().all() == ["events", "sweep"]
     database.close()
 

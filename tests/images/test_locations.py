@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from calotype.db.engine import Tx, now
 from calotype.images import lifecycle, locations, tasks
 from calotype.images.lifecycle import NewImage
 from calotype.images.locations import Given, without_secrets
+from calotype.images.sources import Pace
 from calotype.jobs.worker import Runner
 from calotype.model import Change, Image
 from calotype.policy import Policy, image_target
@@ -332,6 +334,38 @@ def test_hashing_data_of_a_host_that_is_refused_fails_at_once_with_the_reason(
     assert (task.status, task.message) == (
         "failure", "The host of the URL has an address that this service does not connect to.",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_data_that_drips_fails_soon_with_the_reason(
+    app: App, web: WebServer, monkeypatch: pytest.MonkeyPatch, hashed: bool
+) -> None:
+    """A server of 1.3 KB/s, against which other limits do nothing; the window is short here."""
+    data, over = b"d" * (1 << 20), threading.Event()
+    web.files["/x"] = data
+    image_id = queued(app)
+    locations.add(app.service, ALICE, image_id, web.url + "/x", given(data) if hashed else None)
+
+    def drips(handler: Any) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not over.wait(0.1):
+                handler.wfile.write(b"d" * 130)
+
+    web.files["/x"] = drips
+    web.seen.clear()
+    monkeypatch.setattr(locations, "Pace", partial(Pace, window=1.0))
+    try:
+        work_off(app)
+    finally:
+        over.set()
+    assert len(web.seen) == 1, "it gets no other try"
+    assert backlog(app) == 0
+    image = show(app, image_id)
+    assert (image.status, image.os_hash_algo) == ("queued" if hashed else "active", None)
+    (task,) = tasks.of_image(app.service, ALICE, image_id)
+    assert task.status == "failure"
+    assert task.message.startswith("The data came too slowly: fewer than 65536 bytes a second")
 
 
 def test_a_long_job_keeps_to_its_rate_and_nobody_else_from_working(tmp_path: Path) -> None:

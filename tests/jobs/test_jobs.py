@@ -25,7 +25,7 @@ from calotype.jobs.worker import Runner
 from calotype.model import Copy
 from calotype.stores import file
 from calotype.stores.base import Stored
-from tests.inprocess import ADMIN, ALICE, Pieces, another_host, backlog, hurry, make_active, wait_out
+from tests.inprocess import ADMIN, ALICE, Clock, Pieces, another_host, backlog, hurry, make_active, wait_out
 from tests.support import names
 
 MINUTE = timedelta(minutes=1)
@@ -157,7 +157,10 @@ def test_projects_take_turns_and_the_last_place_is_for_one_that_has_none(app: Ap
     assert next_of("b") == nobody
     assert next_of("a") == reds[1]
     assert next_of("a", spare=True) is None
-    assert next_of("b", spare=True) == reds[2]
+    assert next_of("b", spare=True) is None
+    green = submit_for("green")
+    assert next_of("b", spare=True) == green
+    assert next_of("b") == reds[2]
 
 
 def test_the_runner_goes_on_after_a_job_that_fails(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +299,40 @@ def test_deleting_an_image_stops_its_upload(app: App, tmp_path: Path) -> None:
     assert backlog(app) == 0
     with app.db.read_once() as tx:
         assert db_images.get(tx, ADMIN, image_id) is None
+
+
+def test_an_upload_whose_image_is_deleted_keeps_its_job_until_it_has_let_go(app: App, tmp_path: Path) -> None:
+    """Else a runner would clean up while it may still write, and nobody after it."""
+    image_id = queued(app)
+    clock = Clock()
+    app.service.leases.clock = clock
+
+    def slow() -> Iterator[bytes]:
+        yield b"x" * (2 << 20)
+        lifecycle.delete(app.service, ALICE, image_id)
+        wait_out(app.service, clock, 90)  # however long it takes to notice, as its process lives
+        assert Runner(app.service, 1).run_due_jobs() == 0
+        (attempt,) = running(app)
+        assert attempt.owner == app.service.leases.owner
+        assert len(names(tmp_path / "one")) == 1
+        yield b"y" * (2 << 20)
+
+    with pytest.raises(errors.Gone):
+        upload(app, image_id, slow())
+    assert running(app) == []
+    assert Runner(app.service, 1).run_due_jobs() == 1
+    assert names(tmp_path / "one") == []
+    assert backlog(app) == 0
+
+
+def test_the_job_of_a_deleted_image_passes_on_when_its_uploader_dies(app: App, tmp_path: Path) -> None:
+    submit(app, owner="dead")
+    with app.db.write_once() as tx:
+        jobs.revoke(tx, "image")
+    assert claim(app, "b") is None
+    job = claim(app, "b", dead=("dead",))
+    assert job is not None
+    assert job.attempt == 3
 
 
 def test_an_upload_whose_image_is_deleted_ends_before_its_data_does(

@@ -1,4 +1,4 @@
-"""`calotype db sync|check|purge`: the schema, and old rows of deleted images. More verbs are in `metadefs.py`."""
+"""`calotype db sync|check|purge|drop-events`: the schema, and rows that nobody needs. More verbs: `metadefs.py`."""
 
 import argparse
 import json
@@ -7,8 +7,9 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from calotype import app, errors
-from calotype.cli.common import load, make_database, require_database
-from calotype.db import images, schema
+from calotype.cli.common import agreed, load, make_database, require_database
+from calotype.cli.main import FAILED
+from calotype.db import images, outbox, schema
 from calotype.db.engine import now
 from calotype.images import places
 
@@ -77,4 +78,17 @@ def run_purge(options: argparse.Namespace) -> int:
         if not rows:
             break
     print(f"{images_gone} deleted images purged; their ids stay refused.")
+    return 0
+
+
+def run_drop_events(options: argparse.Namespace) -> int:
+    conf = load(options)
+    require_database(conf)
+    db = app.database(conf, patient=True)
+    schema.require_current(db)
+    count = db.snapshot(outbox.count)
+    if count and not agreed(f"Remove {count} events that nobody was told of?", yes=options.yes):
+        print("Nothing was changed.", file=sys.stderr)
+        return FAILED
+    print(f"{db.write(outbox.clear) if count else 0} events are removed.")
     return 0

@@ -34,6 +34,7 @@ The first image in three commands, after `calotype serve` in another terminal:
 #: The same as in `auth/basic.py`, whose import would take longer than everything here.
 ROLES: Final = ("admin", "manager", "member", "reader", "service")
 SHELLS: Final = ("bash", "zsh", "fish")
+_JOB_ID: Final = "the id of a job, as the list shows it"
 
 _VERIFY_CODES: Final = (
     "Exit codes: 0 all is sound; 1 something is wrong; 2 wrong arguments or configuration; 3 nothing wrong was found, "
@@ -87,7 +88,7 @@ def parser() -> Parser:
     made.add_argument("--version", action="version", version=f"calotype {__version__}")
     made.set_defaults(helps=made)
     commands = Commands(made)
-    for add in (_serve, _status, _env, _user, _db, _store, _repair, _config, _worker, _completion):
+    for add in (_serve, _status, _job, _env, _user, _db, _store, _repair, _config, _worker, _completion):
         add(commands)
     return made
 
@@ -121,6 +122,57 @@ def _status(commands: Commands) -> None:
         "Bytes and rate are known of processes with the same state directory. Changes nothing.",
     )
     command.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+def _job(commands: Commands) -> None:
+    verbs = _group(commands, "job", "show the jobs that outlive a process, and retry, cancel or drop one")
+    lists = _command(
+        verbs,
+        "list",
+        "job:run_list",
+        help="list the jobs, oldest first: kind, state, progress, error; changes nothing",
+    )
+    lists.add_argument("--image", action="append", default=[], metavar="ID", help="of this image only; may be repeated")
+    lists.add_argument("--kind", action="append", default=[], metavar="KIND", help="of this kind only; may be repeated")
+    lists.add_argument("--json", action="store_true", help="a JSON object a line, for programs")
+    show = _command(
+        verbs,
+        "show",
+        "job:run_show",
+        help="show all about one job: its step, progress, rate, stores and errors; changes nothing",
+    )
+    show.add_argument("id", metavar="ID", help=_JOB_ID)
+    show.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    retry = _command(verbs, "retry", "job:run_retry", help="try jobs now that wait after a failure")
+    retry.add_argument("id", metavar="ID", nargs="+", help=_JOB_ID)
+    cancel = _command(
+        verbs,
+        "cancel",
+        "job:run_cancel",
+        help="stop jobs, and have undone what they did",
+        description="Ask whoever runs these jobs to stop and to undo what they did, and wait a few seconds for that. "
+        "Jobs that cannot be undone, such as deletes, are refused with the reason.",
+        epilog="Exit codes: 0 each has ended or is being undone; 1 one is refused; 2 wrong arguments or "
+        "configuration; 3 one was asked and has not stopped yet.",
+    )
+    cancel.add_argument("id", metavar="ID", nargs="+", help=_JOB_ID)
+    cancel.add_argument(
+        "--reason",
+        metavar="WORDS",
+        type=_filled,
+        default="An operator has cancelled the job.",
+        help="what the task of the user says, instead of: An operator has cancelled the job.",
+    )
+    drop = _command(
+        verbs,
+        "drop",
+        "job:run_drop",
+        help="forget a job and leave what it made, if nothing else helps",
+        description="Remove a job that can neither be finished nor undone, as when its store is gone for ever. Says "
+        "what is left behind, and asks. Its task fails.",
+    )
+    drop.add_argument("id", metavar="ID", help=_JOB_ID)
+    _yes(drop, "do not ask")
 
 
 def _worker(commands: Commands) -> None:
@@ -224,6 +276,13 @@ def _db(commands: Commands) -> None:
         metavar="N",
         help="at most so many a table, -1 all; default 100",
     )
+    drop = _command(
+        verbs,
+        "drop-events",
+        "db:run_drop_events",
+        help="remove all notifications that wait to be sent, if nobody will ever receive them",
+    )
+    _yes(drop, "do not ask")
     _metadefs(verbs)
 
 

@@ -390,8 +390,12 @@ class JobState:
     image_id: str
     project: str | None
     state: str
+    step: int
     attempt: int
     owner: str | None
+    place: str | None
+    reserved: int
+    task: str | None
     age: float
     due: float
     error: str | None  #: of the last attempt
@@ -407,10 +411,20 @@ def counts(tx: Tx) -> list[tuple[str, str, int]]:
     return sorted((kind, state, count) for kind, state, count in tx.execute(statement))
 
 
-def states(tx: Tx, most: int, job_id: str | None = None) -> list[JobState]:
-    """The oldest jobs, at most so many; with an id that job alone."""
+def states(
+    tx: Tx,
+    most: int,
+    *,
+    ids: Collection[str] = (),
+    images: Collection[str] = (),
+    kinds: Collection[str] = (),
+) -> list[JobState]:
+    """The oldest jobs, at most so many. Each collection that is not empty leaves only those in it."""
     statement = sa.select(jobs, db_now().label("present")).order_by(jobs.c.created_at, jobs.c.id).limit(most)
-    rows = tx.execute(statement if job_id is None else statement.where(jobs.c.id == job_id)).all()
+    for column, chosen in ((jobs.c.id, ids), (jobs.c.image_id, images), (jobs.c.kind, kinds)):
+        if chosen:
+            statement = statement.where(column.in_(chosen))
+    rows = tx.execute(statement).all()
     written = copies.states(tx, [row.id for row in rows])
     return [
         JobState(
@@ -419,8 +433,12 @@ def states(tx: Tx, most: int, job_id: str | None = None) -> list[JobState]:
             row.image_id,
             row.project,
             row.state,
+            row.step or 0,
             row.attempt,
             row.owner,
+            row.place,
+            row.reserved or 0,
+            json.loads(row.payload).get("task"),
             (row.present - row.created_at).total_seconds(),
             (row.due_at - row.present).total_seconds(),
             row.error,

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from calotype.db.clock import db_now
 from calotype.db.engine import Tx
 from calotype.db.tables import outbox
 from calotype.model import Event
@@ -35,6 +36,18 @@ def has_events(tx: Tx) -> bool:
 def count(tx: Tx) -> int:
     """How many events wait to be sent."""
     return int(tx.execute(sa.select(sa.func.count()).select_from(outbox)).scalar_one())
+
+
+def waiting(tx: Tx) -> tuple[int, float | None]:
+    """How many events wait to be sent, and for how many seconds the oldest one does, by the database's clock."""
+    found = sa.select(sa.func.count(), sa.func.min(outbox.c.created_at), db_now()).select_from(outbox)
+    number, oldest, present = tx.execute(found).one()
+    return int(number), None if oldest is None else max(0.0, (present - oldest).total_seconds())
+
+
+def clear(tx: Tx) -> int:
+    """Remove all events that wait to be sent, because an operator says so; returns how many."""
+    return int(tx.execute(sa.delete(outbox)).rowcount)
 
 
 def next_events(tx: Tx, limit: int) -> list[Event]:

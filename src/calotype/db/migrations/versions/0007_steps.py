@@ -71,7 +71,8 @@ def _move_uploads() -> None:
     notes: dict[str, str] = {}
     for row in connection.execute(sa.select(note).order_by(note.c.id)).all():
         found = json.loads(row.note)  # the token of an attempt and its note; of old releases, the note of the first
-        notes[row.job_id] = found["object"] if isinstance(found, dict) else found[1]
+        if said := found.get("object") if isinstance(found, dict) else found[1]:
+            notes[row.job_id] = said
     rows = []
     for row in connection.execute(sa.select(job).where(job.c.kind == "upload")).all():
         payload = json.loads(row.payload)
