@@ -62,6 +62,7 @@ def parts(path: Path, database_url: str, conf: str = CONF, more: str = "") -> It
     databases.synced(database_url)
     app = App(config.load([str(path / "c.conf")], state_dir=str(path)))
     places.recognise(app.service)
+    places.prepare_staging(app.service)
     try:
         yield app
     finally:

@@ -11,15 +11,17 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from calotype.api.routes import ROUTES
 from calotype.db import images as db_images
+from calotype.db import jobs
 from calotype.db import members as db_members
 from calotype.db import metadefs as db_metadefs
 from calotype.db.engine import Database
+from calotype.images import imports
 from calotype.model import Association, MetadefObject, MetadefProperty, MetadefTag
 from calotype.model import Image as Record
 from calotype.model import Namespace as NamespaceRecord
@@ -76,7 +78,8 @@ MEMBERS = ("pending", "accepted", "rejected")
 STATES: Mapping[str, dict[str, Any]] = {
     "queued": {"status": "queued"},
     "saving": {"status": "saving"},
-    "importing": {"status": "importing"},
+    "staged": {"status": "uploading"},  # with data that can be imported
+    "importing": {"status": "importing"},  # by a job
     "active": {"status": "active"},
     "deactivated": {"status": "deactivated"},
     "protected": {"status": "active", "protected": True},
@@ -85,6 +88,10 @@ STATES: Mapping[str, dict[str, Any]] = {
     "nobody's": {"status": "active", "owner": None},
 }
 CONTENT = b"data"
+#: A URL that may be fetched, and where nobody answers.
+SOURCE = "http://127.0.0.9:9/data"
+#: Lines of a configuration that allow it.
+FETCHES = "[import_filtering_opts]\nallowed_ports =\nprivate_hosts = 127.0.0.9\n"
 
 
 @dataclass(frozen=True)
@@ -214,6 +221,11 @@ def knows(p: Persona, i: Image) -> bool:
     return sees(p, i) or i.visibility in ("public", "community") or owns(p, i) or shares(p, i)
 
 
+def copies(answer: Callable[[Image], int]) -> Expect:
+    """Administrators alone copy images to further stores; of those that have data."""
+    return lambda p, i: refused(p, i) if not p.has("admin") else answer(i) if i.status == "active" else 409
+
+
 def reads_locations(p: Persona, i: Image) -> int:
     if not knows(p, i):
         return 404
@@ -283,6 +295,13 @@ class Ask:
 def patch(expect: Expect, op: str, path: str, *value: Any) -> Ask:
     step = {"op": op, "path": path} | ({"value": value[0]} if value else {})
     return Ask(expect, body=[step], headers=PATCH_21)
+
+
+def importing(expect: Expect, name: str, *, stores: Any = None, all_stores: Any = None, **method: str) -> Ask:
+    """A request for an import by the method of this name."""
+    more = {"stores": stores, "all_stores": all_stores}
+    body = {"method": {"name": name, **method}, **{key: value for key, value in more.items() if value is not None}}
+    return Ask(expect, body=body)
 
 
 def their_own(p: Persona, i: Image, found: Any) -> bool:
@@ -417,6 +436,27 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
     ("GET", _I + "/file"): _DOWNLOAD,
     ("HEAD", _I + "/file"): _DOWNLOAD[:1],
     #
+    ("PUT", _I + "/stage"): [
+        Ask(if_changes(lambda p, i: 204 if i.status == "queued" else 409), body=CONTENT, headers=OCTETS),
+        Ask(
+            if_changes(lambda p, i: 413 if i.status == "queued" else 409),
+            body=CONTENT,
+            headers={**OCTETS, "x-openstack-image-size": "9000000000000"},
+        ),
+    ],
+    ("POST", _I + "/import"): [
+        importing(if_changes(lambda p, i: 202 if i.state == "staged" else 409), "glance-direct"),
+        importing(if_changes(lambda p, i: 202 if i.status == "queued" else 409), "web-download", uri=SOURCE),
+        importing(if_changes(lambda p, i: 400 if i.status == "queued" else 409), "web-download", uri="http://127.0.0.1/"),
+        importing(if_changes(409), "web-download", uri=SOURCE, stores=["nowhere"]),
+        importing(copies(lambda i: 202), "copy-image", all_stores=True),
+        importing(copies(lambda i: 400 if "two" in i.stores else 202), "copy-image", stores=["two"]),
+        # What depends on nothing that there is, such as the catalog of a Keystone, is told to everybody.
+        importing(anybody(400), "glance-download", glance_region="r", glance_image_id="{some id}"),
+        importing(if_changes(400), "none"),
+    ],
+    ("POST", _I + "/actions/cancel_import"): [Ask(if_changes(lambda p, i: 202 if i.status == "importing" else 409))],
+    #
     ("PUT", _I + "/tags/{tag}"): [Ask(if_changes(204), {"tag": "new"}), Ask(if_changes(204), {"tag": "old"})],
     ("DELETE", _I + "/tags/{tag}"): [Ask(if_changes(204), {"tag": "old"}), Ask(if_changes(404), {"tag": "new"})],
     ("POST", _I + "/actions/deactivate"): [
@@ -453,6 +493,8 @@ ROWS: Mapping[tuple[str, str], Sequence[Ask]] = {
     ("GET", _I + "/tasks"): [Ask(lambda p, i: 200 if sees(p, i) else 404)],
     ("GET", "/v2/tasks"): [Ask(whoever("admin", then=200)), Ask(whoever("admin", then=400), query="limit=many")],
     ("POST", "/v2/tasks"): [
+        Ask(whoever("admin", then=201), body={"type": "import", "input": {"import_from": SOURCE}}),
+        Ask(whoever("admin", then=400), body={"type": "import", "input": {"import_from": "http://127.0.0.1/"}}),
         Ask(whoever("admin", then=400), body={"type": "import", "input": {}}),
         Ask(whoever("admin", then=400), body={"type": "nonsense"}),
     ],
@@ -669,6 +711,11 @@ class World:
             for member in MEMBERS:
                 db_members.add(tx, image.id, self.project(member), when)
                 db_members.set_status(tx, image.id, self.project(member), member, when)
+            if image.state == "staged":
+                job = jobs.submit(tx, imports.STAGED, image.id, {}, owner="nobody")
+                jobs.park(tx, job, {"size": len(CONTENT)}, delay=timedelta(days=1))
+            if image.state == "importing":
+                jobs.submit(tx, imports.KIND, image.id, {"method": "web-download"}, delay=timedelta(days=1))
             for store in image.stores:
                 db_images.add_location(tx, image.id, f"file://{self._stores[store] / image.id}", {"store": store}, when)
                 (self._stores[store] / image.id).write_bytes(CONTENT)

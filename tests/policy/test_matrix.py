@@ -19,7 +19,7 @@ from calotype.policy import RULES
 from tests.inprocess import CONF, parts
 from tests.keystone import Keystone
 from tests.policy import matrix
-from tests.policy.matrix import KNOWN, NAMESPACES, PERSONAS, ROWS, TAKEN, Persona, World, cells, looks, sees
+from tests.policy.matrix import FETCHES, KNOWN, NAMESPACES, PERSONAS, ROWS, TAKEN, Persona, World, cells, looks, sees
 from tests.support import PASSWORD, running, write_users
 
 BY = {persona.name: persona for persona in KNOWN}
@@ -52,8 +52,9 @@ def in_process(app: App, credentials: Callable[[Persona], Mapping[str, str]] = b
 def world_in(path: Path, conf: str = CONF, **arguments: Any) -> Iterator[tuple[World, App]]:
     """A service in this process, and its images."""
     write_users(path / "users.json", USERS)
-    with parts(path, f"sqlite:///{path}/calotype.db", conf) as app:
-        world = World(app.db, path / "calotype.db", {"one": path / "one", "two": path / "two"}, **arguments)
+    with parts(path, f"sqlite:///{path}/calotype.db", conf + FETCHES) as app:
+        stores = {name: path / name for name in ("one", "two", "staging")}
+        world = World(app.db, path / "calotype.db", stores, **arguments)
         yield world, app
         world.close()
 

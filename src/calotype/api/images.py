@@ -27,7 +27,7 @@ def create(req: falcon.Request, resp: falcon.Response) -> None:
     """POST /v2/images"""
     svc = service(req)
     values = json_object(req)
-    image = lifecycle.create(svc, caller(req), _new_image(values, req.context.schemas))
+    image = lifecycle.create(svc, caller(req), new_image(values, req.context.schemas))
     resp.status = 201
     resp.location = f"{req.prefix}/v2/images/{image.id}"
     resp.set_header("OpenStack-image-store-ids", ",".join(store.name for store in svc.stores))
@@ -150,7 +150,8 @@ def _json(svc: Service, image: Image, direct_url: str | None) -> bytes:
     return text
 
 
-def _new_image(values: dict[str, Any], schemas: Schemas) -> NewImage:
+def new_image(values: Mapping[str, Any], schemas: Schemas) -> NewImage:
+    """What the body of a create asks for. Raises `Forbidden` for attributes that nobody may set, `Invalid`."""
     for name in values:
         if name in _READ_ONLY:
             raise errors.Forbidden(f"Attribute '{name}' is read-only.")

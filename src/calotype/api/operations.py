@@ -195,10 +195,12 @@ _TASKS: Final[Mapping[Handler, Operation]] = {
         "List tasks", _shows("Tasks", "A page of tasks"), "Deprecated.", query=tasks.PARAMETERS, refuses=(403,)
     ),
     tasks.create: Operation(
-        "Ask for a task",
-        {},
-        "Deprecated, and refused for whatever task; the message names the calls that there are.",
+        "Create an image and import its data",
+        _makes("Task", "The task, which tells how far the import is"),
+        "Deprecated. Only tasks of type `import` are created. `input` has a URL, `import_from`, and `image_properties`, "
+        "which describe the image as `POST /v2/images` does.",
         body="NewTask",
+        refuses=(410,),
     ),
     tasks.show: Operation("Show a task", _shows("Task", "The task"), "Deprecated.", refuses=(403,)),
 }

@@ -182,6 +182,17 @@ NEW_TASK: Final[Schema] = {
         "input": {"type": "object", "description": "What is asked for"},
     },
 }
+#: The input of a task of type import.
+IMPORT_TASK: Final[Schema] = {
+    "name": "import_task",
+    "type": "object",
+    "required": ["import_from"],
+    "properties": {
+        "import_from": _text("Where the data lies", most=4096),
+        "import_from_format": _text("The disk format, unless image_properties say it", null=True),
+        "image_properties": {"type": "object", "description": "The image, as a create describes it"},
+    },
+}
 
 
 def _links(**links: str) -> list[Schema]:

@@ -6,11 +6,11 @@ import falcon
 
 from calotype import errors
 from calotype.api import schemas, views
-from calotype.api.images import known_id, links, send
+from calotype.api.images import known_id, links, new_image, send
 from calotype.api.operation import Parameter
 from calotype.api.request import UUID, caller, choice, integer, json_object, no_body, params, service
 from calotype.db.tasks import COLUMNS
-from calotype.images import tasks
+from calotype.images import import_tasks, tasks
 from calotype.model import TASK_STATUSES, TASK_TYPES
 
 _FILTERS: Final = ("id", "type", "status", "owner", "image_id", "request_id", "user_id")
@@ -68,13 +68,26 @@ def show(req: falcon.Request, resp: falcon.Response, task_id: str) -> None:
     send(resp, views.task(tasks.show(svc, caller(req), task_id)))
 
 
-def create(req: falcon.Request, _resp: falcon.Response) -> None:
+def create(req: falcon.Request, resp: falcon.Response) -> None:
     """POST /v2/tasks"""
-    svc = service(req)
-    tasks.check_access(svc, caller(req))
+    svc, ctx = service(req), caller(req)
+    tasks.check_access(svc, ctx)
     values = json_object(req)
     schemas.check(schemas.NEW_TASK, values)
-    tasks.create(svc, caller(req), values["type"])
+    if values["type"] != import_tasks.KIND:
+        raise errors.Invalid(
+            f"Tasks of type {values['type']} are not created by this call, but by POST /v2/images/{{id}}/import and "
+            "POST /v2/images/{id}/locations."
+        )
+    asked = values["input"]
+    schemas.check(schemas.IMPORT_TASK, asked)
+    properties = asked.get("image_properties", {})
+    if asked.get("import_from_format"):
+        properties = {"disk_format": asked["import_from_format"]} | properties
+    made = import_tasks.create(svc, ctx, new_image(properties, req.context.schemas), asked["import_from"], asked)
+    resp.location = f"{req.prefix}/v2/tasks/{made.id}"
+    send(resp, views.task(tasks.shown(svc, ctx, made)))
+    resp.status = 201
 
 
 def of_image(req: falcon.Request, resp: falcon.Response, image_id: str) -> None:

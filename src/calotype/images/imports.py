@@ -20,6 +20,7 @@ from calotype.db.engine import Tx
 from calotype.db.processes import place_of
 from calotype.images import data, quota, tasks
 from calotype.images.locations import Given
+from calotype.images.redaction import redacted
 from calotype.images.stream import Passing, Source
 from calotype.limits import Allowance
 from calotype.model import Image, Job, Task
@@ -30,6 +31,8 @@ from calotype.transfers import Upload
 
 LOG = logging.getLogger(__name__)
 
+#: The type of the task that shows an import.
+TASK: Final = "api_image_import"
 #: The kind of a job that keeps staged data until it is imported, and of one that imports.
 STAGED: Final = "stage"
 KIND: Final = "import"
@@ -64,7 +67,7 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a caller wants to be imported. `asked` is the request as it came, for the task."""
+    """What a caller wants to be imported. `asked` is the request as it came, for the task of `task_type`."""
 
     method: str
     asked: Mapping[str, Any]
@@ -74,6 +77,7 @@ class Request:
     stores: Sequence[str] | None = None
     all_stores: bool = False
     all_must_succeed: bool = True
+    task_type: str = TASK
 
 
 def enabled_methods(svc: Service) -> list[str]:
@@ -187,78 +191,109 @@ def start(svc: Service, ctx: Context, image_id: str, request: Request) -> None:
     """Submit the import of an image's data. It is importing from now on, except with copy-image.
 
     Raises `NotFound`, `Forbidden`, `Invalid`, `Conflict` in the wrong status, while another import runs, or for an
-    unknown store, `OverLimit`.
+    unknown store, `StoreReadOnly`, `OverLimit`.
     """
     image = svc.db.snapshot(lambda tx: db_images.get(tx, ctx, image_id))
     if image is None:
         raise no_image(image_id)
-    if request.method not in enabled_methods(svc):
-        raise errors.Invalid(f"The import method {request.method!r} is not enabled here; see GET /v2/info/import.")
     svc.policy.check_image(ctx, "copy_image" if request.method == COPY_IMAGE else "modify_image", image)
+    check_method(svc, request.method)
     _refuse_unready(image, request.method)
     wanted = _stores(svc, image, request)
     if not wanted:
         return  # every store has a copy already
-    if request.uri is not None:
-        svc.net.check(request.uri)
-    elif request.method == WEB_DOWNLOAD:
-        raise errors.Invalid("web-download needs a uri in method.")
-    remote = request.remote
-    if remote is not None:
-        net.parse(remote.endpoint)
-    elif request.method == GLANCE_DOWNLOAD:
-        raise errors.Invalid("glance-download needs glance_region and glance_image_id in method.")
-    place = place_of(svc.leases.owner) if remote else None  # only this process has the token
+    check_source(svc, request)
     allowed = quota.allowance(svc, ctx, image.owner)
-    names = [store.name for store in wanted]
-    asked = {"image_id": image.id, "import_req": dict(request.asked), "backend": names}
 
-    def work(tx: Tx) -> tuple[Task, Job]:
+    def work(tx: Tx) -> Task:
         found = db_images.get(tx, ctx, image.id, lock=True)
         if found is None:
             raise no_image(image.id)
         _refuse_unready(found, request.method)
         _refuse_busy(svc, tx, found)
-        taken = {place.store for place in found.locations}
-        if request.method == COPY_IMAGE and any(name in taken for name in names):
-            raise errors.Conflict("One of the stores got a copy just now; ask again.")
-        task = tasks.begin(svc, tx, ctx, "api_image_import", found.id, asked)
-        payload = {
-            "task": task.id,
-            "method": request.method,
-            "uri": request.uri,
-            "remote": [remote.endpoint, remote.image_id] if remote else None,
-            "given": [request.given.algo, request.given.value] if request.given else None,
-            "all_must_succeed": request.all_must_succeed,
-            "stores": names,
-        }
-        project = allowed.project if allowed else found.owner
-        if request.method == GLANCE_DIRECT:
-            job = _staged(tx, found)
-            reserved = quota.bytes_to_reserve(tx, allowed, (found.size or 0) * len(names), instead_of=job)
-            jobs.become(tx, job, KIND, payload, reserved=reserved)
-        else:
-            size = (found.size or 0) * len(names) if request.method == COPY_IMAGE else None
-            reserved = quota.bytes_to_reserve(tx, allowed, size)
-            job = jobs.submit(tx, KIND, found.id, payload, project=project, reserved=reserved, place=place)
-            if remote is not None:
-                svc.tokens[job.id] = remote.token
-        db_copies.add(tx, job, [(store.name, data.identity(store)) for store in wanted])
-        if request.method != COPY_IMAGE:
-            db_images.move(tx, found.id, found.status, "importing", now=svc.now())
-        if request.method != GLANCE_DIRECT:
-            quota.check_uploading_count(tx, allowed)
-            quota.check_staged(tx, allowed, 0)
-        failed = [name for name in listed(found, FAILED) if name not in names]
-        properties = {LOCK: task.id, IMPORTING: ",".join(names)}
-        if FAILED in found.properties:
-            properties[FAILED] = ",".join(failed)
-        db_images.put_properties(tx, found.id, properties, now=svc.now())
-        svc.events.image(tx, found.id, "image.update")
-        return task, job
+        return submit(svc, tx, ctx, found, request, wanted, allowed)
 
-    svc.db.write(work, lambda tx, made: tasks.is_stored(svc, tx, made[0]))
+    svc.db.write(work, lambda tx, task: tasks.is_stored(svc, tx, task))
     svc.nudge()
+
+
+def check_method(svc: Service, method: str) -> None:
+    """Raise `Invalid` for an import method that is not enabled."""
+    if method not in enabled_methods(svc):
+        raise errors.Invalid(f"The import method {method[:64]!r} is not enabled here; see GET /v2/info/import.")
+
+
+def check_source(svc: Service, request: Request) -> None:
+    """Raise `Invalid` unless the request says from where the data is to be fetched, if its method fetches any.
+
+    Waits for a look-up of the URL's host, so it is not to be called in a transaction. Raises `Busy`.
+    """
+    if request.method == WEB_DOWNLOAD:
+        if request.uri is None:
+            raise errors.Invalid("web-download needs a uri in method.")
+        try:
+            svc.net.check(request.uri)
+        except errors.FetchFailed as exc:
+            raise errors.UrlRefused(str(exc)) from exc
+    if request.method == GLANCE_DOWNLOAD:
+        if request.remote is None:
+            raise errors.Invalid("glance-download needs glance_region and glance_image_id in method.")
+        net.parse(request.remote.endpoint)
+
+
+def submit(
+    svc: Service,
+    tx: Tx,
+    ctx: Context,
+    image: Image,
+    request: Request,
+    stores: Sequence[Store],
+    allowed: Allowance | None,
+) -> Task:
+    """Add the task and the job that import the data of an image, which this transaction has locked and found ready."""
+    names = [store.name for store in stores]
+    taken = {place.store for place in image.locations}
+    if request.method == COPY_IMAGE and any(name in taken for name in names):
+        raise errors.Conflict("One of the stores got a copy just now; ask again.")
+    remote = request.remote
+    place = place_of(svc.leases.owner) if remote else None  # only this process has the token
+    asked: Mapping[str, Any] = request.asked
+    if request.task_type == TASK:
+        asked = {"image_id": image.id, "import_req": dict(asked), "backend": names}
+    task = tasks.begin(svc, tx, ctx, request.task_type, image.id, redacted(dict(asked), locations=True))
+    payload = {
+        "task": task.id,
+        "method": request.method,
+        "uri": request.uri,
+        "remote": [remote.endpoint, remote.image_id] if remote else None,
+        "given": [request.given.algo, request.given.value] if request.given else None,
+        "all_must_succeed": request.all_must_succeed,
+        "stores": names,
+    }
+    project = allowed.project if allowed else image.owner
+    if request.method == GLANCE_DIRECT:
+        job = _staged(tx, image)
+        reserved = quota.bytes_to_reserve(tx, allowed, (image.size or 0) * len(names), instead_of=job)
+        jobs.become(tx, job, KIND, payload, reserved=reserved)
+    else:
+        size = (image.size or 0) * len(names) if request.method == COPY_IMAGE else None
+        reserved = quota.bytes_to_reserve(tx, allowed, size)
+        job = jobs.submit(tx, KIND, image.id, payload, project=project, reserved=reserved, place=place)
+        if remote is not None:
+            svc.tokens[job.id] = remote.token
+    db_copies.add(tx, job, [(store.name, data.identity(store)) for store in stores])
+    if request.method != COPY_IMAGE:
+        db_images.move(tx, image.id, image.status, "importing", now=svc.now())
+    if request.method != GLANCE_DIRECT:
+        quota.check_uploading_count(tx, allowed)
+        quota.check_staged(tx, allowed, 0)
+    failed = [name for name in listed(image, FAILED) if name not in names]
+    properties = {LOCK: task.id, IMPORTING: ",".join(names)}
+    if FAILED in image.properties:
+        properties[FAILED] = ",".join(failed)
+    db_images.put_properties(tx, image.id, properties, now=svc.now())
+    svc.events.image(tx, image.id, "image.update")
+    return task
 
 
 def cancel(svc: Service, ctx: Context, image_id: str) -> None:
@@ -341,7 +376,10 @@ def _stores(svc: Service, image: Image, request: Request) -> list[Store]:
     """The stores to import into. Raises `Conflict` for an unknown one, `Invalid`, `StoreReadOnly`."""
     have = {place.store for place in image.locations} if request.method == COPY_IMAGE else set()
     if request.all_stores:
-        return [store for store in svc.stores if svc.stores.takes_data(store) and store.name not in have]
+        takers = [store for store in svc.stores if svc.stores.takes_data(store)]
+        if not takers:
+            raise errors.Conflict("No store takes data.")
+        return [store for store in takers if store.name not in have]
     names = list(dict.fromkeys(request.stores)) if request.stores is not None else [svc.stores.default]
     if not names:
         raise errors.Invalid("The list of stores is empty.")

@@ -6,7 +6,7 @@ record first. So the second of two concurrent changes works on the result of the
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -56,9 +56,19 @@ class NewImage:
     properties: dict[str, str] = field(default_factory=dict)
 
 
-def create(svc: Service, ctx: Context, new: NewImage) -> Image:
-    """Add a queued image. Raises `Forbidden`, `OverLimit`; `Conflict` for an id that is or was in use."""
-    owner = ctx.project if new.owner is None else new.owner or None
+def owner_of(ctx: Context, new: NewImage) -> str | None:
+    """The project that the image will belong to."""
+    return ctx.project if new.owner is None else new.owner or None
+
+
+def create(
+    svc: Service, ctx: Context, new: NewImage, *, also: Callable[[Tx, Image], None] = lambda _tx, _image: None
+) -> Image:
+    """Add a queued image. Raises `Forbidden`, `OverLimit`; `Conflict` for an id that is or was in use.
+
+    `also` does more in the same transaction, which may run again; what it raises undoes everything.
+    """
+    owner = owner_of(ctx, new)
     visibility = new.visibility or "shared"
     target = {"project_id": owner, "owner": owner, "visibility": new.visibility or "private"}
     if not ctx.is_admin and (owner is None or owner != ctx.project):
@@ -99,6 +109,7 @@ def create(svc: Service, ctx: Context, new: NewImage) -> Image:
         db_images.add(tx, image, has_random_id=new.id is None)
         quota.check_image_count(tx, allowed)
         svc.events.image(tx, image, "image.create")
+        also(tx, image)
 
     def committed(tx: Tx, _: None) -> bool:
         found = db_images.get(tx, ctx, image.id)

@@ -1,7 +1,7 @@
 """Use-cases for tasks: what users see of work that goes on after the answer.
 
-`show`, `list_` and `of_image` are for callers, and redact what they return. `begin`, `move`, and `progress` in
-`db/tasks.py`, are for the use-cases that do the work: they call them in the transactions of that work.
+`show`, `list_` and `of_image` are for callers, and redact what they return, as `shown` does. `begin`, `move`, and
+`progress` in `db/tasks.py`, are for the use-cases that do the work: they call them in the transactions of that work.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def show(svc: Service, ctx: Context, task_id: str) -> Task:
     found = svc.db.read(lambda tx: tasks.get(tx, ctx, task_id, svc.now()))
     if found is None:
         raise errors.NotFound(f"No task found with ID {task_id}")
-    return _redacted(svc, ctx, found)
+    return shown(svc, ctx, found)
 
 
 def list_(
@@ -81,19 +81,11 @@ def of_image(svc: Service, ctx: Context, image_id: str) -> list[Task]:
         svc.policy.check_image(ctx, "get_image", image)
         return tasks.of_image(tx, ctx, image.id, svc.now())
 
-    return [_redacted(svc, ctx, task) for task in svc.db.snapshot(work)]
+    return [shown(svc, ctx, task) for task in svc.db.snapshot(work)]
 
 
-def create(svc: Service, ctx: Context, kind: str) -> Task:
-    """Raise `Invalid`, with a message that says what to do instead: tasks cannot be created by callers."""
-    check_access(svc, ctx)
-    raise errors.Invalid(
-        f"Tasks of type {kind} are not created by this call. Create an image (POST /v2/images) and import its data "
-        "(POST /v2/images/{id}/import)."
-    )
-
-
-def _redacted(svc: Service, ctx: Context, task: Task) -> Task:
+def shown(svc: Service, ctx: Context, task: Task) -> Task:
+    """The task without what the caller may not see."""
     target = {"project_id": task.owner, "owner": task.owner, "image_id": task.image_id}
     locations = svc.policy.allows(ctx, "fetch_image_location", target)
     return replace(
