@@ -292,8 +292,7 @@ class Job:
     `step` is the number of the next step of its kind, `checkpoint` what earlier steps have kept for it. With a
     `failure` its steps are undone; `cancel` is why somebody wants it to stop. `progress` is what was recorded last.
 
-    `excused` is how many attempts ended without a failure, because the job had to wait or its process ended. The others
-    are its `tries`.
+    `failures` is how many attempts have failed; those whose process ended, or that had to wait, did not.
     """
 
     id: str
@@ -310,15 +309,11 @@ class Job:
     cancel: str | None = None
     place: str | None = None
     progress: Mapping[str, Any] = field(default_factory=dict)
-    excused: int = 0
+    failures: int = 0
 
     @property
     def token(self) -> str:
         return f"{self.id}-{self.attempt}"
-
-    @property
-    def tries(self) -> int:
-        return self.attempt - self.excused
 
 
 @dataclass(frozen=True, slots=True)

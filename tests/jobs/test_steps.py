@@ -155,7 +155,7 @@ def test_what_only_waits_uses_up_no_attempts(trial: Trial) -> None:
     trial.submit()
     trial.work_off(rounds=5)
     row = trial.row()
-    assert (row.state, row.error, row.attempt, row.excused) == ("pending", "somebody else is at it", 5, 5)
+    assert (row.state, row.error, row.attempt, row.failures) == ("pending", "somebody else is at it", 5, 0)
     trial.work_off(rounds=6)
     assert trial.row().failure is None
     trial.runs["one"] = failing(OSError("another failure"))
@@ -227,7 +227,7 @@ def test_who_slept_while_its_attempt_was_taken_over_can_record_nothing(trial: Tr
         assert not jobs.postpone(tx, first, "late", delay=jobs.timedelta(0))
         found = jobs.get(tx, job.id)
     assert found is not None
-    assert (found.step, found.checkpoint, found.failure, found.excused) == (0, {}, None, 0)
+    assert (found.step, found.checkpoint, found.failure, found.failures) == (0, {}, None, 0)
 
 
 def test_progress_is_written_every_other_second_and_never_goes_back(
@@ -281,7 +281,7 @@ def test_a_runner_that_ends_hands_back_what_takes_long(trial: Trial) -> None:
     finally:
         over.set()
     row = trial.row()
-    assert (row.state, row.owner, row.step, row.error, row.excused) == ("pending", None, 1, "the service ended", 1)
+    assert (row.state, row.owner, row.step, row.error, row.failures) == ("pending", None, 1, "the service ended", 0)
     trial.work_off()
     assert trial.seen == ["one", "two", "two"]
     assert backlog(trial.app) == 0

@@ -170,13 +170,13 @@ def finish(tx: Tx, job: Job) -> bool:
 def fail(tx: Tx, job: Job, error: str, *, delay: timedelta) -> bool:
     """Put a job back, to be tried again after a delay. `error` is the reason, for operators."""
     values = {"state": "pending", "owner": None, "due_at": db_now(delay), "error": error[:2000]}
+    values["failures"] = job.failures + 1
     return bool(tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount)
 
 
 def postpone(tx: Tx, job: Job, why: str, *, delay: timedelta) -> bool:
-    """As `fail`, but this attempt does not count as a try."""
-    tx.execute(sa.update(jobs).where(_is_current(job)).values(excused=job.excused + 1))
-    return fail(tx, job, why, delay=delay)
+    """As `fail`, but this attempt does not count as failed."""
+    return fail(tx, replace(job, failures=job.failures - 1), why, delay=delay)
 
 
 def advance(tx: Tx, job: Job, step: int, checkpoint: Mapping[str, Any]) -> bool:
@@ -230,8 +230,8 @@ def ask_to_cancel(tx: Tx, job_id: str, why: str) -> bool:
 
 
 def backoff(job: Job) -> timedelta:
-    """How long to wait before the next attempt: a minute, then twice as long each time, up to an hour."""
-    return min(LONGEST_BACKOFF, timedelta(minutes=2 ** max(0, min(job.tries - 1, 6))))
+    """How long to wait after this attempt has failed: a minute, then twice as long each time, up to an hour."""
+    return min(LONGEST_BACKOFF, timedelta(minutes=2 ** min(job.failures, 6)))
 
 
 def release(tx: Tx, attempts: Collection[Attempt]) -> None:
@@ -374,7 +374,7 @@ def _job(row: Any) -> Job:
         row.cancel,
         row.place,
         json.loads(row.progress or "{}"),
-        row.excused or 0,
+        row.failures or 0,
     )
 
 

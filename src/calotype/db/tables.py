@@ -399,7 +399,7 @@ jobs = Table(
     Column("cancel", Text),  # why it shall stop; whoever runs it fails it with this reason
     Column("progress", Text),  # how far it is, for people, JSON
     Column("place", String(36)),  # of the staging directory with its data, or of a process: only there it may run
-    Column("excused", Integer),  # attempts that ended without a failure; null: none
+    Column("failures", Integer),  # attempts that have failed; null: none
     Index("calotype_jobs_due", "due_at"),
     Index("calotype_jobs_image", "image_id"),
     Index("calotype_jobs_owner", "owner"),

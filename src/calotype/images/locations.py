@@ -297,7 +297,7 @@ def hash_data(work: Work) -> None:
     except (errors.StoreError, errors.BodyBroken) as exc:
         # A user's server that drips is not given another try: others wait for the place.
         drips = isinstance(exc, errors.StoreSlow) and store is not None and Feature.USER_URLS in store.features
-        if not drips and job.tries <= svc.conf.http_retries:
+        if not drips and job.failures < svc.conf.http_retries:
             raise
         raise Failed(str(exc)) from exc
     if weak and given and weak.hexdigest() != given.value:

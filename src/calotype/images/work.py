@@ -143,6 +143,6 @@ class Work:
         self._obey(asked)
 
 
-def backoff(attempt: int) -> timedelta:
-    """How long a transfer waits after its attempts have failed: 2 s, then twice as long each time, up to 5 minutes."""
-    return timedelta(seconds=min(300, 2**attempt))
+def backoff(job: Job) -> timedelta:
+    """How long to wait after this attempt at a transfer has failed: 2 s, then twice as long each time, up to 5 minutes."""
+    return timedelta(seconds=min(300, 2 ** (job.failures + 1)))

@@ -92,7 +92,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             Step("tidy", importing.tidy),
         ],
         attempts=5,
-        backoff=lambda job: backoff(job.tries),
+        backoff=backoff,
     ),
 }
 

@@ -35,6 +35,8 @@ _LOCK_POLL_SECONDS = 30.0
 _SWEEP_LEASE: Final = timedelta(seconds=1.5 * _SWEEP_SECONDS)
 _HOST_LOST: Final = "The host that has the staged data is gone."
 _TOKEN_LOST: Final = "The service ended, and your token with it; ask for the import again."  # noqa: S105  # a sentence
+#: A job whose process dies so often fails: it may be the reason.
+_MOST_ATTEMPTS: Final = 50
 #: How long `stop` waits for transfers to end, seconds.
 _STOP_SECONDS: Final = 10.0
 
@@ -259,7 +261,9 @@ class Runner:
             except (Stopped, Postponed, errors.Gone, errors.Busy):
                 raise
             except Exception as exc:
-                is_last = kind.attempts is not None and job.tries >= kind.attempts
+                is_last = kind.attempts is not None and (
+                    job.failures + 1 >= kind.attempts or job.attempt >= _MOST_ATTEMPTS
+                )
                 if not (is_final(exc) or is_last) or not kind.can_undo(work.step):
                     raise
                 LOG.log(

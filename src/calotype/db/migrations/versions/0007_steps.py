@@ -23,7 +23,7 @@ _COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
     "cancel": sa.Text(),
     "progress": sa.Text(),
     "place": sa.String(36),
-    "excused": sa.Integer(),
+    "failures": sa.Integer(),
 }
 
 
