@@ -760,8 +760,13 @@ def test_a_cancelled_body_without_a_length_is_no_whole_one(web: WebServer, way: 
 
     web.files["/x"] = silent
     taken = source(way, web.url + "/x", verified=True)
-    with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(take, taken)
+
+    def read() -> None:
+        while taken.readinto(memoryview(bytearray(100))):
+            pass
+
+    with closing(taken), ThreadPoolExecutor(1) as threads:
+        running = threads.submit(read)
         until(lambda: taken.received == 10)
         taken.cancel()
         with pytest.raises(errors.SourceBroken, match="cancel"):
