@@ -248,10 +248,11 @@ def test_every_event_is_documented_and_nothing_else_is() -> None:
 def test_the_times_of_jobs_are_documented_as_they_are() -> None:
     documented = [float(row[1]) for row in rows(section(read("docs/operate/jobs.md"), "Times"))]
     poll = next(option.default for option in config.JOBS if option.dest == "poll")
-    tries = [jobs.backoff(Job("id", "delete", "image", attempt, None, {})) for attempt in (1, 2, 99)]
+    failed = [Job("id", "delete", "image", 1, None, {}, failures=failures) for failures in (0, 1, 99)]
+    tries = [*map(jobs.backoff, failed), work.backoff(failed[0])]
     beat = leases._BEAT_SECONDS
     transfers = [work.CHECK_SECONDS, work.PROGRESS_SECONDS]
-    moments = [leases.LEASE, beat, watch.LONGEST_STEP, poll, *transfers, *tries, work.backoff(1), worker._SWEEP_SECONDS]
+    moments = [leases.LEASE, beat, watch.LONGEST_STEP, poll, *transfers, *tries, worker._SWEEP_SECONDS]
     assert documented == [one.total_seconds() if isinstance(one, timedelta) else one for one in moments]
 
 
