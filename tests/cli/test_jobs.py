@@ -159,9 +159,23 @@ def test_a_retry_makes_a_waiting_job_due_and_leaves_a_running_one_alone(place: P
     assert [job["state"] for job in place.listed()] == ["pending", "running"]
 
 
+def test_a_retry_does_not_remove_what_a_user_has_staged(place: Place) -> None:
+    staged = place.submit("stage", delay=timedelta(hours=24))
+    assert "data that somebody has staged is removed" in place("job", "retry", staged.id, code=1)[1]
+    assert place.listed()[0]["due"] > 0
+    with place.app.db.write_once() as tx:
+        jobs.fail(tx, staged, "away", delay=timedelta(hours=1))
+    place("job", "retry", staged.id)
+    assert place.listed()[0]["due"] <= 0
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
-    [("delete", "A delete cannot be cancelled"), ("upload", "ends with its client's request")],
+    [
+        ("delete", "A delete cannot be cancelled"),
+        ("upload", "ends with its client's request"),
+        ("stage", "or when this job is due"),
+    ],
 )
 def test_what_cannot_be_undone_is_not_cancelled(place: Place, kind: str, why: str) -> None:
     job = place.submit(kind)

@@ -368,7 +368,7 @@ def test_notes_of_jobs_become_copies_also_when_that_broke_off_again_and_again(da
             [],
         ]
         assert found["2"] is not None
-        assert (found["2"].tries, found["2"].step, found["2"].checkpoint, found["2"].failure) == (3, 0, {}, None)
+        assert (found["2"].attempt, found["2"].step, found["2"].checkpoint, found["2"].failure) == (3, 0, {}, None)
         assert tx.execute(sa.select(tables.locks.c.name)).scalars().all() == ["events", "sweep"]
     database.close()
 

@@ -19,6 +19,7 @@ from calotype.auth.basic import ROLES
 from calotype.cli.main import main
 from calotype.db import jobs, leases, tables, watch
 from calotype.glance_options import Verdict
+from calotype.images import work
 from calotype.jobs import worker
 from calotype.model import Job
 from calotype.stores.registry import COMMON
@@ -155,7 +156,7 @@ def test_what_is_refused_at_the_start_is_documented_wherever_that_is_the_subject
 # --- commands --------------------------------------------------------------------------------------------
 
 _COMMAND = re.compile(r"(?<!exec )\bcalotype (?!calotype)([a-z]+)(?: ([a-z][a-z-]+))?((?: [^`\s|&;>#]+)*)")
-_GROUPS = ("config", "db", "store", "user")
+_GROUPS = ("config", "db", "job", "store", "user")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -247,9 +248,11 @@ def test_every_event_is_documented_and_nothing_else_is() -> None:
 def test_the_times_of_jobs_are_documented_as_they_are() -> None:
     documented = [float(row[1]) for row in rows(section(read("docs/operate/jobs.md"), "Times"))]
     poll = next(option.default for option in config.JOBS if option.dest == "poll")
-    tries = [jobs.backoff(Job("id", "delete", "image", attempt, None, {})) for attempt in (1, 2, 99)]
+    failed = [Job("id", "delete", "image", 1, None, {}, failures=failures) for failures in (0, 1, 99)]
+    tries = [*map(jobs.backoff, failed), work.backoff(failed[0])]
     beat = leases._BEAT_SECONDS
-    moments = [leases.LEASE, beat, watch.LONGEST_STEP, poll, *tries, worker._SWEEP_SECONDS]
+    transfers = [work.CHECK_SECONDS, work.PROGRESS_SECONDS]
+    moments = [leases.LEASE, beat, watch.LONGEST_STEP, poll, *transfers, *tries, worker._SWEEP_SECONDS]
     assert documented == [one.total_seconds() if isinstance(one, timedelta) else one for one in moments]
 
 

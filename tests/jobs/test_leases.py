@@ -25,7 +25,7 @@ from calotype.db.leases import LEASE, Leases
 from calotype.db.watch import LONGEST_STEP, Watch
 from calotype.images import data, lifecycle
 from calotype.images.lifecycle import NewImage
-from calotype.jobs import worker
+from calotype.jobs import chores, worker
 from calotype.jobs.kinds import Lane
 from calotype.jobs.worker import Runner
 from calotype.model import Job
@@ -421,7 +421,7 @@ def test_one_process_of_all_sweeps_and_another_one_when_it_ends(
     app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swept: list[str] = []
-    monkeypatch.setattr(worker, "sweep", lambda svc: swept.append(svc.leases.owner))
+    monkeypatch.setattr(chores, "sweep", lambda svc: swept.append(svc.leases.owner))
     monkeypatch.setattr(worker, "_SWEEP_SECONDS", 0.0)
     monkeypatch.setattr(worker, "_LOCK_POLL_SECONDS", 0.0)
     with another_host(app, tmp_path) as (other, _):

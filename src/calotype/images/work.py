@@ -144,5 +144,5 @@ class Work:
 
 
 def backoff(job: Job) -> timedelta:
-    """How long to wait after this attempt at a transfer has failed: 2 s, then twice as long each time, up to 5 minutes."""
+    """How long to wait after this attempt at a transfer failed: 2 s, then twice as long each time, up to 5 minutes."""
     return timedelta(seconds=min(300, 2 ** (job.failures + 1)))

@@ -13,7 +13,7 @@ from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db import tasks as db_tasks
 from calotype.db.engine import Tx
-from calotype.images import data, locations, removal, tasks
+from calotype.images import data, imports, locations, removal, tasks
 from calotype.jobs.kinds import KINDS
 from calotype.model import Job
 from calotype.service import Service
@@ -21,6 +21,7 @@ from calotype.service import Service
 _UNDOABLE: Final = {
     data.KIND: "An upload ends with its client's request; what is left of one that died is cleaned up anyway.",
     removal.KIND: "A delete cannot be cancelled: its image is deleted already, and only the data is left to remove.",
+    imports.STAGED: "Staged data is removed when its image is deleted, or when this job is due.",
 }
 #: Statuses that an image leaves only when its job ends.
 _PASSING: Final = ("saving", "importing", "uploading")
@@ -32,10 +33,15 @@ def get(svc: Service, job_id: str) -> Job:
 
 
 def retry(svc: Service, job_id: str) -> bool:
-    """Make a job due now. False if it is running. Raises `NotFound`."""
+    """Make a job due now. False if it is running. Raises `NotFound`, and `Conflict` if it waits for its user."""
 
     def work(tx: Tx) -> bool:
         _get(jobs.get(tx, job_id), job_id)
+        (state,) = jobs.states(tx, 1, ids=[job_id])
+        if state.kind == imports.STAGED and state.error is None and state.due > 0:
+            raise errors.Conflict(
+                f"Job {job_id} has not failed: when it is due, data that somebody has staged is removed."
+            )
         return jobs.retry(tx, job_id)
 
     return svc.db.write(work)

@@ -80,8 +80,7 @@ class Runner:
     @property
     def transfers(self) -> int:
         """How many transfers are running in this process."""
-        self._transfers = {thread for thread in self._transfers if thread.is_alive()}
-        return len(self._transfers)
+        return sum(thread.is_alive() for thread in tuple(self._transfers))
 
     def run_due_jobs(self) -> int:
         """Do all chores that are due now, and start transfers while there are places; returns how many jobs."""
@@ -199,8 +198,8 @@ class Runner:
             give_back()
             return False
         thread = threading.Thread(target=self._transfer, args=[job, give_back], name="transfer", daemon=True)
-        self._transfers.add(thread)
         thread.start()
+        self._transfers = {one for one in self._transfers if one.is_alive()} | {thread}
         return True
 
     def _transfer(self, job: Job, give_back: Callable[[], None]) -> None:
