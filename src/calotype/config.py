@@ -119,7 +119,7 @@ DEFAULT: list[cfg.Opt] = [
         "enabled_import_methods",
         default=["glance-direct", "web-download", "copy-image"],
         help="Ways to import data that users are offered: glance-direct (upload it, then import it), web-download, "
-        "copy-image.",
+        "glance-download, copy-image.",
     ),
     cfg.StrOpt(
         "node_staging_uri",

@@ -134,7 +134,7 @@ _ONCE: Final = dict.fromkeys(("cache_image", "cache_list", "cache_delete"), "man
 #: Rules of Glance that no route checks. A file may have them, without effect.
 UNUSED: Final = frozenset(
     (
-        "set_image_location manage_image_cache copy_image list_cached_nodes get_task get_tasks add_task modify_task "
+        "set_image_location manage_image_cache list_cached_nodes get_task get_tasks add_task modify_task "
         "cache_image cache_list cache_delete cache_clean cache_prune"
     ).split()
 )

@@ -21,7 +21,7 @@ DIRECTORY = _ROOT / "docs" / "api" / "reference"
 #: The pages in the order in which they are read; the first explains the others.
 NAMES = (
     "README",
-    *("images", "data", "tags", "members", "locations", "tasks", "stores", "discovery"),
+    *("images", "data", "tags", "members", "import", "locations", "tasks", "stores", "discovery"),
     *("metadefs-namespaces", "metadefs-properties", "metadefs-objects", "metadefs-tags", "metadefs-resource-types"),
 )
 

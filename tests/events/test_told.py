@@ -13,13 +13,16 @@ from calotype import errors
 from calotype.app import App
 from calotype.db import jobs, outbox, tables
 from calotype.db.engine import Tx
-from calotype.images import data, lifecycle, repair, sharing, tasks
+from calotype.images import data, imports, lifecycle, repair, sharing, tasks
+from calotype.images.imports import Request
 from calotype.images.lifecycle import NewImage
 from calotype.jobs.chores import abandon_upload
+from calotype.jobs.worker import Runner
 from calotype.model import Change, Event, Job, Task
 from calotype.stores.file import FileStore
 from tests.events.conftest import CONF
-from tests.inprocess import ADMIN, ALICE, Pieces, make_active, parts
+from tests.inprocess import ADMIN, ALICE, Pieces, backlog, make_active, parts
+from tests.support import until
 
 
 def told(app: App) -> list[Event]:
@@ -38,7 +41,8 @@ def types(app: App) -> list[str]:
 
 
 def queued(app: App, **values: Any) -> str:
-    return lifecycle.create(app.service, ALICE, NewImage(disk_format="raw", container_format="bare", **values)).id
+    values = {"disk_format": "raw", "container_format": "bare"} | values
+    return lifecycle.create(app.service, ALICE, NewImage(**values)).id
 
 
 def upload(app: App, image_id: str, content: bytes = b"some data", size: int | None = None) -> None:
@@ -68,6 +72,42 @@ def test_each_change_is_told_in_its_order(app: App) -> None:
     assert types(app) == ["image.update"] * 3
     lifecycle.delete(svc, ALICE, image_id)
     assert types(app) == ["image.delete"]
+
+
+def test_an_import_tells_of_each_store_and_a_failed_one_why(app: App) -> None:
+    image_id, stores = queued(app), [store.name for store in app.service.stores if app.service.stores.takes_data(store)]
+    imports.stage(app.service, ALICE, image_id, Pieces([b"data"]), size=None)
+    imports.start(app.service, ALICE, image_id, Request("glance-direct", {}, all_stores=True))
+    told(app)
+    carry_out(app)
+    found = [event for event in told(app) if event.type.startswith("image.")]
+    count = len(stores)
+    uploads = ["image.upload"] * count
+    assert [one.type for one in found] == ["image.prepare"] * count + uploads + ["image.activate", "image.update"]
+    assert {one.payload["backend"] for one in found[:count]} == set(stores)  # type: ignore[index]
+    assert found[0].payload["os_glance_importing_to_stores"] == stores  # type: ignore[index]
+    assert found[-1].payload["status"] == "active"  # type: ignore[index]
+    image_id = queued(app, disk_format="qcow2")
+    imports.stage(app.service, ALICE, image_id, Pieces([b"KDMV" + bytes(2000)]), size=None)
+    imports.start(app.service, ALICE, image_id, Request("glance-direct", {}))
+    told(app)
+    carry_out(app)
+    found = [event for event in told(app) if event.type.startswith("image.")]
+    assert [(one.priority, one.type) for one in found] == [
+        ("INFO", "image.prepare"), ("ERROR", "image.upload"), ("INFO", "image.update")
+    ]  # fmt: skip
+    assert "vmdk" in str(found[1].payload)
+    assert lifecycle.show(app.service, ALICE, image_id).status == "queued"
+
+
+def carry_out(app: App) -> None:
+    """Do what jobs there are."""
+
+    def done() -> bool:
+        Runner(app.service, 1).run_due_jobs()
+        return backlog(app) == 0
+
+    until(done, 60)
 
 
 def test_payloads_are_those_of_the_contract_and_name_no_place(app: App) -> None:

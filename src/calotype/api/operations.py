@@ -197,8 +197,8 @@ _TASKS: Final[Mapping[Handler, Operation]] = {
     tasks.create: Operation(
         "Create an image and import its data",
         _makes("Task", "The task, which tells how far the import is"),
-        "Deprecated. Only tasks of type `import` are created. `input` has a URL, `import_from`, and `image_properties`, "
-        "which describe the image as `POST /v2/images` does.",
+        "Deprecated. Only tasks of type `import` are created. `input` has `import_from`, a URL. Its `image_properties` "
+        "describe the image as `POST /v2/images` does.",
         body="NewTask",
         refuses=(410,),
     ),

@@ -83,7 +83,7 @@ def _transfer(
         Target(svc.stores.access(store), job.token, data.noting(svc, job, name)) for name, store in targets.items()
     ]
     for name in targets:
-        work.require(svc.db.write(lambda tx, name=name: db_copies.begin(tx, job, name)))  # type: ignore[misc]
+        svc.db.write(lambda tx, name=name: _begin(work, tx, name))  # type: ignore[misc]
     with (
         Passing(
             source,
@@ -124,6 +124,11 @@ def _transfer(
             )
 
 
+def _begin(work: Work, tx: Tx, store: str) -> None:
+    work.require(db_copies.begin(tx, work.job, store))
+    work.svc.events.image(tx, work.job.image_id, "image.prepare", backend=store)
+
+
 def activate(work: Work) -> None:
     """Add the copies to the record, and make the image active, in one transaction with the end of the task."""
     svc, job = work.svc, work.job
@@ -151,14 +156,12 @@ def activate(work: Work) -> None:
         tasks.move(svc, tx, job.payload["task"], "success", message=_said(copies), result=result)
         work.advance_in(tx, ended=True)
         jobs.reserve(tx, job, 0)
-        svc.events.image(tx, image.id, *(["image.update"] if image.status == "active" else _ACTIVATED))
+        activated = ["image.activate"] if image.status != "active" else []
+        svc.events.image(tx, image.id, *["image.upload"] * len(done), *activated, "image.update")
 
     svc.db.write(change, lambda tx, _: (found := jobs.get(tx, job.id)) is not None and found.step > work.step)
     work.advanced(ended=True)
     svc.tokens.pop(job.id, None)
-
-
-_ACTIVATED: Final = ("image.upload", "image.activate", "image.update")
 
 
 def tidy(work: Work) -> None:
@@ -195,6 +198,7 @@ def undo(work: Work) -> None:
         if job.payload["method"] != imports.COPY_IMAGE:
             db_images.move(tx, image.id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
         _end(work, tx, image, job.payload["stores"])
+        svc.events.upload_failed(tx, image.id, work.failure)
         svc.events.image(tx, image.id, "image.update")
 
     svc.db.write(change, lambda tx, _: _has_ended(tx, job))
