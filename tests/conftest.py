@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import VIOLATIONS, databases, needed, observer, support
+from calotype.auth import basic
+from tests import PASSWORD_COST, VIOLATIONS, databases, needed, observer, support
 from tests.keystone import Keystone, Memcached
 from tests.support import Client, Service, running
 
@@ -48,6 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="also",
         help="with sqlite: run the tests to which a database makes no difference, nothing else, or not them",
     )
+    parser.addoption(
+        "--alone",
+        choices=("also", "only", "never"),
+        default="also",
+        help="run the tests that measure time and want a machine of their own, nothing else, or not them",
+    )
     parser.addoption("--part", metavar="I/N", default="1/1", help="every N-th file only, from the I-th on")
     parser.addoption(
         "--check", action="store_true", help="only what is quick and needs nothing that pip does not bring"
@@ -60,6 +67,7 @@ def pytest_configure() -> None:
     handle, os.environ[VIOLATIONS] = tempfile.mkstemp(prefix="calotype-violations-")
     os.close(handle)
     observer.observe()
+    basic._COST = PASSWORD_COST
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -93,7 +101,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     sqlite = config.getoption("--database") == "sqlite"
     without = config.getoption("--without-database") if sqlite else "never"
 
+    alone = "never" if config.getoption("--check") else config.getoption("--alone")
+
     def wanted(item: pytest.Item) -> bool:
+        if alone == ("never" if item.get_closest_marker("alone") else "only"):
+            return False
         if config.getoption("--check") and (item.get_closest_marker("slow") or needed.needs(item, "sqlite")):
             return False
         if needed.differs(item):
