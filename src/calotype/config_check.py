@@ -253,7 +253,7 @@ _STORE_OPTIONS: Final = frozenset(option.dest for option in registry.COMMON)
 
 @cache
 def installed() -> EntryPoints:
-    """What installed libraries tell of their options. To look is slow: it reads the metadata of all that is installed."""
+    """What installed libraries tell of their options. Slow: it reads the metadata of every package."""
     return entry_points(group="oslo.config.opts")
 
 

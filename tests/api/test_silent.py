@@ -10,10 +10,10 @@ from tests.api import silent
 from tests.api.silent import DATA, HASH, Upload
 from tests.support import running, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-UPLOADS = 150
-#: More memory for so many, MiB: some 60 were seen, and 800 when each upload had buffers of its own.
+UPLOADS = 80
+#: More memory for so many, MiB: some 60 were seen, and 430 when each upload had buffers of its own.
 MEMORY = 120
 #: Threads beside one for each request: those that hash, the runner, the leases, healthy requests.
 OTHERS = 12

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,20 @@ def test_few_passwords_are_verified_at_once(dear: Path) -> None:
     assert most == 2
 
 
+def test_a_password_that_many_clients_send_at_once_is_verified_once(
+    dear: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth, verified, verify = BasicAuth(dear, parallel=1), [], basic.bcrypt.checkpw
+    monkeypatch.setattr(basic.bcrypt, "checkpw", lambda *given: verified.append(1) or verify(*given))
+    with ThreadPoolExecutor(12) as threads:
+        assert {ctx.user for ctx in threads.map(auth.identify, [header("alice")] * 12)} == {"alice"}
+        assert len(verified) == 1
+        for refused in [threads.submit(auth.identify, header("alice", "wrong")) for _ in range(3)]:
+            with pytest.raises(errors.Unauthenticated):
+                refused.result()
+    assert len(verified) == 4
+
+
 def test_a_file_that_others_can_read_is_refused(users: Path) -> None:
     users.chmod(0o640)
     with pytest.raises(errors.ConfigError, match="chmod 600"):
@@ -203,6 +218,7 @@ def test_a_removed_user_is_out_at_once(state: Path) -> None:
             assert carol.get("/v2/images").status_code == 401
 
 
+@pytest.mark.alone
 def test_guessing_does_not_hold_the_threads_of_those_who_are_known(dear: Path) -> None:
     auth = BasicAuth(dear, parallel=1)
     auth.identify(header("alice"))

@@ -485,7 +485,7 @@ def test_a_crowd_waits_a_moment_for_the_connections_that_are_kept(
     begun = time.monotonic()
     with small.read_once():
         small.snapshot(work)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     small.close()
 
 
