@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STATE  ?= .state
 ARGS   ?=
-DATABASES ?= none1 none2 none3 mariadb postgresql sqlite alone
+DATABASES ?= mariadb postgresql sqlite none1 none2 none3 alone
 # Programs that tests start, such as mariadbd, are here on Debian, where the PATH of users does not lead.
 export PATH := $(PATH):/usr/sbin:/sbin
 # Tests start Python thousands of times; it must not compile everything each time.

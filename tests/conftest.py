@@ -1,5 +1,6 @@
 """Fixtures: one service for the whole run, clients for its users."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -55,7 +56,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="also",
         help="run the tests that measure time and want a machine of their own, nothing else, or not them",
     )
-    parser.addoption("--part", metavar="I/N", default="1/1", help="every N-th file only, from the I-th on")
+    parser.addoption(
+        "--queue",
+        type=Path,
+        metavar="DIRECTORY",
+        help="run only the files that no other run with this directory has begun",
+    )
     parser.addoption(
         "--check", action="store_true", help="only what is quick and needs nothing that pip does not bring"
     )
@@ -113,12 +119,42 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return bool(without != "never")
 
     kept = [item for item in items if wanted(item)]
-    part, parts = map(int, config.getoption("--part").split("/"))
-    numbers = {path: number for number, path in enumerate(sorted({item.path for item in kept}))}
-    kept = [item for item in kept if numbers[item.path] % parts == part - 1]
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=list(set(items).difference(kept)))
         items[:] = kept
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """As pytest's own, but runs that share a queue of files share the work, and end at the same time."""
+    queue = session.config.getoption("--queue")
+    if queue is None or session.config.option.collectonly or session.testsfailed:
+        return None
+    items = _taken(session.items, queue)
+    item = next(items, None)
+    while item is not None:
+        following = next(items, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
+
+
+def _taken(items: list[pytest.Item], queue: Path) -> Iterator[pytest.Item]:
+    """The tests of the files that this run comes to first; files with a test that takes long come before the others."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+
+    def is_short(path: Path) -> bool:
+        return not any(item.get_closest_marker("slow") or item.get_closest_marker("needs") for item in files[path])
+
+    for path in sorted(files, key=is_short):
+        with contextlib.suppress(FileExistsError):
+            (queue / "-".join(path.parts[-2:])).touch(exist_ok=False)
+            yield from files[path]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -49,6 +49,7 @@ PROGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "calotype": ("calotype.cli.main:main", _CALOTYPE),
     "observed": ("tests.observer:main", _CALOTYPE),
     "openstack": ("openstackclient.shell:main", _OPENSTACK),
+    "schemathesis": ("schemathesis.cli:schemathesis", ("schemathesis.cli",)),
     "shells": ("tests.compat.shells:main", _OPENSTACK),
 }
 _PDEATHSIG = 1

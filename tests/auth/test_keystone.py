@@ -456,7 +456,6 @@ def test_a_service_starts_before_keystone_does(short: Keystone, tmp_path: Path) 
             assert TokenClient(started.url, short.token("bob", new=True)).get("/v2/images").status_code == 200
             assert TokenClient(started.url, "gAAAAAB").get("/v2/images").status_code == 401
     finally:
-        short.stop()
         short.start()
 
 
