@@ -10,7 +10,7 @@ from tests.api import silent
 from tests.api.silent import DATA, HASH, Upload
 from tests.support import running, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 UPLOADS = 80
 #: More memory for so many, MiB: some 60 were seen, and 430 when each upload had buffers of its own.
@@ -19,6 +19,7 @@ MEMORY = 120
 OTHERS = 12
 
 
+@pytest.mark.alone
 def test_uploads_that_fall_silent_hold_little_and_go_on_when_they_like(state: Path) -> None:
     with running(state, silent.CONF, plain=True) as service:
         alice = service.client()
