@@ -5,9 +5,11 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STATE  ?= .state
 ARGS   ?=
-DATABASES ?= none1 none2 none3 mariadb postgresql sqlite
+DATABASES ?= mariadb postgresql sqlite none1 none2 none3 alone
 # Programs that tests start, such as mariadbd, are here on Debian, where the PATH of users does not lead.
 export PATH := $(PATH):/usr/sbin:/sbin
+# Tests start Python thousands of times; it must not compile everything each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help serve client test check lint crash clocks model schema fuzz formats bench peer differential tempest samples plans clean
 .DEFAULT_GOAL := help

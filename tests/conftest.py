@@ -1,5 +1,6 @@
 """Fixtures: one service for the whole run, clients for its users."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import VIOLATIONS, databases, needed, observer, support
+from calotype.auth import basic
+from tests import PASSWORD_COST, VIOLATIONS, databases, needed, observer, support
 from tests.keystone import Keystone, Memcached
 from tests.support import Client, Service, running
 
@@ -48,7 +50,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="also",
         help="with sqlite: run the tests to which a database makes no difference, nothing else, or not them",
     )
-    parser.addoption("--part", metavar="I/N", default="1/1", help="every N-th file only, from the I-th on")
+    parser.addoption(
+        "--alone",
+        choices=("also", "only", "never"),
+        default="also",
+        help="run the tests that measure time and want a machine of their own, nothing else, or not them",
+    )
+    parser.addoption(
+        "--queue",
+        type=Path,
+        metavar="DIRECTORY",
+        help="run only the files that no other run with this directory has begun",
+    )
     parser.addoption(
         "--check", action="store_true", help="only what is quick and needs nothing that pip does not bring"
     )
@@ -60,6 +73,7 @@ def pytest_configure() -> None:
     handle, os.environ[VIOLATIONS] = tempfile.mkstemp(prefix="calotype-violations-")
     os.close(handle)
     observer.observe()
+    basic._COST = PASSWORD_COST
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -93,7 +107,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     sqlite = config.getoption("--database") == "sqlite"
     without = config.getoption("--without-database") if sqlite else "never"
 
+    alone = "never" if config.getoption("--check") else config.getoption("--alone")
+
     def wanted(item: pytest.Item) -> bool:
+        if alone == ("never" if item.get_closest_marker("alone") else "only"):
+            return False
         if config.getoption("--check") and (item.get_closest_marker("slow") or needed.needs(item, "sqlite")):
             return False
         if needed.differs(item):
@@ -101,12 +119,42 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return bool(without != "never")
 
     kept = [item for item in items if wanted(item)]
-    part, parts = map(int, config.getoption("--part").split("/"))
-    numbers = {path: number for number, path in enumerate(sorted({item.path for item in kept}))}
-    kept = [item for item in kept if numbers[item.path] % parts == part - 1]
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=list(set(items).difference(kept)))
         items[:] = kept
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """As pytest's own, but runs that share a queue of files share the work, and end at the same time."""
+    queue = session.config.getoption("--queue")
+    if queue is None or session.config.option.collectonly or session.testsfailed:
+        return None
+    items = _taken(session.items, queue)
+    item = next(items, None)
+    while item is not None:
+        following = next(items, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
+
+
+def _taken(items: list[pytest.Item], queue: Path) -> Iterator[pytest.Item]:
+    """The tests of the files that this run comes to first; files with a test that takes long come before the others."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+
+    def is_short(path: Path) -> bool:
+        return not any(item.get_closest_marker("slow") or item.get_closest_marker("needs") for item in files[path])
+
+    for path in sorted(files, key=is_short):
+        with contextlib.suppress(FileExistsError):
+            (queue / "-".join(path.parts[-2:])).touch(exist_ok=False)
+            yield from files[path]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

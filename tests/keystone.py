@@ -74,7 +74,9 @@ class Keystone:
     # --- life --------------------------------------------------------------------------------------------
 
     def start(self) -> "Keystone":
-        """Start, and return when it answers; the first time with its users."""
+        """Start, unless it runs, and return when it answers; the first time with its users."""
+        if self._process is not None:
+            return self
         fresh = not (self.root / "keystone.conf").exists()
         if fresh:
             self._prepare()

@@ -429,6 +429,7 @@ def _speechless(host: str) -> Iterator[tuple[int, int]]:
         yield full.getsockname()[1], silent.getsockname()[1]
 
 
+@pytest.mark.alone
 def test_in_whatever_an_origin_is_slow_the_fetch_ends_in_time_and_others_go_on(web: WebServer) -> None:
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
     web.files |= {
@@ -491,6 +492,7 @@ def test_in_whatever_an_origin_is_slow_the_fetch_ends_in_time_and_others_go_on(w
     assert max(took.values()) < 1.5, took
 
 
+@pytest.mark.alone
 def test_a_tls_record_that_drips_in_is_not_waited_for_to_its_end() -> None:
     """Nor a handshake: what comes looks like one, and is never done."""
     with socket.socket() as listening:

@@ -346,7 +346,7 @@ def test_a_silent_client_is_given_up(client: Client, raw: bytes) -> None:
     begin = time.monotonic()
     status, _, content = client.send(raw).answer()
     assert (status, json.loads(content)["error"]) == (400, "BodyBroken")
-    assert SILENCE - 0.5 < time.monotonic() - begin < SILENCE + 3
+    assert SILENCE - 0.5 < time.monotonic() - begin < SILENCE + 10
 
 
 @pytest.mark.slow
@@ -416,6 +416,7 @@ def test_a_client_that_is_refused_while_it_sends_sees_the_answer(child: Child, c
             assert (status, headers["connection"]) == (409, "close")
 
 
+@pytest.mark.alone
 def test_others_are_served_while_a_refused_client_lingers(child: Child) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(20):
@@ -453,6 +454,7 @@ def gone(pid: int, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.alone
 def test_half_sent_heads_and_idle_connections_starve_nobody(tmp_path: Path) -> None:
     child = Child(tmp_path)
     try:
@@ -542,13 +544,13 @@ def test_a_body_that_trickles_is_given_up(client: Client, chunked: bool) -> None
     client.send(head("/hash", CHUNKED if chunked else "Content-Length: 1000000"))
     begin = time.monotonic()
     with contextlib.suppress(OSError):
-        while time.monotonic() - begin < 8:
+        while time.monotonic() - begin < 30:
             client.send(b"1\r\nx\r\n" if chunked else b"x")
             time.sleep(0.1)
     status, _, content = client.answer()
     assert status == 400
     assert f"fewer than {RATE} bytes" in json.loads(content)["text"]
-    assert time.monotonic() - begin < 8
+    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.slow
@@ -719,6 +721,7 @@ def received(length: int | None, timeout: float = 30.0) -> Iterator[tuple[socket
             yield socket_body.SocketBody(req, timeout), client
 
 
+@pytest.mark.alone
 def test_who_is_waited_for_is_waited_for_until_there_is_enough_or_a_second_is_over() -> None:
     with received(100_000) as (found, client):
         begun = time.monotonic()

@@ -23,6 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from tests import PASSWORD_COST
+
 _CALOTYPE = (
     "alembic.command",
     "calotype.app",
@@ -47,6 +49,7 @@ PROGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "calotype": ("calotype.cli.main:main", _CALOTYPE),
     "observed": ("tests.observer:main", _CALOTYPE),
     "openstack": ("openstackclient.shell:main", _OPENSTACK),
+    "schemathesis": ("schemathesis.cli:schemathesis", ("schemathesis.cli",)),
     "shells": ("tests.compat.shells:main", _OPENSTACK),
 }
 _PDEATHSIG = 1
@@ -169,9 +172,22 @@ def _forker(modules: tuple[str, ...]) -> socket.socket:
 def main() -> None:
     for module in sys.argv[1:]:
         importlib.import_module(module)
+    if "calotype.app" in sys.argv:
+        _prepare()
     gc.collect()
     gc.freeze()
     raise SystemExit(_serve(socket.socket(fileno=os.dup(0)))())
+
+
+def _prepare() -> None:
+    """Do what else costs a start of Calotype as much as all the rest of it."""
+    from calotype import config_check, policy
+    from calotype.auth import basic
+
+    basic._COST = PASSWORD_COST
+    # These read what is installed, and keep it.
+    config_check.installed()
+    policy.rule_defaults()
 
 
 def _serve(control: socket.socket) -> Callable[[], Any]:

@@ -82,7 +82,7 @@ class App:
                 conf.server.transfers,
                 directory=config.state_path(conf, "transfers"),
             ),
-            net=Net(config.filters(conf)),
+            net=Net(config.filters(conf), proxy=config.proxy(conf)),
             now=now,
             nudge=lambda: self.runner.nudge() if self.runner else None,
         )

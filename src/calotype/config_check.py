@@ -12,7 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Final
 
@@ -251,6 +252,12 @@ class _Known:
 _STORE_OPTIONS: Final = frozenset(option.dest for option in registry.COMMON)
 
 
+@cache
+def installed() -> EntryPoints:
+    """What installed libraries tell of their options. Slow: it reads the metadata of every package."""
+    return entry_points(group="oslo.config.opts")
+
+
 def _libraries(conf: cfg.ConfigOpts) -> Iterator[tuple[str | None, Iterable[cfg.Opt]]]:
     """Options that libraries register which this configuration uses, by section."""
     yield from _of("oslo.log")
@@ -273,7 +280,7 @@ def _libraries(conf: cfg.ConfigOpts) -> Iterator[tuple[str | None, Iterable[cfg.
 
 
 def _of(library: str) -> Iterator[tuple[str | None, Iterable[cfg.Opt]]]:
-    for entry in entry_points(group="oslo.config.opts", name=library):
+    for entry in installed().select(name=library):
         for group, options in entry.load()():
             yield getattr(group, "name", group), options
 

@@ -112,6 +112,7 @@ def reset(service: Service, image: str) -> tuple[socket.socket, Iterator[None]]:
     return place[0], again()
 
 
+UPLOADS = (sized_body, chunked_body, reset)
 KINDS = (head, sized_body, chunked_body, json_body, reader, reset)
 
 
@@ -120,7 +121,7 @@ def wanted(service: Service, count: int) -> list[str]:
     alice = service.client()
     large = alice.active(bytes(LARGE))
     kinds = itertools.islice(itertools.cycle(KINDS), count)
-    return [large if kind is reader else alice.queued() for kind in kinds]
+    return [alice.queued() if kind in UPLOADS else large for kind in kinds]
 
 
 @contextlib.contextmanager
@@ -161,7 +162,7 @@ def worker(service: Service) -> psutil.Process:
     return one
 
 
-def figures(service: Service, rounds: int = 600) -> Figures:
+def figures(service: Service, rounds: int = 300) -> Figures:
     """Of a client that asks for an image, lists, creates, and goes away."""
     session, took = requests.Session(), []
     session.auth = ("alice", PASSWORD)

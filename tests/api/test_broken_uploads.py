@@ -423,8 +423,8 @@ def test_a_large_upload_that_is_not_wanted_is_answered_before_it_was_sent(
     )
     assert answer.status_code == status
     assert body.sent < HUGE / 2, "the server read what it had refused"
-    assert time.monotonic() - begin < 5
-    assert requests.get(f"{service.url}/healthcheck", timeout=5).status_code == 200
+    assert time.monotonic() - begin < 20
+    assert requests.get(f"{service.url}/healthcheck", timeout=60).status_code == 200
     if status == 409:
         assert alice.file(image_id).content == b"first come"
     elif status != 404:

@@ -463,7 +463,7 @@ def by_sendfile(service: Service, trace: Path, work: Callable[[], None], count: 
     )
     try:
         for _ in range(100):
-            requests.get(f"{service.url}/healthcheck", timeout=5)
+            requests.get(f"{service.url}/healthcheck", timeout=60)
             if f"TracerPid:\t{tracer.pid}" in open(f"/proc/{worker}/status").read():  # noqa: SIM115
                 break
             time.sleep(0.05)

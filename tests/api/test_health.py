@@ -144,6 +144,7 @@ def test_only_those_networks_may_ask_that_are_named(tmp_path: Path) -> None:
         assert ask(of, extras={"REMOTE_ADDR": "192.0.2.7"}, headers=proxied)[0] == 404
 
 
+@pytest.mark.alone
 def test_a_store_that_hangs_delays_neither_its_details_nor_a_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

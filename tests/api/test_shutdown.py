@@ -28,7 +28,7 @@ DATA = random.Random(4).randbytes(4 << 20)
 CONF = f"[server]\ngraceful_timeout = {GRACE}\n"
 
 
-def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+def until(condition: Callable[[], Any], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it does not happen"
@@ -85,7 +85,7 @@ def test_20_transfers_are_finished_within_the_grace_or_fail_cleanly(state: Path)
         until(lambda: all(alice.show(image_id)["status"] == "saving" for image_id in waiting))
         begin = time.monotonic()
         assert service.stop() == 0
-        assert time.monotonic() - begin < GRACE + 5
+        assert time.monotonic() - begin < SLOW / 3
         for thread in threads:
             thread.join(30)
 

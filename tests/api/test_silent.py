@@ -12,13 +12,14 @@ from tests.support import running, until
 
 pytestmark = pytest.mark.slow
 
-UPLOADS = 150
-#: More memory for so many, MiB: some 60 were seen, and 800 when each upload had buffers of its own.
+UPLOADS = 80
+#: More memory for so many, MiB: some 60 were seen, and 430 when each upload had buffers of its own.
 MEMORY = 120
 #: Threads beside one for each request: those that hash, the runner, the leases, healthy requests.
 OTHERS = 12
 
 
+@pytest.mark.alone
 def test_uploads_that_fall_silent_hold_little_and_go_on_when_they_like(state: Path) -> None:
     with running(state, silent.CONF, plain=True) as service:
         alice = service.client()

@@ -9,10 +9,10 @@ import pytest
 from tests.api import slow
 from tests.support import running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SOCKETS = 1000
-#: Seconds that one of a hundred requests may take on a machine that runs other tests at the same time.
+#: Seconds that one of a hundred requests may take whatever it takes without the crowd.
 BUSY = 0.05
 
 
@@ -26,7 +26,7 @@ def test_a_thousand_slow_clients_hurt_nobody(state: Path) -> None:
         with slow.crowd(service, images):
             time.sleep(4)
             crowded = slow.figures(service)
-            for _ in range(8):
+            for _ in range(3):
                 if crowded.p99 <= max(3 * idle.p99, BUSY):
                     break
                 # The machine may have had something else to do, at either time.

@@ -3,8 +3,11 @@
 import base64
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,9 @@ from calotype import errors
 from calotype.auth import basic
 from calotype.auth.basic import BasicAuth
 from tests.support import PASSWORD, USERS, Service, running, write_users
+
+#: 75 ms of CPU a password.
+COST = 10
 
 
 def header(name: str, password: str = PASSWORD) -> str:
@@ -23,6 +29,22 @@ def header(name: str, password: str = PASSWORD) -> str:
 def users(tmp_path: Path) -> Path:
     write_users(tmp_path / "users.json")
     return tmp_path / "users.json"
+
+
+@pytest.fixture
+def dear(users: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same with an Alice whose password costs as much as those of users, and so does one of nobody."""
+    monkeypatch.setattr(basic, "_COST", COST)
+    with basic.changing_users(users) as found:
+        found["alice"] = basic.make_user("alice", "red", ("member",), PASSWORD)
+    return users
+
+
+def test_a_password_is_dear_to_guess() -> None:
+    """Those of tests are not: so another process is asked."""
+    code = "from calotype.auth import basic; print(basic.hash_password('x'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith(f"$2b${COST}$")
 
 
 def test_a_role_includes_those_below_it(users: Path) -> None:
@@ -84,8 +106,8 @@ def test_a_broken_file_keeps_the_users_of_the_last_good_one(users: Path) -> None
     auth.identify(header("alice"))
 
 
-def test_few_passwords_are_verified_at_once(users: Path) -> None:
-    auth, running_now, most, lock = BasicAuth(users, parallel=2), 0, 0, threading.Lock()
+def test_few_passwords_are_verified_at_once(dear: Path) -> None:
+    auth, running_now, most, lock = BasicAuth(dear, parallel=2), 0, 0, threading.Lock()
     verify = basic.bcrypt.checkpw
 
     def watched(*arguments: bytes) -> bool:
@@ -112,6 +134,20 @@ def test_few_passwords_are_verified_at_once(users: Path) -> None:
     finally:
         basic.bcrypt.checkpw = verify
     assert most == 2
+
+
+def test_a_password_that_many_clients_send_at_once_is_verified_once(
+    dear: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth, verified, verify = BasicAuth(dear, parallel=1), [], basic.bcrypt.checkpw
+    monkeypatch.setattr(basic.bcrypt, "checkpw", lambda *given: verified.append(1) or verify(*given))
+    with ThreadPoolExecutor(12) as threads:
+        assert {ctx.user for ctx in threads.map(auth.identify, [header("alice")] * 12)} == {"alice"}
+        assert len(verified) == 1
+        for refused in [threads.submit(auth.identify, header("alice", "wrong")) for _ in range(3)]:
+            with pytest.raises(errors.Unauthenticated):
+                refused.result()
+    assert len(verified) == 4
 
 
 def test_a_file_that_others_can_read_is_refused(users: Path) -> None:
@@ -182,8 +218,9 @@ def test_a_removed_user_is_out_at_once(state: Path) -> None:
             assert carol.get("/v2/images").status_code == 401
 
 
-def test_guessing_does_not_hold_the_threads_of_those_who_are_known(users: Path) -> None:
-    auth = BasicAuth(users, parallel=1)
+@pytest.mark.alone
+def test_guessing_does_not_hold_the_threads_of_those_who_are_known(dear: Path) -> None:
+    auth = BasicAuth(dear, parallel=1)
     auth.identify(header("alice"))
     refused: list[type] = []
 

@@ -207,8 +207,8 @@ def test_it_serves_soon_and_ends_when_told(state: Path, own_database: str) -> No
     service.stop()
     start = time.monotonic()
     service.start()
-    assert time.monotonic() - start < 10  # the figure itself is measured in bench/
-    assert requests.get(f"{service.url}/healthcheck", timeout=5).text == "OK"
+    assert time.monotonic() - start < 30  # the figure itself is measured in bench/
+    assert requests.get(f"{service.url}/healthcheck", timeout=60).text == "OK"
     pid = service.process.pid if service.process else 0
     assert service.stop() == 0
     with pytest.raises(ProcessLookupError):

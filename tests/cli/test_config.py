@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from calotype.cli.main import main
 from calotype.db import schema
 from calotype.db.engine import Database
 from calotype.stores import registry
+from tests import warm
 from tests.cli.test_cli import calotype
 from tests.support import free_port, running, write_users
 
@@ -365,15 +364,13 @@ def test_glances_options_say_where_to_listen_and_with_how_many_workers(tmp_path:
     write_users(tmp_path / "users.json")
     (tmp_path / "c.conf").write_text(f"[DEFAULT]\nbind_host = 127.0.0.1\nbind_port = {port}\nworkers = 2\n")
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "calotype.cli.main", "serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path],
-            stderr=log, stdout=log,
-        )  # fmt: skip
+        command = ["serve", "--config-file", str(tmp_path / "c.conf"), "--state-dir", str(tmp_path)]
+        process = warm.start("calotype", command, stderr=log, stdout=log)
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while True:
             try:
-                assert requests.get(f"http://127.0.0.1:{port}/healthcheck", timeout=5).text == "OK"
+                assert requests.get(f"http://127.0.0.1:{port}/healthcheck", timeout=60).text == "OK"
                 break
             except requests.ConnectionError:
                 assert process.poll() is None, (tmp_path / "log").read_text()

@@ -143,7 +143,7 @@ def test_a_second_service_on_a_state_is_refused_and_changes_nothing(run: Run, tm
         assert f"runs on {state}" in said.err
         assert len(said.err.splitlines()) == 1
         assert _content(state) == before
-        assert requests.get(f"{service.url}/healthcheck", timeout=5).ok
+        assert requests.get(f"{service.url}/healthcheck", timeout=60).ok
     again = Service(state, users=False).start()  # the lock went with the one who had it
     assert f":{again.port}" in _content(state)["clouds.yaml"].decode()
     assert again.process

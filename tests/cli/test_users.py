@@ -1,9 +1,9 @@
 """`calotype user` and `calotype env`: the way of a second user to a first list, and what is asked before it is done."""
 
+import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from calotype.auth import basic
+from tests import warm
 from tests.cli.conftest import Run, Said
 from tests.support import PASSWORD, Service, running
 
@@ -71,17 +72,19 @@ def test_one_of_two_administrators_may_go(run: Run, place: tuple[object, ...]) -
     assert _names(place) == ["ann"]
 
 
-def test_who_is_asked_at_a_terminal_may_say_no(place: tuple[object, ...]) -> None:
+def test_who_is_asked_at_a_terminal_may_say_no(place: tuple[object, ...], tmp_path: Path) -> None:
     for answer, code, remaining in (("n", 2, ["root"]), ("", 2, ["root"]), ("y", 0, [])):
         leader, follower = os.openpty()
         os.write(leader, f"{answer}\n".encode())
-        command = [sys.executable, "-m", "calotype.cli.main", "user", "remove", "root", *map(str, place)]
-        done = subprocess.run(command, stdin=follower, capture_output=True, text=True, timeout=60)
+        with (tmp_path / "said").open("w") as said:
+            command = ["user", "remove", "root", *map(str, place)]
+            ended = warm.start("calotype", command, stdin=follower, stdout=said, stderr=said).wait(60)
         os.close(leader)
         os.close(follower)
-        assert done.returncode == code, done.stderr
-        assert "last administrator" in done.stderr
-        assert "[y/N]" in done.stderr
+        asked = (tmp_path / "said").read_text()
+        assert ended == code, asked
+        assert "last administrator" in asked
+        assert "[y/N]" in asked
         assert _names(place) == remaining
 
 
@@ -173,11 +176,14 @@ def _admin(service: Service, run: Run) -> str:
 
 def _openstack(commands: str, directory: Path) -> str:
     """What two lines of shell say in a directory, of somebody who has the client and nothing else."""
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    environment = {"PATH": path, "HOME": str(directory)}
-    script = commands.replace("image list", "image list -f json")
-    done = subprocess.run(
-        ["bash", "-ec", script], cwd=directory, capture_output=True, text=True, timeout=120, env=environment
-    )
+    # The shell tells what the client is started with.
+    script = f"""openstack() {{ printf '%s\\0' "$@" > {directory}/arguments; env -0 > {directory}/environment; }}\n{commands}"""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(directory)}
+    subprocess.run(["bash", "-ec", script], cwd=directory, timeout=60, env=environment, check=True)
+    arguments, variables = ((directory / name).read_text().split("\0")[:-1] for name in ("arguments", "environment"))
+    assert arguments == ["image", "list"]
+    with contextlib.chdir(directory):
+        env = dict(variable.split("=", 1) for variable in variables)
+        done = warm.run("openstack", [*arguments, "-f", "json"], env=env, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.dumps(json.loads(done.stdout))

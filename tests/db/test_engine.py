@@ -403,7 +403,7 @@ def test_a_first_migration_that_broke_off_anywhere_is_finished_by_the_next(
     database = Database(databases.fresh(database_kind, tmp_path))
     total = statements(0)
     database.close()
-    for stop in range(3, total + 1, 7):
+    for stop in range(3, total + 1, 14):
         database = Database(databases.fresh(database_kind, tmp_path))
         assert statements(stop) == stop
         schema.sync(database)
@@ -497,7 +497,7 @@ def test_a_crowd_waits_a_moment_for_the_connections_that_are_kept(
     begun = time.monotonic()
     with small.read_once():
         small.snapshot(work)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     small.close()
 
 

@@ -95,7 +95,7 @@ def test_the_guides_can_be_followed(start: str, machine: Path) -> None:
     }
     shell = [*_UNSHARE, "bash", str(HERE / "machine.sh"), str(machine / "before.sh")]
     steps = [(name, step) for name in names for step in GUIDES[name]]
-    outputs = console.play([step for _, step in steps], machine, environment, shell, seconds=300)
+    outputs = console.play([step for _, step in steps], machine, environment, shell, seconds=600)
     for (name, step), got in zip(steps, outputs, strict=True):
         assert not (found := console.differences(step.shown, got)), f"{name}: $ {step.command}\n{found}"
 

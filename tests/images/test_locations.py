@@ -210,7 +210,7 @@ def test_a_request_waits_for_first_bytes_no_longer_than_it_should(tmp_path: Path
         begun = time.monotonic()
         with pytest.raises(errors.Invalid, match="too slow"):
             locations.add(app.service, ALICE, image_id, web.url + "/x", None)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 15  # to read all would take 30 s
         assert show(app, image_id).status == "queued"
 
 
@@ -416,7 +416,7 @@ def test_a_runner_that_ends_leaves_its_long_job_to_the_next(tmp_path: Path) -> N
         until(lambda: runner.transfers)
         begun = time.monotonic()
         runner.stop()
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 10
         assert not runner.transfers
         assert backlog(app) == 1
         with app.db.write_once() as tx:
@@ -439,7 +439,7 @@ def test_a_runner_that_ends_waits_for_no_server_that_hangs(app: App, web: WebSer
         until(lambda: len(web.seen) > asked)
         begun = time.monotonic()
         runner.stop()
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 10  # a stop waits for 10 s, and then for nobody
         assert not runner.transfers
         with app.db.write_once() as tx:
             assert jobs.claim(tx, jobs.Claims("next", ("hash",))).attempt == 2

@@ -116,7 +116,7 @@ def test_nobody_else_waits_for_a_rule_and_what_changed_meanwhile_is_decided_on_a
 
     def decide(target: dict[str, Any]) -> bool:
         asked.append(target["name"])
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return True
 
     web.files["/modify_image"] = says(web, decide)
@@ -129,7 +129,7 @@ def test_nobody_else_waits_for_a_rule_and_what_changed_meanwhile_is_decided_on_a
         for number in range(10):
             lifecycle.create(app.service, BOB, NewImage(name=str(number)))
         rename(app, ADMIN, image.id, "second")  # the very image that Alice wants to change
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 20
         go_on.set()
         assert slow.result().name == "alice's"
         assert asked == ["first", "second"]

@@ -5,13 +5,13 @@ through what each parameter may and may not be, `fuzzing` draws requests, `state
 after another one `stateful` draws what makes nothing, and follows next to no link.
 """
 
+import contextlib
 import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import warm
 from tests.support import PASSWORD, Service
 
 #: An administrator; a member of a project; one who may only read.
@@ -58,23 +58,13 @@ class Found:
 def run(service: Service, persona: str, directory: Path, *, examples: int, seed: int, phase: str) -> Found:
     """Send `examples` requests to each route in each phase; as many walks along the links, but ten at least."""
     (directory / "schemathesis.toml").write_text(_CONFIG.format(walks=max(examples, 10)))
-    program = Path(sys.executable).with_name("schemathesis")
-    done = subprocess.run(
-        [
-            *(program, "--config-file", directory / "schemathesis.toml", "run", f"{service.url}/openapi.json"),
-            *("--auth", f"{persona}:{PASSWORD}", "--checks", ",".join(CHECKS), "--phases", phase),
-            *("--max-examples", str(examples), "--seed", str(seed), "--generation-database", "none"),
-            *("--warnings", "off", "--no-color"),
-        ],
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={
-            **os.environ,
-            "SCHEMATHESIS_HOOKS": "tests.schema.hooks",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        },
-    )
-    return Found(done.returncode, done.stdout)
+    arguments = [
+        *("--config-file", "schemathesis.toml", "run", f"{service.url}/openapi.json"),
+        *("--auth", f"{persona}:{PASSWORD}", "--checks", ",".join(CHECKS), "--phases", phase),
+        *("--max-examples", str(examples), "--seed", str(seed), "--generation-database", "none"),
+        *("--warnings", "off", "--no-color"),
+    ]
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.schema.hooks"}
+    with contextlib.chdir(directory):
+        done = warm.run("schemathesis", arguments, env=environment, timeout=24 * 60 * 60)
+    return Found(done.returncode, done.stdout + done.stderr)

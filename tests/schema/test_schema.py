@@ -34,14 +34,13 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         ("alice", "fuzzing", 0),
         ("alice", "stateful", 3),
         ("reader", "fuzzing", 0),
-        ("reader", "stateful", 0),
     ],
 )
 @pytest.mark.slow
 def test_whatever_is_sent_the_answer_is_as_described(
     described: Service, tmp_path: Path, persona: str, phase: str, links: int
 ) -> None:
-    found = run(described, persona, tmp_path, examples=1 if persona == "reader" else 2, seed=1, phase=phase)
+    found = run(described, persona, tmp_path, examples=1, seed=1, phase=phase)
     assert found.code == 0, found.said
     assert found.count(r"Operations: +(\d+) selected") == len(ROUTES), found.said
     assert found.count(r"API Links: +(\d+) covered") >= links, found.said

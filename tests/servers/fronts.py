@@ -83,7 +83,7 @@ def _process(state: Path, name: str, command: list[str | Path], port: int, **env
         end = time.monotonic() + 20
         while True:
             with contextlib.suppress(requests.RequestException):
-                if requests.get(f"http://127.0.0.1:{port}/healthcheck", timeout=5).ok:
+                if requests.get(f"http://127.0.0.1:{port}/healthcheck", timeout=60).ok:
                     break
             assert time.monotonic() < end and process.poll() is None, (state / f"{name}.log").read_text()  # noqa: PT018
             time.sleep(0.05)

@@ -13,7 +13,7 @@ import pytest
 from calotype import errors
 from calotype.context import SERVICE, Context
 from calotype.stores.access import Access, Settings
-from calotype.stores.base import Feature, Health
+from calotype.stores.base import Body, Feature, Health
 from calotype.stores.memory import MemoryStore
 from calotype.stores.probing import ASIDE, Breaker
 from calotype.stores.registry import Stores
@@ -137,11 +137,11 @@ def test_no_more_uploads_than_configured_go_to_a_store_at_once() -> None:
     def hold() -> None:
         with one.upload_slot():
             going.set()
-            over.wait(10)
+            over.wait(60)
 
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(hold)
-        assert going.wait(5)
+        assert going.wait(30)
         second = threads.submit(hold)
         assert one._uploads
         places = one._uploads
@@ -150,8 +150,8 @@ def test_no_more_uploads_than_configured_go_to_a_store_at_once() -> None:
             pass
         assert not wait([second], 0.1).done
         over.set()
-        first.result(5)
-        second.result(5)
+        first.result(30)
+        second.result(30)
     with one.upload_slot():
         pass
 
@@ -334,3 +334,21 @@ def test_reads_that_hang_end_when_the_process_does() -> None:
         with pytest.raises(errors.Cancelled):
             reading.result()
     body.close()
+
+
+def test_a_read_that_was_being_opened_as_the_process_ended_gives_nothing() -> None:
+    kit = Toys()
+    store = kit.store()
+    stores = Stores([store], "one")
+    url, opened = write(store, [b"x" * 1000]), store.read
+
+    def ends(url: str, **arguments: Any) -> Body:
+        body = opened(url, **arguments)
+        stores.cancel_reads()
+        return body
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "read", ends)
+        body = stores.access(store).read(url, ctx=Context())
+    with contextlib.closing(body), pytest.raises(errors.Cancelled):
+        list(body)

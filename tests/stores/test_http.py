@@ -145,7 +145,7 @@ def test_a_server_that_stops_in_the_middle_is_waited_for_as_configured_or_until_
             begun = time.monotonic()
             with pytest.raises(errors.StoreUnavailable) as found:
                 list(body)
-            assert 0.4 < time.monotonic() - begun < 3
+            assert 0.4 < time.monotonic() - begun < 15
             assert not isinstance(found.value, errors.Cancelled)
         with closing(plain.read(url, ctx=SERVICE)) as body, ThreadPoolExecutor(1) as thread:
             pieces = iter(body)
@@ -155,7 +155,7 @@ def test_a_server_that_stops_in_the_middle_is_waited_for_as_configured_or_until_
                 waiting.result(0.2)
             body.cancel()
             with pytest.raises(errors.Cancelled):
-                waiting.result(2)
+                waiting.result(15)
     finally:
         over.set()
 
@@ -173,7 +173,7 @@ def test_a_server_that_takes_no_connection_is_given_up_as_configured(plain: Serv
             begun = time.monotonic()
             with pytest.raises(errors.StoreUnavailable):
                 Served(plain.web, connect_timeout=0.5).size("http://{}:{}/x".format(*full.getsockname()), ctx=SERVICE)
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 30  # the system would try for two minutes
         finally:
             for one in clients:
                 one.close()

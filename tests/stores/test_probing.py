@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from calotype.stores.base import Health
 from calotype.stores.memory import MemoryStore
 from calotype.stores.probing import ASIDE, SILENT, Breaker, Probes
@@ -24,6 +26,7 @@ class Hanging(MemoryStore):
         return super().check()
 
 
+@pytest.mark.alone
 def test_a_store_that_hangs_is_told_soon_asked_once_and_well_again_when_it_answers() -> None:
     hanging, well = Hanging("hanging"), MemoryStore("well", defaults("memory"))
     probes = Probes([hanging, well])

@@ -352,7 +352,7 @@ class _ToyBody:
 class Toys(Kit):
     """The toy driver's kit, with all hooks."""
 
-    patience = 2.0
+    patience = 4.0
 
     def __init__(self, _: Path | None = None, *faults: Fault) -> None:
         self.backend = Backend()

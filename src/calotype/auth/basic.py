@@ -85,16 +85,22 @@ class BasicAuth:
         name, password = _parse(header)
         users = self._load()
         user = users.get(name)
-        known = self._known.get(name)
-        if user is not None and known is not None and hmac.compare_digest(known, self._digest(user, password)):
+        if user is not None and self._is_known(user, password):
             return _context(user)
         if not self._verify(user or self._nobody, password) or user is None:
             raise errors.Unauthenticated("The user name or the password is wrong.")
-        self._known[name] = self._digest(user, password)
         return _context(user)
 
+    def _is_known(self, user: User, password: str) -> bool:
+        """Whether this password of the user, as the entry is now, has been verified."""
+        known = self._known.get(user.name)
+        return known is not None and hmac.compare_digest(known, self._digest(user, password))
+
     def _verify(self, user: User, password: str) -> bool:
-        """bcrypt costs some 50 ms of CPU by design. A few run at a time, so that guessing passwords blocks nobody."""
+        """bcrypt costs some 50 ms of CPU by design. A few run at a time, so that guessing passwords blocks nobody.
+
+        When many clients of one user come at once, those that had to wait find the password verified.
+        """
         busy = errors.Busy("Too many passwords are being verified; try again later.")
         if not self._queue.acquire(blocking=False):
             raise busy  # Waiting here would take threads from other requests.
@@ -102,7 +108,11 @@ class BasicAuth:
             if not self._gate.acquire(timeout=_WAIT_SECONDS):
                 raise busy
             try:
-                return matches(user, password)
+                if not self._is_known(user, password):
+                    if not matches(user, password):
+                        return False
+                    self._known[user.name] = self._digest(user, password)
+                return True
             finally:
                 self._gate.release()
         finally:

@@ -55,6 +55,7 @@ class Access:
         self._downloads = Slots(settings.max_downloads, busy) if settings.max_downloads else None
         self._lock = threading.Lock()
         self._reads: WeakSet[_Read] = WeakSet()
+        self._reads_are_over = False
 
     @property
     def is_last(self) -> bool:
@@ -92,6 +93,8 @@ class Access:
         read = _Read(body, self._downloads, self.report)
         with self._lock:
             self._reads.add(read)
+        if self._reads_are_over:
+            read.cancel()
         return read
 
     def size(self, url: str, *, ctx: Context) -> int:
@@ -115,8 +118,9 @@ class Access:
         return self._retried(lambda: self.store.delete(url, object_id=object_id, ctx=ctx))
 
     def cancel_reads(self) -> None:
-        """Cancel all running reads."""
+        """Cancel all running reads, and those that begin later, because the process ends."""
         with self._lock:
+            self._reads_are_over = True
             reads = list(self._reads)
         for read in reads:
             read.cancel()

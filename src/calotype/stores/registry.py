@@ -130,7 +130,7 @@ class Stores:
         return self._access[store.name]
 
     def cancel_reads(self) -> None:
-        """Cancel all running reads, because the process ends."""
+        """Cancel all running reads, and those that begin later, because the process ends."""
         for access in self._access.values():
             access.cancel_reads()
 
