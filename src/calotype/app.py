@@ -8,6 +8,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -97,14 +98,14 @@ class App:
     def prepare(self, *, wait: bool = True) -> None:
         """Wait for the database, and look at its schema and at the places of the stores; raises as `build` does."""
         config_check.tell(self.account, doubts(self.conf, self.service.protections))
-        self.db.wait(self.conf.database.max_retries if wait else 0, self.conf.database.retry_interval)
-        schema.require_current(self.db)
-        places.recognise(self.service)
-        for unserved in places.unserved(self.service):
-            LOG.error("%s", unserved)
         # Closed, not just forgotten: a child that inherits an open SQLite file and closes it later loses the locks of
         # its own connections with it (POSIX drops a process's locks on a file at its first close).
-        self.db.close()
+        with closing(self.db):
+            self.db.wait(self.conf.database.max_retries if wait else 0, self.conf.database.retry_interval)
+            schema.require_current(self.db)
+            places.recognise(self.service)
+            for unserved in places.unserved(self.service):
+                LOG.error("%s", unserved)
 
     def start(self) -> None:
         """Start the threads that do jobs and send events. Call this after forking."""

@@ -1,5 +1,6 @@
 """The state that is meant: looking makes nothing, and what is made is the owner's alone, whoever made it."""
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -70,6 +71,31 @@ def owned(tmp_path: Path) -> Path:
     state.mkdir(mode=0o700)
     os.chown(state, OWNER, OWNER)
     return state
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "db sync", "db check", "db purge", "db load-metadefs DEFINITIONS", "db unload-metadefs DEFINITIONS",
+        "db export-metadefs DEFINITIONS", "store list", "store verify", "store relocate local --from /none", "repair --dry-run",
+        "status", "config check",
+    ],
+)  # fmt: skip
+def test_no_command_keeps_the_database_open(run: Run, tmp_path: Path, command: str) -> None:
+    state, definitions = tmp_path / "state", tmp_path / "definitions"
+    run("db", "sync", "--state-dir", state)
+    definitions.mkdir()
+    gc.disable()  # which closes what nobody else has closed, at some time
+    try:
+        run(*command.replace("DEFINITIONS", str(definitions)).split(), "--state-dir", state)
+        assert [path for path in _open_files() if path.startswith(str(state))] == []
+        assert [name for name in os.listdir(state) if name.startswith("calotype.db")] == ["calotype.db"]
+    finally:
+        gc.enable()
+
+
+def _open_files() -> list[str]:
+    return [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
 
 
 def _owners(state: Path) -> set[int]:
