@@ -38,6 +38,44 @@ def test_a_list_that_could_be_misread_is_refused(text: str) -> None:
         ItemList()(text)
 
 
+@pytest.mark.parametrize(
+    "items", ["raw qcow2", "[raw qcow2]", "(raw,qcow2)", "raw;qcow2", "raw # all", "“raw”, “qcow2”", "raw|iso"]
+)
+@pytest.mark.parametrize(
+    "name", ["image_format disk_formats", "image_format gpt_safety_checks_nonfatal", "cors allow_methods",
+    "DEFAULT disabled_notifications", "import_filtering_opts disallowed_schemes", "import_filtering_opts disallowed_hosts"],
+)  # fmt: skip
+def test_what_looks_like_several_items_is_not_one(tmp_path: Path, name: str, items: str) -> None:
+    with pytest.raises(errors.ConfigError, match="items are separated by commas"):
+        read(tmp_path, "[{}]\n{} = {}\n".format(*name.split(), items))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[healthcheck]\nallowed_source_ranges = 192.0.2.0/33", "[healthcheck]\nallowed_source_ranges = 10.0.0.1/8",
+        "[healthcheck]\nallowed_source_ranges = 10.0.0.0/8 ::1/128", "[cors]\nallowed_origin = horizon.example.org",
+        "[cors]\nallowed_origin = https://horizon.example.org/", "[cors]\nallowed_origin = https://a https://b",
+    ],
+)  # fmt: skip
+def test_an_item_that_would_match_nothing_stops_the_start(tmp_path: Path, line: str) -> None:
+    with pytest.raises(errors.ConfigError, match=line.split(" = ")[0].split("\n")[1]):
+        read(tmp_path, f"{line}\n")
+
+
+@pytest.mark.parametrize("item", ["10.0.0.0/8", "*.example.org", "a.example:80", "http://a.example", "2130706433"])
+def test_a_host_that_is_none_is_named(tmp_path: Path, item: str) -> None:
+    with pytest.raises(errors.ConfigError) as caught:
+        config.filters(read(tmp_path, f"[import_filtering_opts]\ndisallowed_hosts = a.example, {item}\n"))
+    assert f"disallowed_hosts: {item} is neither" in str(caught.value)
+
+
+def test_a_relative_state_directory_is_that_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OS_DEFAULT__STATE_DIR", "./here")
+    assert config.load(search=False).state_dir == f"{tmp_path}/here"
+
+
 FILTERS = [option.dest for option in config.IMPORT_FILTERING]
 
 
@@ -102,7 +140,8 @@ def test_every_list_of_ours_is_read_in_both_ways() -> None:
     several = [option for option in lists if not option.multi]
     assert len(several) >= 15
     for option in several:
-        item = "8080" if option.dest.endswith("_ports") else "a"
+        items = {"allowed_source_ranges": "192.0.2.0/24", "allowed_origin": "https://a.example"}
+        item = "8080" if option.dest.endswith("_ports") else items.get(option.dest, "a")
         assert option.type(f"[{item}]") == option.type(item), option.dest
 
 

@@ -181,12 +181,12 @@ def main() -> None:
 
 def _prepare() -> None:
     """Do what else costs a start of Calotype as much as all the rest of it."""
-    from calotype import config_check, policy
+    from calotype import config, policy
     from calotype.auth import basic
 
     basic._COST = PASSWORD_COST
     # These read what is installed, and keep it.
-    config_check.installed()
+    config.installed()
     policy.rule_defaults()
 
 

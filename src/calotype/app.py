@@ -8,6 +8,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,7 @@ class App:
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self.account = config_check.account(conf)
         config_check.refuse(self.account)
+        config_check.check_libraries(conf)
         check_hash_algo(conf.hashing_algorithm)
         insides.check("oslo.context", "oslo.policy", "oslo.utils", "python", "SQLAlchemy")
         self.conf = conf
@@ -98,16 +100,20 @@ class App:
 
     def prepare(self, *, wait: bool = True) -> None:
         """Wait for the database, and look at its schema and at the places of the stores; raises as `build` does."""
-        config_check.tell(self.account, doubts(self.conf, self.service.protections))
-        self.db.wait(self.conf.database.max_retries if wait else 0, self.conf.database.retry_interval)
-        schema.require_current(self.db)
-        places.recognise(self.service)
-        places.prepare_staging(self.service)
-        for unserved in places.unserved(self.service):
-            LOG.error("%s", unserved)
+        config_check.tell(self.account, doubts(self.conf))
         # Closed, not just forgotten: a child that inherits an open SQLite file and closes it later loses the locks of
         # its own connections with it (POSIX drops a process's locks on a file at its first close).
-        self.db.close()
+        with closing(self.db):
+            self.wait(patient=wait)
+            places.recognise(self.service)
+            places.prepare_staging(self.service)
+            for unserved in places.unserved(self.service):
+                LOG.error("%s", unserved)
+
+    def wait(self, *, patient: bool = True) -> None:
+        """Wait for the database, and look at its schema. Raises `ConfigError` and `Busy`."""
+        self.db.wait(self.conf.database.max_retries if patient else 0, self.conf.database.retry_interval)
+        schema.require_current(self.db)
 
     def start(self) -> None:
         """Start the threads that do jobs and send events. Call this after forking."""
@@ -153,18 +159,22 @@ def build(conf: cfg.ConfigOpts, *, wait: bool = True) -> App:
 
 
 def database_file(conf: cfg.ConfigOpts) -> Path | None:
-    """Where the database is if it is a file of SQLite's. Raises `ConfigError` for a URL that is none."""
+    """Where the database is if it is a file of SQLite's. Raises `ConfigError` for a URL without one."""
     if not conf.database.connection:
         return config.state_path(conf, "calotype.db")
     url = parse(conf.database.connection)
-    in_memory = not url.database or url.database.startswith((":", "file:"))
-    return None if url.get_backend_name() != "sqlite" or in_memory else Path(url.database or "")
+    if url.get_backend_name() != "sqlite":
+        return None
+    if not url.database or url.database.startswith((":", "file:")):
+        raise errors.ConfigError("[database] connection: SQLite needs a file that stays: sqlite:////PATH/OF/FILE.")
+    return Path(url.database)
 
 
 def problems(conf: cfg.ConfigOpts) -> list[str]:
     """What would stop the start, all of it: each part is tried by itself. Nothing is changed, and nobody is asked."""
     parts: list[Callable[[], object]] = [
         lambda: config_check.refuse(config_check.account(conf)),
+        lambda: config_check.check_libraries(conf),
         lambda: check_hash_algo(conf.hashing_algorithm),
         lambda: database(conf),
         lambda: notifiers.build(conf),
@@ -194,14 +204,15 @@ def _passes(conf: cfg.ConfigOpts) -> Callable[[Context, str], bool | None]:
         return lambda _ctx, _rule: False
 
 
-def doubts(conf: cfg.ConfigOpts, protections: Protections) -> tuple[str, ...]:
+def doubts(conf: cfg.ConfigOpts) -> tuple[str, ...]:
     """What does not look as it was meant, although it can be served: sentences about policy files."""
-    return policy.examine(conf, protections.rules).doubts
+    return policy.examine(conf, Protections(conf, _passes(conf)).rules).doubts
 
 
 def database(conf: cfg.ConfigOpts, *, patient: bool = False) -> Database:
     """The configured database, or SQLite in the state directory; `patient` waits for answers as long as they take."""
-    url = conf.database.connection or f"sqlite:///{config.state_path(conf, 'calotype.db')}"
+    file = database_file(conf)
+    url = conf.database.connection if file is None or conf.database.connection else f"sqlite:///{file}"
     settings = Settings(**{field.name: conf.database[field.name] for field in fields(Settings)})
     return Database(url, replace(settings, response_timeout=None) if patient else settings)
 

@@ -3,15 +3,29 @@
 `load` reads the files into a `ConfigOpts`, which is passed as an argument; nothing reads a global one.
 """
 
+import ipaddress
+import math
 import os
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg, types
 
 from calotype import errors, net
+
+
+class DirectoryPath(types.String):
+    """The path of a directory. Raises `ValueError` for one with a ~, which only shells expand."""
+
+    def __call__(self, value: Any) -> str:
+        if str(value).startswith("~"):
+            raise ValueError(f"write the whole path: {value} would be a directory of the name ~")
+        return str(super().__call__(value))
 
 
 class ItemList(types.List):
@@ -36,6 +50,27 @@ class ItemList(types.List):
         return [self.item_type(item) for item in items]
 
 
+def _word(text: str) -> str:
+    """An item that is one word. Raises `ValueError` for several, which somebody meant to be several items."""
+    if odd := _ODD.search(text):
+        raise ValueError(f"items are separated by commas, and have no {odd[0]!r} in them: {text}")
+    return text
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.ip_network(text))
+
+
+def _origin(text: str) -> str:
+    if text not in ("*", "null") and not _ORIGIN.fullmatch(text):
+        raise ValueError(f"{text} is no origin; write https://HOST or https://HOST:PORT, without a path")
+    return text
+
+
+_LOG_LEVEL = re.compile(r"[^=\s]+\s*=\s*(CRITICAL|FATAL|ERROR|WARNING|WARN|INFO|DEBUG|TRACE|NOTSET|\d+)", re.IGNORECASE)
+_ADDRESS6 = re.compile(r"\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]")
+_ODD = re.compile(r"[\s;|(){}<>\"'“”„#]")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 _BRACKETED = re.compile(r"\[[^\[\]]*\]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
@@ -51,9 +86,12 @@ def _closing(text: str) -> int:
 
 
 class ListOpt(cfg.ListOpt):
-    """An option whose value is a list, in any of the notations that OpenStack's configuration files use."""
+    """An option whose value is a list, in any of the notations that OpenStack's configuration files use.
 
-    def __init__(self, name: str, *, item_type: Any = None, **settings: Any) -> None:
+    Items are single words unless there is another `item_type`.
+    """
+
+    def __init__(self, name: str, *, item_type: Any = _word, **settings: Any) -> None:
         super().__init__(name, **settings)
         self.type = ItemList(item_type)
 
@@ -64,8 +102,9 @@ def _was(name: str, group: str = "DEFAULT") -> cfg.DeprecatedOpt:
 
 
 DEFAULT: list[cfg.Opt] = [
-    cfg.StrOpt(
+    cfg.Opt(
         "state_dir",
+        type=DirectoryPath(),
         help="Directory for everything that Calotype makes itself when nothing else is configured: the SQLite "
         "database, the first store, the users file, lock files. Default: /var/lib/calotype for root, "
         "~/.local/state/calotype for others.",
@@ -74,7 +113,7 @@ DEFAULT: list[cfg.Opt] = [
         "bind_host",
         help="Address that `calotype serve` listens on, as Glance has it; [server] bind says both and wins.",
     ),
-    cfg.PortOpt("bind_port", help="Port that goes with bind_host."),
+    cfg.PortOpt("bind_port", min=1, help="Port that goes with bind_host."),
     cfg.IntOpt("api_limit_max", default=1000, min=1, help="Most images that one list answer holds."),
     cfg.IntOpt(
         "limit_param_default", default=25, min=1, help="Images in a list answer when the client names no limit."
@@ -91,7 +130,11 @@ DEFAULT: list[cfg.Opt] = [
         min=0,
         help="Longest X-Openstack-Request-ID accepted from a client, in characters; 0 lifts the limit.",
     ),
-    cfg.StrOpt("public_endpoint", help="Base URL that clients use, for the versions document; default: as requested."),
+    cfg.StrOpt(
+        "public_endpoint",
+        regex=r"^(https?://[^\s?#]+)?$",
+        help="Base URL that clients use, for the versions document; default: as requested.",
+    ),
     cfg.DictOpt(
         "enabled_backends",
         default={},
@@ -524,16 +567,19 @@ HEALTHCHECK: list[cfg.Opt] = [
     ListOpt(
         "disable_by_file_paths",
         default=[],
+        item_type=types.String(),
         help="The same for the port that was asked at, as port:path pairs; with the backend disable_by_files_ports.",
     ),
     ListOpt(
         "enable_by_file_paths",
         default=[],
+        item_type=types.String(),
         help="Files that must all exist; with the backend enable_by_files.",
     ),
     ListOpt(
         "allowed_source_ranges",
         default=[],
+        item_type=_network,
         help="Networks that may ask, as 192.0.2.0/24; for others /healthcheck does not exist. Empty: everybody.",
     ),
     cfg.BoolOpt(
@@ -547,6 +593,7 @@ CORS: list[cfg.Opt] = [
     ListOpt(
         "allowed_origin",
         default=[],
+        item_type=_origin,
         help="Origins whose pages may use the API in a browser, as https://horizon.example.com; * allows all, without "
         "credentials. Empty: none.",
     ),
@@ -621,9 +668,20 @@ def load(
     return conf
 
 
+class Options(cfg.ConfigOpts):
+    """Options without a command line.
+
+    Of those that a library has for its command line, oslo.config would check the values while it reads the files, and
+    end the program at the first wrong one.
+    """
+
+    def register_cli_opts(self, opts: list[cfg.Opt], group: Any = None) -> None:
+        self.register_opts(opts, group)
+
+
 def read(files: Sequence[str] = (), dirs: Sequence[str] = ()) -> cfg.ConfigOpts:
     """Read the files without checking values. Raises `ConfigError` for a file or directory that cannot be read."""
-    conf = cfg.ConfigOpts()
+    conf = Options()
     register(conf)
     if missing := [name for name in dirs if not Path(name).is_dir()]:
         raise errors.ConfigError(f"The configuration cannot be read: there is no directory {missing[0]}.")
@@ -636,33 +694,77 @@ def read(files: Sequence[str] = (), dirs: Sequence[str] = ()) -> cfg.ConfigOpts:
         )
     except (cfg.Error, ValueError) as exc:
         raise errors.ConfigError(f"The configuration cannot be read: {exc}") from exc
+    for name, found in (("config_file", files), ("config_dir", dirs)):  # whatever the files say of these
+        conf.set_override(name, [str(Path(one).absolute()) for one in found])
     return conf
 
 
 def wrong_values(conf: cfg.ConfigOpts, *, mend: bool = False) -> list[str]:
-    """A sentence for each of our options that has an invalid value; `mend` sets these to their defaults.
+    """A sentence for each option of ours and of the log that has an invalid value; `mend` sets these to their defaults.
 
     oslo.config checks a value only when it is read. An invalid one should stop the start, not a request.
     """
+    logs = [(section, [one for one in some if one.dest in conf]) for section, some in library_options("oslo.log")]
+    wrong = wrong_among(conf, [*GROUPS.items(), *logs], mend=mend)
+    for pair in conf.default_log_levels or () if mend or not wrong else ():
+        if not _LOG_LEVEL.fullmatch(pair):
+            wrong.append(f"[DEFAULT] default_log_levels: {pair} is no LOGGER=LEVEL, as calotype=DEBUG.")
+    return wrong
+
+
+def wrong_among(
+    conf: cfg.ConfigOpts, sections: Iterable[tuple[str, Iterable[cfg.Opt]]], *, mend: bool = False
+) -> list[str]:
+    """As `wrong_values`, for these options, which are registered."""
     wrong = []
-    for section, options in GROUPS.items():
+    for section, options in sections:
         for option in options:
             try:
-                getattr(conf if section == "DEFAULT" else conf[section], option.dest)
-            except (cfg.Error, ValueError) as exc:
-                reason = exc.__cause__ or exc.__context__ or exc  # oslo.config wraps it. It quotes the value.
-                wrong.append(f"[{section}] {option.dest}: {'wrong value' if option.secret else reason}.")
+                value = getattr(conf if section == "DEFAULT" else conf[section], option.dest)
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ValueError(f"{value} is not finite")
+                if isinstance(option, cfg.ListOpt) and not isinstance(option.type, ItemList) and value:
+                    _refuse_brackets(",".join(map(str, value)))
+            except (cfg.Error, ValueError, RecursionError) as exc:
+                wrong.append(f"[{section}] {option.dest}: {'wrong value' if option.secret else reason(exc)}.")
                 if mend:
                     conf.set_override(option.dest, option.default, group=None if section == "DEFAULT" else section)
     return wrong
+
+
+def _refuse_brackets(text: str) -> None:
+    """Raise `ValueError` for a list of a library that is in brackets: to the library these belong to the items."""
+    if _closing(text) == len(text) - 1 and not _ADDRESS6.fullmatch(text):
+        raise ValueError(f"a list of this library is written without brackets: {text[1:-1]}")
+
+
+def reason(exc: BaseException) -> str:
+    """Why an option has an invalid value. oslo.config wraps the error that says it, and that quotes the value."""
+    cause = (exc.__cause__ or exc.__context__ or exc) if isinstance(exc, cfg.Error) else exc
+    return "it refers to itself" if isinstance(cause, RecursionError) else str(cause).rstrip(".")
+
+
+@cache
+def installed() -> EntryPoints:
+    """What installed libraries tell of their options. Slow: it reads the metadata of every package."""
+    return entry_points(group="oslo.config.opts")
+
+
+def library_options(library: str) -> Iterator[tuple[str, list[cfg.Opt]]]:
+    """The options that a library registers, by section."""
+    for entry in installed().select(name=library):
+        with warnings.catch_warnings(action="ignore"):  # of eventlet, which some import and nobody here uses
+            found = entry.load()()
+        for group, options in found:
+            yield str(getattr(group, "name", group) or "DEFAULT"), list(options)
 
 
 def settle(conf: cfg.ConfigOpts, state_dir: str | None = None) -> None:
     """Set options that follow from others: the state directory, and the address to listen on by Glance's options."""
     if state_dir is not None:
         conf.set_override("state_dir", str(Path(state_dir).absolute()))
-    elif not conf.state_dir:
-        conf.set_override("state_dir", str(_usual_state_dir()))
+    else:
+        conf.set_override("state_dir", str(Path(conf.state_dir or _usual_state_dir()).absolute()))
     if conf.bind_host or conf.bind_port:
         host, port = conf.bind_host or "127.0.0.1", conf.bind_port or 9292
         conf.set_default("bind", f"[{host}]:{port}" if ":" in host.strip("[]") else f"{host}:{port}", group="server")
@@ -709,10 +811,16 @@ def filters(conf: cfg.ConfigOpts) -> net.Filters:
         found[name] = frozenset(text.lower() for text in found[name])  # as in a parsed URL
         if odd := next((text for text in found[name] if not _SCHEME.fullmatch(text)), None):
             raise errors.ConfigError(f"[import_filtering_opts] {name}: {odd} is no scheme; write http, not http://.")
-    try:
-        found |= {name: net.hosts(texts) for name, texts in found.items() if name.endswith("_hosts")}
-    except errors.UrlRefused as exc:
-        raise errors.ConfigError(f"[import_filtering_opts]: a host is neither a name nor an address: {exc}") from exc
+    for name in ("allowed_hosts", "disallowed_hosts", "private_hosts"):
+        for text in found[name]:
+            try:
+                net.hosts([text])
+            except errors.UrlRefused as exc:
+                raise errors.ConfigError(
+                    f"[import_filtering_opts] {name}: {text} is neither the name nor the address of one host; "
+                    "networks, ports and wildcards cannot be given here."
+                ) from exc
+        found[name] = net.hosts(found[name])
     try:
         found["nat64_prefixes"] = frozenset(map(net.nat64_prefix, found["nat64_prefixes"]))
     except ValueError as exc:

@@ -5,15 +5,13 @@ log the rest. The options themselves stand in `config.py`, in the drivers of sto
 that mean nothing here, or something else, in `glance_options.py`.
 """
 
+import copy
 import difflib
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Final
 
@@ -82,6 +80,25 @@ def refuse(found: Account) -> None:
         )
 
 
+def check_libraries(conf: cfg.ConfigOpts) -> None:
+    """Raise `ConfigError` for the options of libraries that have invalid values, all of them.
+
+    The libraries would find these only when they use them: some during a start, some during a request.
+    """
+    own = config.Options()  # not `conf`: there the libraries register their options themselves
+    known: dict[str, dict[str, cfg.Opt]] = {}
+    for section, options in _libraries(conf):
+        some = {option.dest: copy.copy(option) for option in options}
+        for option in some.values():
+            option.required = False  # What is missing is said by the library that wants it.
+        known[section] = some | known.get(section, {})
+    for section, found in known.items():
+        own.register_opts(list(found.values()), group=None if section == "DEFAULT" else section)
+    own([], project="calotype", default_config_files=conf.config_file, default_config_dirs=conf.config_dir)
+    if wrong := config.wrong_among(own, [(section, found.values()) for section, found in known.items()]):
+        raise errors.ConfigError("\n".join(wrong))
+
+
 def tell(found: Account, doubts: Iterable[str] = ()) -> None:
     """Tell the log what has no effect, in one line of each kind; `doubts` are further sentences."""
     for verdict, words in (
@@ -107,14 +124,27 @@ def files(names: Sequence[str], directories: Sequence[str]) -> list[Path]:
     ]
 
 
+def read_text(path: Path) -> str:
+    """What is in a configuration file. Raises `ConfigError` with its name; oslo.config would not tell it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise errors.ConfigError(f"The configuration file {path} cannot be read: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        raise errors.ConfigError(f"The configuration file {path} is not text in UTF-8: {exc.reason} in it.") from exc
+    if "\0" in text:
+        raise errors.ConfigError(f"The configuration file {path} is not text: there are null bytes in it.")
+    if text.startswith("\ufeff"):
+        raise errors.ConfigError(f"The configuration file {path} begins with a byte order mark: save it without.")
+    return text
+
+
 def settings(path: Path) -> tuple[list[Setting], list[str]]:
     """What a file sets, in its order, and a sentence for each line that cannot be read. Raises nothing."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as exc:
-        return [], [f"{path} cannot be read: {exc.strerror}."]
-    except UnicodeDecodeError:
-        return [], [f"{path} cannot be read: it is not text in UTF-8."]
+        lines = read_text(path).splitlines()
+    except errors.ConfigError as exc:
+        return [], [str(exc)]
     wrong: list[str] = []
     while True:
         parser = _Parser(str(path))
@@ -166,9 +196,10 @@ class _Known:
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self.sections: dict[str, dict[str, Fate]] = {"DEFAULT": {}}
         self._several: set[tuple[str, str]] = set()
+        self._older: dict[tuple[str, str], tuple[str, str]] = {}
         self._backends: Mapping[str, str] = conf.enabled_backends or {}
         for section, options in [*config.GROUPS.items(), *_libraries(conf)]:
-            self._add(section or "DEFAULT", options)
+            self._add(section, options)
         for name, kind in (*self._backends.items(), *([] if self._backends else [("glance_store", "file")])):
             self._add_store(name, kind)
         self._add(registry.STAGING, registry.options_of("file") or ())
@@ -178,6 +209,9 @@ class _Known:
             here = self.sections.setdefault(section, {})
             for option, fate in fates.items():
                 here.setdefault(option, fate)
+        if self._backends:
+            fate = Fate(Verdict.WITHOUT_EFFECT, "enabled_backends names the stores")
+            self.sections["glance_store"] |= {"filesystem_store_datadir": fate, "default_store": fate}
         if "keystone" not in (conf.paste_deploy.flavor or ""):
             words = "[paste_deploy] flavor does not name keystone: users are those of the users file"
             self.sections["keystone_authtoken"] = {"*": Fate(Verdict.WITHOUT_EFFECT, words)}
@@ -195,6 +229,7 @@ class _Known:
                 group, name = _normal(older.group or section), older.name or option.dest
                 fate = replace(_USED, words=f"read as [{section}] {option.dest}")
                 self.sections.setdefault(group, {}).setdefault(name, fate)
+                self._older.setdefault((group, name), (_normal(section), option.dest))
 
     def _add_store(self, name: str, kind: str) -> None:
         options = registry.options_of(kind)
@@ -243,27 +278,27 @@ class _Known:
 
     def doubts(self, found: Sequence[Setting]) -> Iterator[str]:
         """What is set twice in one place."""
-        counted = Counter((one.source, one.section, one.option) for one in found)
-        for (source, section, option), number in counted.items():
-            if number > 1 and (_normal(section), option) not in self._several:
-                yield f"{source}: [{section}] {option} is set {number} times; the last one counts."
+        counted: dict[tuple[str, tuple[str, str]], list[str]] = {}
+        for one in found:
+            key = _normal(one.section), one.option.replace("-", "_")
+            names = counted.setdefault((one.source, self._older.get(key, key)), [])
+            names.append(f"[{one.section}] {one.option}")
+        for (source, key), names in counted.items():
+            if len(set(names)) > 1:
+                yield f"{source}: {' and '.join(dict.fromkeys(names))} are the same option; set one of them."
+            elif len(names) > 1 and key not in self._several:
+                yield f"{source}: {names[0]} is set {len(names)} times; the last one counts."
 
 
 _STORE_OPTIONS: Final = frozenset(option.dest for option in registry.COMMON)
 
 
-@cache
-def installed() -> EntryPoints:
-    """What installed libraries tell of their options. Slow: it reads the metadata of every package."""
-    return entry_points(group="oslo.config.opts")
-
-
-def _libraries(conf: cfg.ConfigOpts) -> Iterator[tuple[str | None, Iterable[cfg.Opt]]]:
+def _libraries(conf: cfg.ConfigOpts) -> Iterator[tuple[str, Iterable[cfg.Opt]]]:
     """Options that libraries register which this configuration uses, by section."""
-    yield from _of("oslo.log")
-    yield from _of("oslo.policy")
+    yield from config.library_options("oslo.log")
+    yield from config.library_options("oslo.policy")
     if "keystone" in (conf.paste_deploy.flavor or ""):
-        yield from _of("keystonemiddleware.auth_token")
+        yield from config.library_options("keystonemiddleware.auth_token")
         from calotype.auth import keystone
 
         keystone.register(conf)
@@ -276,13 +311,7 @@ def _libraries(conf: cfg.ConfigOpts) -> Iterator[tuple[str | None, Iterable[cfg.
         yield "oslo_limit", loading.get_adapter_conf_options(include_deprecated=False)
         yield from _credentials(conf, "oslo_limit")
     if {"messaging", "messagingv2"} & set(config.notification_drivers(conf)):
-        yield from _of("oslo.messaging")
-
-
-def _of(library: str) -> Iterator[tuple[str | None, Iterable[cfg.Opt]]]:
-    for entry in installed().select(name=library):
-        for group, options in entry.load()():
-            yield getattr(group, "name", group), options
+        yield from config.library_options("oslo.messaging")
 
 
 def _credentials(conf: cfg.ConfigOpts, section: str) -> Iterator[tuple[str, Iterable[cfg.Opt]]]:

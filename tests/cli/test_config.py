@@ -247,6 +247,112 @@ def test_the_report_for_people_names_everything_and_no_value(tmp_path: Path) -> 
     assert "= s3cret" not in said
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[DEFAULT]\nlog_file = a\0b\n", "null bytes"), (b"\xef\xbb\xbf[DEFAULT]\n", "byte order mark"),
+        (b"[DEFAULT]\n# caf\xe9\n", "not text in UTF-8"), (b"[DEFAULT]\ndebug = maybe\n", "[DEFAULT] debug: Unexpected boolean"),
+        (b"[DEFAULT]\nlog_file = $nope\n", "[DEFAULT] log_file: no such option nope"),
+        (b"[DEFAULT]\nlog_dir = $log_dir\n", "[DEFAULT] log_dir: it refers to itself"),
+        (b"[DEFAULT]\npublic_endpoint = $public_endpoint\n", "[DEFAULT] public_endpoint: it refers to itself"),
+        (b"[DEFAULT]\nstate_dir = ~/calotype\n", "[DEFAULT] state_dir: write the whole path"),
+        (b"[DEFAULT]\nmax_logfile_count = x\n", "[DEFAULT] max_logfile_count"),
+        (b"[DEFAULT]\nbind_port = 0\n", "[DEFAULT] bind_port"), (b"[DEFAULT]\nbind_host = 127.0.0.1:9292\n", "no name or address"),
+        (b"[oslo_policy]\nremote_timeout = x\n", "[oslo_policy] remote_timeout"),
+        (b"[DEFAULT]\ndefault_log_levels = calotype=LOUD\n", "default_log_levels: calotype=LOUD is no LOGGER=LEVEL"),
+        (b"[DEFAULT]\ndefault_log_levels = calotype\n", "default_log_levels: calotype is no LOGGER=LEVEL"),
+        (b"[server]\nclient_timeout = nan\n", "[server] client_timeout: nan is not finite"),
+        (b"[DEFAULT]\npublic_endpoint = images.example.org\n", "[DEFAULT] public_endpoint"),
+        (b"[http_basic]\nusers_file = /etc\n", "/etc is no users file"),
+        (b"[database]\nconnection = mysql://u:s3cret@h:x/d\n", "not the URL of a database"),
+    ],
+)  # fmt: skip
+def test_whatever_is_wrong_with_a_file_the_report_is_whole_and_the_start_says_the_same(
+    tmp_path: Path, text: bytes, words: str
+) -> None:
+    (tmp_path / "c.conf").write_bytes(text)
+    place = ("--config-file", str(tmp_path / "c.conf"), "--state-dir", str(tmp_path / "s"))
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["config", "check", "--json", *place]) == 1
+    (problem,) = json.loads(said.getvalue())["problems"]
+    assert words in problem
+    refused = calotype("serve", *place, code=2)
+    assert words in refused
+    assert len(refused.splitlines()) == 1
+    assert "s3cret" not in problem + refused
+
+
+LIBRARIES = """\
+[DEFAULT]
+use_keystone_limits = true
+rpc_response_timeout = x
+transport_url = fake://
+[paste_deploy]
+flavor = keystone
+[oslo_policy]
+remote_timeout = x
+[keystone_authtoken]
+auth_type = password
+insecure = maybe
+memcache_security_strategy = foo
+service_token_roles = [service, admin]
+memcached_servers = [::1]
+[oslo_limit]
+timeout = x
+[oslo_messaging_notifications]
+driver = messagingv2
+retry = x
+[oslo_messaging_rabbit]
+ssl = maybe
+"""
+
+
+def test_all_wrong_values_of_libraries_are_told_at_once(tmp_path: Path) -> None:
+    problems = check(tmp_path, LIBRARIES, code=1)["problems"]
+    assert not any("memcached_servers" in one for one in problems)  # one IPv6 address
+    for words in (
+        "[DEFAULT] rpc_response_timeout", "[oslo_policy] remote_timeout", "[keystone_authtoken] insecure",
+        "[keystone_authtoken] memcache_security_strategy",
+        "[keystone_authtoken] service_token_roles: a list of this library is written without brackets", "[oslo_limit] timeout", "[oslo_messaging_notifications] retry",
+        "[oslo_messaging_rabbit] ssl",
+    ):  # fmt: skip
+        assert len([one for one in problems if one.startswith(words)]) == 1, words
+
+
+@pytest.mark.parametrize("name", ["Server", "CORS", "default", "Keystone_AuthToken", "oslo_policy", "Backend_Defaults"])
+def test_a_store_has_no_section_of_something_else(tmp_path: Path, name: str) -> None:
+    text = f"[DEFAULT]\nenabled_backends = {name}:file\n[glance_store]\ndefault_backend = {name}\n"
+    problems = check(tmp_path, f"{text}[{name}]\nfilesystem_store_datadir = {tmp_path}/x\n", code=1)["problems"]
+    assert any("is the name of another section" in one for one in problems)
+
+
+def test_one_option_under_two_names_is_a_doubt(tmp_path: Path) -> None:
+    text = "[DEFAULT]\nworkers = 1\nsql_max_retries = 1\n[SERVER]\nworkers = 2\n[database]\nmax_retries = 2\nmax-retries = 3\n"
+    first, second = sorted(check(tmp_path, text)["doubts"])
+    assert (
+        "[DEFAULT] sql_max_retries and [database] max_retries and [database] max-retries are the same option" in first
+    )
+    assert "[DEFAULT] workers and [SERVER] workers are the same option" in second
+
+
+def test_what_a_single_store_was_has_no_effect_beside_named_stores(tmp_path: Path) -> None:
+    text = (
+        "[DEFAULT]\nenabled_backends = a:file\n[glance_store]\ndefault_backend = a\ndefault_store = file\n"
+        f"filesystem_store_datadir = /old\n[a]\nfilesystem_store_datadir = {tmp_path}/x\n"
+    )
+    found = verdicts(check(tmp_path, text))
+    for option in ("default_store", "filesystem_store_datadir"):
+        assert found["glance_store", option] == ("without effect", "enabled_backends names the stores")
+    assert found["a", "filesystem_store_datadir"][0] == "used"
+
+
+def test_doubts_about_policies_need_no_database(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text('"get_imagee": "role:admin"\n"get_image": "@"\n"get_image": "@"\n')
+    first, second = check(tmp_path, "", "--strict", code=3)["doubts"]
+    assert "get_image is there more than once" in first
+    assert "get_imagee" in second
+
+
 # --- paths and the database ------------------------------------------------------------------------------
 
 

@@ -146,6 +146,9 @@ MISTAKES = [
     Mistake(
         "a port in use", (SERVE,), lambda place: _bind(f"127.0.0.1:{place.taken}")(place), ("in use", "--bind"), code=1,
     ),
+    Mistake("a URL", (SERVE,), _bind("http://127.0.0.1:9292"), ("http://127.0.0.1:9292", "no name or address")),
+    Mistake("every address as a star", (SERVE,), _bind("*:9292"), ("*:9292", "no name or address")),
+    Mistake("IPv4 in brackets", (SERVE,), _bind("[127.0.0.1]:9292"), ("[127.0.0.1]:9292", "no name or address")),
     # TLS
     Mistake(
         "a certificate without a key", (SERVE, CHECK),
@@ -203,6 +206,15 @@ MISTAKES = [
         lambda place: (*place.with_conf(f"[DEFAULT]\nlog_file = {place.path}/none/x.log\n"), *_bind("127.0.0.1:{free}")(place)),
         ("none/x.log", "cannot be written"),
     ),
+    Mistake(
+        "a log that nobody can set up", (SERVE,),
+        lambda place: (*place.with_conf("[DEFAULT]\nuse_syslog = true\nsyslog_log_facility = LOG_FOO\n"), *_bind("127.0.0.1:{free}")(place)),
+        ("log cannot be set up", "facility"),
+    ),
+    Mistake(
+        "a users file in a directory that is not there", (SERVE,),
+        lambda place: place.with_conf("[http_basic]\nusers_file = /nowhere/users.json\n"), ("users_file", "/nowhere; make it"),
+    ),
     # the state directory
     Mistake("a file as state directory", EVERY, _file, ("{path}/file", "not a directory", "--state-dir")),
     Mistake("a link to nowhere as state directory", EVERY, _dangling, ("{path}/state", "not a directory")),
@@ -213,6 +225,10 @@ MISTAKES = [
     Mistake(
         "a state directory that cannot be made", (SERVE, SYNC), lambda _: ("--state-dir", "/sys/calotype"),
         ("/sys/calotype", "cannot be made", "--state-dir"),
+    ),
+    Mistake(
+        "a state directory with a name that is too long", EVERY, lambda _: ("--state-dir", "/tmp/" + "x" * 300),
+        ("File name too long", "--state-dir"),
     ),
     # the database
     Mistake(
@@ -240,6 +256,22 @@ MISTAKES = [
         "a directory of the database that is not there", (SERVE, SYNC),
         lambda place: place.with_conf(f"[database]\nconnection = sqlite:///{place.path}/none/x.db\n"),
         ("{path}/none/x.db", "make it"),
+    ),
+    Mistake(
+        "a database with a port that is none", (SERVE, SYNC, CHECK, ("status",)),
+        lambda place: place.with_conf("[database]\nconnection = mysql://u:p@127.0.0.1:x/d\n"), ("[database] connection", "not the URL"),
+    ),
+    Mistake(
+        "a database with a parameter that nobody knows", (SERVE, SYNC, CHECK, ("status",)),
+        lambda place: place.with_conf("[database]\nconnection = mysql://u:p@127.0.0.1/d?bogus=1\n"), ("[database] connection", "bogus"),
+    ),
+    Mistake(
+        "another parameter that nobody knows", (SERVE,),
+        lambda place: place.with_conf("[database]\nconnection = postgresql://u:p@127.0.0.1/d?bogus=1\n"), ("connection", "bogus"),
+    ),
+    Mistake(
+        "a database in memory", (SERVE, SYNC, CHECK, ("status",)),
+        lambda place: place.with_conf("[database]\nconnection = sqlite://\n"), ("[database] connection", "a file that stays"),
     ),
     # users
     Mistake("a users file that is none", (SERVE, ("user", "list"), ("user", "remove", "x"), ("env", "--user", "x")), _users,

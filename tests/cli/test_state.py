@@ -1,5 +1,6 @@
 """The state that is meant: looking makes nothing, and what is made is the owner's alone, whoever made it."""
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 import requests
 import yaml
 
-from calotype import server
+from calotype import errors, server
 from calotype.db.engine import Database
 from calotype.db.leases import Leases
+from calotype.images import places
 from tests.cli.conftest import Run
 from tests.support import Service, free_port, running
 
@@ -77,6 +79,31 @@ def owned(tmp_path: Path) -> Path:
     state.mkdir(mode=0o700)
     os.chown(state, OWNER, OWNER)
     return state
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "db sync", "db check", "db purge", "db load-metadefs DEFINITIONS", "db unload-metadefs DEFINITIONS",
+        "db export-metadefs DEFINITIONS", "store list", "store verify", "store relocate local --from /none", "repair --dry-run",
+        "status", "config check",
+    ],
+)  # fmt: skip
+def test_no_command_keeps_the_database_open(run: Run, tmp_path: Path, command: str) -> None:
+    state, definitions = tmp_path / "state", tmp_path / "definitions"
+    run("db", "sync", "--state-dir", state)
+    definitions.mkdir()
+    gc.disable()  # which closes what nobody else has closed, at some time
+    try:
+        run(*command.replace("DEFINITIONS", str(definitions)).split(), "--state-dir", state)
+        assert [path for path in _open_files() if path.startswith(str(state))] == []
+        assert [name for name in os.listdir(state) if name.startswith("calotype.db")] == ["calotype.db"]
+    finally:
+        gc.enable()
+
+
+def _open_files() -> list[str]:
+    return [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
 
 
 def _owners(state: Path) -> set[int]:
@@ -181,6 +208,37 @@ def test_a_start_that_fails_on_an_address_in_use_does_not_move_clients(run: Run,
         assert "in use" in run("serve", "--bind", f"127.0.0.1:{port}", "--state-dir", state, code=1).err
     assert _content(state) == before
     assert "calotype.db-wal" not in os.listdir(state)
+
+
+@pytest.mark.parametrize("url", ["mysql://u:p@127.0.0.1:{port}/d", "postgresql://u:p@127.0.0.1:{port}/d"])
+def test_a_start_without_its_database_server_leaves_nothing_behind(run: Run, tmp_path: Path, url: str) -> None:
+    connection = url.format(port=free_port())
+    (tmp_path / "c.conf").write_text(f"[database]\nconnection = {connection}\nmax_retries = 0\n")
+    place = ("--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "some" / "state")
+    said = run("serve", "--bind", f"127.0.0.1:{free_port()}", *place, code=1)
+    assert "refused" in said.err
+    assert " <- " not in said.err
+    run("db", "sync", *place, code=1)
+    assert [one.name for one in tmp_path.iterdir()] == ["c.conf"]
+
+
+@pytest.mark.parametrize("before", [(), ("clouds.yaml",), ("calotype.db", "images")])
+def test_a_start_that_fails_late_takes_back_what_it_made(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: tuple[str, ...]
+) -> None:
+    state = tmp_path / "some" / "state"
+    if "calotype.db" in before:
+        run("db", "sync", "--state-dir", state)
+    elif before:
+        state.mkdir(parents=True)
+        (state / before[0]).touch()
+
+    def full(*_: object, **__: object) -> None:
+        raise errors.Busy("The disk is full.")
+
+    monkeypatch.setattr(places, "recognise", full)
+    assert "full" in run("serve", "--bind", f"127.0.0.1:{free_port()}", "--state-dir", state, code=1).err
+    assert sorted(one.name for one in state.iterdir()) == sorted(before) if before else not any(tmp_path.iterdir())
 
 
 def test_an_address_that_comes_free_in_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

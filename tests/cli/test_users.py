@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from calotype.auth import basic
+from calotype.cli import clouds
 from tests import warm
 from tests.cli.conftest import Run, Said
 from tests.support import PASSWORD, Service, running
@@ -119,6 +120,45 @@ def test_a_clouds_file_is_the_persons_alone_and_replaces_no_other(
     assert f"{file} exists" in said.err
     assert file.read_bytes() == before
     assert _names(place) == ["ann", "root"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("clouds:\n  devstack:\n    region_name: x\n", "other clouds in it (devstack)"), ("[", "no clouds.yaml of ours"), ("# mine\n", "ours")],
+)  # fmt: skip
+def test_a_file_with_something_else_is_never_replaced(
+    run: Run, place: tuple[object, ...], tmp_path: Path, content: str, words: str
+) -> None:
+    file = tmp_path / "clouds.yaml"
+    file.write_text(content)
+    said = run("user", "add", "ann", "--project", "red", "--generate", "--clouds-file", file, "--yes", *place, code=2)
+    assert f"{file} " in said.err
+    assert words in said.err
+    assert file.read_text() == content
+    assert _names(place) == ["root"]
+    assert "no clouds.yaml" in run("user", "add", "ann", "--project", "red", "--clouds-file", tmp_path, *place, code=2)
+
+
+def test_a_user_whose_password_cannot_be_handed_over_is_not_added(
+    run: Run, place: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "ann.yaml")
+
+    monkeypatch.setattr(clouds, "write", full)
+    file = tmp_path / "ann.yaml"
+    assert "No space" in run(
+        "user", "add", "ann", "--project", "red", "--generate", "--clouds-file", file, *place, code=1
+    )
+    assert _names(place) == ["root"]
+
+
+def test_a_clouds_file_that_says_nothing_is_not_exported(run: Run, tmp_path: Path) -> None:
+    for content in ("", "[", "clouds: {other: {}}"):
+        (tmp_path / "clouds.yaml").write_text(content)
+        said = run("env", "--state-dir", tmp_path, code=2)
+        assert f"{tmp_path}/clouds.yaml has no cloud calotype" in said.err
+        assert said.out == ""
 
 
 def test_exports_are_given_to_who_knows_the_password_alone(run: Run, place: tuple[object, ...]) -> None:

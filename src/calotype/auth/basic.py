@@ -186,6 +186,8 @@ def hash_password(password: str) -> str:
 def read_users(path: Path) -> dict[str, User]:
     """All users by name. Raises `ConfigError` for a file that is malformed or that others can read."""
     try:
+        if path.is_dir():
+            raise errors.ConfigError(f"{path} is no users file: it is a directory.")
         if path.stat().st_mode & 0o077:
             raise errors.ConfigError(f"{path} can be read by others; run: chmod 600 {path}")
         entries = json.loads(path.read_text())["users"]

@@ -30,6 +30,14 @@ def endpoint(path: Path) -> str | None:
         return None
 
 
+def others(path: Path) -> list[str] | None:
+    """The clouds in such a file apart from ours; None if it is no such file."""
+    try:
+        return sorted(str(name) for name in yaml.safe_load(path.read_text())["clouds"] if name != CLOUD)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
 def move(path: Path, endpoint: str) -> None:
     """Change the endpoint in an existing file. Everything else in it stays."""
     try:

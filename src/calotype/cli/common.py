@@ -12,7 +12,7 @@ from pathlib import Path
 from oslo_config import cfg
 from oslo_log import log
 
-from calotype import app, config, errors
+from calotype import app, config, config_check, errors
 from calotype.durable import make_directory, open_private
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
@@ -22,31 +22,30 @@ _NOBODY = 65534
 
 def load(options: argparse.Namespace) -> cfg.ConfigOpts:
     """Load the configuration that the arguments name. Raises `ConfigError`, also if the state directory is a file."""
-    _check_files(options.config_file, options.config_dir)
+    _check_files(options.config_file or ([] if options.config_dir else config.usual_files()), options.config_dir)
     conf = config.load(options.config_file, options.config_dir, state_dir=options.state_dir)
     path = Path(conf.state_dir)
-    base = next(one for one in (path, *path.parents) if one.exists() or one.is_symlink())
-    if not base.is_dir():
+    try:
+        base = next(one for one in (path, *path.parents) if one.exists() or one.is_symlink())
+        words = "" if base.is_dir() else f"{base} is not a directory"
+    except OSError as exc:  # no right to look, or a name that is too long
+        words = exc.strerror or str(exc)
+    if words:
         raise errors.ConfigError(
-            f"The state directory {path} cannot be used: {base} is not a directory. Name another one by --state-dir."
+            f"The state directory {path} cannot be used: {words}. Name another one by --state-dir."
         )
     return conf
 
 
 def _check_files(files: Sequence[str], directories: Sequence[str]) -> None:
-    """Raise `ConfigError` for a file that is missing or no text. The library's own error would not name it."""
-    for name in files:
-        try:
-            Path(name).read_text(encoding="utf-8")
-        except OSError as exc:
-            raise errors.ConfigError(f"The configuration file {name} cannot be read: {exc.strerror}.") from exc
-        except UnicodeDecodeError as exc:
-            raise errors.ConfigError(f"The configuration file {name} is no text: {exc.reason} in it.") from exc
+    """Raise `ConfigError` for a file or directory that is missing or cannot be read, or for a file that is no text."""
     for name in directories:
         try:
             os.listdir(name)
         except OSError as exc:
             raise errors.ConfigError(f"The configuration directory {name} cannot be read: {exc.strerror}.") from exc
+    for path in config_check.files(files, directories):
+        config_check.read_text(path)
 
 
 def require_database(conf: cfg.ConfigOpts) -> None:
@@ -77,23 +76,30 @@ def require_database(conf: cfg.ConfigOpts) -> None:
         raise errors.ConfigError(f"The database {path} cannot be written: {_act_as(path)}.")
 
 
-def make_database(conf: cfg.ConfigOpts) -> None:
-    """Create the state directory, and an empty file for a SQLite database, if they are missing. Raises `ConfigError`.
-
-    SQLite would create the file as well, but with the permissions of the umask, and owned by root.
-    """
-    state, path = config.state_path(conf, ""), app.database_file(conf)
-    if path is not None and path.parent not in (state, *state.parents) and not path.parent.is_dir():
-        raise errors.ConfigError(f"The database {path} cannot be made: {path.parent} is not a directory; make it.")
+def make_state(conf: cfg.ConfigOpts) -> None:
+    """Create the state directory if it is missing. Raises `ConfigError`."""
+    state = config.state_path(conf, "")
     try:
         make_directory(state)
     except OSError as exc:
         raise errors.ConfigError(
             f"The state directory {state} cannot be made: {exc.strerror}. Name another one by --state-dir."
         ) from exc
+
+
+def make_database(conf: cfg.ConfigOpts) -> None:
+    """Create an empty file for a SQLite database if it is missing, and its state directory. Raises `ConfigError`.
+
+    SQLite would create the file as well, but with the permissions of the umask, and owned by root.
+    """
+    state, path = config.state_path(conf, ""), app.database_file(conf)
     if path is None:
         return
+    if path.parent not in (state, *state.parents) and not path.parent.is_dir():
+        raise errors.ConfigError(f"The database {path} cannot be made: {path.parent} is not a directory; make it.")
     if not path.exists():
+        if path.parent in (state, *state.parents):
+            make_state(conf)
         try:
             os.close(open_private(path, os.O_RDWR))
         except OSError as exc:
@@ -132,6 +138,8 @@ def set_up_log(conf: cfg.ConfigOpts, *, to_stderr: bool = False) -> None:
         raise errors.ConfigError(f"[DEFAULT] log_config_append: {exc}") from exc
     except OSError as exc:
         raise errors.ConfigError(f"The log file {exc.filename} cannot be written: {exc.strerror}.") from exc
+    except Exception as exc:  # oslo.log and logging have errors of many kinds for what they cannot do
+        raise errors.ConfigError(f"The log cannot be set up by the options in [DEFAULT]: {exc}") from exc
 
 
 def users_file(conf: cfg.ConfigOpts) -> Path:

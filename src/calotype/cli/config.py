@@ -17,6 +17,7 @@ from calotype import app, config, config_check, errors, insides
 from calotype.auth import basic
 from calotype.cli import listening
 from calotype.cli.common import load
+from calotype.cli.main import told
 from calotype.config_check import Account, Finding
 from calotype.db import schema
 from calotype.glance_options import Verdict
@@ -74,8 +75,10 @@ class _Report:
         try:
             yield
         except errors.CalotypeError as exc:
-            for line in (errors.reason(exc) if isinstance(exc, errors.Busy) else str(exc)).splitlines():
+            for line in [told(exc)] if isinstance(exc, errors.Busy) else str(exc).splitlines():
                 self.problem(line)
+        except OSError as exc:
+            self.problem(f"{told(exc)}.")
 
 
 @contextlib.contextmanager
@@ -102,7 +105,11 @@ def _check(options: argparse.Namespace) -> _Report:
         problems += wrong
         if not wrong:
             sound.append(str(path))
-    conf = config.read(sound)
+    try:
+        conf = config.read(sound)
+    except errors.ConfigError as exc:  # whatever `settings` does not find; the report goes on without the files
+        problems.append(str(exc))
+        conf = config.read()
     problems += config.wrong_values(conf, mend=True)
     config.settle(conf, options.state_dir)
     account = config_check.account(conf, found)
@@ -113,7 +120,10 @@ def _check(options: argparse.Namespace) -> _Report:
         insides.check("gunicorn", "Linux")
     for words in app.problems(conf):
         report.problem(words)
-    _look_at_paths(conf, report)
+    with report.trying():
+        report.doubts += app.doubts(conf)
+    with report.trying():
+        _look_at_paths(conf, report)
     _look_at_database(conf, report)
     return report
 
@@ -166,8 +176,7 @@ def _look_at_database(conf: cfg.ConfigOpts, report: _Report) -> None:
     own = conf.database.connection is None
     with report.trying():
         database = app.database(conf)
-        if database.is_sqlite and (name := database.url.database) not in (None, "", ":memory:"):
-            file = Path(name or "")
+        if (file := app.database_file(conf)) is not None:
             if not file.exists():
                 if own:
                     report.notes.append(f"calotype serve will make the database {file}.")
@@ -190,7 +199,6 @@ def _look_at_database(conf: cfg.ConfigOpts, report: _Report) -> None:
             return
         built = app.App(conf)
         try:
-            report.doubts += app.doubts(conf, built.service.protections)
             for verdict in places.recognise(built.service, change=False):
                 if not verdict.ready:
                     report.problem(f"Store {verdict.store} takes no writes: {verdict.words}")

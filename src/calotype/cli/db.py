@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -20,12 +21,15 @@ _BATCH = 1000
 def run_sync(options: argparse.Namespace) -> int:
     conf = load(options)
     make_database(conf)
-    found = schema.sync(app.database(conf, patient=True))
+    with closing(app.database(conf, patient=True)) as db:
+        found = schema.sync(db)
     print(
         f"The schema is at {schema.HEAD}" + (" already." if found == schema.HEAD else f"; it was {found or 'empty'}.")
     )
     try:
-        verdicts = places.recognise(app.App(conf).service, adopt=True)
+        svc = app.App(conf).service
+        with closing(svc.db):
+            verdicts = places.recognise(svc, adopt=True)
     except (
         errors.ConfigError,
         ImportError,
@@ -46,7 +50,8 @@ def run_check(options: argparse.Namespace) -> int:
         report = schema.Report(None, schema.HEAD, (), ())
     else:
         require_database(conf)
-        path, report = None, schema.inspect(app.database(conf))
+        with closing(app.database(conf)) as db:
+            path, report = None, schema.inspect(db)
     if options.json:
         print(json.dumps(asdict(report) | {"ready": report.ready}))
     elif path is not None:
@@ -64,19 +69,19 @@ def run_check(options: argparse.Namespace) -> int:
 def run_purge(options: argparse.Namespace) -> int:
     conf = load(options)
     require_database(conf)
-    db = app.database(conf, patient=True)
-    schema.require_current(db)
     age = conf.database.purge_age_in_days if options.age_in_days is None else options.age_in_days
     before, remaining = now() - timedelta(days=age), options.max_rows
     images_gone = 0
-    while remaining:
-        some = _BATCH if remaining < 0 else min(_BATCH, remaining)
-        with db.write_once() as tx:
-            gone, rows = images.purge(tx, before, some)
-        images_gone += gone
-        remaining -= some if remaining > 0 else 0
-        if not rows:
-            break
+    with closing(app.database(conf, patient=True)) as db:
+        schema.require_current(db)
+        while remaining:
+            some = _BATCH if remaining < 0 else min(_BATCH, remaining)
+            with db.write_once() as tx:
+                gone, rows = images.purge(tx, before, some)
+            images_gone += gone
+            remaining -= some if remaining > 0 else 0
+            if not rows:
+                break
     print(f"{images_gone} deleted images purged; their ids stay refused.")
     return 0
 

@@ -35,6 +35,11 @@ def run(options: argparse.Namespace) -> int:
             f"{path} does not exist; `calotype serve` makes it at its first start. For users that you added: "
             "calotype env --user NAME"
         )
+    if clouds.endpoint(path) is None:
+        raise errors.ConfigError(
+            f"{path} has no cloud {clouds.CLOUD} that can be read. For a user whose password you know: "
+            "calotype env --user NAME"
+        )
     print(f"{FORGET}; {exports(path)}")
     return 0
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, Final
 
-from calotype import app, errors
-from calotype.cli.common import agreed, load, require_database
+from calotype import errors
+from calotype.cli.common import agreed, load
 from calotype.cli.main import FAILED, told
+from calotype.cli.store import current_service
 from calotype.cli.tables import size, span, table
-from calotype.db import jobs, schema
+from calotype.db import jobs
 from calotype.db.jobs import JobState
 from calotype.jobs import control
 from calotype.jobs.kinds import KINDS
@@ -26,10 +27,21 @@ _PATIENCE: Final = 6.0
 _MOST: Final = 1000
 
 
-def run_list(options: argparse.Namespace) -> int:
+def _with_service(command: Callable[[Service, argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Give a command the service, and close its database at the end."""
+
+    def run(options: argparse.Namespace) -> int:
+        with current_service(load(options)) as svc:
+            return command(svc, options)
+
+    return run
+
+
+@_with_service
+def run_list(svc: Service, options: argparse.Namespace) -> int:
     if unknown := [kind for kind in options.kind if kind not in KINDS]:
         raise errors.Invalid(f"There is no kind of job {unknown[0]!r}; there are {', '.join(KINDS)}.")
-    found = _states(_service(options), images=options.image, kinds=options.kind)
+    found = _states(svc, images=options.image, kinds=options.kind)
     if options.json:
         for one in found:
             print(json.dumps(facts(one)))
@@ -44,8 +56,8 @@ def run_list(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_show(options: argparse.Namespace) -> int:
-    svc = _service(options)
+@_with_service
+def run_show(svc: Service, options: argparse.Namespace) -> int:
     control.get(svc, options.id)
     for one in _states(svc, ids=[options.id]):
         if options.json:
@@ -55,9 +67,8 @@ def run_show(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_retry(options: argparse.Namespace) -> int:
-    svc = _service(options)
-
+@_with_service
+def run_retry(svc: Service, options: argparse.Namespace) -> int:
     def retry(job_id: str) -> int:
         if control.retry(svc, job_id):
             print(f"Job {job_id} is due now: the next runner that looks begins it.")
@@ -68,9 +79,8 @@ def run_retry(options: argparse.Namespace) -> int:
     return _each(options.id, retry)
 
 
-def run_cancel(options: argparse.Namespace) -> int:
-    svc = _service(options)
-
+@_with_service
+def run_cancel(svc: Service, options: argparse.Namespace) -> int:
     def cancel(job_id: str) -> int:
         job = control.cancel(svc, job_id, options.reason)
         until = time.monotonic() + _PATIENCE
@@ -92,8 +102,8 @@ def run_cancel(options: argparse.Namespace) -> int:
     return _each(options.id, cancel)
 
 
-def run_drop(options: argparse.Namespace) -> int:
-    svc = _service(options)
+@_with_service
+def run_drop(svc: Service, options: argparse.Namespace) -> int:
     left = control.remains(svc, options.id)
     for sentence in left or ["Nothing is left behind."]:
         print(sentence)
@@ -127,14 +137,6 @@ def line(job: dict[str, Any]) -> str:
 
 
 # --- parts -----------------------------------------------------------------------------------------------
-
-
-def _service(options: argparse.Namespace) -> Service:
-    conf = load(options)
-    require_database(conf)
-    svc = app.App(conf).service
-    schema.require_current(svc.db)
-    return svc
 
 
 def _states(svc: Service, **chosen: list[str]) -> list[JobState]:

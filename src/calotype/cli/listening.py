@@ -1,12 +1,17 @@
 """The address and certificate of `calotype serve`: checks them, and makes the URL for clients on this host."""
 
 import ipaddress
+import re
 import ssl
 from pathlib import Path
+from typing import Final
 
 from oslo_config import cfg
 
 from calotype import errors
+
+_IPV6: Final = re.compile(r"\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Za-z:.%]*\]?")
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]*")
 
 
 def check_listening(conf: cfg.ConfigOpts) -> None:
@@ -66,13 +71,23 @@ def address(bind: str) -> tuple[str, int]:
     """Host and port. Raises `ConfigError`."""
     host, colon, port = bind.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if ":" in bare and bare == host:
+    if bare == host and _IPV6.fullmatch(bind):
         raise errors.ConfigError(
             f"{bind!r} is no HOST:PORT to listen on: an IPv6 address stands in brackets, as [::1]:9292."
         )
+    if not (_NAME.fullmatch(bare) if bare == host else _is_ipv6(bare)):
+        raise errors.ConfigError(f"{bind!r} is no HOST:PORT to listen on: {bare!r} is no name or address of a host.")
     if not colon or not bare or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise errors.ConfigError(f"{bind!r} is no HOST:PORT to listen on, as 127.0.0.1:9292.")
     return bare, int(port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _loopback(host: str) -> bool:

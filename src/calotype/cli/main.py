@@ -46,9 +46,15 @@ def told(exc: BaseException) -> str:
     if isinstance(exc, OSError):
         words = f"{exc.filename}: {exc.strerror}" if exc.filename is not None else exc.strerror or str(exc)
     else:
-        # For an error of the database the cause says more: it is missing, read-only, full or not reachable.
-        words = errors.reason(exc) if isinstance(exc, errors.Busy) else str(exc)
+        words = str(exc)
+        if isinstance(exc, errors.Busy) and (cause := _root(exc)) is not exc:
+            # What the database itself says: it is missing, read-only, full or not reachable.
+            words = f"{words.rstrip('.')} ({cause.args[-1] if cause.args else cause})."
     return " ".join(words.split())
+
+
+def _root(exc: BaseException) -> BaseException:
+    return exc if exc.__cause__ is None else _root(exc.__cause__)
 
 
 def code_of(exc: BaseException) -> int:

@@ -5,7 +5,8 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -39,40 +40,44 @@ def run_load(options: argparse.Namespace) -> int:
     if options.merge:
         mode = Mode.PREFER_NEW if options.prefer_new else Mode.OVERWRITE if options.overwrite else Mode.MERGE
     conf = load(options)
-    db = _database(conf)
     verdicts: Counter[str] = Counter()
-    for path in _files(options.path or Path(conf.metadata_source_path)):
-        try:
-            outcome = loading.load(db, _read(path), mode, dry_run=options.dry_run)
-        except errors.Busy:
-            raise
-        except errors.CalotypeError as exc:
-            verdicts["refused"] += 1
-            print(f"{path}: {exc}", file=sys.stderr)
-            continue
-        verdict = _verdict(outcome)
-        verdicts[verdict] += 1
-        print(f"{outcome.namespace}: {verdict}{_changes(outcome)}")
+    with _database(conf) as db:
+        for path in _files(options.path or Path(conf.metadata_source_path)):
+            try:
+                outcome = loading.load(db, _read(path), mode, dry_run=options.dry_run)
+            except errors.Busy:
+                raise
+            except errors.CalotypeError as exc:
+                verdicts["refused"] += 1
+                print(f"{path}: {exc}", file=sys.stderr)
+                continue
+            verdict = _verdict(outcome)
+            verdicts[verdict] += 1
+            print(f"{outcome.namespace}: {verdict}{_changes(outcome)}")
     said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) or "none found"
     print(f"Namespaces: {said}.{' Nothing was changed: this was a dry run.' if options.dry_run else ''}")
     return 1 if verdicts["refused"] else 0
 
 
 def run_unload(options: argparse.Namespace) -> int:
-    db = _database(load(options))
-    if options.path is None:
+    with _database(load(options)) as db:
+        return _unload(db, options.path)
+
+
+def _unload(db: Database, path: Path | None) -> int:
+    if path is None:
         gone, types = loading.unload_all(db)
         for name in gone:
             print(f"{name}: removed")
         print(f"Removed: {len(gone)} namespaces with all that was in them, {types} resource types.")
         return 0
     names, refused = [], 0
-    for path in _files(options.path):
+    for file in _files(path):
         try:
-            names.append(_read(path).namespace.name)
+            names.append(_read(file).namespace.name)
         except errors.Invalid as exc:
             refused += 1
-            print(f"{path}: {exc}", file=sys.stderr)
+            print(f"{file}: {exc}", file=sys.stderr)
     gone = loading.unload(db, names)
     for name in gone:
         print(f"{name}: removed")
@@ -86,27 +91,28 @@ def run_export(options: argparse.Namespace) -> int:
     directory = options.path or Path(conf.metadata_source_path)
     if directory.exists() and not directory.is_dir():
         raise errors.Invalid(f"{directory} is no directory.")
-    db = _database(conf)
     count = 0
-    try:
-        make_directory(directory, 0o755)
-        for found in loading.catalogue(db):
-            path = directory / f"{_UNSAFE.sub(lambda sign: quote(sign[0], safe=''), found.namespace.name)}.json"
-            replace_file(path, json.dumps(_exported(found), indent=4, ensure_ascii=False) + "\n", 0o644)
-            print(path)
-            count += 1
-    except OSError as exc:
-        raise errors.Invalid(f"The files cannot be written: {exc}") from exc
+    with _database(conf) as db:
+        try:
+            make_directory(directory, 0o755)
+            for found in loading.catalogue(db):
+                path = directory / f"{_UNSAFE.sub(lambda sign: quote(sign[0], safe=''), found.namespace.name)}.json"
+                replace_file(path, json.dumps(_exported(found), indent=4, ensure_ascii=False) + "\n", 0o644)
+                print(path)
+                count += 1
+        except OSError as exc:
+            raise errors.Invalid(f"The files cannot be written: {exc}") from exc
     print(f"Namespaces: {count} exported.")
     return 0
 
 
-def _database(conf: cfg.ConfigOpts) -> Database:
-    """Open the database. Raises unless it exists and has the schema of this release."""
+@contextmanager
+def _database(conf: cfg.ConfigOpts) -> Iterator[Database]:
+    """The database, open as long as the block runs. Raises unless it exists and has the schema of this release."""
     require_database(conf)
-    db = app.database(conf, patient=True)
-    schema.require_current(db)
-    return db
+    with closing(app.database(conf, patient=True)) as db:
+        schema.require_current(db)
+        yield db
 
 
 def _files(path: Path) -> list[Path]:

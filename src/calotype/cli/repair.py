@@ -18,26 +18,30 @@ def run(options: argparse.Namespace) -> int:
     what = Selection(tuple(options.store), tuple(options.image), deep=options.deep)
     age = timedelta(minutes=options.older_than)
     try:
-        svc = service(options, what)
-        if options.list_quarantine:
-            return _list(svc, what, options.json)
-        if options.restore:
-            store, _, key = options.restore.partition("/")
-            name = repair.restore(svc, store, key).name
-            print(json.dumps({"restored": name}) if options.json else f"{name} is back in store {store}.")
-            return 0
-        tally, progress = Tally(), Progress(svc, what, options.rate)
-        found = list(shown(repair.survey(svc, what, age, tally, progress.read), progress, options.json))
-        summarize(found, tally, options.json)
-        wrong = [one for one in found if one.problem in WRONG]
-        if options.dry_run or not wrong:
-            return code(found)
-        if not _agreed(len(wrong), yes=options.yes):
-            return 1
-        remaining = _mend(svc, wrong, age, options.json)
-        return code([*remaining, *(one for one in found if one.problem not in WRONG)])
+        with service(options, what) as svc:
+            if options.list_quarantine:
+                return _list(svc, what, options.json)
+            if options.restore:
+                return _restore(svc, options.restore, options.json)
+            tally, progress = Tally(), Progress(svc, what, options.rate)
+            found = list(shown(repair.survey(svc, what, age, tally, progress.read), progress, options.json))
+            summarize(found, tally, options.json)
+            wrong = [one for one in found if one.problem in WRONG]
+            if options.dry_run or not wrong:
+                return code(found)
+            if not _agreed(len(wrong), yes=options.yes):
+                return 1
+            remaining = _mend(svc, wrong, age, options.json)
+            return code([*remaining, *(one for one in found if one.problem not in WRONG)])
     except errors.CalotypeError as exc:
         return failed(exc)
+
+
+def _restore(svc: Service, what: str, as_json: bool) -> int:
+    store, _, key = what.partition("/")
+    name = repair.restore(svc, store, key).name
+    print(json.dumps({"restored": name}) if as_json else f"{name} is back in store {store}.")
+    return 0
 
 
 def _mend(svc: Service, wrong: list[Finding], age: timedelta, as_json: bool) -> list[Finding]:

@@ -14,13 +14,14 @@ import socket
 import sys
 import time
 from contextlib import closing, suppress
+from pathlib import Path
 
 from oslo_config import cfg
 
 from calotype import app, config, errors, insides, logs
 from calotype.auth import basic
 from calotype.cli import clouds
-from calotype.cli.common import load, make_database, require_database, require_owner, set_up_log
+from calotype.cli.common import load, make_database, make_state, require_database, require_owner, set_up_log
 from calotype.cli.env import exports
 from calotype.cli.listening import address, check_listening, url
 from calotype.db import schema
@@ -50,14 +51,42 @@ def run(options: argparse.Namespace) -> int:
     with closing(server.listen(*address(conf.server.bind))) as listener:
         set_up_log(conf)
         built = app.App(conf)
+        lock = _prepared(conf, built)
+        _serve(conf, built, listener, lock, endpoint)
+    return 0
+
+
+def _prepared(conf: cfg.ConfigOpts, built: app.App) -> int:
+    """Make what is missing in the state directory, and return its lock. What was made is removed if this fails."""
+    state = config.state_path(conf, "")
+    if app.database_file(conf) is None:
+        with closing(built.db):
+            built.wait()
+    missing = [one for one in (state, *state.parents) if not one.exists()]
+    make_state(conf)
+    new = [path for path in _files(conf) if not path.exists()]
+    lock = _locked(conf)
+    try:
         make_database(conf)
-        lock = _locked(conf)
         if conf.database.connection is None:
             with closing(app.database(conf)) as database:
                 schema.sync(database)
         built.prepare()
-        _serve(conf, built, listener, lock, endpoint)
-    return 0
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # Others may have put something there.
+            for directory in missing:
+                directory.rmdir()
+        os.close(lock)  # last: until then nobody else starts here
+        raise
+    return lock
+
+
+def _files(conf: cfg.ConfigOpts) -> list[Path]:
+    """The files that a start makes before it serves."""
+    lock, database = config.state_path(conf, _LOCK), app.database_file(conf)
+    return [lock] + ([Path(f"{database}{suffix}") for suffix in ("", "-wal", "-shm")] if database else [])
 
 
 def _serve(conf: cfg.ConfigOpts, built: app.App, listener: socket.socket, lock: int, endpoint: str) -> None:
@@ -99,7 +128,10 @@ def _check_state(conf: cfg.ConfigOpts) -> None:
     if serving(conf):
         raise _served(conf)
     if _has_users(conf):
-        basic.read_users(app.users_file(conf))  # Now rather than at the first request. It must be valid and private.
+        users = app.users_file(conf)
+        basic.read_users(users)  # Now rather than at the first request. It must be valid and private.
+        if users.parent != config.state_path(conf, "") and not users.parent.is_dir():
+            raise errors.ConfigError(f"[http_basic] users_file: there is no directory {users.parent}; make it.")
     path = app.database_file(conf)
     if path is not None and path.exists():
         require_database(conf)
@@ -124,12 +156,16 @@ def serving(conf: cfg.ConfigOpts) -> bool:
 
 def _locked(conf: cfg.ConfigOpts) -> int:
     """Lock the state directory. Raises `Conflict` if another service uses it."""
-    number = open_private(config.state_path(conf, _LOCK), os.O_RDWR)
+    path = config.state_path(conf, _LOCK)
+    number = open_private(path, os.O_RDWR)
     until = time.monotonic() + 1.0  # `serving` in another process holds it for a moment.
     while True:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return number
+            if path.exists() and path.samefile(f"/proc/self/fd/{number}"):
+                return number
+            os.close(number)  # A start that failed has removed the file.
+            number = open_private(path, os.O_RDWR)
         except BlockingIOError as exc:
             if time.monotonic() > until:
                 os.close(number)

@@ -5,14 +5,15 @@ import json
 from collections import Counter
 from typing import Any
 
-from calotype import app, config, transfers
+from calotype import config, transfers
 from calotype.cli import clouds, job
-from calotype.cli.common import load, require_database
+from calotype.cli.common import load
 from calotype.cli.serve import serving
-from calotype.cli.store import store_facts, store_line
+from calotype.cli.store import current_service, store_facts, store_line
 from calotype.cli.tables import size, span, table
-from calotype.db import jobs, outbox, schema
+from calotype.db import jobs, outbox
 from calotype.db.jobs import JobState
+from calotype.service import Service
 
 #: The most jobs that are listed one by one.
 _MOST = 1000
@@ -20,13 +21,21 @@ _MOST = 1000
 
 def run(options: argparse.Namespace) -> int:
     conf = load(options)
-    require_database(conf)
-    svc = app.App(conf).service
-    schema.require_current(svc.db)
+    with current_service(conf) as svc:
+        facts = _facts(svc)
+    if options.json:
+        print(json.dumps(facts))
+    else:
+        _show(facts)
+    return 0
+
+
+def _facts(svc: Service) -> dict[str, Any]:
+    conf = svc.conf
     seen = {one.image_id: one for one in transfers.running(config.state_path(conf, "transfers"))}
     counts, listed = svc.db.snapshot(lambda tx: (jobs.counts(tx), jobs.states(tx, _MOST)))
     waiting, oldest = svc.db.snapshot(outbox.waiting)
-    facts = {
+    return {
         "service": {
             "state_dir": conf.state_dir,
             "serving": serving(conf),
@@ -38,11 +47,6 @@ def run(options: argparse.Namespace) -> int:
         "events": {"waiting": waiting, "oldest": oldest},
         "stores": list(store_facts(svc)),
     }
-    if options.json:
-        print(json.dumps(facts))
-    else:
-        _show(facts)
-    return 0
 
 
 def _uploads(one: JobState) -> bool:

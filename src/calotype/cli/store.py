@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -24,9 +25,9 @@ def run_verify(options: argparse.Namespace) -> int:
     first, last, parts = options.share
     what = Selection(tuple(options.store), tuple(options.image), parts, first, last)
     try:
-        svc = service(options, what)
-        tally, progress = Tally(), Progress(svc, what, options.rate)
-        found = list(shown(checking.verify(svc, what, tally, progress.read), progress, options.json))
+        with service(options, what) as svc:
+            tally, progress = Tally(), Progress(svc, what, options.rate)
+            found = list(shown(checking.verify(svc, what, tally, progress.read), progress, options.json))
     except errors.CalotypeError as exc:
         return failed(exc)
     summarize(found, tally, options.json)
@@ -34,13 +35,20 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def run_list(options: argparse.Namespace) -> int:
-    conf = load(options)
+    with current_service(load(options)) as svc:
+        for one in store_facts(svc):
+            print(json.dumps(one) if options.json else store_line(one))
+    return 0
+
+
+@contextmanager
+def current_service(conf: cfg.ConfigOpts) -> Iterator[Service]:
+    """The configured service for a command that only looks: unlike `service` it does not look at the stores' places."""
     require_database(conf)
     svc = app.App(conf).service
-    schema.require_current(svc.db)
-    for one in store_facts(svc):
-        print(json.dumps(one) if options.json else store_line(one))
-    return 0
+    with closing(svc.db):
+        schema.require_current(svc.db)
+        yield svc
 
 
 def store_facts(svc: Service) -> Iterator[dict[str, Any]]:
@@ -71,38 +79,44 @@ def store_line(facts: dict[str, Any]) -> str:
 
 
 def run_adopt(options: argparse.Namespace) -> int:
-    print(places.adopt(_built(load(options)), options.name))
+    with _built(load(options)) as svc:
+        print(places.adopt(svc, options.name))
     return 0
 
 
 def run_relocate(options: argparse.Namespace) -> int:
-    svc = _built(load(options))
     done, remaining = 0, 0
-    for one in places.relocate(svc, options.name, options.origin, change=not options.dry_run):
-        done, remaining = done + one.done, remaining + (not one.done)
-        if not one.done:
-            print(f"image {one.image_id}: its data is not in store {options.name} as the record says", file=sys.stderr)
+    with _built(load(options)) as svc:
+        for one in places.relocate(svc, options.name, options.origin, change=not options.dry_run):
+            done, remaining = done + one.done, remaining + (not one.done)
+            if not one.done:
+                words = f"its data is not in store {options.name} as the record says"
+                print(f"image {one.image_id}: {words}", file=sys.stderr)
     would = "would have" if options.dry_run else "have"
     print(f"{done} copies {would} a new location; {remaining} are not there and stay as they are.")
     return 1 if remaining else 0
 
 
-def service(options: argparse.Namespace, what: Selection) -> Service:
+@contextmanager
+def service(options: argparse.Namespace, what: Selection) -> Iterator[Service]:
     """The configured service, with its log on stderr. Raises `Invalid` for an unknown store."""
     conf = load(options)
     require_database(conf)
     set_up_log(conf, to_stderr=True)
-    svc = _built(conf)
-    if unknown := [name for name in what.stores if name not in svc.stores]:
-        raise errors.Invalid(
-            f"There is no store named {unknown[0]!r}; there are {', '.join(s.name for s in svc.stores)}."
-        )
-    return svc
+    with _built(conf) as svc:
+        if unknown := [name for name in what.stores if name not in svc.stores]:
+            raise errors.Invalid(
+                f"There is no store named {unknown[0]!r}; there are {', '.join(s.name for s in svc.stores)}."
+            )
+        yield svc
 
 
-def _built(conf: cfg.ConfigOpts) -> Service:
+@contextmanager
+def _built(conf: cfg.ConfigOpts) -> Iterator[Service]:
     require_database(conf)
-    return app.build(conf, wait=False).service
+    svc = app.build(conf, wait=False).service
+    with closing(svc.db):
+        yield svc
 
 
 class Progress:

@@ -1,6 +1,7 @@
 """`calotype user add|list|remove`: the users of a service without Keystone."""
 
 import argparse
+import os
 import secrets
 import shlex
 import sys
@@ -21,8 +22,8 @@ def run_add(options: argparse.Namespace) -> int:
     before = basic.read_users(path)
     roles = tuple(dict.fromkeys(options.role or ["member"]))
     _agree(path, before, options.name, roles, yes=options.yes)
-    if (file := options.clouds_file) is not None and file.exists() and not options.yes:
-        raise errors.Invalid(f"{file} exists: give --yes to replace it. Nothing was changed.")
+    if (file := options.clouds_file) is not None:
+        _require_replaceable(file, yes=options.yes)
     given = secrets.token_urlsafe(18) if options.generate else password(twice=True)
     user = basic.make_user(options.name, options.project, roles, given)
     with basic.changing_users(path) as users:
@@ -30,12 +31,13 @@ def run_add(options: argparse.Namespace) -> int:
             raise errors.Conflict(f"Somebody else changed user {user.name} in {path} at the same time.")
         users[user.name] = user
         remaining = dict(users)
+        if file is not None:  # before the users are written: without it nobody would know the password
+            clouds.write(file.absolute(), endpoint, user.name, given)
     done = "Replaced" if user.name in before else "Added"
     said = [f"{done} user {user.name} (project {user.project}, role {', '.join(roles)}) in {path}"]
     if not _admins(remaining):
         said.append("There is no administrator yet: add one with --role admin.")
     if file is not None:
-        clouds.write(file.absolute(), endpoint, user.name, given)
         said.append(f"{file} has the password and everything else. What the person does with it:")
         said.append(f"  export OS_CLIENT_CONFIG_FILE={shlex.quote(file.name)} OS_CLOUD={clouds.CLOUD}")
     else:
@@ -71,6 +73,21 @@ def run_remove(options: argparse.Namespace) -> int:
         users.pop(options.name, None)
     print(f"Removed user {options.name} from {path}; the images of project {before[options.name].project} stay.")
     return 0
+
+
+def _require_replaceable(file: Path, *, yes: bool) -> None:
+    """Raise `Invalid` for an existing file, unless it has our cloud alone and was agreed to be replaced."""
+    if not os.path.lexists(file):
+        return
+    others = clouds.others(file)
+    if others is None:
+        raise errors.Invalid(f"{file} exists and is no clouds.yaml of ours: name another file. Nothing was changed.")
+    if others:
+        raise errors.Invalid(
+            f"{file} has other clouds in it ({', '.join(others)}): name another file. Nothing was changed."
+        )
+    if not yes:
+        raise errors.Invalid(f"{file} exists: give --yes to replace it. Nothing was changed.")
 
 
 def _require_directory(path: Path) -> None:

@@ -5,6 +5,7 @@ what happens when the limit is over, or when a connection breaks.
 """
 
 import functools
+import inspect
 import sqlite3
 import time
 from collections.abc import Callable
@@ -76,8 +77,10 @@ def parse(text: str | sa.URL, parameters: str = "") -> sa.URL:
     """The URL with our driver in it. Raises `ConfigError`, which never shows the password."""
     try:
         url = sa.make_url(text)
-    except sa.exc.ArgumentError:
-        raise errors.ConfigError("[database] connection is not the URL of a database.") from None
+    except (sa.exc.ArgumentError, ValueError):  # of which some are about the port alone
+        raise errors.ConfigError(
+            "[database] connection is not the URL of a database, as mysql://USER:PASSWORD@HOST:PORT/NAME."
+        ) from None
     kind, _, driver = url.drivername.partition("+")
     if kind not in _DRIVERS:
         raise errors.ConfigError(
@@ -128,6 +131,10 @@ def engine(url: sa.URL, settings: Settings, pool: Pool, *, writes: bool) -> Engi
         raise errors.ConfigError(
             f"[database] connection: the driver is not installed: pip install 'calotype[{extra}]' ({exc})"
         ) from exc
+    except sa.exc.ArgumentError as exc:
+        raise errors.ConfigError(f"[database] connection has a parameter that nobody knows: {exc}.") from None
+    if kind != "sqlite":
+        _check_arguments(made, url)
     if kind == "sqlite":
         event.listen(made, "connect", functools.partial(_sqlite_connect, settings))
     elif kind != "postgresql" and not writes:
@@ -137,6 +144,21 @@ def engine(url: sa.URL, settings: Settings, pool: Pool, *, writes: bool) -> Engi
         _limit_waiting(made, make, settings)
     failures.watch(made)
     return made
+
+
+def _check_arguments(made: Engine, url: sa.URL) -> None:
+    """Raise `ConfigError` for a parameter of the URL that the driver does not know: no connection would be made."""
+    driver: Any = made.dialect.loaded_dbapi
+    try:
+        if made.dialect.name == "postgresql":
+            own = inspect.signature(driver.Connection.connect).parameters
+            driver.conninfo.make_conninfo("", **{name: text for name, text in url.query.items() if name not in own})
+        else:
+            inspect.signature(driver.connect).bind(**made.dialect.create_connect_args(url)[1])
+    except (TypeError, driver.Error) as exc:
+        raise errors.ConfigError(
+            f"[database] connection has a parameter that its driver does not know: {exc}."
+        ) from None
 
 
 def snapshot(url: sa.URL) -> str:

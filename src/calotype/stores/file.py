@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from oslo_config import cfg
 
-from calotype import errors
+from calotype import config, errors
 from calotype.buffers import Piece
 from calotype.context import Context
 from calotype.durable import make_directory, replace_file, sync_directory
@@ -37,7 +37,11 @@ from calotype.stores.base import Body, Entry, Feature, Health, Identified, Note,
 LOG = logging.getLogger(__name__)
 
 OPTIONS: list[cfg.Opt] = [
-    cfg.StrOpt("filesystem_store_datadir", help="Directory that holds the images. Created when missing."),
+    cfg.Opt(
+        "filesystem_store_datadir",
+        type=config.DirectoryPath(),
+        help="Directory that holds the images. Created when missing.",
+    ),
     cfg.IntOpt(
         "filesystem_store_file_perm",
         default=0,

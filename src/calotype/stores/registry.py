@@ -91,6 +91,8 @@ DEFAULT_NAME = "local"
 STAGING = "os_glance_staging_store"
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")
 _RESERVED = "os_glance_"
+#: How sections of libraries begin. oslo.config tells no sections apart whose names differ in letter case only.
+_OTHERS = ("oslo_", "keystone_authtoken")
 
 
 class Stores:
@@ -249,7 +251,8 @@ def _make_all(conf: cfg.ConfigOpts, backends: Mapping[str, str]) -> list[Store]:
 def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
     if name.lower().startswith(_RESERVED):
         raise errors.ConfigError(f"enabled_backends: names that begin with {_RESERVED} are reserved ({name}).")
-    if name in config.GROUPS or name in ("backend_defaults", "oslo_policy"):
+    sections = {section.lower() for section in (*config.GROUPS, "backend_defaults")}
+    if name.lower() in sections or name.lower().startswith(_OTHERS):
         raise errors.ConfigError(
             f"enabled_backends: {name!r} is the name of another section; call the store otherwise."
         )
