@@ -169,7 +169,7 @@ def finish(tx: Tx, job: Job) -> bool:
 
 def fail(tx: Tx, job: Job, error: str, *, delay: timedelta) -> bool:
     """Put a job back, to be tried again after a delay. `error` is the reason, for operators."""
-    values = {"state": "pending", "owner": None, "due_at": db_now(delay), "error": error[:2000]}
+    values: dict[str, Any] = {"state": "pending", "owner": None, "due_at": db_now(delay), "error": error[:2000]}
     values["failures"] = job.failures + 1
     return bool(tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount)
 
