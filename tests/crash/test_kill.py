@@ -55,6 +55,7 @@ def _is_idle(crashes: Crashes, kills: int) -> bool:
     return crashes.journal.acknowledged <= kills or not crashes.summary.cut["uploads"]
 
 
+@pytest.mark.alone
 @pytest.mark.any_database  # recovery asks for jobs, and there are few of them whatever the images are
 @pytest.mark.slow
 def test_recovery_beside_10000_images_takes_no_longer_than_5_seconds(
