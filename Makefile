@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STATE  ?= .state
 ARGS   ?=
-DATABASES ?= mariadb postgresql sqlite none1 none2 none3 alone
+DATABASES ?= mariadb postgresql sqlite1 sqlite2 sqlite3 alone
 # Programs that tests start, such as mariadbd, are here on Debian, where the PATH of users does not lead.
 export PATH := $(PATH):/usr/sbin:/sbin
 # Tests start Python thousands of times; it must not compile everything each time.

@@ -45,12 +45,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what records are kept in; but for sqlite only tests run to which it makes a difference",
     )
     parser.addoption(
-        "--without-database",
-        choices=("also", "only", "never"),
-        default="also",
-        help="with sqlite: run the tests to which a database makes no difference, nothing else, or not them",
-    )
-    parser.addoption(
         "--alone",
         choices=("also", "only", "never"),
         default="also",
@@ -105,8 +99,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what another run does: a test to which a database makes no difference runs with SQLite."""
     sqlite = config.getoption("--database") == "sqlite"
-    without = config.getoption("--without-database") if sqlite else "never"
-
     alone = "never" if config.getoption("--check") else config.getoption("--alone")
 
     def wanted(item: pytest.Item) -> bool:
@@ -114,9 +106,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return False
         if config.getoption("--check") and (item.get_closest_marker("slow") or needed.needs(item, "sqlite")):
             return False
-        if needed.differs(item):
-            return without != "only" and not (sqlite and "server" in getattr(item, "fixturenames", ()))
-        return bool(without != "never")
+        return not (sqlite and "server" in item.fixturenames) if needed.differs(item) else sqlite
 
     kept = [item for item in items if wanted(item)]
     if len(kept) < len(items):

@@ -393,7 +393,7 @@ def enforcer(conf: cfg.ConfigOpts = cfg.CONF) -> oslo_policy.Enforcer:
 
 def examine(conf: cfg.ConfigOpts, others: Collection[str] = ()) -> policy_files.Findings:
     """What is wrong with the policy files. `others` are rules that something else uses, such as protections."""
-    enforcer(conf)  # makes oslo.policy's options known
+    oslo_policy.Enforcer(conf)  # makes oslo.policy's options known
     return policy_files.examine(conf, RULES, others)
 
 

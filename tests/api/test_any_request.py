@@ -298,13 +298,13 @@ def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answering]:
         yield Answering(app, state)
 
 
-@settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 @given(sent=requests())
 def test_whatever_is_sent_the_answer_is_one_of_ours(answering: Answering, sent: Sent) -> None:
     answering.answer(sent)
 
 
-@settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 @given(sent=requests_for_definitions())
 def test_whatever_is_sent_about_definitions_the_answer_is_one_of_ours(answering: Answering, sent: Sent) -> None:
     answering.answer(sent)

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,13 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         assert "Traceback" not in said.err
         return said
 
+    real = server.listen
+
+    def listen(host: str, port: int) -> socket.socket:
+        """Not on the usual address: other tests may listen there at the same time."""
+        return real(host, 0 if (host, port) == ("127.0.0.1", 9292) else port)
+
+    monkeypatch.setattr(server, "listen", listen)
     monkeypatch.delenv("CALOTYPE_PASSWORD", raising=False)
     monkeypatch.setattr(server, "run", never)
     monkeypatch.setattr(server, "PATIENCE_FOR_ADDRESS", 0.1)

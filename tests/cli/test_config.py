@@ -23,7 +23,7 @@ from calotype.db import schema
 from calotype.db.engine import Database
 from calotype.stores import registry
 from tests import warm
-from tests.cli.test_cli import calotype
+from tests.cli.test_cli import calotype, free
 from tests.support import free_port, running, write_users
 
 SAMPLES = Path(__file__).parent / "configurations"
@@ -188,7 +188,7 @@ def test_what_would_weaken_protection_is_refused_by_check_and_start_alike(tmp_pa
     assert [one["verdict"] for one in report["options"]] == ["refused"]
     (problem,) = report["problems"]
     place = ("--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s")
-    assert problem in calotype("serve", *place, code=2)
+    assert problem in calotype("serve", *place, *free(), code=2)
 
 
 def test_options_of_stores_are_known_in_their_sections(tmp_path: Path) -> None:
@@ -506,7 +506,7 @@ def test_our_options_win_over_those_of_glance(tmp_path: Path, text: str, bind: s
 
 def test_the_start_tells_all_wrong_values_too(tmp_path: Path) -> None:
     (tmp_path / "c.conf").write_text("[DEFAULT]\nimage_size_cap = x\n[task]\ntask_time_to_live = y\n")
-    said = calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", code=2)
+    said = calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", *free(), code=2)
     assert "image_size_cap" in said
     assert "task_time_to_live" in said
     assert f"{tmp_path}/nope" in calotype("serve", "--config-dir", tmp_path / "nope", code=2)
@@ -515,5 +515,5 @@ def test_the_start_tells_all_wrong_values_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["log_file = /nowhere/x.log", "log_config_append = /nowhere/x.conf"])
 def test_a_log_that_cannot_be_written_is_a_sentence_by_check_and_start_alike(tmp_path: Path, line: str) -> None:
     assert "/nowhere" in check(tmp_path, f"[DEFAULT]\n{line}\n", code=1)["problems"][0]
-    said = calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", code=2)
+    said = calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", *free(), code=2)
     assert re.search(r"^calotype: .*/nowhere", said, re.MULTILINE)

@@ -21,7 +21,7 @@ from tests.stores.suite import Kit
 from tests.stores.test_contract import Files
 from tests.support import Client, Service, running
 
-KILLS = {("file", "sqlite"): 40}
+KILLS = {("file", "sqlite"): 30}
 #: Not the toy, which `make crash` runs. An upload whose image is deleted loses its job at once and may create its
 #: temporary object afterwards; if it is killed then, only `Sweeps` finds that object, and the toy has no `sweep`.
 KILLS_ELSEWHERE = {"file": 10}
@@ -55,6 +55,7 @@ def _is_idle(crashes: Crashes, kills: int) -> bool:
     return crashes.journal.acknowledged <= kills or not crashes.summary.cut["uploads"]
 
 
+@pytest.mark.alone
 @pytest.mark.any_database  # recovery asks for jobs, and there are few of them whatever the images are
 @pytest.mark.slow
 def test_recovery_beside_10000_images_takes_no_longer_than_5_seconds(

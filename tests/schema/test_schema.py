@@ -31,7 +31,6 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     [
         ("admin", "coverage", 0),
         ("admin", "stateful", 8),
-        ("alice", "fuzzing", 0),
         ("alice", "stateful", 3),
         ("reader", "fuzzing", 0),
     ],
