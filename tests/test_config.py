@@ -145,6 +145,14 @@ def test_every_list_of_ours_is_read_in_both_ways() -> None:
         assert option.type(f"[{item}]") == option.type(item), option.dest
 
 
+def test_an_origin_that_no_browser_names_is_refused(tmp_path: Path) -> None:
+    for text in ("https://h", "http://[::1]:8080", "moz-extension://0d2c", "null", "*", "https://a, https://b:1", ""):
+        read(tmp_path, f"[cors]\nallowed_origin = {text}\n")
+    for text in ("https://h/", "h", "https://h:x", "https://u@h", "https://h, https://h/x"):
+        with pytest.raises(errors.ConfigError, match="is no origin"):
+            read(tmp_path, f"[cors]\nallowed_origin = {text}\n")
+
+
 # --- the environment -------------------------------------------------------------------------------------
 
 

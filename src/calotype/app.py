@@ -260,9 +260,9 @@ class Arrival:
         if given and given.isascii() and given.isprintable():
             req.context.request_id = given if given.startswith("req-") else f"req-{given}"
         req.env[logs.KEY] = logs.begin(req.context.request_id)
+        proxies.check_host(req.env)
         if self._behind_proxy:
             proxies.believe(req.env)
-        proxies.check_host(req.env)
         if req.method == "PUT" and req.get_header("Content-Range") is not None:
             # RFC 9110 §14.5: who does not know it would take a part for the whole.
             raise errors.Invalid("Content-Range is not accepted: send the whole of the content.")

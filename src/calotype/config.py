@@ -61,18 +61,12 @@ def _network(text: str) -> str:
     return str(ipaddress.ip_network(text))
 
 
-def _origin(text: str) -> str:
-    if text not in ("*", "null") and not _ORIGIN.fullmatch(text):
-        raise ValueError(f"{text} is no origin; write https://HOST or https://HOST:PORT, without a path")
-    return text
-
-
 _LOG_LEVEL = re.compile(r"[^=\s]+\s*=\s*(CRITICAL|FATAL|ERROR|WARNING|WARN|INFO|DEBUG|TRACE|NOTSET|\d+)", re.IGNORECASE)
 _ADDRESS6 = re.compile(r"\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]")
 _ODD = re.compile(r"[\s;|(){}<>\"'“”„#]")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 _BRACKETED = re.compile(r"\[[^\[\]]*\]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@\\]+", re.IGNORECASE)
 
 
 def _closing(text: str) -> int:
@@ -94,6 +88,23 @@ class ListOpt(cfg.ListOpt):
     def __init__(self, name: str, *, item_type: Any = _word, **settings: Any) -> None:
         super().__init__(name, **settings)
         self.type = ItemList(item_type)
+
+
+class WebUrl(types.String):
+    """A URL of http or https, or an empty text."""
+
+    def __call__(self, value: Any) -> str:
+        text = str(super().__call__(value))
+        if text and not net.is_web_url(text):
+            raise ValueError(f"{text} is no URL of http or https")
+        return text
+
+
+def _origin(text: str) -> str:
+    """The type of an option that is an origin as browsers name it. Another text would never be one."""
+    if text not in ("*", "null") and not (_ORIGIN.fullmatch(text) and net.is_well_formed(text)):
+        raise ValueError(f"{text} is no origin; write https://HOST or https://HOST:PORT, with nothing behind it")
+    return text
 
 
 def _was(name: str, group: str = "DEFAULT") -> cfg.DeprecatedOpt:
@@ -130,9 +141,9 @@ DEFAULT: list[cfg.Opt] = [
         min=0,
         help="Longest X-Openstack-Request-ID accepted from a client, in characters; 0 lifts the limit.",
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         "public_endpoint",
-        regex=r"^(https?://[^\s?#]+)?$",
+        type=WebUrl(),
         help="Base URL that clients use, for the versions document; default: as requested.",
     ),
     cfg.DictOpt(
@@ -592,8 +603,8 @@ HEALTHCHECK: list[cfg.Opt] = [
 CORS: list[cfg.Opt] = [
     ListOpt(
         "allowed_origin",
-        default=[],
         item_type=_origin,
+        default=[],
         help="Origins whose pages may use the API in a browser, as https://horizon.example.com; * allows all, without "
         "credentials. Empty: none.",
     ),

@@ -48,6 +48,7 @@ _URL: Final = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?"
 )
+_WEB: Final = re.compile(r"https?://[^/?#]", re.IGNORECASE)
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%[01][0-9A-Fa-f]|%7[Ff]")
 _PLAIN: Final = re.compile(r"[!-~]+")  # the characters of a URL: printable ASCII without the space
 _LABEL: Final = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -157,8 +158,8 @@ def parse(url: str) -> Target:
     found = _URL.fullmatch(url) if _PLAIN.fullmatch(url) and "\\" not in url else None
     if found is None:
         raise errors.UrlRefused(
-            "The URL is not of the form scheme://host[:port]/path[?query]: plain ASCII, without user, password, "
-            "fragment or escapes in the host."
+            "The URL must have a scheme and a host, and may have a port, a path and a query: plain ASCII, without "
+            "user, password, fragment or escapes in the host."
         )
     scheme = found["scheme"].lower()
     port = int(found["port"]) if found["port"] else _PORTS.get(scheme, 0)
@@ -182,6 +183,11 @@ def is_well_formed(url: str) -> bool:
         return parts.port != 0 and not _BAD_ESCAPE.search(url)  # `port` raises unless it is a number of 16 bits
     except ValueError:
         return False
+
+
+def is_web_url(url: str) -> bool:
+    """Whether this is a well-formed URL of http or https with a host, as an option may have it."""
+    return bool(_WEB.match(url)) and is_well_formed(url)
 
 
 def _joined(base: str, leads: str) -> str:

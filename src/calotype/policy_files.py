@@ -20,7 +20,7 @@ import yaml
 from oslo_config import cfg
 from oslo_policy import policy as oslo_policy
 
-from calotype import errors
+from calotype import errors, net
 
 #: The attributes of the caller that a rule may check, as `attribute:value`.
 CREDENTIALS: Final = (
@@ -158,6 +158,12 @@ def _parse(name: str, text: Any, problems: list[str]) -> Any:
     except (TypeError, ValueError) as exc:
         problems.append(f"The rule {name} has a field that cannot be filled in ({exc}): {text}")
         return None
+    for leaf in _leaves(check):
+        if isinstance(leaf, oslo_policy.Check) and leaf.kind in ("http", "https"):
+            url = str(leaf) % defaultdict[str, int](int)
+            if not net.is_web_url(url):
+                problems.append(f"The rule {name} asks a server by a malformed URL: {leaf}")
+                return None
     return check
 
 

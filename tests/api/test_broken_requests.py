@@ -504,6 +504,22 @@ def test_a_client_of_http_1_1_names_one_host(target: Target) -> None:
         assert (found.status, link) == (302, b"http://" + host + b"/v2/")
 
 
+def test_the_host_of_a_whole_url_in_the_request_counts(target: Target) -> None:
+    """RFC 9112 §3.2.2: an origin server ignores `Host` beside it."""
+    for url, status, link in (
+        (b"http://images.example:81", 302, b"http://images.example:81/v2/"),
+        (b"HTTP://[2001:db8::7]", 302, b"http://[2001:db8::7]/v2/"),
+        (b"http://evil@host", 400, b""),
+        (b"http://host:port", 400, b""),
+        (b"http://", 400, b""),
+    ):
+        with Wire(target.service.port) as wire:
+            wire.send(b"GET " + url + b"/v2 HTTP/1.1\r\nHost: other\r\n" + AUTH + b"\r\n\r\n")
+            found = wire.answer()
+        assert found is not None
+        assert (found.status, found.fields.get(b"location", b"")) == (status, link), url
+
+
 EMPTY = b"0\r\n\r\n"
 
 

@@ -154,6 +154,15 @@ def test_a_list_goes_on_page_by_page_with_its_filters(service: Service, admin: C
     assert set(found[0]) == {"id", "type", "status", "owner", "created_at", "updated_at", "self", "schema"}
 
 
+def test_the_filter_for_an_image_takes_its_id_as_paths_do(service: Service, admin: Client, image_id: str) -> None:
+    mine = task(image_id)
+    given(service, mine)
+    for written in (image_id, image_id.upper()):
+        listed = admin.get(f"/v2/tasks?image_id={written}").json()["tasks"]
+        of_image = admin.get(f"/v2/images/{written}/tasks").json()["tasks"]
+        assert [[one["id"] for one in found] for found in (listed, of_image)] == [[mine.id], [mine.id]]
+
+
 @pytest.mark.parametrize(
     "query",
     [

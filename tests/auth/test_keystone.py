@@ -525,6 +525,15 @@ def directory(keystone: Keystone) -> Path:
     ("text", "said"),
     [
         ("[paste_deploy]\nflavor = keystone\n", "auth_url"),
+        *(
+            (f"[paste_deploy]\nflavor = keystone\n[keystone_authtoken]\nauth_type = password\n{lines}", name)
+            for lines, name in (
+                ("auth_url = http://[::1\n", "auth_url is no URL"),
+                ("auth_url = keystone.example:5000\n", "auth_url is no URL"),
+                ("auth_url = http://h:port/v3\n", "auth_url is no URL"),
+                ("auth_url = http://h/v3\nwww_authenticate_uri = [zz]\n", "www_authenticate_uri is no URL"),
+            )
+        ),
         ("[paste_deploy]\nflavor = keystone\n[keystone_authtoken]\nauth_url = http://127.0.0.1/v3\n", "auth_type"),
         (CREDENTIALS.replace("password\nuser", "magic\nuser"), "magic"),
         ("[paste_deploy]\nflavor = keystone+gzip\n", "gzip"),

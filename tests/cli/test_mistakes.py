@@ -149,6 +149,21 @@ MISTAKES = [
     Mistake("a URL", (SERVE,), _bind("http://127.0.0.1:9292"), ("http://127.0.0.1:9292", "no name or address")),
     Mistake("every address as a star", (SERVE,), _bind("*:9292"), ("*:9292", "no name or address")),
     Mistake("IPv4 in brackets", (SERVE,), _bind("[127.0.0.1]:9292"), ("[127.0.0.1]:9292", "no name or address")),
+    # URLs
+    *(
+        Mistake(f"a database at {url}", (SERVE, SYNC, CHECK),
+                lambda place, url=url: place.with_conf(f"[database]\nconnection = {url}\n"), ("[database] connection",))  # type: ignore[misc]
+        for url in ("sqlite://[", "mysql://u:pw@[::1/x", "postgresql://h:port/x")
+    ),
+    *(
+        Mistake(f"{option} that is {url}", (SERVE, CHECK),
+                lambda place, section=section, option=option, url=url: place.with_conf(f"[{section}]\n{option} = {url}\n"), (option,))  # type: ignore[misc]
+        for section, option, urls in (
+            ("DEFAULT", "public_endpoint", ("http://[::1", "images.example", "http://h:port")),
+            ("cors", "allowed_origin", ("https://h/", "https://h:port", "https://u@h")),
+        )
+        for url in urls
+    ),
     # TLS
     Mistake(
         "a certificate without a key", (SERVE, CHECK),

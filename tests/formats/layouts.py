@@ -247,9 +247,12 @@ def luks(data: bytes, at: int = 0) -> list[Structure]:
     ]
 
 
-def _luks(content: Path, path: Path) -> None:
+def _luks(content: Path, path: Path, options: str = "") -> None:
     secret = ("--object", "secret,id=s,data=secret")
-    run("qemu-img", "create", *secret, "-f", "luks", "-o", "key-secret=s,iter-time=10", path, "1M")
+    run("qemu-img", "create", *secret, "-f", "luks", "-o", f"key-secret=s,iter-time=10{options}", path, "1M")
+
+
+_ESSIV = ",cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256"
 
 
 def _variant(name: str, options: str, structures: Callable[[bytes], list[Structure]]) -> Variant:
@@ -270,6 +273,7 @@ VARIANTS = (
     Variant("qcow2-bitmap", "qcow2", "qcow2", _with_bitmap, _qcow2(3, "bitmaps")),
     Variant("qcow2-snapshot", "qcow2", "qcow2", _with_snapshot, _qcow2(3, "features", "snapshot")),
     _variant("vpc-dynamic", "subformat=dynamic,force_size=on", vhd),
+    _variant("vpc-geometry", "subformat=dynamic", lambda data: vhd(data)[:1]),
     _variant("vpc-fixed", "subformat=fixed,force_size=on", vhd),
     _variant("vhdx-dynamic", "subformat=dynamic", vhdx),
     _variant("vhdx-fixed", "subformat=fixed,block_size=1048576", lambda data: vhdx(data, "item", "blocks")),
@@ -279,6 +283,7 @@ VARIANTS = (
     _variant("vdi-dynamic", "", vdi),
     _variant("vdi-static", "static=on", lambda data: vdi(data)[1:]),
     Variant("luks-1", "luks", "luks", _luks, luks),
+    Variant("luks-essiv", "luks", "luks", partial(_luks, options=_ESSIV), lambda data: luks(data)[:1]),
 )
 
 

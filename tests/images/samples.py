@@ -593,6 +593,9 @@ def _vmdk() -> Files:
     for name, line in hints.items():
         yield name, partial(vmdk, text=descriptor(more=line))
     yield "parent-cid", partial(vmdk, text=descriptor().replace("ffffffff", "12345678"))
+    for number, line in enumerate(("CID=", "CID=zz", 'CID="12345678"', "CID=g")):
+        yield f"cid-{number}", partial(vmdk, text=descriptor().replace("CID=12345678", line))
+    yield "without-parent-cid", partial(vmdk, text=descriptor().replace("parentCID=ffffffff\n", ""))
     yield "descriptor-empty", partial(vmdk, text="")
     yield "descriptor-binary", partial(vmdk, text=bytes(range(128, 256)) * 8)
     # goes on where oslo stops to read

@@ -456,7 +456,7 @@ def test_where_a_store_was_may_be_written_as_people_write_it(app: App, tmp_path:
 
 @pytest.mark.any_database
 def test_a_store_was_neither_where_another_one_is_nor_nowhere(app: App, tmp_path: Path) -> None:
-    for origin in (f"{tmp_path}/two", "old"):
+    for origin in (f"{tmp_path}/two", "old", "file://[::1", f"file://[zz]{tmp_path}", f"file://{tmp_path}/%zz"):
         with pytest.raises(errors.Invalid):
             list(places.relocate(app.service, "one", origin))
     assert known(app)["one"].former == ()

@@ -55,6 +55,9 @@ def test_a_file_that_was_not_named_need_not_be_there(tmp_path: Path) -> None:
         ('"delete_image": "rule:admin_onyl"\n"admin_only": "role:admin"', "did you mean admin_only"),
         ('"delete_image": "not rule:nowhere"', "does not exist"),
         ('"delete_image": "not roel:guest"', "not roel:guest passes everybody; did you mean role"),
+        ('"get_image": "http://[::1/x"', "malformed URL: http://[::1/x"),
+        ('"get_image": "role:reader or not https://h:port/%(name)s"', "malformed URL"),
+        ('"get_image": "http:policy"', "malformed URL"),
         ('"a": "rule:b"\n"b": "@ or not rule:a"', "asks itself"),
         ("- get_image", "must be rules"),
         ("role:admin", "must be rules"),
@@ -82,7 +85,11 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "check", ["!", "(! or role:reader)", "", "@", "role:reader", "not !", "'shared':%(visibility)s"]
+    "check",
+    [
+        *("!", "(! or role:reader)", "", "@", "role:reader", "not !", "'shared':%(visibility)s"),
+        *("http://policy.example:8080/%(name)s", "https://[2001:db8::7]/check?image=%(image_id)s"),
+    ],
 )
 def test_what_can_be_meant_is_taken(tmp_path: Path, check: str) -> None:
     made(tmp_path, f'"get_image": "{check}"\n"get_images": []\n"add_image": [["role:member"], ["!"]]\n')

@@ -12,6 +12,7 @@ from typing import Any, Final
 from calotype import errors
 
 _HOST: Final = re.compile(r"(?:[\w.-]+|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
+_WHOLE: Final = re.compile(r"https?://(?P<host>[^/?#]*)", re.IGNORECASE)
 _PREFIX: Final = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~%-]+)+", re.ASCII)
 _PORTS: Final = {"http": "80", "https": "443"}
 
@@ -52,11 +53,14 @@ def believe(env: MutableMapping[str, Any]) -> None:
 def check_host(env: MutableMapping[str, Any]) -> None:
     """Raise `Invalid` unless `Host` is a name or an address, with or without a port (RFC 9112 §3.2).
 
-    A client of HTTP/1.0 need not name one.
+    A client of HTTP/1.0 need not name one. If the request line has a whole URL, its host replaces `Host` (§3.2.2).
     """
     host = env.get("HTTP_HOST")
     if host is not None or env.get("SERVER_PROTOCOL") not in ("HTTP/1.0", "HTTP/0.9"):
         _refuse_unless(_is_host(host or ""), "The header Host")
+    if whole := _WHOLE.match(str(env.get("RAW_URI") or env.get("REQUEST_URI") or "")):
+        _refuse_unless(_is_host(whole["host"]), "The host in the URL of the request")
+        env["HTTP_HOST"] = whole["host"]
 
 
 def _is_host(text: str) -> bool:

@@ -52,7 +52,8 @@ def index(req: falcon.Request, resp: falcon.Response) -> None:
         marker=marker,
         sort_key=_UNSORTED.get(sort_key, sort_key),
         descending=choice(last.get("sort_dir", "desc"), ("asc", "desc"), "sort_dir") == "desc",
-        filters={name: last[name] for name in _FILTERS if name in last},
+        # Ids of images are lower case, however a client writes them; paths accept both.
+        filters={name: last[name].lower() if name == "image_id" else last[name] for name in _FILTERS if name in last},
     )
     body: dict[str, Any] = {"tasks": [views.task_stub(task) for task in found]}
     send(resp, body | links("/v2/tasks", wanted, following) | {"schema": "/v2/schemas/tasks"})

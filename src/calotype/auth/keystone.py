@@ -22,7 +22,7 @@ from keystoneauth1 import loading
 from keystonemiddleware import auth_token
 from oslo_config import cfg
 
-from calotype import errors
+from calotype import errors, net
 from calotype.auth.base import Delegation
 from calotype.context import Context
 
@@ -72,6 +72,9 @@ class KeystoneAuth:
         try:
             auth_url = _auth_url(conf)
             where = options.www_authenticate_uri or auth_url
+            for name, url in (("auth_url", auth_url), ("www_authenticate_uri", where)):
+                if not net.is_web_url(url):
+                    raise errors.ConfigError(f"{name} is no URL of http or https")
             self._ask: Any = _Middleware(_confirm, {"oslo_config_config": conf, "www_authenticate_uri": where, **fixed})
         except Exception as exc:  # libraries for credentials raise many kinds; after any of them no caller is known
             raise errors.ConfigError(

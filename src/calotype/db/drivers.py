@@ -93,6 +93,8 @@ def parse(text: str | sa.URL, parameters: str = "") -> sa.URL:
             f"driver: pip install 'calotype[{extra}]'"
         )
     url = url.set(drivername=f"{kind}+{ours}").update_query_pairs(parse_qsl(parameters))
+    if kind == "sqlite" and (url.host or url.port):
+        raise errors.ConfigError("[database] connection: write sqlite:////PATH, with four slashes for a whole path.")
     if url.query.get("charset") in ("utf8", "utf8mb3"):
         # Many configurations have it. With it, even looking for a name that has an emoji would be an error.
         url = url.update_query_dict({"charset": "utf8mb4"})

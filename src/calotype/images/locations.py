@@ -169,15 +169,15 @@ def _store(svc: Service, ctx: Context, url: str) -> Store:
     """The store whose namespace contains the URL. Raises `Forbidden`, `Invalid`."""
     scheme = url.partition("://")[0].lower()
     web = scheme in ("http", "https")
+    if not _URL.fullmatch(url) or len(url) > _MOST:
+        raise errors.Invalid(f"The URL is not one of plain ASCII with a scheme and at most {_MOST} characters.")
+    if not net.is_well_formed(url):
+        raise errors.Invalid("The URL is malformed: its host, its port or a percent sign in it.")
     if not svc.policy.serves(ctx):
         if not web:
             raise errors.Forbidden("Only services may add locations that are not http or https.")
         if not any(Feature.USER_URLS in store.features for store in svc.stores):
             raise errors.Forbidden("Locations of http cannot be added: no store of type http is configured.")
-    if not _URL.fullmatch(url) or len(url) > _MOST:
-        raise errors.Invalid(f"The URL is not one of plain ASCII with a scheme and at most {_MOST} characters.")
-    if not net.is_well_formed(url):
-        raise errors.Invalid("The URL is malformed: its host, its port or a percent sign in it.")
     if scheme in _REFUSED:
         raise errors.Invalid(f"Locations of {scheme} are not accepted from anybody.")
     if url != without_secrets(url):

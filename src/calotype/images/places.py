@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from calotype import errors
+from calotype import errors, net
 from calotype.context import SERVICE
 from calotype.db import images as db_images
 from calotype.db import stores as db_stores
@@ -389,7 +389,11 @@ def relocate(svc: Service, name: str, origin: str | None = None, *, change: bool
     store = _identified(svc, name)
     store.confirm()
     if origin is not None:
-        origin = os.path.normpath(unquote(urlsplit(origin).path) if "://" in origin else origin)
+        if "://" in origin:
+            if not net.is_well_formed(origin):
+                raise errors.Invalid("The URL of the place where the store was is malformed.")
+            origin = unquote(urlsplit(origin).path)
+        origin = os.path.normpath(origin)
         if not os.path.isabs(origin):
             raise errors.Invalid("Where the store was must be a whole path, from / on.")
         for other in svc.stores:

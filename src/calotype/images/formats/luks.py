@@ -23,7 +23,8 @@ CIPHERS = {
     b"serpent": (16, 24, 32),
     b"twofish": (16, 24, 32),
 }
-HASHES = (b"md5", b"ripemd160", b"sha1", b"sha224", b"sha256", b"sha384", b"sha512")
+#: Lengths of digests, in bytes.
+HASHES = {b"md5": 16, b"ripemd160": 20, b"sha1": 20, b"sha224": 28, b"sha256": 32, b"sha384": 48, b"sha512": 64}
 MODE = re.compile(rb"(ecb|cbc|xts|ctr)-(plain|plain64|essiv)(?::(\w+))?")
 
 
@@ -39,6 +40,8 @@ def check_header(head: bytes | bytearray) -> None:
     essiv = found[2] == b"essiv"
     unless(found[3] in HASHES or (found[3] is None and not essiv), "the mode of its cipher is not known")
     widths = CIPHERS[cipher]
+    # With essiv the digest is the key of a cipher of the same family.
+    unless(not essiv or HASHES[found[3]] in widths, "no cipher has a key as long as the digest in its mode")
     unless(width in ([2 * one for one in widths] if found[1] == b"xts" else widths), "its key has an odd length")
     unless(int.from_bytes(head[164:168]) > 0, "it derives its key in no rounds")
     unless(payload >= FIRST, "its data begins within its header")

@@ -20,6 +20,9 @@ class VHD(Checked, oslo.VHDInspector):
     FIXED, DYNAMIC = 2, 3
     LARGEST = 2040 * GIB
     UNUSED = 0xFFFFFFFF
+    MOST_SECTORS = 65535 * 16 * 255  # a larger disk has this geometry as well
+    #: Programs that tell the size of their disks by the current size and not by the geometry.
+    BY_SIZE = (b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS")
 
     fixed = False
 
@@ -73,6 +76,12 @@ class VHD(Checked, oslo.VHDInspector):
     def _block(self) -> int:
         return int(at(">I", self.region("dynamic").data, 32))
 
+    def _sectors_by_geometry(self) -> int:
+        """The size in sectors by which QEMU and Virtual PC read it; 0 where they read it by its current size."""
+        cylinders, heads, sectors = struct.unpack_from(">HBB", self._footer, 56)
+        product = int(cylinders * heads * sectors)
+        return 0 if product == self.MOST_SECTORS or self._footer[28:32] in self.BY_SIZE else product
+
     def check_parent(self) -> None:
         kind = at(">I", self._footer, 60)
         unless(kind == (self.DYNAMIC if self.dynamic else self.FIXED), "it is not a disk that stands alone")
@@ -99,8 +108,8 @@ class VHD(Checked, oslo.VHDInspector):
             unless(power_of_two(self._block(), 512, 1 << 31), "its blocks have an odd size")
             unless(offset >= 1536, "its table of blocks lies in its header")
             unless(entries * 4 <= self._longest_table(), "its table of blocks is longer than any disk needs")
-            least = self.virtual_size // 512 * 512
-            unless(entries * self._block() >= least, "its table of blocks is shorter than its size needs")
+            sectors = max(self.virtual_size // 512, self._sectors_by_geometry())
+            unless(entries * self._block() >= sectors * 512, "its table of blocks is shorter than its size needs")
 
     def check_size(self) -> None:
         unless(self.virtual_size <= self.LARGEST, "no such disk is as large")

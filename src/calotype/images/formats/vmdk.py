@@ -35,6 +35,8 @@ class VMDK(Checked):
     #: In a key that is not known: it may name a file.
     NAMING = re.compile(rb"parent|path|file|extent|ur[il]")
     PARENTLESS = b"ffffffff"
+    #: QEMU wants a number behind the first such word, in this letter case, and a parent's as well.
+    CONTENT_ID = re.compile(rb"CID=\s*[+-]?[0-9A-Fa-f]")
 
     def _initialize(self) -> None:
         super()._initialize()
@@ -97,6 +99,9 @@ class VMDK(Checked):
         unless(offset == 1 and sectors > 0, "its descriptor is not behind its header")
         found = re.search(rb'createtype="([^"]*)"', self._text())
         unless(found is not None and found[1] in self.TYPES, "it is not of the type of a single file")
+        text = bytes(self.region("descriptor").data).partition(b"\0")[0]
+        known = self.CONTENT_ID.match(text, max(0, text.find(b"CID="))) and b"parentCID=" in text
+        unless(bool(known), "its descriptor does not tell the id of its content")
 
     def check_alone(self) -> None:
         """No other file is named: by an extent, a parent, a log of changes or a key that may."""
