@@ -35,6 +35,9 @@ weight = 100
 [brief]
 memory_store_size = 64
 """
+#: For clients that import: all methods, and a web server of the tests' own. The service is a region elsewhere to itself.
+METHODS = "enabled_import_methods = glance-direct, web-download, copy-image, glance-download\n"
+FETCHES = "[import_filtering_opts]\nallowed_ports =\nprivate_hosts = 127.0.0.3, 127.0.0.1\n"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -219,8 +222,8 @@ def memcached() -> Iterator[Memcached]:
 def cloud(tmp_path_factory: pytest.TempPathFactory, keystone: Keystone, memcached: Memcached) -> Iterator[Service]:
     """A service that asks the Keystone of the run, and is in its catalog. Who asks makes no difference to a database."""
     state = tmp_path_factory.mktemp("cloud")
-    shown = CONF.replace("[DEFAULT]", "[DEFAULT]\nshow_image_direct_url = true")
-    conf = shown.format(state=state) + keystone.conf(memcached)
+    shown = CONF.replace("[DEFAULT]", f"[DEFAULT]\nshow_image_direct_url = true\n{METHODS}")
+    conf = shown.format(state=state) + keystone.conf(memcached) + FETCHES
     with running(state, conf) as started:
         keystone.offer(started.url)
         yield started

@@ -79,7 +79,7 @@ class Observer:
             if content and req.method != "HEAD" and resp.status_code not in (204, 304):
                 yield "there is no body"
             return
-        media = (resp.content_type or resp.options.default_media_type).partition(";")[0]
+        media = (resp.content_type or "").partition(";")[0]
         if media not in content:
             yield f"media type {media!r} is not declared"
         elif media == "application/json" and text is not None and "schema" in content[media]:

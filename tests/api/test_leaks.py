@@ -17,7 +17,7 @@ import requests
 from calotype.api.routes import ROUTES
 from calotype.db import images
 from calotype.db.engine import Database, now
-from tests.support import USERS, Client, Service, running, until, write_users
+from tests.support import OCTETS, USERS, Client, Service, running, until, write_users
 from tests.webserver import WebServer, serving
 
 CONF = """\
@@ -133,7 +133,48 @@ def filled(place: Place) -> Place:
             place.hear(add(service.client(user), ids["queued"], url))
     until(lambda: alice.show(ids["wrong"])["status"] == "queued")
     until(lambda: alice.show(ids["compared"])["status"] == "active")
+    imported(place)
     return place
+
+
+def imported(place: Place) -> None:
+    """Images that are staged and imported, and imports that are refused or fail."""
+    ids, alice, admin = place.ids, place.service.client(), place.service.client("admin")
+
+    def start(client: Client, image_id: str, name: str, *, stores: list[str] | None = None, **method: str) -> None:
+        body = {"method": {"name": name, **method}} | ({"stores": stores} if stores else {})
+        place.hear(client.request("POST", f"/v2/images/{image_id}/import", json=body))
+
+    def stage(image_id: str) -> None:
+        place.hear(alice.request("PUT", f"/v2/images/{image_id}/stage", data=b"data", headers=OCTETS))
+
+    def over(word: str) -> bool:
+        tasks = admin.get(f"/v2/images/{ids[word]}/tasks").json()["tasks"]
+        return bool(tasks[-1]["status"] in ("success", "failure"))
+
+    for word in ("staged", "imported", "fetched", "fetched from nowhere", "in the way of an import"):
+        ids[word] = alice.queued()
+    for word in ("staged", "imported", "in the way of an import"):
+        stage(ids[word])
+    stage(ids["staged"])
+    (place.service.state / "fast" / ids["in the way of an import"]).write_bytes(b"somebody else's")
+    place.web.files[f"/private-path?token={PASSWORD}"] = b"on the web"
+    start(alice, ids["imported"], "glance-direct")
+    start(alice, ids["in the way of an import"], "glance-direct")
+    for url in (
+        f"http://u:{PASSWORD}@{place.web.host}/",
+        f"file://{place.service.state}/calotype.db",
+        "http://127.0.0.1:1/",
+    ):
+        start(alice, ids["fetched"], "web-download", uri=url)
+    start(alice, ids["fetched"], "web-download", uri=f"{place.web.url}/private-path?token={PASSWORD}")
+    start(alice, ids["fetched from nowhere"], "web-download", uri=f"{place.web.url}/private-path/none?sig={PASSWORD}")
+    start(admin, ids["private"], "copy-image", stores=["brief"])
+    for store in ("web", "none", "os_glance_staging_store"):
+        start(admin, ids["missing"], "copy-image", stores=[store])
+    start(admin, ids["missing"], "copy-image", stores=["brief"])
+    for word in ("imported", "fetched", "fetched from nowhere", "in the way of an import", "private"):
+        until(lambda word=word: over(word), 60)  # type: ignore[misc]
 
 
 NAMESPACE = {

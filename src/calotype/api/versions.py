@@ -48,7 +48,7 @@ def route(req: falcon.Request) -> None:
         req.path = "/versions"
     elif first not in ("", "healthcheck", "openapi.json"):
         # Any request for an unknown version is answered with the list of versions.
-        raise falcon.HTTPStatus(300, text=json.dumps(_document(req)))
+        raise falcon.HTTPStatus(300, {"Content-Type": "application/json"}, json.dumps(_document(req)))
 
 
 def _document(req: falcon.Request) -> dict[str, Any]:
