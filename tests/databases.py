@@ -23,6 +23,7 @@ import psutil
 import sqlalchemy as sa
 
 from calotype.db import schema
+from calotype.db.drivers import Settings
 from calotype.db.engine import Database
 from tests.support import free_port, tool
 
@@ -73,7 +74,7 @@ def synced(url: str) -> str:
 
 def migrated(url: str) -> str:
     """The same, by its migrations."""
-    database = Database(url)
+    database = Database(url, Settings(response_timeout=None))
     schema.sync(database)
     database.close()
     return url

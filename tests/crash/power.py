@@ -174,7 +174,8 @@ class PowerCuts:
             mounted.close()
 
     def _add_user(self, journal: Journal, name: str) -> None:
-        command = ["user", "add", name, "--project", "red", *map(str, self._machine.place)]
+        # With --yes, because the user may be there, though the power was lost before the journal had its line.
+        command = ["user", "add", name, "--project", "red", "--yes", *map(str, self._machine.place)]
         warm.run("calotype", command, env={**os.environ, "CALOTYPE_PASSWORD": PASSWORD}).check_returncode()
         journal.user(name, PASSWORD)
 

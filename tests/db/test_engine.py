@@ -400,11 +400,12 @@ def test_a_first_migration_that_broke_off_anywhere_is_finished_by_the_next(
             event.remove(database.writes, "before_cursor_execute", count)
         return seen
 
-    database = Database(databases.fresh(database_kind, tmp_path))
+    patient = Settings(response_timeout=None)  # as `calotype db sync` is
+    database = Database(databases.fresh(database_kind, tmp_path), patient)
     total = statements(0)
     database.close()
     for stop in range(3, total + 1, 14):
-        database = Database(databases.fresh(database_kind, tmp_path))
+        database = Database(databases.fresh(database_kind, tmp_path), patient)
         assert statements(stop) == stop
         schema.sync(database)
         assert schema.inspect(database).ready, stop
