@@ -83,8 +83,9 @@ def asleep(app: App, hang: Hang) -> Iterator[None]:
 
 
 def take_over(app: App, path: Path) -> None:
-    """Another host does what there is to do."""
+    """Another host does what there is to do. It has the same staging directory."""
     with another_host(app, path) as (svc, clock):
+        svc.leases.staging = app.service.leases.staging
         wait_out(svc, clock)
         work_off(app, svc)
 
@@ -168,8 +169,7 @@ def test_a_process_that_sleeps_while_it_tidies_or_gives_up_does_no_harm(
         assert_failed(app, image_id, "too much")
         stage(app, image_id)
         imports.start(app.service, ALICE, image_id, ask(GLANCE_DIRECT))
-        with another_host(app, tmp_path) as (svc, _):
-            work_off(app, svc)
+        take_over(app, tmp_path)
         assert_active(app, image_id)
     assert_active(app, image_id)
 
@@ -492,7 +492,6 @@ def test_a_job_whose_staged_data_is_on_a_host_that_is_given_up_ends(app: App, tm
     Path(staging.directory).rename(tmp_path / "lost")  # so it is for another host, and for this one after a loss
     staging.identity = None
     places.prepare_staging(app.service)
-    app.service.leases.places = (staging.identity,)
     work_off(app)
     assert len(jobs_of(app)) == 1, "it may come back"
     app.db.write(lambda tx: jobs.let_run_anywhere(tx, place, "The host that has the staged data is gone."))

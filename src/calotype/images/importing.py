@@ -147,7 +147,7 @@ def activate(work: Work) -> None:
         if image is None:
             raise errors.Gone("The image is deleted.")
         if not imports.has_image(job, image):
-            raise _taken_over()
+            raise _lock_lost()
         copies = [copy for copy in db_copies.of(tx, job) if copy.store in job.payload["stores"]]
         done = [copy for copy in copies if copy.state == "done"]
         if job.payload["method"] == imports.COPY_IMAGE:
@@ -251,11 +251,11 @@ def _image(work: Work) -> Image:
     if image.status != status:
         raise errors.Conflict(f"Image {image.id} is {image.status} by now.")
     if not imports.has_image(work.job, image):
-        raise _taken_over()
+        raise _lock_lost()
     return image
 
 
-def _taken_over() -> errors.Conflict:
+def _lock_lost() -> errors.Conflict:
     return errors.Conflict("Another import took the image over, because this one gave no sign of life.")
 
 
