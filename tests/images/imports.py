@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from calotype.app import App
 from calotype.context import Context
-from calotype.db import jobs, tables
+from calotype.db import tables
 from calotype.images import imports, lifecycle, places, tasks
 from calotype.images.imports import COPY_IMAGE, GLANCE_DIRECT, WEB_DOWNLOAD, Request
 from calotype.images.lifecycle import NewImage
@@ -90,7 +90,9 @@ def ask(
     """A request to import into these stores; into all if none are named."""
     named = {"name": method} | ({"uri": uri} if uri else {})
     asked = {"method": named, "all_stores_must_succeed": all_must}
-    return Request(method, asked, uri, given, stores, stores is None, all_must)
+    return Request(
+        method, asked, uri=uri, given=given, stores=stores, all_stores=stores is None, all_must_succeed=all_must
+    )
 
 
 def begin(
@@ -142,8 +144,8 @@ def working(svc: Service) -> Iterator[Runner]:
 
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Failed attempts are followed by the next one without a pause."""
-    monkeypatch.setattr(kinds, "backoff", lambda job: timedelta(0))
-    monkeypatch.setattr(jobs, "backoff", lambda job: timedelta(0))
+    for name, kind in kinds.KINDS.items():
+        monkeypatch.setitem(kinds.KINDS, name, replace(kind, backoff=lambda job: timedelta(0)))  # type: ignore[arg-type]
 
 
 def limited(app: App, **limits: int) -> Service:

@@ -501,7 +501,7 @@ def test_the_message_of_a_task_tells_how_far_it_is_and_never_goes_back(
     assert_active(app, image_id, ["one"], content)
     assert len(web.seen) == 2
     assert sum(one.startswith("Receiving: ") for one in said) > 3
-    assert re.fullmatch(r"Receiving: \d+ of 6 MiB(, \d+\.\d MiB/s)?", said[len(said) // 4])
+    assert re.fullmatch(r"Receiving: \d+ of 6 MiB(, \d+\.\d MiB a second)?", said[len(said) // 4])
     assert counts == sorted(counts)
     assert len(set(counts)) > 3
 
