@@ -335,7 +335,7 @@ def test_of_two_imports_of_an_image_the_second_is_refused_while_the_first_runs(
         assert_active(app, image_id, ["one", "three"] if method == COPY_IMAGE else ["three"])
         imports.start(app.service, ALICE, image_id, ask(COPY_IMAGE, stores=["two"]))
         work_off(app)
-        assert show(app, image_id).locations[-1].store == "two"
+        assert "two" in {place.store for place in show(app, image_id).locations}
 
 
 def test_of_many_who_import_an_image_at_once_one_may(tmp_path: Path, database_url: str) -> None:
