@@ -47,6 +47,7 @@ _OPENSTACK = (
 #: name → the function that it calls, and what is imported before; of those that import the same, one process is made.
 PROGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "calotype": ("calotype.cli.main:main", _CALOTYPE),
+    "hasty": ("tests.crash.hasty:main", _CALOTYPE),
     "observed": ("tests.observer:main", _CALOTYPE),
     "openstack": ("openstackclient.shell:main", _OPENSTACK),
     "schemathesis": ("schemathesis.cli:schemathesis", ("schemathesis.cli",)),

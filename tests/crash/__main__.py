@@ -1,6 +1,6 @@
 """The long forms, each with one line at the end; the state of a failure is kept.
 
-`python -m tests.crash --kills 1000`, `--power 500` for losses of power, `--mutations` to see that these find each sync
+`python -m tests.crash --kills 1000`, `--imports 300` for kills amid imports, `--power 500` for losses of power, `--mutations` to see that these find each sync
 that is left out.
 """
 
@@ -16,6 +16,7 @@ import pytest
 from tests import databases
 from tests.crash import mutations
 from tests.crash.harness import STORES, Crashes
+from tests.crash.imports import ImportCrashes
 from tests.crash.journal import MIB
 from tests.crash.power import PowerCuts
 
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="default 100")
     parser.add_argument("--database", choices=databases.KINDS, default="sqlite", help="default sqlite")
     parser.add_argument("--store", choices=STORES, default="file", help="the driver that is killed; default file")
+    parser.add_argument("--imports", type=int, metavar="KILLS", help="kill or stop so many processes amid imports")
     parser.add_argument("--power", type=int, metavar="CUTS", help="lose power so many times, instead of kill -9")
     parser.add_argument(
         "--mutations",
@@ -42,6 +44,8 @@ def main() -> int:
         return 1 if left else 0
     state = Path(tempfile.mkdtemp(prefix="calotype-crash-"))
     print(f"seed {options.seed}, state in {state}", flush=True)
+    if options.imports:
+        return kill_imports(state, options)
     return lose_power(state, options) if options.power else kill(state, options)
 
 
@@ -67,6 +71,19 @@ def kill(state: Path, options: argparse.Namespace) -> int:
         if crashes.service.process and crashes.service.process.poll() is None:
             crashes.service.kill()
         kit.close()
+    print(crashes.line())
+    shutil.rmtree(state)
+    return 0
+
+
+def kill_imports(state: Path, options: argparse.Namespace) -> int:
+    crashes = ImportCrashes(state, options.seed, database=databases.for_service(options.database))
+    tells = sys.stderr.isatty()
+    try:
+        crashes.run(options.imports, lambda count: tells and print(f"\r{count}", end="", file=sys.stderr, flush=True))
+    except AssertionError as exc:
+        print(f"FAILED with seed {options.seed}: {exc}\n{crashes.line()}\nstate kept in {state}")
+        return 1
     print(crashes.line())
     shutil.rmtree(state)
     return 0

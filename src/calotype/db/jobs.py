@@ -95,7 +95,7 @@ class Claims:
 
     Orphaned are jobs of `dead` owners, and these attempts unless their owner has sent a heartbeat meanwhile. With
     `fair`, projects take turns: one that runs fewer jobs of these kinds comes first. With `spare`, a project that
-    any such job runs for gets nothing.
+    any such job runs for gets nothing. Of the kinds `ending`, those that are to be undone may be claimed as well.
     """
 
     owner: str
@@ -105,6 +105,7 @@ class Claims:
     orphans: Collection[Attempt] = ()
     fair: bool = False
     spare: bool = False
+    ending: Collection[str] = ()
 
 
 def claim(tx: Tx, claims: Claims) -> Job | None:
@@ -195,7 +196,8 @@ def park(tx: Tx, job: Job, checkpoint: Mapping[str, Any], *, delay: timedelta) -
 def is_parked(tx: Tx, job: Job) -> bool:
     """Whether the job waits as `park` has left it."""
     waits = (jobs.c.id == job.id) & (jobs.c.state == "pending") & jobs.c.checkpoint.is_not(None)
-    return tx.execute(sa.select(jobs.c.id).where(waits, jobs.c.cancel.is_(None))).first() is not None
+    untouched = jobs.c.cancel.is_(None) & jobs.c.error.is_(None)  # else somebody has begun to remove what it keeps
+    return tx.execute(sa.select(jobs.c.id).where(waits, untouched)).first() is not None
 
 
 def become(tx: Tx, job: Job, kind: str, payload: Mapping[str, Any], *, reserved: int) -> None:
@@ -342,7 +344,8 @@ def _claimable(claims: Claims) -> sa.ColumnElement[bool]:
             orphan &= ~sa.exists().where(processes.c.owner == one.owner, beat_again)
         claimable |= orphan
     here = jobs.c.place.is_(None) | jobs.c.place.in_(claims.places)
-    return claimable & jobs.c.kind.in_(claims.kinds) & here
+    ends = jobs.c.kind.in_(claims.ending) & (jobs.c.cancel.is_not(None) | jobs.c.failure.is_not(None))
+    return claimable & (jobs.c.kind.in_(claims.kinds) | ends) & here
 
 
 def _is_attempt(one: Attempt) -> sa.ColumnElement[bool]:

@@ -41,14 +41,13 @@ def receive(work: Work) -> None:
     image = _image(work)
     _begin_task(work)
     copies = _clean_earlier(work)
-    targets = {copy.store: _store(work, copy) for copy in copies if copy.state == "pending"}
+    targets = _targets(work, copies)
     if not targets:
-        if not any(copy.state == "done" for copy in copies):
-            raise errors.StoreError("No store took the data.")
-        return
+        return  # an earlier attempt has finished the copies that there are
     with contextlib.ExitStack() as stack:
         source, size, wanted = _source(work, stack, image, copies)
-        _transfer(work, _as_remote(work, image), source, size, wanted, targets)
+        finished = sum(copy.state == "done" for copy in copies)
+        _transfer(work, _as_remote(work, image), source, size, wanted, targets, finished)
 
 
 def _as_remote(work: Work, image: Image) -> Image:
@@ -58,21 +57,30 @@ def _as_remote(work: Work, image: Image) -> Image:
 
 
 def _transfer(
-    work: Work, image: Image, source: Source, size: int | None, wanted: dict[str, str], targets: dict[str, Store]
+    work: Work,
+    image: Image,
+    source: Source,
+    size: int | None,
+    wanted: dict[str, str],
+    targets: dict[str, Store],
+    finished: int,
 ) -> None:
+    """`finished` is how many copies earlier attempts have made: all of them count in quotas."""
     svc, job = work.svc, work.job
     svc_algo = svc.conf.hashing_algorithm
     algo = image.os_hash_algo if job.payload["method"] == imports.COPY_IMAGE and image.os_hash_algo else svc_algo
     given = job.payload.get("given") or work.facts.get("remote", {}).get("given")
     tap = hashlib.new(given[0], usedforsecurity=False) if given else None
-    allowed = svc.limits.of(job.project, image.owner)
+    allowed, count = svc.limits.of(job.project, image.owner), finished + len(targets)
+    if size is not None:
+        quota.reserve(svc, allowed, size * count, job)
     room = quota.growing_reservation(svc, allowed, size, job)
 
     def failed(target: Target, failure: errors.CalotypeError) -> None:
         name = target.access.store.name
         LOG.error("image %s: store %s takes no part in the import: %s", image.id, name, errors.reason(failure))
-        if job.payload["all_must_succeed"]:
-            raise failure
+        if job.payload["all_must_succeed"] or isinstance(failure, errors.Gone | errors.Busy):
+            raise failure  # these are no failures of the store
         work.require(svc.db.write(lambda tx: db_copies.fail(tx, job, name, str(failure))))
 
     def alive() -> None:
@@ -91,12 +99,12 @@ def _transfer(
             expect=size,
             cap=svc.conf.image_size_cap,
             hash_algo=algo,
-            md5=svc.conf.md5_checksum,
+            md5=svc.conf.md5_checksum or "checksum" in wanted,
             disk_format=image.disk_format,
             container_format=image.container_format,
             rules=data.format_rules(svc),
             alive=alive,
-            admit=(lambda total: room.admit(total * len(targets))) if room else None,
+            admit=(lambda total: room.admit(total * count)) if room else None,
             want=wanted,
             taps=[tap] if tap else [],
         ) as passing,
@@ -138,6 +146,8 @@ def activate(work: Work) -> None:
         image = db_images.get(tx, SERVICE, job.image_id, lock=True)
         if image is None:
             raise errors.Gone("The image is deleted.")
+        if not imports.has_image(job, image):
+            raise _lock_lost()
         copies = [copy for copy in db_copies.of(tx, job) if copy.store in job.payload["stores"]]
         done = [copy for copy in copies if copy.state == "done"]
         if job.payload["method"] == imports.COPY_IMAGE:
@@ -193,7 +203,7 @@ def undo(work: Work) -> None:
         if work.facts.get("ended"):
             return  # by an earlier attempt; the image may have another import by now
         tasks.move(svc, tx, job.payload["task"], "failure", message=work.failure)
-        if image is None:
+        if image is None or not imports.has_image(job, image):
             return
         if job.payload["method"] != imports.COPY_IMAGE:
             db_images.move(tx, image.id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
@@ -240,7 +250,13 @@ def _image(work: Work) -> Image:
     status = "active" if work.job.payload["method"] == imports.COPY_IMAGE else "importing"
     if image.status != status:
         raise errors.Conflict(f"Image {image.id} is {image.status} by now.")
+    if not imports.has_image(work.job, image):
+        raise _lock_lost()
     return image
+
+
+def _lock_lost() -> errors.Conflict:
+    return errors.Conflict("Another import took the image over, because this one gave no sign of life.")
 
 
 def _begin_task(work: Work) -> None:
@@ -252,9 +268,10 @@ def _clean_earlier(work: Work) -> list[Copy]:
     """Remove what earlier attempts left unfinished; returns the copies as they are now, without the staged one."""
     copies = [copy for copy in _copies(work) if copy.store != STAGING]
     # Without the facts that were verified before the first commit, a finished copy cannot be relied on.
-    good = "verified" in work.facts
+    good = "verified" in work.facts and any(copy.state == "done" for copy in copies)
     for copy in copies:
-        if copy.state == "writing" or (copy.state == "done" and not good):
+        # When all begins anew, stores that failed have another chance.
+        if copy.state == "writing" or (copy.state != "pending" and not good):
             data.clean(work.svc, work.job, copy)
             work.require(work.svc.db.write(lambda tx, name=copy.store: db_copies.reset(tx, work.job, name)))  # type: ignore[misc]
     return [copy for copy in _copies(work) if copy.store != STAGING]
@@ -270,6 +287,8 @@ def _clean(work: Work, which: Callable[[Copy], bool]) -> None:
     for copy in _copies(work):
         if copy.attempt is None or not which(copy):
             continue
+        if copy.store == STAGING and work.svc.stores.meant(STAGING, copy.identity) is None:
+            continue  # it is on a host that was given up, which removes it should it come back
         try:
             data.clean(work.svc, work.job, copy)
         except errors.StoreError as exc:
@@ -278,6 +297,27 @@ def _clean(work: Work, which: Callable[[Copy], bool]) -> None:
         work.require(work.svc.db.write(lambda tx, name=copy.store: db_copies.clean(tx, work.job, name)))  # type: ignore[misc]
     if failure is not None:
         raise failure
+
+
+def _targets(work: Work, copies: Sequence[Copy]) -> dict[str, Store]:
+    """The stores that are to be written, by the names of their copies. Raises `Conflict` if one of them is gone.
+
+    If not all must succeed, one that is gone has failed, and `Conflict` is raised if none is left.
+    """
+    targets = {}
+    for copy in copies:
+        if copy.state != "pending":
+            continue
+        try:
+            targets[copy.store] = _store(work, copy)
+        except errors.Conflict as exc:
+            if work.job.payload["all_must_succeed"] or len(copies) == 1:
+                raise
+            why = str(exc)
+            work.require(work.svc.db.write(lambda tx, name=copy.store: db_copies.fail(tx, work.job, name, why)))  # type: ignore[misc]  # noqa: B023
+    if not targets and not any(copy.state == "done" for copy in copies):
+        raise errors.Conflict("None of the stores is configured any more.")
+    return targets
 
 
 def _store(work: Work, copy: Copy) -> Store:
@@ -300,6 +340,8 @@ def _source(
     if method == imports.GLANCE_DIRECT:
         staged = next(copy for copy in _copies(work) if copy.store == STAGING)
         facts = job.checkpoint
+        if staged.url is None:
+            raise errors.Conflict("The staged data was removed.")
         same = facts.get("algo") == svc.conf.hashing_algorithm
         return _stored(
             work, stack, svc.stores.staging, staged.url or "", facts["size"], facts["hash"] if same else None

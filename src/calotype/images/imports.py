@@ -252,6 +252,7 @@ def submit(
 ) -> Task:
     """Add the task and the job that import the data of an image, which this transaction has locked and found ready."""
     names = [store.name for store in stores]
+    quota.check_limit(svc.conf.image_location_quota, len(image.locations) + len(names), "locations")
     taken = {place.store for place in image.locations}
     if request.method == COPY_IMAGE and any(name in taken for name in names):
         raise errors.Conflict("One of the stores got a copy just now; ask again.")
@@ -284,14 +285,14 @@ def submit(
     db_copies.add(tx, job, [(store.name, data.identity(store)) for store in stores])
     if request.method != COPY_IMAGE:
         db_images.move(tx, image.id, image.status, "importing", now=svc.now())
-    if request.method != GLANCE_DIRECT:
-        quota.check_uploading_count(tx, allowed)
-        quota.check_staged(tx, allowed, 0)
     failed = [name for name in listed(image, FAILED) if name not in names]
     properties = {LOCK: task.id, IMPORTING: ",".join(names)}
     if FAILED in image.properties:
         properties[FAILED] = ",".join(failed)
     db_images.put_properties(tx, image.id, properties, now=svc.now())
+    if request.method != GLANCE_DIRECT:  # else it was counted when its data was staged
+        quota.check_uploading_count(tx, allowed)
+        quota.check_staged(tx, allowed, 0)
     svc.events.image(tx, image.id, "image.update")
     return task
 
@@ -344,6 +345,11 @@ def _refuse_unready(image: Image, method: str) -> None:
             raise errors.Conflict(f"Set {name} before importing data.")
     if image.properties.keys() >= data.SIGNATURE:
         raise errors.Invalid("This release does not verify signatures; remove the img_signature properties to import.")
+
+
+def has_image(job: Job, image: Image) -> bool:
+    """Whether the lock of the image is still that of this import: a Glance breaks one that gives no sign of life."""
+    return image.properties.get(LOCK) == job.payload["task"]
 
 
 def _running(tx: Tx, image_id: str) -> list[Job]:

@@ -80,6 +80,18 @@ def bytes_to_reserve(tx: Tx, allowed: Allowance | None, size: int | None, *, ins
     return min(FIRST_STEP, remaining) if size is None else size
 
 
+def reserve(svc: Service, allowed: Allowance | None, size: int, job: Job) -> None:
+    """Let a job reserve so many bytes, if it has fewer. Raises `OverLimit`, `Gone`, `Busy`."""
+    if allowed is None or size <= job.reserved:
+        return
+
+    def work(tx: Tx) -> None:
+        if not jobs.reserve(tx, job, bytes_to_reserve(tx, allowed, size, instead_of=job)):
+            raise errors.Gone("The job was taken away.")
+
+    svc.db.write(work)
+
+
 class GrowingReservation:
     """The reservation for data of unknown size, which grows as the data arrives."""
 

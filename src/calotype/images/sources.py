@@ -231,7 +231,8 @@ class WebSource:
             raise errors.SourceBroken(f"{self._broke_off()} It did not go on.") from self._cut
         raise errors.SourceBroken(
             f"The URL's server is too slow: it sent fewer than {self._pace.rate} bytes a second for more than "
-            f"{self._pace.window:g} seconds, and {self.received} bytes in all."
+            f"{self._pace.window:g} seconds, and {self.received} bytes in all.",
+            lasting=True,  # who waited so long for it is not made to wait as long again
         )
 
     def _heed(self) -> None:

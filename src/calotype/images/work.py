@@ -126,7 +126,7 @@ class Work:
 
     def _record(self, name: str, size: int, expected: int | None, rate: int | None) -> None:
         of = "" if expected is None else f" of {expected >> 20}"
-        said = f"{name}: {size >> 20}{of} MiB" + ("" if rate is None else f", {rate / (1 << 20):.1f} MiB/s")
+        said = f"{name}: {size >> 20}{of} MiB" + ("" if rate is None else f", {rate / (1 << 20):.1f} MiB a second")
         facts = self._shown = {"step": name, "bytes": size, "of": expected, "rate": rate}
 
         def work(tx: Tx) -> str | None:

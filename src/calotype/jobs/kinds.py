@@ -97,6 +97,11 @@ KINDS: Final[Mapping[str, Kind]] = {
 }
 
 
+def undoable() -> tuple[str, ...]:
+    """The names of the kinds that can be undone."""
+    return tuple(name for name, kind in KINDS.items() if kind.can_undo(0))
+
+
 def of_lane(lane: Lane) -> tuple[str, ...]:
     """The names of the kinds in a lane."""
     return tuple(name for name, kind in KINDS.items() if kind.lane is lane)

@@ -20,7 +20,7 @@ from calotype.db.watch import Watch
 from calotype.images import places
 from calotype.images.work import CancelAsked, Postponed, Stopped, Work
 from calotype.jobs import chores
-from calotype.jobs.kinds import KINDS, Kind, Lane, is_final, of_lane
+from calotype.jobs.kinds import KINDS, Kind, Lane, is_final, of_lane, undoable
 from calotype.model import Job
 from calotype.service import Service
 from calotype.transfers import HostSlots
@@ -168,6 +168,8 @@ class Runner:
             orphans=mine.orphans(),
             fair=lane is Lane.TRANSFER,
             spare=spare,
+            # A transfer that is to end does not wait until there is a place for another one.
+            ending=undoable() if lane is Lane.CHORE else (),
         )
 
         def work(tx: Tx) -> Job | None:
