@@ -106,7 +106,7 @@ def test_jobs_are_told_with_their_errors(run: Run, started: Service) -> None:
     assert 0 <= one["age"] < 60
     text = run("status", *started.place).out
     assert "Jobs: 1 delete pending" in text
-    assert "attempt 1, again in 3" in text
+    assert "attempt 1, again in 60 min" in text
     assert "the store is away" in text
 
 
