@@ -21,10 +21,8 @@ from tests.stores.suite import Kit
 from tests.stores.test_contract import Files
 from tests.support import Client, Service, running
 
-KILLS = {("file", "sqlite"): 30}
-#: Not the toy, which `make crash` runs. An upload whose image is deleted loses its job at once and may create its
-#: temporary object afterwards; if it is killed then, only `Sweeps` finds that object, and the toy has no `sweep`.
-KILLS_ELSEWHERE = {"file": 10}
+KILLS = {("file", "sqlite"): 30, ("toy", "sqlite"): 5}
+KILLS_ELSEWHERE = {"file": 10, "toy": 3}
 
 
 @pytest.mark.parametrize("store", KILLS_ELSEWHERE)
