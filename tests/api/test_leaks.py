@@ -202,6 +202,7 @@ def paths(place: Place) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("user", ["reader", "alice", "bob", "manager"])
+@pytest.mark.slow
 def test_no_user_is_told_where_data_lies(place: Place, user: str) -> None:
     client, nova = place.service.client(user), place.service.client("nova")
     for word in place.ids:  # what services were shown is in memory, if anywhere

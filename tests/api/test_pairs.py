@@ -112,6 +112,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.mark.parametrize("number", range(ROUNDS), ids=lambda number: f"#{number}")
+@pytest.mark.slow
 def test_what_pairs_of_calls_see_can_be_told_one_after_another(
     service: Service, clients: dict[tuple[str, int], Client], one: str, other: str, number: int
 ) -> None:
@@ -159,6 +160,7 @@ def test_what_pairs_of_calls_see_can_be_told_one_after_another(
         assert send(clients["alice", 0], Call("alice", "create", image_id, {}))[1] == (409, None)
 
 
+@pytest.mark.slow
 def test_no_job_is_left_of_them(service: Service) -> None:
     database, end = Database(service.database_url), time.monotonic() + 10
     with contextlib.closing(database):
