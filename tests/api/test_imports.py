@@ -3,9 +3,11 @@
 Who may is in `tests/policy/`, what happens to an import when processes and stores die is in `tests/images/`.
 """
 
+import contextlib
 import hashlib
 import json
 import socket
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -579,3 +581,6 @@ def test_a_url_is_shown_to_nobody_but_administrators_and_its_query_to_nobody(
     for told in (mine, theirs, place.log, json.dumps(alice.show(image_id))):
         assert "s3cr3t" not in told
     assert str(place.state) not in mine
+    with contextlib.closing(sqlite3.connect(place.state / "calotype.db")) as tables:
+        kept = tables.execute("SELECT input FROM task_info JOIN tasks ON id = task_id WHERE image_id = ?", [image_id])
+        assert [web.host in text and "s3cr3t" not in text for (text,) in kept] == [True]

@@ -24,6 +24,7 @@ from tests.support import PASSWORD, running, write_users
 
 BY = {persona.name: persona for persona in KNOWN}
 CATALOGUE = "/v2/metadefs/namespaces"
+BY_TASK = ("/v2/tasks", 201)
 USERS = {persona.name: (persona.project, persona.roles) for persona in KNOWN}
 
 
@@ -327,13 +328,16 @@ def test_former_defaults_show_public_namespaces_to_everybody_and_change_nothing_
 @pytest.mark.slow
 def test_a_running_service_answers_as_its_application_does(state: Path) -> None:
     """Over sockets, with passwords; fewer kinds of images."""
-    conf = CONF.format(path=state)
+    conf = CONF.format(path=state) + FETCHES
     state.mkdir(mode=0o700, parents=True)
     write_users(state / "users.json", USERS)
     with running(state, conf, users=False) as service:
         database = Database(service.database_url)
         world = World(
-            database, state / "calotype.db", {"one": state / "one", "two": state / "two"}, ("active", "queued")
+            database,
+            state / "calotype.db",
+            {name: state / name for name in ("one", "two", "staging")},
+            ("active", "queued"),
         )
         session = requests.Session()
         session.trust_env = False
@@ -343,7 +347,9 @@ def test_a_running_service_answers_as_its_application_does(state: Path) -> None:
             answer = session.request(method, url, data=body, headers=given, timeout=60, allow_redirects=False)
             return answer.status_code, answer.content
 
-        wrong = [world.ask(cell, send) for cell in list(cells(world.images))[:: len(PERSONAS) // 2 + 2]]
+        # An import that has begun goes on here, while its records are put back.
+        asked = [cell for cell in cells(world.images) if cell.wanted != 202 and (cell.path, cell.wanted) != BY_TASK]
+        wrong = [world.ask(cell, send) for cell in asked[:: len(PERSONAS) // 2 + 2]]
         world.close()
         database.close()
     assert len(wrong) > 100

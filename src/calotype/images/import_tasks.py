@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-from calotype import errors
 from calotype.context import Context
 from calotype.db.engine import Tx
 from calotype.images import imports, lifecycle, quota, tasks
@@ -23,9 +22,7 @@ def create(svc: Service, ctx: Context, new: NewImage, uri: str, asked: dict[str,
     tasks.check_access(svc, ctx)
     imports.check_method(svc, imports.WEB_DOWNLOAD)
     request = Request(imports.WEB_DOWNLOAD, asked, uri=uri, task_type=KIND)
-    store = svc.stores.get(svc.stores.default)
-    if store is None or not svc.stores.takes_data(store):
-        raise errors.StoreReadOnly("The default store takes no data.", svc.stores.default)
+    store = svc.stores.for_writing(None)
     imports.check_source(svc, request)
     filled = replace(new, disk_format=new.disk_format or "qcow2", container_format=new.container_format or "bare")
     allowed = quota.allowance(svc, ctx, lifecycle.owner_of(ctx, filled))

@@ -382,10 +382,7 @@ def _stores(svc: Service, image: Image, request: Request) -> list[Store]:
     """The stores to import into. Raises `Conflict` for an unknown one, `Invalid`, `StoreReadOnly`."""
     have = {place.store for place in image.locations} if request.method == COPY_IMAGE else set()
     if request.all_stores:
-        takers = [store for store in svc.stores if svc.stores.takes_data(store)]
-        if not takers:
-            raise errors.Conflict("No store takes data.")
-        return [store for store in takers if store.name not in have]
+        return [store for store in svc.stores if svc.stores.takes_data(store) and store.name not in have]
     names = list(dict.fromkeys(request.stores)) if request.stores is not None else [svc.stores.default]
     if not names:
         raise errors.Invalid("The list of stores is empty.")
