@@ -326,8 +326,8 @@ def _falcon(middleware: list[Any]) -> falcon.App[Any, Any]:
     application: falcon.App[Any, Any] = falcon.App(middleware=middleware)
     application.req_options.auto_parse_form_urlencoded = False
     application.req_options.strip_url_path_trailing_slash = False
-    # Else an answer without a body, 202, would have a Content-Type, and glanceclient would read it as JSON.
-    application.resp_options.default_media_type = None  # type: ignore[assignment]
+    # For answers without a body, such as 202. glanceclient would parse an empty one that is said to be JSON.
+    application.resp_options.default_media_type = "text/html; charset=UTF-8"
     application.add_error_handler(Exception, api_errors.handle)
     application.add_error_handler(falcon.HTTPError, api_errors.handle_http)
     paths: dict[str, list[Route]] = {}
