@@ -332,10 +332,11 @@ def test_of_two_imports_of_an_image_the_second_is_refused_while_the_first_runs(
                 imports.start(app.service, ALICE, image_id, again)
             hang.free.set()
             waits(lambda: not jobs_of(app))
-        assert_active(app, image_id, ["one", "three"] if method == COPY_IMAGE else ["three"])
-        imports.start(app.service, ALICE, image_id, ask(COPY_IMAGE, stores=["two"]))
-        work_off(app)
-        assert "two" in {place.store for place in show(app, image_id).locations}
+            first = ["one", "three"] if method == COPY_IMAGE else ["three"]
+            assert_active(app, image_id, first)
+            imports.start(app.service, ALICE, image_id, ask(COPY_IMAGE, stores=["two"]))
+            waits(lambda: not jobs_of(app))
+        assert_active(app, image_id, [*first, "two"])
 
 
 def test_of_many_who_import_an_image_at_once_one_may(tmp_path: Path, database_url: str) -> None:
@@ -448,7 +449,7 @@ def test_an_import_whose_image_a_glance_took_over_leaves_it_alone(
     ("request_", "error", "words"),
     [
         (ask(WEB_DOWNLOAD), errors.Invalid, "needs a uri"),
-        (ask(WEB_DOWNLOAD, uri="http://127.0.0.1/x"), errors.UrlRefused, ""),
+        (ask(WEB_DOWNLOAD, uri="http://127.0.0.1/x"), errors.UrlRefused, "address"),
         (ask(WEB_DOWNLOAD, uri="http://127.0.0.3/x", stores=["four"]), errors.Conflict, "four"),
         (ask(WEB_DOWNLOAD, uri="http://127.0.0.3/x", stores=[]), errors.Invalid, "empty"),
         (ask("glance-fetch"), errors.Invalid, "not enabled"),
@@ -593,7 +594,7 @@ def test_no_more_is_staged_than_the_limit_says(app: App, known: bool, monkeypatc
     stage(app, first, svc=svc, known=known)
     stage(app, second, svc=svc, known=known)
     assert used(app, svc)["staged"] == 2 * len(DATA)
-    with pytest.raises(errors.OverLimit, match="may stage"):
+    with pytest.raises(errors.OverLimit, match="may stage" if known else "larger than the 5 bytes"):
         stage(app, third, DATA[:6], svc=svc, known=known)
     assert (show(app, third).status, used(app, svc)["staged"]) == ("queued", 2 * len(DATA))
     imports.start(svc, ALICE, first, ask(GLANCE_DIRECT))

@@ -262,6 +262,8 @@ class Runner:
             except (Stopped, Postponed, errors.Gone, errors.Busy):
                 raise
             except Exception as exc:
+                if self._stopping and isinstance(exc, errors.Cancelled):
+                    raise Stopped from exc  # the read was cancelled because the process ends
                 is_last = kind.attempts is not None and (
                     job.failures + 1 >= kind.attempts or job.attempt >= _MOST_ATTEMPTS
                 )
