@@ -349,7 +349,7 @@ def _refuse_unready(image: Image, method: str) -> None:
 
 def has_image(job: Job, image: Image) -> bool:
     """Whether the lock of the image is still that of this import: a Glance breaks one that gives no sign of life."""
-    return image.properties.get(LOCK) == job.payload["task"]
+    return bool(image.properties.get(LOCK) == job.payload["task"])
 
 
 def _running(tx: Tx, image_id: str) -> list[Job]:
