@@ -171,7 +171,7 @@ def activate(work: Work) -> None:
 
     svc.db.write(change, lambda tx, _: (found := jobs.get(tx, job.id)) is not None and found.step > work.step)
     work.advanced(ended=True)
-    svc.tokens.pop(job.id, None)
+    _forget_token(work)
 
 
 def tidy(work: Work) -> None:
@@ -212,7 +212,7 @@ def undo(work: Work) -> None:
         svc.events.image(tx, image.id, "image.update")
 
     svc.db.write(change, lambda tx, _: _has_ended(tx, job))
-    svc.tokens.pop(job.id, None)
+    _forget_token(work)
     if left is not None:
         work.advanced(by=0, ended=True)
         raise left
@@ -379,8 +379,8 @@ def _source(
 def _remote(work: Work, pace: Pace) -> tuple[WebSource, int | None]:
     """The data of an image in another region, and its size. What else is to be taken over of it is kept."""
     svc, job = work.svc, work.job
-    endpoint, image_id = job.payload["remote"]
-    token = svc.tokens.get(job.id)
+    endpoint, image_id, key = job.payload["remote"]
+    token = svc.tokens.get(key)
     if token is None:
         raise errors.Conflict("The service was started again, and your token is gone; ask for the import again.")
     there = RemoteImages(svc.net, endpoint, token, check=work.check)
@@ -397,6 +397,11 @@ def _remote(work: Work, pace: Pace) -> tuple[WebSource, int | None]:
     )
     size = record.get("size")
     return source, size if isinstance(size, int) and not isinstance(size, bool) else None
+
+
+def _forget_token(work: Work) -> None:
+    if remote := work.job.payload.get("remote"):
+        work.svc.tokens.pop(remote[2], None)
 
 
 def _taken_over(prefixes: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,10 @@
 steps. Both are one transaction with the change of the image's status.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
@@ -63,6 +65,7 @@ class Remote:
     endpoint: str
     image_id: str
     token: str = field(repr=False)
+    key: str = field(default_factory=lambda: secrets.token_hex(8))  #: by which the job finds the token
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +216,22 @@ def start(svc: Service, ctx: Context, image_id: str, request: Request) -> None:
         _refuse_busy(svc, tx, found)
         return submit(svc, tx, ctx, found, request, wanted, allowed)
 
-    svc.db.write(work, lambda tx, task: tasks.is_stored(svc, tx, task))
+    with _handing_over(svc, request.remote):
+        svc.db.write(work, lambda tx, task: tasks.is_stored(svc, tx, task))
     svc.nudge()
+
+
+@contextlib.contextmanager
+def _handing_over(svc: Service, remote: Remote | None) -> Iterator[None]:
+    """Keep the caller's token for the job that the block adds, unless it fails."""
+    if remote is not None:
+        svc.tokens[remote.key] = remote.token
+    try:
+        yield
+    except BaseException:
+        if remote is not None:
+            svc.tokens.pop(remote.key, None)
+        raise
 
 
 def check_method(svc: Service, method: str) -> None:
@@ -266,7 +283,7 @@ def submit(
         "task": task.id,
         "method": request.method,
         "uri": request.uri,
-        "remote": [remote.endpoint, remote.image_id] if remote else None,
+        "remote": [remote.endpoint, remote.image_id, remote.key] if remote else None,
         "given": [request.given.algo, request.given.value] if request.given else None,
         "all_must_succeed": request.all_must_succeed,
         "stores": names,
@@ -280,8 +297,6 @@ def submit(
         size = (image.size or 0) * len(names) if request.method == COPY_IMAGE else None
         reserved = quota.bytes_to_reserve(tx, allowed, size)
         job = jobs.submit(tx, KIND, image.id, payload, project=project, reserved=reserved, place=place)
-        if remote is not None:
-            svc.tokens[job.id] = remote.token
     db_copies.add(tx, job, [(store.name, data.identity(store)) for store in stores])
     if request.method != COPY_IMAGE:
         db_images.move(tx, image.id, image.status, "importing", now=svc.now())
