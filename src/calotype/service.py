@@ -21,7 +21,7 @@ from calotype.transfers import Transfers
 class Service:
     """Everything that use-cases work with. `now` is naive UTC; `nudge` wakes the job runner of this process.
 
-    `tokens` has the tokens of callers that jobs of this process need, by keys that the jobs have. They are never written.
+    `tokens` has the tokens of callers that jobs of this process need, by keys that the jobs know. Nothing writes them.
     """
 
     conf: cfg.ConfigOpts
