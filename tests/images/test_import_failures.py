@@ -106,12 +106,19 @@ def test_another_process_goes_on_from_where_one_died_and_the_dead_one_can_finish
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("step", ["put", "commit", "committed"])
+@pytest.mark.parametrize("step", ["put", "commit", "committed", "fails"])
 def test_a_process_that_wakes_up_while_another_one_has_its_job_changes_nothing(
     app: App, tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, method: str, step: str
 ) -> None:
-    first, second = Hang(step), Hang("commit")
-    plant(monkeypatch, app, "two", first)
+    first, second = Hang("put" if step == "fails" else step), Hang("commit")
+
+    def fault(at: str) -> None:
+        sleeps = at == first.step and not first.reached.is_set()
+        first(at)
+        if sleeps and step == "fails":
+            raise errors.StoreError("The store broke meanwhile.", "two")
+
+    plant(monkeypatch, app, "two", fault)
     image_id = begin(app, method, web, stores=["two"])
     with asleep(app, first) as sleeper, another_host(app, tmp_path) as (svc, clock):
         svc.leases.staging = app.service.leases.staging
