@@ -70,13 +70,13 @@ def web() -> Iterator[WebServer]:
 
 
 @contextlib.contextmanager
-def asleep(app: App, hang: Hang) -> Iterator[None]:
+def asleep(app: App, hang: Hang) -> Iterator[Runner]:
     """Let a process work until it hangs, and sleep for longer than its lease. At the end it wakes up, and is late."""
     runner = Runner(app.service, 1)
     runner.run_due_jobs()
     waits(hang.reached.is_set)
     try:
-        yield
+        yield runner
     finally:
         hang.free.set()
         waits(lambda: not runner.transfers)
@@ -103,6 +103,45 @@ def test_another_process_goes_on_from_where_one_died_and_the_dead_one_can_finish
         assert_active(app, image_id)
         assert task_of(app, image_id).status == "success"
     assert_active(app, image_id)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step", ["put", "commit", "committed", "fails"])
+def test_a_process_that_wakes_up_while_another_one_has_its_job_changes_nothing(
+    app: App, tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, method: str, step: str
+) -> None:
+    first, second = Hang("put" if step == "fails" else step), Hang("commit")
+
+    def fault(at: str) -> None:
+        sleeps = at == first.step and not first.reached.is_set()
+        first(at)
+        if sleeps and step == "fails":
+            raise errors.StoreError("The store broke meanwhile.", "two")
+
+    plant(monkeypatch, app, "two", fault)
+    image_id = begin(app, method, web, stores=["two"])
+    with asleep(app, first) as sleeper, another_host(app, tmp_path) as (svc, clock):
+        svc.leases.staging = app.service.leases.staging
+        plant(monkeypatch, app, "two", second)
+        wait_out(svc, clock)
+        runner = Runner(svc, 1)
+        runner.run_due_jobs()
+        waits(second.reached.is_set)
+        before = rows(app)
+        first.free.set()
+        waits(lambda: not sleeper.transfers)
+        assert rows(app) == before
+        second.free.set()
+        waits(lambda: not runner.transfers)
+    assert_active(app, image_id, ["one", "two"] if method == COPY_IMAGE else ["two"])
+
+
+def rows(app: App) -> list[Any]:
+    """What the tables say of jobs and their copies, but for the times."""
+    table = tables.jobs.c
+    with app.db.read_once() as tx:
+        found = list(tx.execute(sa.select(table.id, table.state, table.attempt, table.owner, table.step, table.error)))
+        return [*found, *tx.execute(sa.select(tables.copies))]
 
 
 def test_copies_that_are_finished_are_kept_and_the_others_made_from_them(

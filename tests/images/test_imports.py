@@ -339,6 +339,16 @@ def test_of_two_imports_of_an_image_the_second_is_refused_while_the_first_runs(
         assert_active(app, image_id, [*first, "two"])
 
 
+def test_an_import_that_has_waited_for_hours_still_has_its_image(app: App) -> None:
+    image_id = begin(app, COPY_IMAGE, stores=["two"])
+    with app.db.write_once() as tx:
+        tx.execute(sa.update(tables.tasks).values(updated_at=app.service.now() - timedelta(hours=5)))
+    with pytest.raises(errors.Conflict):
+        imports.start(app.service, ALICE, image_id, ask(COPY_IMAGE, stores=["three"]))
+    work_off(app)
+    assert_active(app, image_id, ["one", "two"])
+
+
 def test_of_many_who_import_an_image_at_once_one_may(tmp_path: Path, database_url: str) -> None:
     with service(tmp_path, database_url) as app:
         image_id = queued(app)
