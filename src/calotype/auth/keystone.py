@@ -186,8 +186,6 @@ def _auth_url(conf: cfg.ConfigOpts) -> str:
     conf.register_opts(loading.get_auth_plugin_conf_options(conf[group].auth_type), group=group)
     if not conf[group].auth_url:
         raise errors.ConfigError("auth_url is not set")
-    if not str(conf[group].auth_url).startswith(("http://", "https://")):
-        raise errors.ConfigError(f"auth_url = {conf[group].auth_url} is no URL of HTTP")
     return str(conf[group].auth_url)
 
 
