@@ -69,7 +69,7 @@ def account(conf: cfg.ConfigOpts, found: Sequence[Setting] | None = None) -> Acc
     known = _Known(conf)
     found = [*found, *_environment(known)]
     findings = tuple(known.finding(one) for one in found)
-    return Account(findings, tuple(known.doubts(found)))
+    return Account(findings, (*known.doubts(found), *_misspelt(known)))
 
 
 def refuse(found: Account) -> None:
@@ -185,6 +185,19 @@ def _environment(known: "_Known") -> Iterator[Setting]:
         match = _VARIABLE.fullmatch(name)
         if match and (match[1] in sections or difflib.get_close_matches(match[1], sections)):
             yield Setting(name, sections.get(match[1], match[1]), match[2].lower(), value)
+
+
+def _misspelt(known: "_Known") -> Iterator[str]:
+    """Sentences about variables that name an option and are not read: with _ for __, or with small letters."""
+    meant = {}
+    for section, here in known.sections.items():
+        for option in (option for option, fate in here.items() if fate.verdict is Verdict.USED):
+            variable = f"OS_{section}__{option}".upper()
+            meant |= {variable: variable, f"OS_{section}_{option}".upper(): variable}
+    for name in sorted(os.environ):
+        variable = meant.get(name.upper(), name)
+        if variable != name:
+            yield f"The environment variable {name} is not read; did you mean {variable}?"
 
 
 # --- what is known ---------------------------------------------------------------------------------------

@@ -234,6 +234,26 @@ def test_the_environment_is_accounted_for(tmp_path: Path, monkeypatch: pytest.Mo
     assert "image_size_cap" in check(tmp_path, "", code=1)["problems"][0]
 
 
+def test_variables_of_another_spelling_are_doubts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = "[DEFAULT]\nenabled_backends = Ceph-1:file\n[glance_store]\ndefault_backend = Ceph-1\n"
+    conf += f"[Ceph-1]\nfilesystem_store_datadir = {tmp_path}/images\n"
+    for name in (
+        "OS_SERVER_BIND",
+        "OS_DEFAULT__state_dir",
+        "OS_CEPH-1_WEIGHT",
+        "OS_CEPH-1__MAX_UPLOADS",
+        "OS_PROJECT_ID",
+    ):
+        monkeypatch.setenv(name, "5")
+    report = check(tmp_path, conf)
+    assert [one["source"] for one in report["options"] if one["source"].startswith("OS_")] == ["OS_CEPH-1__MAX_UPLOADS"]
+    assert report["doubts"] == [
+        "The environment variable OS_CEPH-1_WEIGHT is not read; did you mean OS_CEPH-1__WEIGHT?",
+        "The environment variable OS_DEFAULT__state_dir is not read; did you mean OS_DEFAULT__STATE_DIR?",
+        "The environment variable OS_SERVER_BIND is not read; did you mean OS_SERVER__BIND?",
+    ]
+
+
 def test_the_report_for_people_names_everything_and_no_value(tmp_path: Path) -> None:
     (tmp_path / "c.conf").write_text(
         "[DEFAULT]\nimage_cache_dir = /x\nimage_cache_max_size = 1\nimage_sise_cap = 1\n"

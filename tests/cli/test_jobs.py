@@ -118,7 +118,7 @@ def test_jobs_are_listed_with_what_is_known_of_them(place: Place) -> None:
         assert words in shown
     assert json.loads(place("job", "show", running.id, "--json")[0])["id"] == running.id
     status, _ = place("status")
-    assert f"{failed.id} delete of image {IMAGE}: pending, attempt 1, again in 60 min" in status
+    assert f"{failed.id} delete of image {IMAGE}: pending, attempt 1, due in 60 min" in status
 
 
 def test_a_list_is_of_the_images_and_kinds_that_are_asked_for(place: Place) -> None:

@@ -85,6 +85,27 @@ def test_uploads_are_seen_while_they_run_and_no_longer(run: Run, started: Servic
     assert "an unknown number of bytes into store local" in line
 
 
+def test_data_that_is_staged_is_seen_as_an_upload_while_it_comes(run: Run, started: Service) -> None:
+    client, body = started.client(), Slow(300_000, 1)
+    image_id = client.queued()
+    path, headers = f"/v2/images/{image_id}/stage", {"Content-Type": "application/octet-stream"}
+    thread = threading.Thread(target=lambda: client.request("PUT", path, data=iter(body), headers=headers))
+    thread.start()
+    try:
+        until(lambda: [one["size"] for one in _status(run, started)["uploads"]] == [300_000], 30)
+        found = _status(run, started)
+        (one,) = found["uploads"]
+        assert (one["kind"], one["image_id"]) == ("stage", image_id)
+        assert found["jobs"] == []
+        assert "Jobs: none" in run("status", *started.place).out
+    finally:
+        body.go.set()
+        thread.join(60)
+    found = _status(run, started)
+    assert found["uploads"] == []
+    assert [(one["kind"], one["state"]) for one in found["jobs"]] == [("stage", "pending")]  # it waits to be imported
+
+
 def test_an_upload_that_fails_is_logged_with_why(started: Service) -> None:
     image_id = started.client().queued(disk_format="qcow2")
     assert started.client().put(image_id, b"no qcow2" * 1000).status_code >= 400
@@ -106,7 +127,7 @@ def test_jobs_are_told_with_their_errors(run: Run, started: Service) -> None:
     assert 0 <= one["age"] < 60
     text = run("status", *started.place).out
     assert "Jobs: 1 delete pending" in text
-    assert "attempt 1, again in 60 min" in text
+    assert "attempt 1, due in 60 min" in text
     assert "the store is away" in text
 
 

@@ -131,7 +131,7 @@ def line(job: dict[str, Any]) -> str:
     """The facts about a job as a line for people."""
     parts = [_state(job), f"attempt {job['attempt']}"]
     parts += [_progress(job)] if job["progress"] else []
-    parts += [f"again in {span(job['due'])}"] if _waits(job) else []
+    parts += [f"due in {span(job['due'])}"] if _waits(job) else []
     error = f": {job['error']}" if job["error"] else ""
     return f"{job['id']} {job['kind']} of image {job['image_id']}: {', '.join(parts)}{error}"
 

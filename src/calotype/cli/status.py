@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections import Counter
+from collections.abc import Container
 from typing import Any
 
 from calotype import config, transfers
@@ -41,22 +42,26 @@ def _facts(svc: Service) -> dict[str, Any]:
             "serving": serving(conf),
             "endpoint": clouds.endpoint(config.state_path(conf, "clouds.yaml")),
         },
-        "uploads": [_upload(one, seen.get(one.image_id)) for one in listed if _uploads(one)],
-        "jobs": [job.facts(one) for one in listed if not _uploads(one)],
+        "uploads": [_upload(one, seen.get(one.image_id)) for one in listed if _uploads(one, seen)],
+        "jobs": [job.facts(one) for one in listed if not _uploads(one, seen)],
         "counts": [{"kind": kind, "state": state, "count": count} for kind, state, count in counts],
         "events": {"waiting": waiting, "oldest": oldest},
         "stores": list(store_facts(svc)),
     }
 
 
-def _uploads(one: JobState) -> bool:
-    """Whether the job is a running upload. A pending job of this kind only cleans up after an upload that died."""
-    return one.kind == "upload" and one.state == "running"
+def _uploads(one: JobState, seen: Container[str]) -> bool:
+    """Whether the job is a running upload, perhaps into the staging directory; `seen` are images of those known here.
+
+    A pending job of these kinds waits, or cleans up. A running one of kind `stage` may clean up as well.
+    """
+    return one.state == "running" and (one.kind == "upload" or (one.kind == "stage" and one.image_id in seen))
 
 
 def _upload(one: JobState, seen: transfers.Upload | None) -> dict[str, Any]:
     """An upload as JSON. `size` and `rate` are null unless its process has our state directory."""
     return {
+        "kind": one.kind,
         "image_id": one.image_id,
         "project": one.project,
         "store": one.copies[0][0] if one.copies else None,
@@ -80,7 +85,7 @@ def _show(facts: dict[str, Any]) -> None:
         for line in table([head, *(_cells(one) for one in uploads)], "  "):
             print(line)
     others = Counter({(one["kind"], one["state"]): one["count"] for one in facts["counts"]})
-    others.subtract({("upload", "running"): len(uploads)})
+    others.subtract((one["kind"], "running") for one in uploads)
     said = ", ".join(f"{count} {kind} {state}" for (kind, state), count in sorted(others.items()) if count > 0)
     print(f"Jobs: {said or 'none'}")
     for one in listed:

@@ -162,9 +162,9 @@ class Store(Protocol):
     def begin(self, image_id: str, *, attempt: str, size: int | None, note: Note, ctx: Context) -> "Write":
         """Begin to write one object, which is not visible before `commit`. `size` is the announced size, or None.
 
-        `attempt` is a fencing token and part of every temporary name. `note` saves what `clean` needs besides image id
-        and attempt. Call it before the object is final, and before making anything that can only be found by the note.
-        It raises if the attempt was given up.
+        `attempt` is a fencing token, unique among the writes of this image. Every temporary name has it and the id of
+        the image. `note` saves what `clean` needs besides these two. Call it before the object is final, and before
+        making anything that can only be found by the note. It raises if the attempt was given up.
 
         Raises `AlreadyStored`, `StoreFull`, `StoreReadOnly`, `StoreUnavailable`, and leaves nothing behind then. After
         `StoreUnavailable` it may be called again with the same arguments.
