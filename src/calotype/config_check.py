@@ -189,7 +189,7 @@ def _environment(known: "_Known") -> Iterator[Setting]:
 
 def _misspelt(known: "_Known") -> Iterator[str]:
     """Sentences about variables that name an option and are not read: with _ for __, or with small letters."""
-    meant = {}
+    meant: dict[str, str] = {}
     for section, here in known.sections.items():
         for option in (option for option, fate in here.items() if fate.verdict is Verdict.USED):
             variable = f"OS_{section}__{option}".upper()
