@@ -53,7 +53,7 @@ def _true(value: str) -> bool:
 
 
 _CACHE: Final = _nothing("there is no image cache; data is read from the stores")
-_IMPORT: Final = _nothing("imports run no plugins")
+_IMPORT: Final = _nothing("an import is a job here, see [jobs], and runs no plugins")
 _SCRUB: Final = _nothing("deleted data is removed at once, by jobs")
 _SERVER: Final = _nothing("the server has no such setting")
 _API: Final = _nothing("the Images API v2 is all there is")
