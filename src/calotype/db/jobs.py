@@ -245,8 +245,8 @@ def release(tx: Tx, attempts: Collection[Attempt]) -> None:
 def revoke(tx: Tx, image_id: str) -> None:
     """Take the image's running jobs from the attempts that run them, because the image is deleted.
 
-    An owner keeps the job until it has noticed that and let go (`let_go`). So nobody cleans up while it may still be
-    writing. Should it die, the job passes on like any other.
+    An owner keeps the job until it has noticed that; then it cleans up itself (`revoked`) or lets the job go (`let_go`).
+    So nobody cleans up while it may still be writing. Should it die, the job passes on like any other.
     """
     running = (jobs.c.image_id == image_id) & (jobs.c.state == "running")
     tx.execute(sa.update(jobs).where(running).values(attempt=jobs.c.attempt + 1, due_at=db_now()))
@@ -254,10 +254,18 @@ def revoke(tx: Tx, image_id: str) -> None:
 
 def let_go(tx: Tx, job: Job) -> bool:
     """The owner of a revoked attempt has ended it: the job is due for anybody, who then cleans up."""
-    revoked = (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt + 1) & (jobs.c.owner == job.owner)
-    return bool(
-        tx.execute(sa.update(jobs).where(revoked).values(state="pending", owner=None, due_at=db_now())).rowcount
-    )
+    values = {"state": "pending", "owner": None, "due_at": db_now()}
+    return bool(tx.execute(sa.update(jobs).where(_is_revoked(job)).values(values)).rowcount)
+
+
+def revoked(tx: Tx, job: Job) -> Job | None:
+    """The job as its owner still has it after `revoke`, so that the owner can clean up; None if another one has it."""
+    is_mine = tx.execute(sa.select(jobs.c.id).where(_is_revoked(job))).first() is not None
+    return replace(job, attempt=job.attempt + 1) if is_mine else None
+
+
+def _is_revoked(job: Job) -> sa.ColumnElement[bool]:
+    return (jobs.c.id == job.id) & (jobs.c.attempt == job.attempt + 1) & (jobs.c.owner == job.owner)
 
 
 def cancel(tx: Tx, kind: str, image_id: str) -> list[Job]:

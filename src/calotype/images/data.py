@@ -234,12 +234,22 @@ def give_up(svc: Service, job: Job, why: str) -> None:
     `why` is the reason that the notification of the failed upload gives.
 
     If the job is finished it does nothing: the image is active after all, or another process has cleaned up. If
-    another process has the job now, this removes only temporary names; that process does the rest. If the job was
-    revoked, this lets it go, and a runner does the rest.
+    another process has the job now, this removes only temporary names; that process does the rest.
     """
     current = svc.db.write(lambda tx: jobs.resolve(tx, job))
     if current is None:
         return
+    if not current and (revoked := svc.db.snapshot(lambda tx: jobs.revoked(tx, job))):
+        try:
+            _clean_up(svc, revoked, why, current=True)  # nobody else takes the job before this process lets it go
+        except BaseException:
+            svc.db.write(lambda tx: jobs.let_go(tx, job))
+            raise
+        return
+    _clean_up(svc, job, why, current=current)
+
+
+def _clean_up(svc: Service, job: Job, why: str, *, current: bool) -> None:
     for copy in svc.db.snapshot(lambda tx: db_copies.of(tx, job)):
         try:
             clean(svc, job, copy, current=current)
@@ -250,8 +260,6 @@ def give_up(svc: Service, job: Job, why: str) -> None:
             # Nothing is final yet. When the place is back, `sweep` finds temporary names without the job.
             LOG.warning("what an upload of image %s left is swept up later: %s", job.image_id, errors.reason(exc))
     if not current:
-        svc.db.write(lambda tx: jobs.let_go(tx, job))
-        svc.nudge()
         return
 
     def work(tx: Tx) -> None:
