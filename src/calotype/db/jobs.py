@@ -245,7 +245,7 @@ def release(tx: Tx, attempts: Collection[Attempt]) -> None:
 def revoke(tx: Tx, image_id: str) -> None:
     """Take the image's running jobs from the attempts that run them, because the image is deleted.
 
-    An owner keeps the job until it has noticed that; then it cleans up itself (`revoked`) or lets the job go (`let_go`).
+    An owner keeps the job until it has noticed; then it cleans up itself (`revoked`), or lets the job go (`let_go`).
     So nobody cleans up while it may still be writing. Should it die, the job passes on like any other.
     """
     running = (jobs.c.image_id == image_id) & (jobs.c.state == "running")
