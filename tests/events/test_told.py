@@ -16,6 +16,7 @@ from calotype.db.engine import Tx
 from calotype.images import data, imports, lifecycle, repair, sharing, tasks
 from calotype.images.imports import Request
 from calotype.images.lifecycle import NewImage
+from calotype.images.work import Work
 from calotype.jobs.chores import abandon_upload
 from calotype.jobs.worker import Runner
 from calotype.model import Change, Event, Job, Task
@@ -202,8 +203,8 @@ def test_an_upload_whose_process_died_is_told_by_who_cleans_up(app: App) -> None
     image_id = queued(app)
     _, job = data._intend(app.service, ALICE, image_id, app.service.stores.for_writing(None), None, None)
     told(app)
-    abandon_upload(app.service, job)
-    abandon_upload(app.service, job)
+    for _ in range(2):
+        abandon_upload(Work(app.service, job, lambda: None))
     assert types(app) == ["ERROR image.upload", "image.update"]
 
 
