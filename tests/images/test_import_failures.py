@@ -52,6 +52,8 @@ from tests.inprocess import ALICE, Pieces, another_host, hurry, wait_out
 from tests.webserver import WebServer, serving
 
 MIB = 1 << 20
+#: A second, as a busy machine measures it; without a cancel these imports would go on for at least 30.
+SOON = 10.0
 
 
 @pytest.fixture
@@ -296,17 +298,10 @@ def test_an_import_that_waits_is_cancelled_although_there_is_no_place_for_it(
         imports.cancel(app.service, ALICE, image_id)
         begun = time.monotonic()
         waits(lambda: not jobs_of(app))
-        assert time.monotonic() - begun < 1 or busy()
+        assert time.monotonic() - begun < SOON
     assert_cancelled(app, image_id, method)
     with pytest.raises(errors.Conflict):
         imports.cancel(app.service, ALICE, image_id)
-
-
-def busy() -> bool:
-    """Whether this machine has much else to do: then nothing takes as long as it should."""
-    begun = time.monotonic()
-    sum(range(2_000_000))
-    return time.monotonic() - begun > 0.1
 
 
 def assert_cancelled(app: App, image_id: str, method: str, why: str = "cancelled") -> None:
@@ -319,7 +314,7 @@ def assert_cancelled(app: App, image_id: str, method: str, why: str = "cancelled
 
 
 @pytest.mark.parametrize("where", ["a server that hangs", "a server that drips", "a store that hangs"])
-def test_an_import_that_runs_is_cancelled_within_a_second(
+def test_an_import_that_runs_is_cancelled_at_once(
     app: App, web: WebServer, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     over, sent = threading.Event(), threading.Event()
@@ -345,8 +340,7 @@ def test_an_import_that_runs_is_cancelled_within_a_second(
             begun = time.monotonic()
             imports.cancel(app.service, ALICE, image_id)
             waits(lambda: task_of(app, image_id).status == "failure")
-            # the end of the block waits a second for a store that hangs, in case it may abort
-            assert time.monotonic() - begun < 1 + (where == "a store that hangs") or busy()
+            assert time.monotonic() - begun < SOON
             over.set()
             waits(lambda: not jobs_of(app) and not files(app))
     finally:
