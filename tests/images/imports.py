@@ -184,8 +184,7 @@ def files(app: App, image_id: str = "") -> dict[str, list[str]]:
 
 
 def jobs_of(app: App) -> list[Any]:
-    with app.db.read_once() as tx:
-        return list(tx.execute(sa.select(tables.jobs)))
+    return app.db.snapshot(lambda tx: list(tx.execute(sa.select(tables.jobs))))
 
 
 def assert_active(app: App, image_id: str, stores: Sequence[str] = STORES, content: bytes = DATA) -> None:

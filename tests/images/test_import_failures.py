@@ -166,8 +166,7 @@ def test_copies_that_are_finished_are_kept_and_the_others_made_from_them(
 
 
 def states(app: App) -> list[str]:
-    with app.db.read_once() as tx:
-        return sorted(tx.execute(sa.select(tables.copies.c.state)).scalars())
+    return app.db.snapshot(lambda tx: sorted(tx.execute(sa.select(tables.copies.c.state)).scalars()))
 
 
 def test_a_process_that_dies_between_the_last_commit_and_the_end_has_done_all_the_work(
