@@ -22,6 +22,8 @@ from tests.inprocess import ALICE, parts
 from tests.support import until
 from tests.webserver import WebServer, serving
 
+pytestmark = pytest.mark.any_database
+
 CONF = """\
 [DEFAULT]
 enabled_backends = one:file, web:http

@@ -51,6 +51,9 @@ from tests.images.imports import (
 from tests.inprocess import ALICE, Pieces, another_host, hurry, wait_out
 from tests.webserver import WebServer, serving
 
+# What these say of records and locks is tested on every database in tests/jobs and tests/images/test_imports.py.
+pytestmark = pytest.mark.any_database
+
 MIB = 1 << 20
 #: A second, as a busy machine measures it; without a cancel these imports would go on for at least 30.
 SOON = 10.0
