@@ -511,10 +511,11 @@ def test_the_message_of_a_task_tells_how_far_it_is_and_never_goes_back(
         counts += [one.progress["bytes"] for one in app.db.snapshot(lambda tx: jobs.states(tx, 9)) if one.progress]
     assert_active(app, image_id, ["one"], content)
     assert len(web.seen) == 2
-    assert sum(one.startswith("Receiving: ") for one in said) > 3
-    assert re.fullmatch(r"Receiving: \d+ of 6 MiB(, \d+\.\d MiB a second)?", said[len(said) // 4])
+    received = [one for one in said if one.startswith("Receiving: ")]
+    assert all(re.fullmatch(r"Receiving: \d+ of 6 MiB(, \d+\.\d MiB a second)?", one) for one in received)
+    assert any("a second" in one for one in received)
     assert counts == sorted(counts)
-    assert len(set(counts)) > 3
+    assert len(set(counts)) > 1
 
 
 # --- quotas ----------------------------------------------------------------------------------------------
