@@ -14,8 +14,8 @@ from calotype import config, errors
 from calotype.app import App
 from calotype.cli import main
 from calotype.db import images as db_images
+from calotype.db import jobs, tables
 from calotype.db import stores as db_stores
-from calotype.db import tables
 from calotype.db.engine import now
 from calotype.images import checking, data, lifecycle, places, removal, stores
 from calotype.images.checking import Problem, Selection, Tally
@@ -368,14 +368,18 @@ def test_who_lost_its_job_leaves_what_is_final_to_who_has_it(
 
     def lost(write: file._FileWrite) -> Stored:
         done = commit(write)
-        lifecycle.delete(app.service, ALICE, image.id)
+        with app.db.write_once() as tx:  # it was silent for too long
+            jobs.release(tx, jobs.running_attempts(tx))
+            assert jobs.claim(tx, jobs.Claims("another", ("upload",)))
         return done
 
     monkeypatch.setattr(file._FileWrite, "commit", lost)
-    with pytest.raises(errors.Gone):
+    with pytest.raises(errors.Conflict, match="given up"):
         data.upload(app.service, ALICE, image.id, Pieces([b"x" * 9]), store_name=None, size=None)
     assert cleaned == [None]
     assert names(tmp_path / "one") == [image.id]
+    with app.db.write_once() as tx:
+        jobs.release(tx, jobs.running_attempts(tx))
     assert Runner(app.service, 1).run_due_jobs() == 1
     assert cleaned[1]
     assert names(tmp_path / "one") == []
