@@ -592,7 +592,8 @@ def vmdk(
 ) -> bytes:
     directory = 0xFFFFFFFFFFFFFFFF if footer else 21
     head = struct.pack("<4sIIQQQQIQQ", b"KDMV", 1, 3, size, 128, 1, 20, 512, 0, directory).ljust(512, b"\0")
-    text = f'# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType="{kind}"\n{extent}\nddb.adapterType = "ide"\n'
+    ids = "CID=fffffffe\nparentCID=ffffffff"
+    text = f'# Disk DescriptorFile\nversion=1\n{ids}\ncreateType="{kind}"\n{extent}\nddb.adapterType = "ide"\n'
     data = (head + text.encode().ljust(20 * 512, b"\0")).ljust(3 * MIB, b"\0")
     if footer:
         foot = struct.pack("<4sIIQQQQIQQ", b"KDMV", 1, 3, size, 128, 1, 20, 512, 0, 21).ljust(512, b"\0")
