@@ -131,7 +131,11 @@ def test_a_json_body_is_bounded(alice: Client) -> None:
 @pytest.mark.any_database
 def test_what_a_client_can_find_out(alice: Client, admin: Client) -> None:
     assert alice.get("/v2/info/import").json() == {
-        "import-methods": {"description": "Import methods available.", "type": "array", "value": []}
+        "import-methods": {
+            "description": "Import methods available.",
+            "type": "array",
+            "value": ["glance-direct", "web-download", "copy-image"],
+        }
     }
     assert alice.get("/v2/info/stores").json()["stores"] == [
         {"id": "fast", "description": "quick and dear", "default": "true"},

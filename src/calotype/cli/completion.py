@@ -172,7 +172,7 @@ def _fish_argument(argument: Argument) -> str:
     for name in argument.names:
         said += f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}"
     if argument.names and argument.takes_value:
-        said += " -r"
+        said += " -r" if argument.files or argument.directories else " -x"  # x: it takes a value, and no file
     if argument.values:
         said += f" -a {_quoted(' '.join(argument.values))}"
     elif argument.files:
