@@ -19,7 +19,6 @@ from calotype.db.engine import Tx, now
 from calotype.db.usage import _statement
 from calotype.images import data, lifecycle, quota, sharing, stores
 from calotype.images.lifecycle import NewImage
-from calotype.jobs.worker import Runner
 from calotype.limits import Allowance
 from calotype.model import Change
 from calotype.service import Service

@@ -28,7 +28,8 @@ def app(tmp_path: Path) -> Iterator[App]:
 
 def with_store(app: App, store: Store, **settings: Any) -> Service:
     """The service with this store besides."""
-    stores = Stores([*app.service.stores, store], "one", {store.name: Settings(**settings)})
+    before = app.service.stores
+    stores = Stores([*before, store], "one", {store.name: Settings(**settings)}, staging=before.staging)
     return replace(app.service, stores=stores)
 
 
@@ -87,7 +88,7 @@ def test_users_add_locations_only_where_users_name_the_urls(app: App) -> None:
     svc = with_store(app, Bucket("bucket", defaults("memory")))
     with pytest.raises(errors.Forbidden, match="no store of type http"):
         locations._store(svc, ALICE, url)
-    both = Stores([*svc.stores, Web("web", defaults("memory"))], "one")
+    both = Stores([*svc.stores, Web("web", defaults("memory"))], "one", staging=svc.stores.staging)
     svc = replace(svc, stores=both)
     with pytest.raises(errors.Forbidden, match="Only services"):
         locations.add(svc, ALICE, image_id, url, None)

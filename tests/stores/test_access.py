@@ -14,6 +14,7 @@ from calotype import errors
 from calotype.context import SERVICE, Context
 from calotype.stores.access import Access, Settings
 from calotype.stores.base import Body, Feature, Health
+from calotype.stores.file import FileStore
 from calotype.stores.memory import MemoryStore
 from calotype.stores.probing import ASIDE, Breaker
 from calotype.stores.registry import Stores
@@ -21,6 +22,9 @@ from tests.stores.suite import ID, OTHER, feed, write
 from tests.stores.test_contract import defaults, file_store
 from tests.stores.toy import Backend, Failed, Toys, ToyStore
 from tests.support import until
+
+#: A staging directory, which nothing here uses.
+STAGING = FileStore("staging", defaults("file", filesystem_store_datadir="/nowhere"))
 
 
 class Flaky(Backend):
@@ -258,7 +262,7 @@ class Sick(MemoryStore):
 @pytest.mark.parametrize("hangs", [False, True])
 def test_an_upload_to_a_store_that_failed_and_is_not_well_is_refused_at_once_until_it_works_again(hangs: bool) -> None:
     store = Sick("one")
-    stores = Stores([store], "one")
+    stores = Stores([store], "one", staging=STAGING)
     assert stores.for_writing("one") is store  # nobody knows yet
     with pytest.raises(errors.StoreUnavailable):
         upload(stores.access(store), ID, b"abc")
@@ -321,7 +325,7 @@ def test_a_context_which_every_driver_gets_has_no_field_that_could_hold_a_token(
 def test_reads_that_hang_end_when_the_process_does() -> None:
     kit = Toys()
     store = kit.store()
-    stores = Stores([store], "one")
+    stores = Stores([store], "one", staging=STAGING)
     url = write(store, [bytes(3 << 20)])
     body = stores.access(store).read(url, ctx=Context())
     pieces = iter(body)
@@ -339,7 +343,7 @@ def test_reads_that_hang_end_when_the_process_does() -> None:
 def test_a_read_that_was_being_opened_as_the_process_ended_gives_nothing() -> None:
     kit = Toys()
     store = kit.store()
-    stores = Stores([store], "one")
+    stores = Stores([store], "one", staging=STAGING)
     url, opened = write(store, [b"x" * 1000]), store.read
 
     def ends(url: str, **arguments: Any) -> Body:
