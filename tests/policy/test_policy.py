@@ -184,6 +184,8 @@ def test_every_use_case_asks_the_policy() -> None:
         "quota.report": "tells callers of their own project alone, as Glance does",
         "lifecycle.fetch": "fetches for use-cases that ask next",
         "tasks.begin": "writes down what a use-case that asked began",
+        "import_tasks.create": "calls `tasks.check_access` and `lifecycle.create`, which ask",
+        "imports.submit": "writes down what a use-case that asked begins",
     }
     checked = 0
     packages = [Path(part.__file__ or "").parent for part in (calotype.images, calotype.metadefs)]
