@@ -8,7 +8,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
@@ -79,15 +79,26 @@ def _closing(text: str) -> int:
     return -1
 
 
+class Text(types.String):
+    """A text that a function checks and converts. It raises `ValueError` for a wrong one."""
+
+    def __init__(self, convert: Callable[[str], str]) -> None:
+        super().__init__()
+        self._convert = convert
+
+    def __call__(self, value: Any) -> str:
+        return self._convert(str(super().__call__(value)))
+
+
 class ListOpt(cfg.ListOpt):
     """An option whose value is a list, in any of the notations that OpenStack's configuration files use.
 
     Items are single words unless there is another `item_type`.
     """
 
-    def __init__(self, name: str, *, item_type: Any = _word, **settings: Any) -> None:
+    def __init__(self, name: str, *, item_type: Any = None, **settings: Any) -> None:
         super().__init__(name, **settings)
-        self.type = ItemList(item_type)
+        self.type = ItemList(item_type or Text(_word))
 
 
 class WebUrl(types.String):
@@ -590,7 +601,7 @@ HEALTHCHECK: list[cfg.Opt] = [
     ListOpt(
         "allowed_source_ranges",
         default=[],
-        item_type=_network,
+        item_type=Text(_network),
         help="Networks that may ask, as 192.0.2.0/24; for others /healthcheck does not exist. Empty: everybody.",
     ),
     cfg.BoolOpt(
@@ -603,7 +614,7 @@ HEALTHCHECK: list[cfg.Opt] = [
 CORS: list[cfg.Opt] = [
     ListOpt(
         "allowed_origin",
-        item_type=_origin,
+        item_type=Text(_origin),
         default=[],
         help="Origins whose pages may use the API in a browser, as https://horizon.example.com; * allows all, without "
         "credentials. Empty: none.",

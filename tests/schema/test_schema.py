@@ -30,8 +30,8 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     # Who may make namespaces gets on to what is in them; a reader makes nothing that could be followed.
     [
         ("admin", "coverage", 0),
-        ("admin", "stateful", 8),
-        ("alice", "stateful", 3),
+        ("admin", "stateful", 4),
+        ("alice", "stateful", 2),
         ("reader", "fuzzing", 0),
     ],
 )
