@@ -140,7 +140,11 @@ def test_every_list_of_ours_is_read_in_both_ways() -> None:
     several = [option for option in lists if not option.multi]
     assert len(several) >= 15
     for option in several:
-        items = {"allowed_source_ranges": "192.0.2.0/24", "allowed_origin": "https://a.example"}
+        items = {
+            "allowed_source_ranges": "192.0.2.0/24",
+            "allowed_origin": "https://a.example",
+            "enabled_import_methods": "web-download",
+        }
         item = "8080" if option.dest.endswith("_ports") else items.get(option.dest, "a")
         assert option.type(f"[{item}]") == option.type(item), option.dest
 
@@ -191,3 +195,9 @@ def test_a_wrong_value_in_the_environment_stops_the_start(monkeypatch: pytest.Mo
 def test_an_empty_state_directory_is_the_usual_one(tmp_path: Path, line: str) -> None:
     (tmp_path / "c.conf").write_text(f"[DEFAULT]\n{line}\n")
     assert Path(config.load([str(tmp_path / "c.conf")]).state_dir).name == "calotype"
+
+
+def test_an_import_method_that_is_misspelt_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "c.conf").write_text("[DEFAULT]\nenabled_import_methods = [web_download]\n")
+    with pytest.raises(errors.ConfigError, match=r"enabled_import_methods.*web_download"):
+        config.load([str(tmp_path / "c.conf")])

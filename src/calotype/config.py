@@ -182,6 +182,7 @@ DEFAULT: list[cfg.Opt] = [
     ),
     ListOpt(
         "enabled_import_methods",
+        item_type=types.String(choices=["glance-direct", "web-download", "glance-download", "copy-image"]),
         default=["glance-direct", "web-download", "copy-image"],
         help="Ways to import data that users are offered: glance-direct (upload it, then import it), web-download, "
         "glance-download, copy-image.",

@@ -3,11 +3,13 @@
 import contextlib
 import logging
 import re
+from functools import partial
 from typing import Final
 
 from calotype import errors
 from calotype.context import SERVICE
-from calotype.db import jobs, processes, tasks
+from calotype.db import images, jobs, processes, tasks
+from calotype.db.engine import Tx
 from calotype.images import data, imports, removal
 from calotype.images.work import Work
 from calotype.service import Service
@@ -31,17 +33,33 @@ def finish_delete(work: Work) -> None:
 
 
 def sweep_staging(svc: Service) -> None:
-    """Remove staged data of this host that no job knows: its host was given up, or the database is an older one."""
+    """Remove staged data of this host that nobody will import: its host was given up, or the database is an older one.
+
+    A Glance may have the same directory. What it has staged has no job of ours, but an image that waits for it.
+    """
     staging = svc.stores.staging
     if staging.identity is None:
         return
-    for entry in staging.entries():
-        if entry.attempt is not None or entry.age < _STAGED_AGE or not _UUID.fullmatch(entry.name):
-            continue
-        if not svc.db.snapshot(lambda tx, name=entry.name: jobs.of_image(tx, name, imports.STAGED, imports.KIND)):  # type: ignore[misc]
+    try:
+        staging.sweep(lambda token: svc.db.snapshot(lambda tx: jobs.exists(tx, token)))
+        for entry in staging.entries():
+            if entry.attempt is not None or entry.age < _STAGED_AGE or not _UUID.fullmatch(entry.name):
+                continue
+            if svc.db.snapshot(partial(_is_awaited, image_id=entry.name)):
+                continue
             with contextlib.suppress(errors.Missing):
                 staging.delete(staging.url_of(entry.name), ctx=SERVICE)
-            LOG.warning("staged data of image %s that no job knows was removed", entry.name)
+            LOG.warning("staged data of image %s, which nobody waits for, was removed", entry.name)
+    except errors.StoreError as exc:  # the other stores are swept all the same
+        LOG.warning("the staging directory cannot be swept: %s", errors.reason(exc))
+
+
+def _is_awaited(tx: Tx, image_id: str) -> bool:
+    """Whether staged data of this image may yet be imported, by us or by a Glance."""
+    if jobs.of_image(tx, image_id, imports.STAGED, imports.KIND):
+        return True
+    image = images.get(tx, SERVICE, image_id)
+    return image is not None and (image.status in ("uploading", "importing") or imports.LOCK in image.properties)
 
 
 def sweep(svc: Service) -> None:
