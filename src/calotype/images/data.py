@@ -63,10 +63,7 @@ def upload(
     svc.policy.check_image(ctx, "upload_image", image)
     refuse_unready(image)
     store = svc.stores.for_writing(store_name)
-    if size is not None and size > svc.conf.image_size_cap:
-        raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
-    if None not in (size, length) and size != length:
-        raise errors.Invalid(f"The request says that the image has {size} bytes, and brings {length}.")
+    check_size(svc, size, length)
     allowed = quota.allowance(svc, ctx, image.owner)
 
     access = svc.stores.access(store)
@@ -96,6 +93,14 @@ def upload(
                 passing.run(write)
                 stored = write.commit()
             _activate(svc, job, store, stored, passing)
+
+
+def check_size(svc: Service, size: int | None, length: int | None) -> None:
+    """Raise `OverLimit` or `Invalid` for the announced size of an image and the length of the body that brings it."""
+    if size is not None and size > svc.conf.image_size_cap:
+        raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
+    if None not in (size, length) and size != length:
+        raise errors.Invalid(f"The request says that the image has {size} bytes, and brings {length}.")
 
 
 def format_rules(svc: Service) -> FormatRules:

@@ -108,10 +108,7 @@ def stage(
     _refuse_unless(image, "queued")
     store = svc.stores.staging
     store.confirm()
-    if size is not None and size > svc.conf.image_size_cap:
-        raise errors.OverLimit(f"An image may have at most {svc.conf.image_size_cap} bytes.")
-    if None not in (size, length) and size != length:
-        raise errors.Invalid(f"The request says that the image has {size} bytes, and brings {length}.")
+    data.check_size(svc, size, length)
     allowed = quota.allowance(svc, ctx, image.owner)
     with svc.transfers.slot():
         job, most = _intend_staging(svc, ctx, image.id, store, allowed, size)
