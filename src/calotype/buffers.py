@@ -71,6 +71,14 @@ class Budget:
                 self._serve()
             raise
 
+    def take_now(self, amount: int) -> bool:
+        """Take an amount if it is free and nobody waits; returns whether it did."""
+        with self._lock:
+            if self._waiting or self._used + amount > self.total:
+                return False
+            self._used += amount
+            return True
+
     def give(self, amount: int) -> None:
         """Give back an amount that was taken."""
         with self._lock:

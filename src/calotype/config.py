@@ -261,6 +261,13 @@ SERVER: list[cfg.Opt] = [
         help="Memory that passing data may take in one process, MiB, whatever the number of uploads; those that find "
         "none wait for it.",
     ),
+    cfg.IntOpt(
+        "part_memory",
+        default=256,
+        min=16,
+        help="Memory that one process takes, beside transfer_memory, for parts of images on their way to object stores "
+        "such as S3, MiB. Uploads that get none for 10 seconds are answered 507.",
+    ),
     cfg.FloatOpt("header_timeout", default=30.0, min=1, help="Seconds that a client may take for a request's head."),
     cfg.IntOpt("keepalive_timeout", default=15, min=1, help="Seconds that a connection may be idle between requests."),
     cfg.FloatOpt(

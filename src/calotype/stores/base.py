@@ -129,8 +129,9 @@ class Driver(Protocol):
         """Make a store. Raises `ConfigError` for options that cannot be served, or not safely.
 
         `options` has the values of its options, and of its `timeouts` in seconds, None for the driver's own default. It
-        also has `filters`: which URLs of users may be connected to (`net.Filters`), and the `proxy` for these
-        (`net.Proxy` or None). `access.py` applies all other common options, for every driver alike.
+        also has `filters`: which URLs of users may be connected to (`net.Filters`), the `proxy` for these (`net.Proxy`
+        or None), and `part_memory`, for drivers that send parts (`parts.py`). `access.py` applies all other common
+        options, for every driver alike.
         """
 
 

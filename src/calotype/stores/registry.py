@@ -16,6 +16,7 @@ from typing import Any
 from oslo_config import cfg
 
 from calotype import config, errors
+from calotype.buffers import Budget
 from calotype.model import Location
 from calotype.stores import file, http, memory
 from calotype.stores.access import Access, Settings
@@ -238,9 +239,10 @@ def _staging(conf: cfg.ConfigOpts) -> file.FileStore:
 def _make_all(conf: cfg.ConfigOpts, backends: Mapping[str, str]) -> list[Store]:
     """Make all stores. Raises one `ConfigError` that says what is wrong with each of them."""
     made, wrong = [], []
+    part_memory = Budget(conf.server.part_memory << 20)
     for name, kind in backends.items():
         try:
-            made.append(_make(conf, name, kind))
+            made.append(_make(conf, name, kind, part_memory))
         except errors.ConfigError as exc:
             wrong.append(str(exc))
     if wrong:
@@ -248,7 +250,7 @@ def _make_all(conf: cfg.ConfigOpts, backends: Mapping[str, str]) -> list[Store]:
     return made
 
 
-def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
+def _make(conf: cfg.ConfigOpts, name: str, kind: str, part_memory: Budget) -> Store:
     if name.lower().startswith(_RESERVED):
         raise errors.ConfigError(f"enabled_backends: names that begin with {_RESERVED} are reserved ({name}).")
     sections = {section.lower() for section in (*config.GROUPS, "backend_defaults")}
@@ -273,7 +275,7 @@ def _make(conf: cfg.ConfigOpts, name: str, kind: str) -> Store:
             )
     wanted = [*(option.dest for option in driver.options), *driver.timeouts]
     values = {option: _value(conf, name, option) for option in wanted}
-    values |= {"filters": config.filters(conf), "proxy": config.proxy(conf)}
+    values |= {"filters": config.filters(conf), "proxy": config.proxy(conf), "part_memory": part_memory}
     description, weight = (_value(conf, name, option) for option in ("store_description", "weight"))
     return driver(name, values, description=description, weight=weight)
 
