@@ -42,33 +42,38 @@ def fresh(kind: str, directory: Path, *settings: str) -> str:
     return _shared(kind, *settings).fresh()
 
 
+def reserved(kind: str, directory: Path) -> str:
+    """The URL of a database that is not there yet: `synced` makes it, which is cheaper than to fill an empty one."""
+    return fresh(kind, directory) if kind == "sqlite" else _shared(kind).reserved()
+
+
 def for_service(kind: str) -> str:
     """What `running(state, database=...)` takes: a database with tables. Nothing for SQLite, which it makes itself."""
-    return "" if kind == "sqlite" else synced(_shared(kind).fresh())
+    return "" if kind == "sqlite" else synced(_shared(kind).reserved())
 
 
 def synced(url: str) -> str:
-    """The same URL, once this release's tables are there. One without any gets them as a copy, which is cheap."""
+    """The same URL, once the database and this release's tables are there. They come as a copy, which is cheap."""
     place = sa.make_url(url)
     if place.get_backend_name() == "sqlite":
         if not os.path.exists(str(place.database)):
             shutil.copy(_template(None), str(place.database))
         return url
-    engine = sa.create_engine(place, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
-    with engine.connect() as tx:
-        if sa.inspect(tx).has_table("calotype_version"):
-            return url
-        server = _servers.get(place.port or 0)
-        if server is None:
-            return migrated(url)
-        template = _template(server)
-        if server.kind == "mariadb":
-            tx.exec_driver_sql("SET foreign_key_checks = 0")
-            for statement in _statements(template):
-                tx.exec_driver_sql(statement)
-            return url
-    server.sql(f"DROP DATABASE {place.database}")
-    server.sql(f"CREATE DATABASE {place.database} TEMPLATE {sa.make_url(template).database}")
+    server = _servers.get(place.port or 0)
+    if server is None:
+        return migrated(url)
+    if server.has(str(place.database)):
+        engine = sa.create_engine(place, poolclass=sa.pool.NullPool)
+        with engine.connect() as tx:
+            if sa.inspect(tx).has_table("calotype_version"):
+                return url
+        server.sql(f"DROP DATABASE {place.database}")
+    template = _template(server)
+    if server.kind == "postgresql":
+        server.sql(f"CREATE DATABASE {place.database} TEMPLATE {sa.make_url(template).database}")
+    else:
+        server.create(str(place.database))
+        server.sql(f"USE {place.database}", "SET foreign_key_checks = 0", *_statements(template))
     return url
 
 
@@ -103,6 +108,10 @@ def _statements(template: str) -> list[str]:
             if tx.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar():
                 made.append(f"INSERT INTO {table} SELECT * FROM {name}.{table}")
     return made
+
+
+def _name() -> str:
+    return f"t{secrets.token_hex(6)}"
 
 
 @functools.cache
@@ -203,18 +212,37 @@ class Server:
         return f"{scheme}://calotype:{_PASSWORD}@127.0.0.1:{port or self.port}/{name or first}"
 
     def fresh(self) -> str:
-        """The URL of a new database."""
-        name = f"t{secrets.token_hex(6)}"
-        # Glance's own databases on MariaDB are utf8mb3.
-        self.sql(f"CREATE DATABASE {name}" + (" CHARACTER SET utf8mb3" if self.kind == "mariadb" else ""))
+        """The URL of a new, empty database."""
+        name = _name()
+        self.create(name)
         return self.url(name)
 
-    def sql(self, statement: str) -> list[sa.Row]:
-        """Rows of a statement, on a connection of its own."""
-        engine = sa.create_engine(self.url(), isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
-        with engine.connect() as connection:
-            found = connection.exec_driver_sql(statement)
+    def reserved(self) -> str:
+        """The URL of a database that is not there yet."""
+        return self.url(_name())
+
+    def create(self, name: str) -> None:
+        """Make an empty database."""
+        # Glance's own databases on MariaDB are utf8mb3.
+        self.sql(f"CREATE DATABASE {name}" + (" CHARACTER SET utf8mb3" if self.kind == "mariadb" else ""))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a database of this name."""
+        names = (
+            "information_schema.schemata WHERE schema_name" if self.kind == "mariadb" else "pg_database WHERE datname"
+        )
+        return bool(self.sql(f"SELECT 1 FROM {names} = '{name}'"))
+
+    def sql(self, *statements: str) -> list[sa.Row]:
+        """Rows of the last one of these statements, on a connection of their own."""
+        with self._engine.connect() as connection:
+            for statement in statements:
+                found = connection.exec_driver_sql(statement)
             return list(found) if found.returns_rows else []
+
+    @functools.cached_property
+    def _engine(self) -> sa.Engine:
+        return sa.create_engine(self.url(), isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
 
     def connections(self, name: str) -> int:
         """How many there are to a database."""

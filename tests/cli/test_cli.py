@@ -30,11 +30,11 @@ def calotype(*arguments: str | Path, code: int = 0, stdin: str = "", **environme
 
 
 @pytest.fixture
-def place(tmp_path: Path, database_kind: str, database_url: str) -> Place:
+def place(tmp_path: Path, database_kind: str, empty_database_url: str) -> Place:
     """What tells a command where an empty database is; one of SQLite is where it looks by itself."""
     where: Place = ("--state-dir", tmp_path)
     if database_kind != "sqlite":
-        (tmp_path / "place.conf").write_text(f"[database]\nconnection = {database_url}\n")
+        (tmp_path / "place.conf").write_text(f"[database]\nconnection = {empty_database_url}\n")
         where += ("--config-file", tmp_path / "place.conf")
     return where
 
@@ -96,7 +96,7 @@ def test_the_database_is_made_checked_and_purged(place: Place) -> None:
 
 
 def test_a_program_can_ask_about_the_schema_and_lost_indexes_are_made_anew(
-    place: Place, database_kind: str, database_url: str
+    place: Place, database_kind: str, empty_database_url: str
 ) -> None:
     assert json.loads(calotype("db", "check", *place, "--json", code=3)) == {
         "revision": None,
@@ -107,7 +107,7 @@ def test_a_program_can_ask_about_the_schema_and_lost_indexes_are_made_anew(
     }
     calotype("db", "sync", *place)
     assert json.loads(calotype("db", "check", *place, "--json"))["glance_revisions"] == ["2024_1_contract01"]
-    database = Database(database_url)
+    database = Database(empty_database_url)
     with database.write_once() as tx:
         for name, table in (("calotype_owner_name", "images"), ("calotype_property", "image_properties")):
             of = f" ON {table}" if database_kind == "mariadb" else ""
@@ -201,8 +201,8 @@ def test_an_address_in_use_is_said_in_a_sentence(service: Service, tmp_path: Pat
     assert str(service.port) in said
 
 
-def test_a_database_that_is_not_ours_to_change_must_be_synced_by_hand(tmp_path: Path, database_url: str) -> None:
-    (tmp_path / "c.conf").write_text(f"[database]\nconnection = {database_url}\n")
+def test_a_database_that_is_not_ours_to_change_must_be_synced_by_hand(tmp_path: Path, empty_database_url: str) -> None:
+    (tmp_path / "c.conf").write_text(f"[database]\nconnection = {empty_database_url}\n")
     said = calotype("serve", "--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s", *free(), code=2)
     assert "calotype db sync" in said
 
@@ -272,11 +272,11 @@ def test_protection_that_is_not_served_is_refused_rather_than_passed_over(tmp_pa
     assert line.split()[0] in said
 
 
-def test_checking_finds_what_would_stop_the_start(tmp_path: Path, database_url: str) -> None:
+def test_checking_finds_what_would_stop_the_start(tmp_path: Path, empty_database_url: str) -> None:
     place = ("--config-file", tmp_path / "c.conf", "--state-dir", tmp_path / "s")
     (tmp_path / "c.conf").write_text("[server]\nbind = 0.0.0.0:9292\n")
     assert "without TLS" in calotype("config", "check", *place, code=1)
-    (tmp_path / "c.conf").write_text(f"[database]\nconnection = {database_url}\n")
+    (tmp_path / "c.conf").write_text(f"[database]\nconnection = {empty_database_url}\n")
     assert "db sync" in calotype("config", "check", *place, code=1)
     calotype("db", "sync", *place)
     calotype("config", "check", *place)

@@ -26,7 +26,7 @@ def main() -> int:
     options = parser.parse_args()
     state = Path(tempfile.mkdtemp(prefix="calotype-clocks-"))
     server = Server(options.database).start()
-    url = synced(server.fresh())
+    url = synced(server.reserved())
     problems: list[str] = []
     with two_hosts(state, url) as hosts:
         if options.seconds:

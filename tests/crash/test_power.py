@@ -23,7 +23,7 @@ from tests.stores.test_contract import file_store
 
 pytestmark = pytest.mark.needs("root")
 
-CUTS = 25
+CUTS = 15
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,6 @@ def db(database_url: str) -> Iterator[Database]:
 @pytest.fixture(scope="module")
 def module_db(database_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """The same, one for all tests of a file."""
-    database = Database(databases.synced(databases.fresh(database_kind, tmp_path_factory.mktemp("db"))))
+    database = Database(databases.synced(databases.reserved(database_kind, tmp_path_factory.mktemp("db"))))
     yield database
     database.close()

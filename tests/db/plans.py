@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from calotype.context import Context
-from calotype.db import pages, schema, tables
+from calotype.db import pages, tables
+from calotype.db.drivers import Settings
 from calotype.db.engine import Database
 from calotype.db.record_cache import RecordCache
 from calotype.model import VISIBILITIES, Query
@@ -264,8 +265,10 @@ def _lost(found: list[str], documented: list[str]) -> set[str]:
 
 def gather(kind: str) -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as directory:
-        db = Database(databases.fresh(kind, Path(directory)))
-        schema.sync(db)
+        db = Database(
+            databases.synced(databases.reserved(kind, Path(directory))),
+            Settings(response_timeout=None, transaction_timeout=300),
+        )
         fill(db)
         try:
             return plans(db)

@@ -229,8 +229,8 @@ def test_our_column_is_missed_and_made_anew(db: Database) -> None:
         images.add(tx, an_image(1))
 
 
-def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(database_url: str) -> None:
-    database = Database(database_url)
+def test_a_glance_database_in_the_middle_of_its_own_migration_is_left_alone(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
     with database.write_once() as tx:
         tx.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
         tx.exec_driver_sql("INSERT INTO alembic_version VALUES ('2023_1_contract01')")
@@ -263,11 +263,11 @@ def test_tombstones_and_jobs_outlive_the_note_of_which_migrations_were_run(db: D
 
 @pytest.mark.parametrize("release", ["first", "this"])
 def test_our_ids_compare_with_glances_when_the_collation_of_the_database_is_another(
-    database_kind: str, database_url: str, release: str
+    database_kind: str, empty_database_url: str, release: str
 ) -> None:
     if database_kind != "mariadb":
         return  # the others compare what they are given
-    database = Database(database_url)
+    database = Database(empty_database_url)
     tables.glance_tables().create_all(database.writes)
     with database.write_once() as tx:
         tx.execute(sa.insert(tables.alembic_version).values(version_num=tables.GLANCE_HEAD))
@@ -300,11 +300,11 @@ def test_a_database_of_a_newer_release_is_refused(db: Database) -> None:
         schema.pending(db)
 
 
-def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_once(database_url: str) -> None:
+def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_once(empty_database_url: str) -> None:
     from alembic import command
     from alembic.config import Config
 
-    database = Database(database_url)
+    database = Database(empty_database_url)
     config = Config()
     config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
     with database.write_once() as tx:
@@ -323,11 +323,11 @@ def test_a_database_with_images_gets_its_new_indexes_also_when_that_broke_off_on
     database.close()
 
 
-def test_notes_of_jobs_become_copies_also_when_that_broke_off_again_and_again(database_url: str) -> None:
+def test_notes_of_jobs_become_copies_also_when_that_broke_off_again_and_again(empty_database_url: str) -> None:
     from alembic import command
     from alembic.config import Config
 
-    database = Database(database_url)
+    database = Database(empty_database_url)
     config = Config()
     config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
     with database.write_once() as tx:
@@ -425,8 +425,8 @@ def _by_glance(database: Database, image_id: str, **more: Any) -> None:
         tx.execute(sa.insert(theirs).values(row))
 
 
-def test_ids_that_glance_deleted_before_us_are_refused(database_url: str) -> None:
-    database = Database(database_url)
+def test_ids_that_glance_deleted_before_us_are_refused(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
     tables.glance_tables().create_all(database.writes)
     gone, when = an_image(1).id.upper(), now()
     with database.write_once() as tx:
@@ -437,8 +437,8 @@ def test_ids_that_glance_deleted_before_us_are_refused(database_url: str) -> Non
         images.add(tx, an_image(1))
 
 
-def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(database_url: str) -> None:
-    database = Database(database_url)
+def test_a_living_image_of_glance_with_capitals_in_its_id_is_one_image(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
     tables.glance_tables().create_all(database.writes)
     capital = "ABCDEF00-0000-4000-8000-000000000001"
     with database.write_once() as tx:

@@ -14,7 +14,7 @@ CONF = inprocess.CONF + "[oslo_messaging_notifications]\ndriver = log\n"
 @pytest.fixture(scope="package")
 def only_app(database_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     path = tmp_path_factory.mktemp("events")
-    with inprocess.parts(path, databases.fresh(database_kind, path), CONF) as made:
+    with inprocess.parts(path, databases.reserved(database_kind, path), CONF) as made:
         yield made
 
 

@@ -137,7 +137,7 @@ def refused(content: bytes, sample: Sample, step: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("step", "largest"), [(1, 16 << 10), (511, 200 << 10), (64 << 10, 4 << 20)])
+@pytest.mark.parametrize(("step", "largest"), [(1, 2 << 10), (23, 16 << 10), (511, 200 << 10), (64 << 10, 4 << 20)])
 @pytest.mark.slow
 def test_the_verdict_is_the_same_whatever_pieces_the_data_comes_in(step: int, largest: int) -> None:
     for expected, samples in ((True, HOSTILE), (False, GOOD)):

@@ -15,7 +15,7 @@ from tests.inprocess import parts
 
 @pytest.fixture(scope="session")
 def jobs_url(database_kind: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return databases.fresh(database_kind, tmp_path_factory.mktemp("jobs"))
+    return databases.reserved(database_kind, tmp_path_factory.mktemp("jobs"))
 
 
 @pytest.fixture

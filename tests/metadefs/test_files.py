@@ -17,16 +17,15 @@ from calotype.api import metadef_views
 from calotype.cli.main import main
 from calotype.cli.metadefs import _files
 from calotype.context import SERVICE
-from calotype.db import metadefs, schema
+from calotype.db import metadefs
 from calotype.db.engine import Database, now
 from calotype.db.metadefs import TAG
 from calotype.metadefs import loading
 from calotype.metadefs.loading import Mode
 from calotype.model import Definitions, MetadefTag, Namespace
-from tests.cli.test_cli import Place, place
+from tests import databases
+from tests.cli.test_cli import Place
 from tests.cli.test_cli import calotype as in_a_process_of_its_own
-
-__all__ = ["place"]
 
 OLD: dict[str, Any] = {
     "namespace": "Site::Disks",
@@ -87,6 +86,16 @@ def put(directory: Path, name: str, content: Any) -> Path:
     return path
 
 
+@pytest.fixture
+def place(tmp_path: Path, database_kind: str, database_url: str) -> Place:
+    """What tells a command where an empty catalogue is."""
+    databases.synced(database_url)
+    if database_kind == "sqlite":
+        return "--state-dir", tmp_path
+    (tmp_path / "place.conf").write_text(f"[database]\nconnection = {database_url}\n")
+    return "--state-dir", tmp_path, "--config-file", tmp_path / "place.conf"
+
+
 def exported(place: Place, directory: Path) -> dict[str, dict[str, Any]]:
     """All that is in the catalogue, by the names of the files that an export writes."""
     calotype("db", "export-metadefs", directory, *place)
@@ -96,7 +105,6 @@ def exported(place: Place, directory: Path) -> dict[str, dict[str, Any]]:
 def test_what_is_loaded_can_be_exported_and_loaded_again_without_a_change(
     place: Place, files: Path, tmp_path: Path
 ) -> None:
-    calotype("db", "sync", *place)
     put(files, "disks.json", OLD)
     put(files, "other.json", {"namespace": "Ünder 50 %", "visibility": "public", "protected": False, "owner": "me"})
     put(files, "notes.txt", "no definitions")
@@ -130,7 +138,6 @@ def test_the_modes(
     place: Place, files: Path, tmp_path: Path, options: tuple[str, ...], verdict: str, title: str, speed: str,
     properties: str, objects: str, types: str, tags: str,
 ) -> None:  # fmt: skip
-    calotype("db", "sync", *place)
     calotype("db", "load-metadefs", put(files, "old.json", OLD), *place)
     new = put(files, "new.json", NEW)
     dry = calotype("db", "load-metadefs", new, "--dry-run", *options, *place)
@@ -158,7 +165,6 @@ def test_the_modes(
 @pytest.mark.parametrize("options", [("--prefer-new",), ("--overwrite",), ("--merge", "--prefer-new", "--overwrite")])
 @pytest.mark.any_database
 def test_modes_that_make_no_sense_are_refused(place: Place, files: Path, options: tuple[str, ...]) -> None:
-    calotype("db", "sync", *place)
     put(files, "old.json", OLD)
     assert "--overwrite" in calotype("db", "load-metadefs", files, *options, *place, code=2)
     assert "Namespaces: 1 added." in calotype("db", "load-metadefs", files, *place)
@@ -166,7 +172,6 @@ def test_modes_that_make_no_sense_are_refused(place: Place, files: Path, options
 
 @pytest.mark.any_database
 def test_a_file_that_is_wrong_is_named_and_the_others_are_loaded(place: Place, files: Path, tmp_path: Path) -> None:
-    calotype("db", "sync", *place)
     bad = {
         "a": "{",
         "b": [1],
@@ -188,6 +193,7 @@ def test_a_file_that_is_wrong_is_named_and_the_others_are_loaded(place: Place, f
     assert exported(place, tmp_path / "out").keys() == {"Good.json"}
 
 
+@pytest.mark.any_database
 def test_what_glance_exported_is_loaded_and_null_means_nothing(place: Place, files: Path, tmp_path: Path) -> None:
     definition = {"name": "p", "title": "T", "type": "string", "description": None, "enum": ["a", None]}
     found = {
@@ -205,7 +211,6 @@ def test_what_glance_exported_is_loaded_and_null_means_nothing(place: Place, fil
         ],
         "tags": None,
     }
-    calotype("db", "sync", *place)
     calotype("db", "load-metadefs", put(files, "exported.json", found), *place)
     assert "1 unchanged" in calotype("db", "load-metadefs", files, "--merge", "--overwrite", *place)
     wanted = {"title": "T", "type": "string", "enum": ["a", None]}
@@ -231,7 +236,6 @@ def test_what_glance_exported_is_loaded_and_null_means_nothing(place: Place, fil
 def test_a_name_that_comes_twice_is_refused_whether_it_is_there_or_not(
     place: Place, files: Path, tmp_path: Path
 ) -> None:
-    calotype("db", "sync", *place)
     calotype("db", "load-metadefs", put(files, "old.json", OLD), *place)
     new = put(files, "new.json", OLD | {"display_name": "New", "tags": [{"name": "fast"}, {"name": "fast"}]})
     for options in ("--merge",), ("--merge", "--prefer-new"), ("--merge", "--overwrite"):
@@ -253,15 +257,14 @@ def test_a_directory_that_cannot_be_read_is_no_empty_one(files: Path) -> None:
         files.chmod(0o700)
 
 
+@pytest.mark.any_database
 def test_an_answer_of_the_api_is_a_file(place: Place, files: Path) -> None:
     read = metadef_views.to_definitions(OLD, "red", now())
-    calotype("db", "sync", *place)
     put(files, "answer.json", metadef_views.definitions(read))
     assert "Site::Disks: added (2 associations added" in calotype("db", "load-metadefs", files, *place)
 
 
 def test_unloading_removes_what_files_name_or_everything(place: Place, files: Path, tmp_path: Path) -> None:
-    calotype("db", "sync", *place)
     old = put(files, "old.json", OLD)
     put(files, "other.json", {"namespace": "Other"})
     calotype("db", "load-metadefs", files, *place)
@@ -285,6 +288,7 @@ def test_unloading_removes_what_files_name_or_everything(place: Place, files: Pa
     assert "Removed: 0 namespaces" in calotype("db", "unload-metadefs", *place)
 
 
+@pytest.mark.any_database
 def test_the_configured_directory_is_read_when_no_other_is_named(tmp_path: Path, files: Path) -> None:
     put(files, "old.json", OLD)
     (tmp_path / "c.conf").write_text(f"[DEFAULT]\nmetadata_source_path = {files}\n")
@@ -298,7 +302,6 @@ def test_the_configured_directory_is_read_when_no_other_is_named(tmp_path: Path,
 
 @pytest.mark.any_database
 def test_an_export_leaves_nothing_half_written(place: Place, files: Path, tmp_path: Path) -> None:
-    calotype("db", "sync", *place)
     put(files, "old.json", OLD)
     calotype("db", "load-metadefs", files, *place)
     out = tmp_path / "out"
@@ -310,8 +313,7 @@ def test_an_export_leaves_nothing_half_written(place: Place, files: Path, tmp_pa
 
 @pytest.fixture
 def db(database_url: str) -> Iterator[Database]:
-    db = Database(database_url)
-    schema.sync(db)
+    db = Database(databases.synced(database_url))
     yield db
     db.close()
 
@@ -335,7 +337,6 @@ def test_more_namespaces_than_one_look_brings_are_all_exported(db: Database, mon
 def test_names_that_only_glance_gave_lead_nowhere_else_and_the_rest_is_exported(
     place: Place, tmp_path: Path, database_url: str
 ) -> None:
-    calotype("db", "sync", *place)
     db = Database(database_url)
     names = ["", "..", "a/b", "../../evil", "/etc/evil", "new\nline", "€" * 80]
     with db.write_once() as tx:

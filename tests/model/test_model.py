@@ -9,4 +9,4 @@ from tests.model.machine import walk
 
 @pytest.mark.slow
 def test_the_service_answers_as_the_reference_model(database_url: str, database_kind: str, tmp_path: Path) -> None:
-    walk(tmp_path, database_url, steps=2000 if database_kind == "sqlite" else 300, seed=20261122)
+    walk(tmp_path, database_url, steps=1200 if database_kind == "sqlite" else 300, seed=20261122)

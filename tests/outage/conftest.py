@@ -8,7 +8,7 @@ from tests.databases import Server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--restarts", type=int, default=10, help="how often a database is restarted under load")
+    parser.addoption("--restarts", type=int, default=6, help="how often a database is restarted under load")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ IDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2)]
 
 @pytest.fixture(scope="module")
 def url(server: Server) -> str:
-    url = synced(server.fresh())
+    url = synced(server.reserved())
     database = Database(url)
     with database.write_once() as tx:
         for image_id in IDS:

@@ -19,7 +19,7 @@ DOWNLOAD = 16 << 20
 @contextlib.contextmanager
 def serving(server: Server, state: Path, options: str) -> Iterator[Service]:
     """A service on a new database of this server; `options` are of the section [database]."""
-    with running(state, f"[database]\n{options}", database=synced(server.fresh())) as service:
+    with running(state, f"[database]\n{options}", database=synced(server.reserved())) as service:
         yield service
 
 
@@ -117,7 +117,7 @@ def test_a_database_that_hangs_is_given_up_and_found_again(server: Server, state
 
 
 def test_the_start_waits_for_the_database(server: Server, state: Path) -> None:
-    service = Service(state, "[database]\nretry_interval = 1\n", database=synced(server.fresh()))
+    service = Service(state, "[database]\nretry_interval = 1\n", database=synced(server.reserved()))
     server.stop()
     try:
         with ThreadPoolExecutor(1) as pool:

@@ -36,7 +36,7 @@ from calotype.model import (
     Query,
 )
 from calotype.stores.file import FileStore
-from tests.databases import Server
+from tests.databases import Server, synced
 from tests.inprocess import ADMIN, ALICE, CONF, Pieces, backlog, make_active, parts
 from tests.outage.proxy import HOW, Proxy
 from tests.stores.suite import write
@@ -92,7 +92,7 @@ class Bench:
 
 
 def _benches(server: Server, path: Path, more: str = "") -> Iterator[Bench]:
-    proxy, url = Proxy(server.port), server.fresh()
+    proxy, url = Proxy(server.port), synced(server.reserved())
     behind = server.url(url.rpartition("/")[2], proxy.port)
     conf = CONF.replace("two:file", "two:file, brief:memory") + "[oslo_messaging_notifications]\ndriver = log\n"
     with parts(path, behind, conf, more) as app:

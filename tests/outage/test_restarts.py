@@ -55,7 +55,7 @@ def test_restarts_of_the_database_lose_nothing_and_leave_nothing(server: Server,
 @contextlib.contextmanager
 def _two_services(server: Server, state: Path) -> Iterator[list[Service]]:
     """On one new database and one store: one as it is by default, and one that soon gives a transaction up."""
-    url = synced(server.fresh())
+    url = synced(server.reserved())
     conf = (
         f"[glance_store]\nfilesystem_store_datadir = {state}/store\n[jobs]\npoll = 0.5\n[database]\ndb_max_retries = "
     )
