@@ -230,7 +230,7 @@ def test_guessing_does_not_hold_the_threads_of_those_who_are_known(dear: Path) -
         except errors.CalotypeError as exc:
             refused.append(type(exc))
 
-    threads = [threading.Thread(target=guess) for _ in range(60)]
+    threads = [threading.Thread(target=guess) for _ in range(24)]
     for thread in threads:
         thread.start()
     start = time.monotonic()
