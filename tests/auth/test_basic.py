@@ -239,7 +239,7 @@ def test_guessing_does_not_hold_the_threads_of_those_who_are_known(dear: Path) -
     for thread in threads:
         thread.join()
     assert errors.Busy in refused
-    assert len(refused) == 60
+    assert len(refused) == 24
 
 
 def test_a_failure_to_read_is_not_taken_for_an_unchanged_file(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
