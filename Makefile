@@ -38,7 +38,13 @@ $(VENV)/.fuzz: $(VENV)/.test
 	.keystone/venv/bin/pip install --quiet --disable-pip-version-check 'keystone>=30,<31' 'gunicorn>=27,<28' setuptools
 	@touch $@
 
-# tempest, in an environment of its own as well.
+# A tool that imports images, for the test that wants it; in an environment of its own as well.
+.image-manager/ready:
+	@$(PYTHON) -m venv .image-manager/venv
+	.image-manager/venv/bin/pip install --quiet --disable-pip-version-check --no-compile openstack-image-manager==0.20261006.0
+	@touch $@
+
+# tempest, likewise.
 .tempest/ready:
 	@$(PYTHON) -m venv .tempest/venv
 	.tempest/venv/bin/pip install --quiet --disable-pip-version-check 'tempest==47.0.0' setuptools
@@ -58,7 +64,9 @@ check: lint ## after each save: lint, and the tests that are quick and need noth
 
 test: $(VENV)/.test ## run all tests on each database; sets up what they need; ARGS="tests/api", DATABASES="mariadb sqlite" choose
 	@needed="$$($(BIN)/python -m tests.needed "$(DATABASES)" $(ARGS))" || exit; \
-	case "$$needed" in *keystone*) $(MAKE) --no-print-directory .keystone/ready || exit ;; esac; \
+	for tool in keystone image-manager; do \
+		case "$$needed" in *$$tool*) $(MAKE) --no-print-directory .$$tool/ready || exit ;; esac; \
+	done; \
 	[ -z "$$needed" ] || tests/needs $$needed
 	@DATABASES="$(DATABASES)" tests/each-database $(BIN)/pytest $(ARGS)
 
@@ -114,4 +122,4 @@ plans: $(VENV)/.test ## write docs/contribute/queries.md anew: how each database
 	$(BIN)/python -m tests.db.plans
 
 clean: ## remove the virtual environment; leaves the state directory alone
-	rm -rf $(VENV) .keystone .tempest
+	rm -rf $(VENV) .keystone .image-manager .tempest

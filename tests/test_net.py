@@ -258,6 +258,19 @@ def test_redirects_are_followed_and_end(web: WebServer, way: Net) -> None:
         way.open(web.url + "/round")
 
 
+@pytest.mark.parametrize("found", [OSError(), UnicodeError(), []])
+def test_a_name_without_an_address_is_named(found: Any) -> None:
+    def resolve(name: str, port: int) -> list[str]:
+        if isinstance(found, list):
+            return found
+        raise found
+
+    net = Net(Filters(), resolve=resolve)
+    for ask in (net.check, net.open):
+        with pytest.raises(errors.FetchFailed, match=r"nowhere\.example has no address"):
+            ask("http://nowhere.example/x")
+
+
 def test_credentials_stay_with_the_first_origin(web: WebServer) -> None:
     with serving(host="127.0.0.4") as other:
         way = Net(friends("127.0.0.3", "127.0.0.4"))

@@ -527,11 +527,11 @@ class Net:
                 texts = self.names.find(self.resolve, target.host, target.port, seconds, slot.heed)
                 found = [ipaddress.ip_address(text) for text in texts]
             except (OSError, ValueError) as exc:  # UnicodeError is a ValueError
-                raise errors.FetchFailed("The URL's host has no address.") from exc
+                raise errors.FetchFailed(f"The URL's host {target.host} has no address.") from exc
         for address in found:
             self.filters.check_address(target, address)
         if not found:
-            raise errors.FetchFailed("The URL's host has no address.")
+            raise errors.FetchFailed(f"The URL's host {target.host} has no address.")
         return found[:_MOST_ADDRESSES]
 
     def _ask(

@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -475,6 +476,19 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(
     with pytest.raises(error, match=words):
         imports.start(app.service, ALICE, image_id, request_)
     assert (show(app, image_id), jobs_of(app), tasks.of_image(app.service, ALICE, image_id)) == (before, [], [])
+
+
+def test_an_import_from_a_region_that_the_catalog_lacks_fails_with_this_reason(tmp_path: Path) -> None:
+    """It is accepted, as clients expect."""
+    with service(tmp_path, more="enabled_import_methods = glance-download") as app:
+        image_id = queued(app)
+        remote = imports.Remote(None, image_id, "the token")
+        request = replace(ask(imports.GLANCE_DOWNLOAD), remote=remote)
+        imports.start(app.service, ALICE, image_id, request)
+        assert show(app, image_id).status == "importing"
+        work_off(app)
+        assert_failed(app, image_id, "catalog has no such endpoint")
+        assert app.service.tokens == {}
 
 
 def test_nobody_imports_into_the_image_of_another_project(app: App) -> None:

@@ -4,7 +4,6 @@ Names are parts of `tempest.api.image.v2…`: a test or a whole class. tempest l
 well; then it is one entry. A real Glance 33 passes 76 and skips six.
 """
 
-_IMPORTS = "there are no imports yet"
 _CACHE = "there is no image cache yet"
 _OSSN_0090 = "show_multiple_locations is not offered: it lets an owner replace the content of an active image"
 _NOVA = "tempest wants Nova for it; with Glance, too"
@@ -29,20 +28,6 @@ SKIP: dict[str, str] = {
     # test_set_location_with_hash, test_set_location_with_hash_not_matching,
     # test_set_location_with_hash_second_matching
     "test_images.ImageLocationsTest": _OSSN_0090,
-    "admin.test_images.ImportCopyImagesTest.": _IMPORTS,
-    # test_delete_image_from_specific_store
-    "admin.test_images.MultiStoresImagesTest": _IMPORTS,
-    # test_image_glance_direct_import, test_image_glance_download_import_bad_endpoint,
-    # test_image_glance_download_import_bad_missing_image, test_image_glance_download_import_bad_uuid,
-    # test_image_glance_download_import_success, test_image_web_download_import, test_remote_delete,
-    # test_remote_import
-    "test_images.ImportImagesTest": _IMPORTS,
-    # test_glance_direct_import_image_to_all_stores, test_glance_direct_import_image_to_specific_stores
-    "test_images.MultiStoresImportImagesTest": _IMPORTS,
-    # test_store_weight_order
-    "test_images.StoreWeightTest": _IMPORTS,
-    # test_image_web_download_import_with_bad_url
-    "test_images_negative.ImportImagesNegativeTest": _IMPORTS,
     "test_images_dependency.ImageDependencyTests": _NOVA,
     "test_images_formats.ImagesFormatTest": _NOVA,
 }

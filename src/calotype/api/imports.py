@@ -48,15 +48,12 @@ def _remote(req: falcon.Request, method: Mapping[str, str]) -> Remote | None:
     if "glance_region" not in method or "glance_image_id" not in method:
         return None
     if not UUID.fullmatch(method["glance_image_id"]):
-        raise errors.Invalid("glance_image_id is not the id of an image.")
+        raise errors.Invalid("The remote image id does not look like a UUID: see glance_image_id.")
     delegated: Delegation | None = req.context.delegation()
     if delegated is None:
         raise errors.Invalid("glance-download needs a Keystone that both regions share; here is none.")
     interface = method.get("glance_service_interface", "public")
-    region = method["glance_region"]
-    endpoint = delegated.endpoint("image", region, interface)
-    if endpoint is None:
-        raise errors.Invalid(f"Your catalog has no {interface} endpoint of an Image service in region {region!r}.")
+    endpoint = delegated.endpoint("image", method["glance_region"], interface)
     return Remote(endpoint, method["glance_image_id"], delegated.token)
 
 

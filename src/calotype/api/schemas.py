@@ -158,8 +158,7 @@ NEW_IMPORT: Final[Schema] = {
                 "uri": _text("For web-download, where the data lies", most=4096),
                 "glance_region": _text("For glance-download, the region of the other Image service"),
                 "glance_image_id": _text("For glance-download, the image there", most=None),
-                "glance_service_interface": _text("For glance-download, which endpoint there to use", most=None)
-                | {"enum": ["public", "internal", "admin"]},
+                "glance_service_interface": _text("For glance-download, which endpoint to use; public by default"),
                 "os_hash_algo": {"type": "string", "enum": list(ALGORITHMS), "description": "Algorithm of the hash"},
                 "os_hash_value": _text("What the hash of the data has to be, in hex", most=None)
                 | {"pattern": "^[0-9A-Fa-f]*$"},

@@ -380,6 +380,8 @@ def _remote(work: Work, pace: Pace) -> tuple[WebSource, int | None]:
     """The data of an image in another region, and its size. What else is to be taken over of it is kept."""
     svc, job = work.svc, work.job
     endpoint, image_id, key = job.payload["remote"]
+    if endpoint is None:
+        raise errors.Conflict("Your catalog has no such endpoint of an Image service in that region.")
     token = svc.tokens.get(key)
     if token is None:
         raise errors.Conflict("The service was started again, and your token is gone; ask for the import again.")

@@ -60,9 +60,12 @@ _GLANCE_PATIENCE: Final = {"pending": timedelta(minutes=120), "processing": time
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """An image of another region: the endpoint of its Image service, its id, and the caller's token."""
+    """An image of another region: the endpoint of its Image service, its id, and the caller's token.
 
-    endpoint: str
+    Without an endpoint the import is accepted and fails, as clients expect.
+    """
+
+    endpoint: str | None
     image_id: str
     token: str = field(repr=False)
     key: str = field(default_factory=lambda: secrets.token_hex(8))  #: by which the job finds the token
@@ -252,7 +255,8 @@ def check_source(svc: Service, request: Request) -> None:
     if request.method == GLANCE_DOWNLOAD:
         if request.remote is None:
             raise errors.Invalid("glance-download needs glance_region and glance_image_id in method.")
-        net.parse(request.remote.endpoint)
+        if request.remote.endpoint is not None:
+            net.parse(request.remote.endpoint)
 
 
 def submit(
