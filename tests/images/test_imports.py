@@ -25,6 +25,7 @@ from calotype.images import fanout, importing, imports, lifecycle, quota, tasks,
 from calotype.images.imports import COPY_IMAGE, GLANCE_DIRECT, WEB_DOWNLOAD
 from calotype.images.locations import Given
 from calotype.images.sources import Pace
+from calotype.jobs import worker
 from calotype.jobs.worker import Runner
 from calotype.service import Service
 from tests.images.imports import (
@@ -350,6 +351,41 @@ def test_an_import_that_has_waited_for_hours_still_has_its_image(app: App) -> No
     assert_active(app, image_id, ["one", "two"])
 
 
+@pytest.mark.parametrize("status", ["pending", "processing"])
+def test_an_import_that_waits_shows_signs_of_life(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """A Glance on the same database takes the image from a task that shows none for an hour."""
+    monkeypatch.setattr(worker, "_SIGN_OF_LIFE_SECONDS", 0.1)
+    with service(tmp_path, database_url) as app:
+        image_id = begin(app, COPY_IMAGE, stores=["two"])
+        holder = show(app, image_id).properties[imports.LOCK]
+
+        def age(minutes: int, status: str = status) -> None:
+            """The job waits, and the last sign of life of its task is so old."""
+            last = app.service.now() - timedelta(minutes=minutes)
+            with app.db.write_once() as tx:
+                tx.execute(sa.update(tables.jobs).values(due_at=app.service.now() + timedelta(hours=1)))
+                tx.execute(sa.update(tables.tasks).values(updated_at=last, status=status))
+
+        def silence() -> timedelta:
+            task = app.db.snapshot(lambda tx: db_tasks.get(tx, SERVICE, holder, app.service.now()))
+            assert task is not None
+            return app.service.now() - task.updated_at
+
+        age(6)
+        with working(app.service):
+            waits(lambda: silence() < timedelta(minutes=5))
+            age(50)
+            waits(lambda: silence() < timedelta(minutes=5))
+        age(4)
+        imports.keep_alive(app.service)
+        assert silence() > timedelta(minutes=3), "nothing is written without need"
+        age(50, "success")
+        imports.keep_alive(app.service)
+        assert silence() > timedelta(minutes=49), "the task has ended, and the job only tidies up"
+
+
 def test_of_many_who_import_an_image_at_once_one_may(tmp_path: Path, database_url: str) -> None:
     with service(tmp_path, database_url) as app:
         image_id = queued(app)
@@ -400,7 +436,7 @@ def raising(exc: Exception) -> Any:
     ("status", "minutes", "lives"),
     [
         ("pending", 119, True), ("pending", 121, False), ("processing", 59, True), ("processing", 61, False),
-        ("success", 0, False), ("failure", 0, False), (None, 0, False),
+        ("success", 59, True), ("success", 61, False), ("failure", 59, True), ("failure", 61, False), (None, 0, False),
     ],
 )  # fmt: skip
 def test_the_lock_of_a_glance_is_honoured_while_its_task_lives(

@@ -282,6 +282,11 @@ def of_image(tx: Tx, image_id: str, *kinds: str) -> list[Job]:
     return [_job(row) for row in tx.execute(sa.select(jobs).where(which).order_by(jobs.c.created_at, jobs.c.id))]
 
 
+def of_kind(tx: Tx, kind: str) -> list[Job]:
+    """All jobs of a kind."""
+    return [_job(row) for row in tx.execute(sa.select(jobs).where(jobs.c.kind == kind))]
+
+
 def get(tx: Tx, job_id: str) -> Job | None:
     """The job of this id."""
     row = tx.execute(sa.select(jobs).where(jobs.c.id == job_id)).first()

@@ -4,7 +4,7 @@ No query returns an expired task. `expire` marks the rows of such tasks later, s
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -103,6 +103,12 @@ def progress(tx: Tx, task_id: str, message: str, now: datetime) -> bool:
         return False
     _set_info(tx, task_id, message, None)
     return True
+
+
+def touch(tx: Tx, task_ids: Collection[str], *, now: datetime, before: datetime) -> int:
+    """Write `now` into `updated_at` of those that have not ended and were touched `before`; returns how many."""
+    living = tasks.c.id.in_(task_ids) & tasks.c.status.in_(("pending", "processing"))
+    return int(tx.execute(sa.update(tasks).where(living, tasks.c.updated_at < before).values(updated_at=now)).rowcount)
 
 
 def expire(tx: Tx) -> int:

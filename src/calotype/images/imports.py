@@ -54,8 +54,11 @@ LOCK: Final = "os_glance_import_task"
 IMPORTING: Final = "os_glance_importing_to_stores"
 FAILED: Final = "os_glance_failed_import"
 
-#: After this time without a sign of life a task of Glance's has lost its image (contract: import.md §4).
-_GLANCE_PATIENCE: Final = {"pending": timedelta(minutes=120), "processing": timedelta(minutes=60)}
+#: After this time without a sign of life a task has lost its image, ours to a Glance as well (contract: import.md §4).
+_PATIENCE: Final = timedelta(minutes=60)
+_PATIENCE_PENDING: Final = 2 * _PATIENCE
+#: How old the last sign of life of a task of ours is at most, but for the time between two calls of `keep_alive`.
+_SIGN_OF_LIFE: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +343,17 @@ def call_off(tx: Tx, image_id: str) -> None:
         jobs.ask_to_cancel(tx, job.id, "The image was deleted.")
 
 
+def keep_alive(svc: Service) -> None:
+    """Show a Glance on the same database that imports are alive, also those that wait: it takes images from others.
+
+    To be called more often than every five minutes, by any number of processes.
+    """
+    held = svc.db.snapshot(lambda tx: [job.payload["task"] for job in jobs.of_kind(tx, KIND)])
+    if held:
+        now = svc.now()
+        svc.db.write(lambda tx: db_tasks.touch(tx, held, now=now, before=now - _SIGN_OF_LIFE))
+
+
 # --- what may be imported --------------------------------------------------------------------------------
 
 
@@ -379,11 +393,11 @@ def _refuse_busy(svc: Service, tx: Tx, image: Image) -> None:
     if _running(tx, image.id):
         raise busy
     if (holder := image.properties.get(LOCK)) and (task := db_tasks.get(tx, SERVICE, holder, svc.now())):
-        patience = _GLANCE_PATIENCE.get(task.status)
-        if patience is not None and svc.now() - task.updated_at < patience:
+        # Also a task that has ended keeps its image for a while: a Glance writes its end before it drops the lock.
+        patience = _PATIENCE_PENDING if task.status == "pending" else _PATIENCE
+        if svc.now() - task.updated_at < patience:
             raise busy
-        if patience is not None:
-            tasks.move(svc, tx, task.id, "failure", message="It gave no sign of life, and another import has begun.")
+        tasks.move(svc, tx, task.id, "failure", message="It gave no sign of life, and another import has begun.")
 
 
 def _staged(tx: Tx, image: Image) -> Job:

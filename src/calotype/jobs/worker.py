@@ -17,7 +17,7 @@ from calotype import config, errors, logs
 from calotype.db import jobs, leases, locks, processes
 from calotype.db.engine import Tx
 from calotype.db.watch import Watch
-from calotype.images import places
+from calotype.images import imports, places
 from calotype.images.work import CancelAsked, Postponed, Stopped, Work
 from calotype.jobs import chores
 from calotype.jobs.kinds import KINDS, Kind, Lane, is_final, of_lane, undoable
@@ -32,6 +32,7 @@ _SWEEP_SECONDS = 600.0
 _LOCK: Final = "sweep"
 #: How often runners without the lock try to get it, seconds, and how long it lasts without being renewed.
 _LOCK_POLL_SECONDS = 30.0
+_SIGN_OF_LIFE_SECONDS = 120.0
 _SWEEP_LEASE: Final = timedelta(seconds=1.5 * _SWEEP_SECONDS)
 _HOST_LOST: Final = "The host that has the staged data is gone."
 _TOKEN_LOST: Final = "The service ended, and your token with it; ask for the import again."  # noqa: S105  # a sentence
@@ -56,6 +57,7 @@ class Runner:
         self._lock = locks.Lock(_LOCK, _SWEEP_LEASE, svc.leases, step=2 * _LOCK_POLL_SECONDS)
         self._has_sweep_lock = False
         self._next_lock_poll = self._next_sweep = self._next_place_refresh = self._next_look = 0.0
+        self._next_sign_of_life = 0.0
         self._places = Watch(step=2 * _LOCK_POLL_SECONDS)
 
     def start(self) -> None:
@@ -108,6 +110,7 @@ class Runner:
                 self._sweep()
                 self._look_for_lost_places()
                 self._refresh_places()
+                self._keep_imports_alive()
             except errors.CalotypeError as exc:
                 LOG.warning("the queue cannot be read: %s", errors.reason(exc))
             except Exception:
@@ -155,6 +158,11 @@ class Runner:
         if time.monotonic() >= self._next_place_refresh:
             self._next_place_refresh = time.monotonic() + _LOCK_POLL_SECONDS
             places.refresh(self._svc)
+
+    def _keep_imports_alive(self) -> None:
+        if time.monotonic() >= self._next_sign_of_life:
+            self._next_sign_of_life = time.monotonic() + _SIGN_OF_LIFE_SECONDS
+            imports.keep_alive(self._svc)
 
     # --- claiming ----------------------------------------------------------------------------------------
 
