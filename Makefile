@@ -11,7 +11,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # Tests start Python thousands of times; it must not compile everything each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve client test check lint crash clocks model schema fuzz formats bench peer differential tempest samples plans clean
+.PHONY: help serve client test check lint crash clocks model schema fuzz formats bench peer differential beside tempest samples plans clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -106,9 +106,13 @@ peer: $(VENV)/.test .keystone/ready ## measure beside a real Glance 33, which it
 	@tests/needs
 	$(BIN)/python -m bench.peer $(ARGS)
 
-differential: $(VENV)/.test .keystone/ready ## compare the answers to 1,500 requests with those of a real Glance 33; ARGS="--sections lists"
+differential: $(VENV)/.test .keystone/ready ## compare the answers to 5,000 requests with those of a real Glance 33; ARGS="--sections lists"
 	@tests/needs
 	$(BIN)/python -m tests.differential $(ARGS)
+
+beside: $(VENV)/.test .keystone/ready ## imports by Calotype and by a real Glance 33 that share a database and stores; ARGS="-k lock"
+	@tests/needs
+	$(BIN)/pytest -q tests/beside/imports.py $(ARGS)
 
 tempest: $(VENV)/.test .keystone/ready .tempest/ready ## run tempest's tests of images with a real Keystone; ARGS="pattern" chooses
 	@tests/needs
