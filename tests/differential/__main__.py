@@ -17,17 +17,21 @@ from pathlib import Path
 from bench import services
 from bench.glance import VERSION, Glance, install
 
+from tests.differential import imports, script
 from tests.differential.asking import ANYBODY, BAD, PERSONAS
 from tests.differential.both import Both, Side
 from tests.differential.differences import DECLARED, judge, line
-from tests.differential.script import SECTIONS
+from tests.differential.script import DATA, QCOW2
 from tests.keystone import Keystone, Memcached
 from tests.support import USERS, Service
+from tests.webserver import serving
 
+SECTIONS = (*script.SECTIONS, *imports.SECTIONS)
 STORES = ("fast", "cheap")
 _CONF = """\
 [DEFAULT]
 enabled_backends = fast:file, cheap:file
+{methods}
 [glance_store]
 default_backend = fast
 [fast]
@@ -35,6 +39,9 @@ filesystem_store_datadir = {root}/fast
 [cheap]
 filesystem_store_datadir = {root}/cheap
 """
+_METHODS = "enabled_import_methods = [glance-direct,web-download,copy-image,glance-download]"
+#: Glance fetches from hosts of these alone then, and so does Calotype.
+_FETCHES = "[import_filtering_opts]\nallowed_hosts = [127.0.0.1,127.0.0.3]\nallowed_ports = []\n"
 
 
 @contextlib.contextmanager
@@ -43,25 +50,27 @@ def both(directory: Path, peer: Path) -> Iterator[Both]:
     keystone, memcached = Keystone().start(), Memcached()
     identity = keystone.conf(memcached)
     urls = [services.fresh("mariadb", directory, 128) for _ in range(2)]
-    # Imports are not what this is about; their methods are named in answers.
-    settings = "enabled_import_methods = []"
-    glance = Glance(install(peer), directory / "glance", urls[0], STORES, authtoken=identity, settings=settings)
+    glance = Glance(
+        install(peer), directory / "glance", urls[0], STORES, authtoken=identity + _FETCHES, settings=_METHODS
+    )
     glance.prepare()
     services.sync(urls[1])
     root = directory / "calotype"
-    calotype = Service(root / "state", _CONF.format(root=root) + identity, database=urls[1], users=False)
+    conf = _CONF.format(root=root, methods=_METHODS) + identity + _FETCHES
+    calotype = Service(root / "state", conf, database=urls[1], users=False)
     users = [who for who in PERSONAS if who not in (ANYBODY, BAD)]
     callers = {who: {"X-Auth-Token": keystone.token(who)} for who in users}
     callers |= {ANYBODY: {}, BAD: {"X-Auth-Token": "wrong"}}
     projects = {who: keystone.project(USERS[who][0]) for who in users}
+    place = f"http://127.0.0.1:{glance.port}"
+    keystone.offer(place)  # from which both download with glance-download
     try:
         glance.start()
         calotype.start()
-        yield Both(
-            Side(f"http://127.0.0.1:{glance.port}", callers, str(glance.root)),
-            Side(calotype.url, callers, str(root)),
-            projects,
-        )
+        with serving(host="127.0.0.3", files={"/disk": DATA, "/qcow2": QCOW2, "/empty": b""}) as web:
+            yield Both(
+                Side(place, callers, str(glance.root)), Side(calotype.url, callers, str(root)), projects, web.url
+            )
     finally:
         glance.stop()
         if calotype.process:

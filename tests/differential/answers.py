@@ -24,6 +24,7 @@ CHOSEN = "-0000-4000-8000-000000000000"
 _UUID = re.compile(
     rf"\b[0-9a-f]{{8}}(?!{CHOSEN})-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}\b", re.IGNORECASE
 )
+_REQUEST = re.compile(r"\breq-[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}\b")
 _LINK = re.compile(r"/v2/[\w/]+\?")  #: its query is written in one of many ways
 #: Lists in whose order Glance's database has a free hand.
 _UNORDERED = re.compile(r".*\.(objects|resource_type_associations)")
@@ -159,5 +160,5 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
 def _neutral(text: str, own: Mapping[str, str]) -> str:
     for mine, word in own.items():
         text = text.replace(mine, word)
-    text = _UUID.sub("<id>", text)
+    text = _UUID.sub("<id>", _REQUEST.sub("<request>", text))
     return _TIME.sub(lambda found: f"<time{'.fraction' if found[2] else ''}{found[3] or ''}>", text)

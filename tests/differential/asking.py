@@ -1,5 +1,6 @@
 """Who asks both services, and how a script says what is asked."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 ANYBODY, BAD = None, "nobody"  #: without credentials; with wrong ones
@@ -8,6 +9,8 @@ PERSONAS = ("admin", "manager", "alice", "reader", "bob", "carol", "service", AN
 
 class Ask(Protocol):
     """Sends one request to both. `data` goes as it is, a list of pieces goes in chunks, `json` is encoded."""
+
+    web: str  #: URL of a web server that both may fetch from: /disk, /qcow2, /empty, and nothing else
 
     def __call__(
         self,
@@ -23,4 +26,8 @@ class Ask(Protocol):
 
     def project(self, user: str) -> str:
         """The id of a user's project."""
+        ...
+
+    def until(self, path: str, condition: Callable[[Any], bool]) -> None:
+        """Wait until it is true of what each service shows an administrator at a path. That it never is, differs."""
         ...

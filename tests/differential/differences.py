@@ -184,7 +184,7 @@ DECLARED: tuple[Declared, ...] = (
     Declared("Schemas of metadata", "/v2/schemas/metadefs/", r"body\..*\.required", "-|.*", '.*"name".*|.*"type".*'),
     Declared("Schemas of metadata", "/v2/schemas/metadefs/resource_types", r"body\.(links|properties\.(first|next)).*"),
     # Upload
-    Declared("Uploads with a wrong token", "uploads: nobody PUT ", "status", "401", "403"),
+    Declared("Uploads with a wrong token", "(uploads|staging): nobody PUT ", "status", "401", "403"),
     Declared(
         "After a 415 for the content",
         "uploads: .*GET .*50[8a]-",
@@ -207,14 +207,61 @@ DECLARED: tuple[Declared, ...] = (
     Declared("A member that is no text", '"member": (1|"m\\*256")', "status", "200|500", "400"),
     Declared("A member that is no text", "GET .*/members$", "body.members", ".* 1 .*"),
     # Tasks
-    Declared("The filter `type`", r"/v2/tasks\?type=location_import", "status", "400", "200"),
+    Declared("The filter `type`", r"/v2/tasks\?type=(location|api_image)_import", "status", "400", "200"),
+    Declared("Times in", "/tasks$", r"body\.tasks\[<id>\]\.\w+_at", '"<time.fraction>"', '"<timeZ>"'),
+    Declared("Input, result and message", "alice|reader|manager", r"body\.tasks\[.*\.uri", '"<web>.*"', r'"\*\*\*"'),
+    Declared("`POST /v2/tasks` of type `import`", 'admin POST .*"image_properties": null', "status", "201", "400"),
+    Declared("`POST /v2/tasks` of type `import`", "import_tasks: ", r"body\.image_id", "-", '"<id>"'),
+    Declared("Tasks of type `import` with named stores", "import_tasks: ", r"body\..*status", '"failure"', '"success"'),
+    Declared(
+        "Tasks of type `import` with named stores", "import_tasks: admin GET .*task[0-3]", r"body\.(result.*|message)"
+    ),
+    Declared("Tasks of type `import` with named stores", "import_tasks: .*name=by", "body.images", r"\[\]"),
+    # Import
+    Declared("Order of checks", "(import_refusals|import_callers): .*copy-image", "status", "409", "403"),
+    Declared("A body of an import that Glance fails over", "import_refusals: ", "status", "500", "400"),
+    Declared(
+        "A body of an import that Glance fails over", 'import_refusals: .*"glance_region": 1,', "status", "202", "400"
+    ),
+    Declared(
+        "A body of an import that Glance fails over", "import_refusals: .* GET .*402c-", "body.os_glance_.*", ".*", "-"
+    ),
+    Declared(
+        "`stores` that is no list of names", r'import_refusals: .*"stores": ("fast"|\[1\])', "status", "409", "400"
+    ),
+    Declared("Reserved stores in `stores`", 'import_refusals: .*"os_glance_staging_store"', "status", "202", "409"),
+    Declared("Reserved stores in `stores`", "import_refusals: .* GET .*401f-", "body.os_glance_.*", ".*", "-"),
+    Declared("An empty list of `stores`", r'import_refusals: .*"stores": \[\]', "status", "202", "400"),
+    Declared("Messages of tasks", "", r"body(\.tasks\[<id>\])?\.message", '"Copied 0 MiB"', '""'),
+    Declared(
+        "Messages of tasks", "", r"body(\.tasks\[<id>\])?\.message", '"Task failed due to Internal Error"', '"..+"'
+    ),
+    Declared("Another import after one whose data was refused", "imports: alice GET .*5032-", ".*"),
+    Declared("What glance-download takes over", "downloads_from_regions: ", "body.(tags|min_ram)"),
+    Declared(
+        "Stores of a glance-download that failed", "downloads_from_regions: ", "body.os_glance_(failed|importing)_.*"
+    ),
+    Declared(
+        "`verified` in the result", "downloads_from_regions: ", r"body\.tasks\[<id>\]\.result\.verified", "-", "true"
+    ),
+    Declared(
+        "`glance_service_interface` in the input",
+        "downloads_from_regions: ",
+        r"body\..*\.glance_service_interface",
+        '"public"',
+        "-",
+    ),
     Declared(
         "Methods of `/v2/images/{id}/tasks` other than GET", "(HEAD|POST|PUT|DELETE) .*/tasks$", "status", "404", "405"
     ),
     # Locations
     Declared("The status of an image whose location somebody adds", "POST .*c01-.*/locations", "status", "409", "403"),
     Declared(
-        "The body of an added location", 'POST .*/locations .*"(metadata|validation_data)"', "status", "403", "400"
+        "The body of an added location",
+        'POST .*/locations .*("(metadata|validation_data)"|"url": "(nothing)?")',
+        "status",
+        "403",
+        "400",
     ),
     Declared("A body of `GET /v2/images/{id}/locations`", "GET .*/locations .*{}", "status", "500", "400"),
     Declared("`Allow` of `/v2/images/{id}/locations`", ".*/locations$", "header Allow", "POST", "GET, POST"),

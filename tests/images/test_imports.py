@@ -90,6 +90,9 @@ def test_each_method_puts_the_bytes_into_all_stores(
         assert task.input["backend"] == importing_to.split(",")
         work_off(app)
         assert_active(app, image_id)
+        assert [place.store for place in show(app, image_id).locations] == list(STORES), (
+            "in the order that was asked for"
+        )
         assert lists(show(app, image_id)) == (None, "", "")
         task = task_of(app, image_id)
         assert (task.status, task.message, task.result) == ("success", "", {"image_id": image_id})

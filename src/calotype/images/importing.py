@@ -148,7 +148,8 @@ def activate(work: Work) -> None:
             raise errors.Gone("The image is deleted.")
         if not imports.has_image(job, image):
             raise _lock_lost()
-        copies = [copy for copy in db_copies.of(tx, job) if copy.store in job.payload["stores"]]
+        made = {copy.store: copy for copy in db_copies.of(tx, job)}
+        copies = [made[name] for name in job.payload["stores"]]  # in this order they are shown
         done = [copy for copy in copies if copy.state == "done"]
         if job.payload["method"] == imports.COPY_IMAGE:
             if image.status != "active":
