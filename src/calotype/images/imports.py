@@ -148,7 +148,16 @@ def stage(
                 jobs.park(tx, job, facts, delay=keep)
                 svc.events.image(tx, job.image_id, "image.update")
 
-            svc.db.write(work, lambda tx, _: jobs.is_parked(tx, job))
+            svc.db.write(work, lambda tx, _: _was_staged(tx, job))
+
+
+def _was_staged(tx: Tx, job: Job) -> bool:
+    """Whether the data was staged, even if somebody imports it by now, or has imported it."""
+    parked = jobs.was_parked(tx, job)
+    if parked is not None:
+        return parked
+    image = db_images.get(tx, SERVICE, job.image_id)
+    return image is not None and image.status == "active"  # if its upload had been given up, it would be queued
 
 
 def _intend_staging(
