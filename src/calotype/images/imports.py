@@ -339,10 +339,19 @@ def cancel(svc: Service, ctx: Context, image_id: str) -> None:
     svc.nudge()
 
 
-def call_off(tx: Tx, image_id: str) -> None:
-    """The image is deleted in this transaction: its import, and what is staged, are given up."""
-    for job in jobs.of_image(tx, image_id, KIND, STAGED):
+def call_off(tx: Tx, image_id: str) -> bool:
+    """The image is deleted in this transaction: give up its import, or what is staged. False if there is neither."""
+    found = jobs.of_image(tx, image_id, KIND, STAGED)
+    for job in found:
         jobs.ask_to_cancel(tx, job.id, "The image was deleted.")
+    return bool(found)
+
+
+def forget(svc: Service, tx: Tx, image_id: str) -> None:
+    """The delete of the image was undone in this transaction, and its import may have ended meanwhile."""
+    image = db_images.get(tx, SERVICE, image_id)
+    if image is not None and LOCK in image.properties and not _running(tx, image_id):
+        db_images.put_properties(tx, image_id, {IMPORTING: ""}, now=svc.now(), remove=[LOCK])
 
 
 # --- what may be imported --------------------------------------------------------------------------------
