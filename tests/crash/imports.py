@@ -8,6 +8,7 @@ was accepted must have ended as it should, and nothing may be left of the others
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import re
@@ -16,7 +17,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -35,9 +36,10 @@ from tests.support import OCTETS, Client, Service, names
 from tests.webserver import WebServer, serving
 
 STORES = ("one", "two", "three")
-METHODS = ("glance-direct", "web-download", "copy-image")
+METHODS = ("glance-direct", "web-download", "glance-download", "copy-image")
 CONF = """\
 [DEFAULT]
+enabled_import_methods = glance-direct, web-download, glance-download, copy-image
 enabled_backends = one:file, two:file, three:file
 [glance_store]
 default_backend = one
@@ -56,6 +58,7 @@ private_hosts = 127.0.0.1
 #: How long it may take until nothing is left to do, seconds: longer than a lease and the pauses between attempts.
 PATIENCE = 90.0
 _SAID = re.compile(r"Receiving: (\d+)")
+_TOKEN_LOST = re.compile(r"your token")
 
 
 @dataclass
@@ -114,16 +117,17 @@ class Import:
     all_must: bool
     served: Served | None = None
     accepted: bool | None = None
+    asked: int = 0  #: how often it was asked for
     cancelled: bool = False
     deleted: bool = False
     said: dict[str, int] = field(default_factory=dict)  #: of each task how many MiB it has told of
 
     @property
     def body(self) -> dict[str, Any]:
-        method = {"name": self.method} | ({"uri": self.uri} if self.method == "web-download" else {})
+        method = {"name": self.method} | self.where
         return {"method": method, "stores": list(self.stores), "all_stores_must_succeed": self.all_must}
 
-    uri: str = ""
+    where: Mapping[str, str] = field(default_factory=dict)  #: what the method says of the source
 
 
 class ImportCrashes:
@@ -140,7 +144,7 @@ class ImportCrashes:
         self.kills: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
         self.slowest = 0.0
-        self._log_seen = 0
+        self._log_seen: Counter[str] = Counter()
         self._problems: list[str] = []
 
     @property
@@ -154,6 +158,7 @@ class ImportCrashes:
     def run(self, kills: int, told: Callable[[int], object] = lambda _: None) -> None:
         """So many kills and stops. Raises `AssertionError` with all that is wrong."""
         with serving() as web:
+            self.service.environment = {hasty.VARIABLE: web.url}
             try:
                 self.service.start()
                 self.worker.start()
@@ -173,7 +178,7 @@ class ImportCrashes:
         threads = [threading.Thread(target=self._client, args=(one, rng.getrandbits(32))) for one in begun]
         for thread in (*threads, watcher):
             thread.start()
-        for _ in range(rng.randrange(1, 4)):
+        for _ in range(rng.randrange(2, 5)):
             self._await_moment(begun)
             self._strike()
         for thread in threads:
@@ -185,14 +190,23 @@ class ImportCrashes:
         over.set()
         watcher.join()
         left += [problem for one in begun for problem in self._check(one)]
-        log = self.service.log + self.worker.log
-        self._log_seen, log = len(log), log[self._log_seen :]
-        if "Traceback" in log:
-            left.append(f"a traceback was logged:\n{log[-6000:]}")
+        left += self._read_logs(begun)
         left += self._remove(begun)
         left += self._problems
         web.files.clear()
         assert not left, "\n".join(left[:40])
+
+    def _read_logs(self, begun: list[Import]) -> Iterator[str]:
+        """No import ended twice, and nobody was surprised."""
+        logs = {"serve": self.service.log, "worker": self.worker.log}
+        new = "".join(text[self._log_seen[name] :] for name, text in logs.items())
+        self._log_seen.update({name: len(text) for name, text in logs.items()})
+        if "Traceback" in new:
+            yield f"a traceback was logged:\n{new[-6000:]}"
+        for one in begun:
+            ends = len(re.findall(f"job import of image {one.id} (?:un)?done", new))
+            if ends > one.asked:
+                yield f"image {one.id}: {one.asked} imports were asked for, and {ends} ended"
 
     # --- the imports -------------------------------------------------------------------------------------
 
@@ -205,13 +219,28 @@ class ImportCrashes:
         if method == "copy-image":
             stores = [name for name in stores if name != "one"] or ["two"]
         one = Import(str(uuid.UUID(int=rng.getrandbits(128), version=4)), method, content, stores, rng.random() < 0.6)
-        if method == "web-download":
+        if method.endswith("-download"):
             rate = rng.choice([0, 0, 2 * MIB, 4 * MIB]) if size >= MIB else 0
             refusals, cuts = rng.choice([0, 0, 0, 1]), rng.choice([0, 0, 0, 1])
             one.served = Served(content.data(), rate, refusals, cuts)
+        if method == "web-download":
             web.files[f"/{one.id}"] = one.served
-            one.uri = f"{web.url}/{one.id}"
+            one.where = {"uri": f"{web.url}/{one.id}"}
+        if method == "glance-download":
+            there = str(uuid.UUID(int=rng.getrandbits(128), version=4))
+            web.files[f"/v2/images/{there}"] = json.dumps(self._record(one)).encode()
+            web.files[f"/v2/images/{there}/file"] = one.served
+            one.where = {"glance_region": hasty.REGION, "glance_image_id": there}
         return one
+
+    def _record(self, one: Import) -> dict[str, Any]:
+        """What the other region says of its image: with a hash or, as for old images, without one."""
+        found: dict[str, Any] = {"status": "active", "size": one.content.size, "tags": ["from there"]}
+        found |= {"disk_format": "raw", "container_format": "bare", "hw_disk_bus": "scsi"}
+        if self._rng.random() < 0.7:
+            value = hashlib.sha256(one.content.data()).hexdigest()
+            found |= {"os_hash_algo": "sha256", "os_hash_value": value}
+        return found
 
     def _client(self, one: Import, seed: int) -> None:
         """Everything that a client does for one image. Without an answer it gives up."""
@@ -220,6 +249,7 @@ class ImportCrashes:
         with contextlib.suppress(*_BROKEN):
             if not self._prepared(client, one):
                 return
+            one.asked += 1
             answer = client.request("POST", f"/v2/images/{one.id}/import", json=one.body)
             one.accepted = answer.status_code == 202
             if not one.accepted:
@@ -258,7 +288,7 @@ class ImportCrashes:
     def _watch(self, begun: list[Import], over: threading.Event) -> None:
         """Look at the tasks, as users do: none goes back."""
         client = self.service.client("alice")
-        while not over.wait(0.2):
+        while not over.wait(0.3):
             for one in begun:
                 with contextlib.suppress(*_BROKEN):
                     if one.accepted is not False and not one.deleted:
@@ -315,20 +345,21 @@ class ImportCrashes:
     # --- what must be there ------------------------------------------------------------------------------
 
     def _settle(self, begun: list[Import]) -> list[str]:
-        """Wait until there is nothing left to do; then what is left. What was staged and not imported is, now."""
+        """Wait until there is nothing left to do; then what is left. What waits for its user is imported, now."""
         client = self.service.client("alice")
         end = time.monotonic() + PATIENCE
         while True:
             left = self._left()
             if not left:
-                staged = [one for one in begun if self._status(client, one) == "uploading"]
-                if not staged:
+                again = [one for one in begun if self._waits_for_user(client, one)]
+                if not again:
                     return []
-                for one in staged:
+                for one in again:
+                    one.asked += 1
                     answer = client.request("POST", f"/v2/images/{one.id}/import", json=one.body)
                     one.accepted = answer.status_code == 202
                     if not one.accepted:
-                        return [f"image {one.id} is uploading, and import answers {answer.status_code}: {answer.text}"]
+                        return [f"image {one.id}: another import is answered {answer.status_code}: {answer.text}"]
             if time.monotonic() > end:
                 return left
             time.sleep(0.1)
@@ -344,9 +375,14 @@ class ImportCrashes:
         return [f"a job is left: {tuple(row)}" for row in found]
 
     @staticmethod
-    def _status(client: Client, one: Import) -> str | None:
+    def _waits_for_user(client: Client, one: Import) -> bool:
+        """Whether its data is staged, or its token went with a process: then its user has to ask for the import."""
         answer = client.get(f"/v2/images/{one.id}")
-        return answer.json()["status"] if answer.status_code == 200 else None
+        status = answer.json()["status"] if answer.status_code == 200 else ""
+        if status != "queued" or one.method != "glance-download":
+            return bool(status == "uploading")
+        tasks = client.get(f"/v2/images/{one.id}/tasks").json()["tasks"]
+        return bool(tasks) and bool(_TOKEN_LOST.search(tasks[-1]["message"]))
 
     def _check(self, one: Import) -> Iterator[str]:
         client, who = self.service.client("alice"), f"image {one.id} ({one.method}, {one.content.size} bytes)"
@@ -376,9 +412,16 @@ class ImportCrashes:
             self.ends["active" if succeeded else "failed" if tasks else "not begun"] += 1
             if not (copying or succeeded):
                 yield f"{who} is active without a success"
-            if not there == found == wanted:
+            # A cancel that comes after the first success costs the other stores only.
+            is_part = one.cancelled and not one.all_must and succeeded and bool(found)
+            if there != found or not (found <= wanted if is_part else found == wanted):
                 yield f"{who} should be in {wanted}, and is in {there}, as its record says in {found}"
             yield from self._wrong_bytes(who, one, image, there)
+            if one.method == "glance-download" and (image["tags"], image.get("hw_disk_bus")) != (
+                ["from there"],
+                "scsi",
+            ):
+                yield f"{who} has not what its source has: {image}"
         else:
             self.ends["failed" if one.accepted else "not begun"] += 1
             if image["status"] != "queued":
@@ -433,8 +476,9 @@ class _Hasty(Service):
     """A service with short leases."""
 
     def _launch(self, arguments: Sequence[str]) -> Any:
+        environment = {**os.environ, **self.environment}
         with (self.state / "serve.log").open("ab") as log:
-            return warm.start("hasty", arguments, stdout=log, stderr=log, env=dict(os.environ))
+            return warm.start("hasty", arguments, stdout=log, stderr=log, env=environment)
 
 
 class _Worker:

@@ -15,7 +15,7 @@ def test_every_import_that_was_accepted_ends_as_it_should_whatever_is_killed_mea
     seed = random.SystemRandom().randrange(1_000_000)
     crashes = ImportCrashes(state, seed, database=own_database)
     try:
-        crashes.run(12)
+        crashes.run(20)
     except AssertionError as exc:
         raise AssertionError(f"seed {seed}; {crashes.line()}\n{exc}") from exc
     print(f"seed {seed}; {crashes.line()}")

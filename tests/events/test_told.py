@@ -83,8 +83,10 @@ def test_an_import_tells_of_each_store_and_a_failed_one_why(app: App) -> None:
     carry_out(app)
     found = [event for event in told(app) if event.type.startswith("image.")]
     count = len(stores)
-    uploads = ["image.upload"] * count
+    uploads = ["image.upload", "image.update"] * count
     assert [one.type for one in found] == ["image.prepare"] * count + uploads + ["image.activate", "image.update"]
+    left = [one.payload["os_glance_importing_to_stores"] for one in found if one.type == "image.upload"]  # type: ignore[index]
+    assert [len(names) for names in left] == list(reversed(range(count)))
     assert {one.payload["backend"] for one in found[:count]} == set(stores)  # type: ignore[index]
     assert found[0].payload["os_glance_importing_to_stores"] == stores  # type: ignore[index]
     assert found[-1].payload["status"] == "active"  # type: ignore[index]

@@ -15,8 +15,9 @@ from calotype import errors
 from calotype.app import App
 from calotype.db import copies, jobs, leases, processes, tables
 from calotype.db import images as db_images
+from calotype.db.engine import Tx
 from calotype.db.jobs import Attempt
-from calotype.images import data, lifecycle
+from calotype.images import data, lifecycle, tasks
 from calotype.images.lifecycle import NewImage
 from calotype.images.work import Work
 from calotype.jobs import kinds
@@ -377,6 +378,33 @@ def test_the_beat_ends_with_the_last_job(app: App, monkeypatch: pytest.MonkeyPat
     make_active(app)
     time.sleep(0.2)
     assert beating() <= before
+
+
+def test_the_sweep_marks_tasks_whose_time_is_over(app: App) -> None:
+    from calotype.jobs.chores import sweep
+
+    app.conf.set_override("task_time_to_live", 2, group="task")
+    svc, image_id = app.service, queued(app)
+
+    def end(tx: Tx) -> str:
+        made = tasks.begin(svc, tx, ALICE, "import", image_id, {}, status="processing")
+        tasks.move(svc, tx, made.id, "failure", message="no")
+        return made.id
+
+    task = app.db.write(end)
+
+    def row() -> Any:
+        with app.db.read_once() as tx:
+            return tx.execute(sa.select(tables.tasks).where(tables.tasks.c.id == task)).one()
+
+    left = row().expires_at - svc.now()
+    assert timedelta(hours=1.9) < left <= timedelta(hours=2)
+    sweep(svc)
+    assert not row().deleted
+    with app.db.write_once() as tx:
+        tx.execute(sa.update(tables.tasks).values(expires_at=svc.now() - timedelta(seconds=5)))
+    sweep(svc)
+    assert row().deleted
 
 
 def test_temporary_files_without_a_job_are_swept_once_they_are_old(app: App, tmp_path: Path) -> None:

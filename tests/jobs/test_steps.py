@@ -340,6 +340,30 @@ def test_the_last_place_of_a_host_is_for_a_project_that_has_none(trial: Trial, t
         until(lambda: not any(one.transfers for one in runners))
 
 
+def test_the_dead_are_remembered_while_a_place_is_free_for_other_projects_only(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is left of theirs would wait for a lease."""
+    trial.app.conf.set_override("transfers_per_host", 2, group="jobs")
+    trial.define("one", lane=Lane.TRANSFER)
+    over, forgotten = threading.Event(), list[list[str]]()
+    trial.runs["one"] = lambda _: None if over.wait(60) else pytest.fail("it hangs")
+    monkeypatch.setattr(trial.app.service.leases, "forget_owners", forgotten.append)
+    runner = Runner(trial.app.service, 1)
+    try:
+        for image in ("red 0", "red 1"):
+            trial.submit("red", image)
+        assert runner.run_due_jobs() == 1
+        assert forgotten == []
+    finally:
+        over.set()
+        until(lambda: not runner.transfers)
+    assert runner.run_due_jobs() == 1
+    until(lambda: not runner.transfers)
+    runner.run_due_jobs()
+    assert len(forgotten) >= 1
+
+
 def test_the_places_of_a_host_are_shared_by_its_processes_and_given_back_by_the_dead(tmp_path: Path) -> None:
     holds = (
         "import sys, time\nfrom pathlib import Path\nfrom calotype.transfers import HostSlots\n"

@@ -1,8 +1,11 @@
 """A COMMIT whose answer got lost is made once: the client hears of success, and the state is what it asked for."""
 
+import contextlib
 import hashlib
+import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +19,9 @@ from calotype.context import SERVICE
 from calotype.db import images as db_images
 from calotype.db import jobs as db_jobs
 from calotype.db import members, outbox
-from calotype.db.engine import Tx, now
+from calotype.db.engine import Database, Tx, now
 from calotype.db.metadefs import OBJECT, PROPERTY, TAG
-from calotype.images import data, lifecycle, locations, sharing, stores
+from calotype.images import data, imports, lifecycle, locations, sharing, stores
 from calotype.images.lifecycle import NewImage
 from calotype.images.locations import Given
 from calotype.jobs.worker import Runner
@@ -68,6 +71,9 @@ class Bench:
 
     def show(self, image_id: str) -> Image | None:
         return self.app.db.snapshot(lambda tx: db_images.get(tx, SERVICE, image_id))
+
+    def staged(self, image_id: str) -> bool:
+        return (self.path / "staging" / image_id).exists()
 
     def files(self, image_id: str) -> int:
         return sum((self.path / store / image_id).exists() for store in ("one", "two"))
@@ -287,6 +293,31 @@ def _has_one_type(bench: Bench, name: str, answer: Association) -> bool:
     return answer.resource_type.lower() == "os::t" and _have(bench, name, links=answer.resource_type)
 
 
+def _stage(bench: Bench, image_id: str) -> None:
+    imports.stage(bench.svc, ALICE, image_id, Pieces([b"some ", b"data"]), size=9)
+
+
+def _is_staged(bench: Bench, image_id: str, _: Any) -> bool:
+    """Only staged data waits: the job of nobody."""
+    found = bench.there(image_id)
+    if (found.status, found.size, bench.staged(image_id), backlog(bench.app)) != ("uploading", 9, True, 1):
+        return False
+    lifecycle.delete(bench.svc, ALICE, image_id)
+    _work_off(bench)
+    bench.told()
+    return True
+
+
+def _import(bench: Bench, image_id: str) -> None:
+    asked = {"method": {"name": imports.GLANCE_DIRECT}}
+    imports.start(bench.svc, ALICE, image_id, imports.Request(imports.GLANCE_DIRECT, asked, stores=["two"]))
+
+
+def _work_off(bench: Bench) -> None:
+    runner = Runner(bench.svc, 60)
+    until(lambda: runner.run_due_jobs() + runner.transfers + backlog(bench.app) == 0)
+
+
 _UPLOAD = "update prepare upload activate update"
 _ADDED = "update task.create task.processing task.success update"
 _GIVEN = Given("sha512", hashlib.sha512(b"some data").hexdigest())
@@ -496,6 +527,125 @@ def test_a_job_is_claimed_once_and_done(bench: Bench, how: str) -> None:
     assert done == 1
     found = bench.there(image_id)
     assert (bench.proxy.cuts, found.status, backlog(bench.app)) == (1, "queued", 0)
+
+
+# --- imports ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_data_is_staged_once_whichever_answer_gets_lost(bench: Bench, how: str) -> None:
+    cuts = 0
+    while cuts < 20:
+        image_id = bench.queued()
+        bench.renew()
+        bench.proxy.arm(how, cuts)
+        _stage(bench, image_id)
+        assert _is_staged(bench, image_id, None)
+        if not bench.proxy.cuts:
+            break
+        cuts += 1
+    assert 3 <= cuts < 20
+
+
+@pytest.mark.parametrize("how", ["before", "late"])
+def test_an_import_is_made_once_whichever_answer_gets_lost(bench: Bench, how: str) -> None:
+    bench.told()
+    cuts = 0
+    while cuts < 40:
+        image_id = bench.queued()
+        _stage(bench, image_id)
+        bench.told()
+        bench.renew()
+        bench.proxy.arm(how, cuts)
+        _import(bench, image_id)
+        _work_off(bench)
+        is_over = not bench.proxy.cuts
+        bench.proxy.arm("")
+        found = bench.there(image_id)
+        assert (found.status, found.size, bench.files(image_id), bench.staged(image_id)) == ("active", 9, 1, False)
+        assert [place.store for place in found.locations] == ["two"]
+        assert (found.properties[imports.IMPORTING], found.properties[imports.FAILED]) == ("", "")
+        told = Counter(bench.told())
+        assert (told["upload"], told["activate"], told["task.success"], told["task.failure"]) == (1, 1, 1, 0)
+        if is_over:
+            break
+        cuts += 1
+    assert 10 <= cuts < 40
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+@pytest.mark.parametrize("moment", ["waits", "runs", "done"])
+def test_data_whose_staging_is_in_doubt_may_be_imported_meanwhile(
+    bench: Bench, moment: str, gives_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever staged it takes nothing away from the import, be it that it asks again, or that it gives the data up."""
+    image_id, store, runner = bench.queued(), bench.svc.stores.get("two"), Runner(bench.svc, 60)
+    begun, reached, free = threading.Event(), threading.Event(), threading.Event()
+    begin, back_off, give_up = store.begin, Database._back_off, data.give_up
+
+    def begins(*given: Any, **more: Any) -> Any:
+        reached.set()
+        assert free.wait(60)
+        return begin(*given, **more)
+
+    def import_() -> None:
+        if bench.proxy.cuts and not begun.is_set():
+            begun.set()
+            until(lambda: bench.there(image_id).size == 9)
+            _import(bench, image_id)
+            if moment == "done":
+                free.set()
+                _work_off(bench)
+            if moment == "runs":
+                runner.run_due_jobs()
+                assert reached.wait(30)
+
+    def again(*given: Any) -> bool:
+        if gives_up:
+            return not bench.proxy.cuts and back_off(*given)
+        import_()
+        return back_off(*given)
+
+    def given_up(*given: Any) -> None:
+        with monkeypatch.context() as reachable:
+            reachable.setattr(Database, "_back_off", back_off)
+            import_()
+            give_up(*given)
+
+    monkeypatch.setattr(store, "begin", begins)
+    monkeypatch.setattr(Database, "_back_off", again)
+    monkeypatch.setattr(data, "give_up", given_up)
+    bench.proxy.arm("late", 2)
+    with contextlib.suppress(errors.Busy) if gives_up else contextlib.nullcontext():
+        _stage(bench, image_id)
+    monkeypatch.setattr(Database, "_back_off", back_off)
+    import_()  # if the COMMIT came so early that there was no doubt
+    free.set()
+    until(lambda: not runner.transfers)
+    _work_off(bench)
+    found = bench.there(image_id)
+    assert (found.status, bench.files(image_id), bench.staged(image_id)) == ("active", 1, False)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_staged_data_whose_fate_nobody_knows_is_kept_if_and_only_if_its_image_waits_for_it(
+    bench: Bench, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id, back_off = bench.queued(), Database._back_off
+    monkeypatch.setattr(Database, "_back_off", lambda *given: not bench.proxy.cuts and back_off(*given))
+    bench.proxy.arm(how, 2)
+    if how == "after":
+        _stage(bench, image_id)
+    else:
+        with pytest.raises(errors.Busy):
+            _stage(bench, image_id)
+    assert bench.proxy.cuts == 1
+    monkeypatch.undo()
+    if how == "before":
+        found = bench.there(image_id)
+        assert (found.status, bench.staged(image_id), backlog(bench.app)) == ("queued", False, 0)
+    else:
+        assert _is_staged(bench, image_id, None)
 
 
 # --- when nothing is tried again -------------------------------------------------------------------------

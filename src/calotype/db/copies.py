@@ -65,9 +65,18 @@ def note(tx: Tx, job: Job, store: str, what: str) -> bool:
 def done(
     tx: Tx, job: Job, store: str, url: str, *, object_id: str | None = None, metadata: Mapping[str, Any] | None = None
 ) -> bool:
-    """The copy is final in its store."""
+    """The copy is final in its store, and part of the image's record from this transaction on. False if it is already.
+
+    So who repeats the transaction, because the answer to its COMMIT was lost, adds nothing a second time.
+    """
     facts = json.dumps(dict(metadata or {}))
-    return _set(tx, job, store, state="done", url=url, object=object_id, facts=facts)
+    return _set(tx, job, store, copies.c.state == "writing", state="done", url=url, object=object_id, facts=facts)
+
+
+def is_done(tx: Tx, job: Job, store: str) -> bool:
+    """Whether `done` took effect."""
+    which = (copies.c.job_id == job.id) & (copies.c.store == store) & (copies.c.state == "done")
+    return tx.execute(sa.select(copies.c.store).where(which)).first() is not None
 
 
 def fail(tx: Tx, job: Job, store: str, why: str) -> bool:
@@ -85,10 +94,10 @@ def clean(tx: Tx, job: Job, store: str) -> bool:
     return _set(tx, job, store, attempt=None, note=None, url=None, object=None)
 
 
-def _set(tx: Tx, job: Job, store: str, **values: Any) -> bool:
+def _set(tx: Tx, job: Job, store: str, *also: sa.ColumnElement[bool], **values: Any) -> bool:
     if not _touch(tx, job):
         return False
-    which = (copies.c.job_id == job.id) & (copies.c.store == store)
+    which = sa.and_(copies.c.job_id == job.id, copies.c.store == store, *also)
     return bool(tx.execute(sa.update(copies).where(which).values(values)).rowcount)
 
 

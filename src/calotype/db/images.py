@@ -216,6 +216,19 @@ def add_location(
     tx.execute(sa.insert(image_locations).values(values | times))
 
 
+def order_locations(tx: Tx, image_id: str, urls: Sequence[str]) -> None:
+    """Put these copies of an image into this order among themselves."""
+    table = image_locations.c
+    content = (table.value, table.meta_data, table.calotype_object)
+    named = (table.image_id == image_id) & (table.deleted == sa.false()) & table.value.in_(urls)
+    rows = tx.execute(sa.select(table.id, *content).where(named).order_by(table.id)).all()
+    wanted = sorted(rows, key=lambda row: urls.index(row.value))
+    for place, row in zip(rows, wanted, strict=True):
+        if place.id != row.id:
+            values = {column.name: row._mapping[column] for column in content}
+            tx.execute(sa.update(image_locations).where(table.id == place.id).values(values))
+
+
 def move_location(tx: Tx, image_id: str, before: Location, url: str, metadata: Mapping[str, Any]) -> bool:
     """Change the URL or the store of a copy. False if somebody changed it meanwhile."""
     table = image_locations.c
@@ -276,8 +289,8 @@ def put_properties(
     _draw_revision(tx, image_id)
 
 
-def put_hashes(tx: Tx, image_id: str, *, now: datetime, **values: str | None) -> bool:
-    """Write the digests of an image's data. False if the image is deleted."""
+def put_facts(tx: Tx, image_id: str, *, now: datetime, **values: str | int | None) -> bool:
+    """Write what was found out about an image's data, such as its digests. False if the image is deleted."""
     statement = sa.update(images).where(images.c.id == image_id, images.c.deleted == sa.false())
     return bool(tx.execute(statement.values(updated_at=now, **values)).rowcount)
 

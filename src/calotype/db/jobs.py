@@ -24,6 +24,7 @@ from calotype import errors
 from calotype.db import copies
 from calotype.db.clock import db_now
 from calotype.db.engine import Tx
+from calotype.db.processes import OF_PROCESS
 from calotype.db.tables import jobs, processes
 from calotype.model import Job
 
@@ -187,8 +188,13 @@ def advance(tx: Tx, job: Job, step: int, checkpoint: Mapping[str, Any]) -> bool:
 
 
 def park(tx: Tx, job: Job, checkpoint: Mapping[str, Any], *, delay: timedelta) -> None:
-    """The attempt has done its part, and the job waits for another use of it, at most for `delay`. Raises `Gone`."""
-    values = {"state": "pending", "owner": None, "due_at": db_now(delay), "checkpoint": json.dumps(dict(checkpoint))}
+    """The attempt has done its part, and the job waits for another use of it, at most for `delay`. Raises `Gone`.
+
+    The attempt is over: if its process does not learn that this was committed, it can take nothing back.
+    """
+    values: dict[str, Any] = {"state": "pending", "owner": None, "due_at": db_now(delay)}
+    values["checkpoint"] = json.dumps(dict(checkpoint))
+    values["attempt"] = job.attempt + 1
     if not tx.execute(sa.update(jobs).where(_is_current(job)).values(values)).rowcount:
         raise errors.Gone("The upload took too long to report and was given up.")
 
@@ -198,6 +204,12 @@ def is_parked(tx: Tx, job: Job) -> bool:
     waits = (jobs.c.id == job.id) & (jobs.c.state == "pending") & jobs.c.checkpoint.is_not(None)
     untouched = jobs.c.cancel.is_(None) & jobs.c.error.is_(None)  # else somebody has begun to remove what it keeps
     return tx.execute(sa.select(jobs.c.id).where(waits, untouched)).first() is not None
+
+
+def was_parked(tx: Tx, job: Job) -> bool | None:
+    """Whether `park` took effect, whatever the job is used for by now; None if there is no such job any more."""
+    row = tx.execute(sa.select(jobs.c.checkpoint).where(jobs.c.id == job.id)).first()
+    return None if row is None else row.checkpoint is not None
 
 
 def become(tx: Tx, job: Job, kind: str, payload: Mapping[str, Any], *, reserved: int) -> None:
@@ -305,15 +317,21 @@ def resolve(tx: Tx, job: Job) -> bool | None:
 
 
 def waiting_places(tx: Tx) -> list[str]:
-    """The places of jobs that are due and may run at a certain place only."""
-    due = (jobs.c.state == "pending") & (jobs.c.due_at <= db_now()) & jobs.c.place.is_not(None)
-    return list(tx.execute(sa.select(jobs.c.place).where(due).distinct()).scalars())
+    """The places of jobs that may run at a certain place only, and cannot wait any longer if nobody is there."""
+    return list(tx.execute(sa.select(jobs.c.place).where(_waits_at_place()).distinct()).scalars())
 
 
 def let_run_anywhere(tx: Tx, place: str, why: str) -> int:
-    """Nobody is at a place any more: its jobs that are due are cancelled, by whoever claims them; returns how many."""
-    due = (jobs.c.state == "pending") & (jobs.c.due_at <= db_now()) & (jobs.c.place == place)
-    return int(tx.execute(sa.update(jobs).where(due).values(place=None, cancel=why)).rowcount)
+    """Nobody is at a place any more: its jobs are cancelled, by whoever claims them; returns how many."""
+    there = _waits_at_place() & (jobs.c.place == place)
+    values = {"place": None, "cancel": why, "due_at": db_now()}
+    return int(tx.execute(sa.update(jobs).where(there).values(values)).rowcount)
+
+
+def _waits_at_place() -> sa.ColumnElement[bool]:
+    """Running or due; or waiting for a process, which never comes back. Staged data may wait for its import."""
+    of_process = jobs.c.place.like(f"{OF_PROCESS}%")
+    return jobs.c.place.is_not(None) & ((jobs.c.state == "running") | (jobs.c.due_at <= db_now()) | of_process)
 
 
 def retry(tx: Tx, job_id: str) -> bool:

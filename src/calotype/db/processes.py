@@ -8,6 +8,7 @@ import hashlib
 import secrets
 from collections.abc import Collection
 from datetime import timedelta
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -24,9 +25,13 @@ def draw_beat() -> int:
     return secrets.randbits(63)
 
 
+#: How the places of processes begin. Other places are identities of staging directories.
+OF_PROCESS: Final = "p-"
+
+
 def place_of(owner: str) -> str:
     """The place of jobs that only this process can run."""
-    return "p-" + hashlib.sha256(owner.encode()).hexdigest()[:32]
+    return OF_PROCESS + hashlib.sha256(owner.encode()).hexdigest()[:32]
 
 
 def beats_by_place(tx: Tx) -> dict[str, tuple[int, ...]]:

@@ -1,8 +1,12 @@
-"""The steps of an import job: receive the data into all stores at once, activate the image, tidy up.
+"""The steps of an import job: receive the data into all stores at once, end the import, tidy up.
 
 Nothing is final before size, hash and format of the whole data were verified. Each store's copy has a row
-(`db/copies.py`). An attempt begins by removing what an earlier one left; copies that it had finished are kept, and the
-others are made from one of them. `undo` removes everything, and returns the image to the queue.
+(`db/copies.py`). The transaction that says there that a copy is done also adds it to the image's record. If not all
+stores must succeed, the first of them makes the image active and is kept: should the import fail later, only the other
+stores have failed. Else the image becomes active when all of them are done.
+
+An attempt begins by removing what an earlier one left; copies that it had finished are kept, and the others are made
+from one of them. `undo` removes everything, and returns the image to the queue.
 """
 
 import contextlib
@@ -26,12 +30,14 @@ from calotype.images.sources import Pace, RemoteImages, WebSource
 from calotype.images.stream import Passing, Source
 from calotype.images.work import Work
 from calotype.model import MAX_NAME, RESERVED_PREFIX, Copy, Image, Job
-from calotype.stores.base import Body, Store
+from calotype.stores.base import Body, Store, Stored
 from calotype.stores.registry import STAGING
 from calotype.transfers import Upload
 
 LOG = logging.getLogger(__name__)
 
+#: What is known of the data once it is verified: columns of the record.
+_FACTS: Final = ("size", "virtual_size", "checksum", "os_hash_algo", "os_hash_value")
 #: Hashes that prove nothing about who made the data.
 _WEAK: Final = frozenset({"md5", "sha1"})
 
@@ -46,8 +52,7 @@ def receive(work: Work) -> None:
         return  # an earlier attempt has finished the copies that there are
     with contextlib.ExitStack() as stack:
         source, size, wanted = _source(work, stack, image, copies)
-        finished = sum(copy.state == "done" for copy in copies)
-        _transfer(work, _as_remote(work, image), source, size, wanted, targets, finished)
+        _transfer(work, _as_remote(work, image), source, size, wanted, targets)
 
 
 def _as_remote(work: Work, image: Image) -> Image:
@@ -63,15 +68,13 @@ def _transfer(
     size: int | None,
     wanted: dict[str, str],
     targets: dict[str, Store],
-    finished: int,
 ) -> None:
-    """`finished` is how many copies earlier attempts have made: all of them count in quotas."""
     svc, job = work.svc, work.job
     svc_algo = svc.conf.hashing_algorithm
     algo = image.os_hash_algo if job.payload["method"] == imports.COPY_IMAGE and image.os_hash_algo else svc_algo
     given = job.payload.get("given") or work.facts.get("remote", {}).get("given")
     tap = hashlib.new(given[0], usedforsecurity=False) if given else None
-    allowed, count = svc.limits.of(job.project, image.owner), finished + len(targets)
+    allowed, count = svc.limits.of(job.project, image.owner), len(targets)
     if size is not None:
         quota.reserve(svc, allowed, size * count, job)
     room = quota.growing_reservation(svc, allowed, size, job)
@@ -81,7 +84,7 @@ def _transfer(
         LOG.error("image %s: store %s takes no part in the import: %s", image.id, name, errors.reason(failure))
         if job.payload["all_must_succeed"] or isinstance(failure, errors.Gone | errors.Busy):
             raise failure  # these are no failures of the store
-        work.require(svc.db.write(lambda tx: db_copies.fail(tx, job, name, str(failure))))
+        _give_up(work, name, str(failure))
 
     def alive() -> None:
         work.check()
@@ -123,13 +126,7 @@ def _transfer(
         }
         work.keep(verified=facts)
         for target, stored in out.commit():
-            name, done = target.access.store.name, stored
-            metadata = {**done.metadata, "store": name}
-            work.require(
-                svc.db.write(
-                    lambda tx: db_copies.done(tx, job, name, done.url, object_id=done.object_id, metadata=metadata)  # noqa: B023
-                )
-            )
+            _record(work, target.access.store.name, stored)
 
 
 def _begin(work: Work, tx: Tx, store: str) -> None:
@@ -137,42 +134,119 @@ def _begin(work: Work, tx: Tx, store: str) -> None:
     work.svc.events.image(tx, work.job.image_id, "image.prepare", backend=store)
 
 
-def activate(work: Work) -> None:
-    """Add the copies to the record, and make the image active, in one transaction with the end of the task."""
+def _record(work: Work, store: str, stored: Stored) -> None:
+    """Add a copy that is final in its store to the record. The first one that need not wait for others is kept."""
     svc, job = work.svc, work.job
-    facts = dict(work.facts["verified"])
+    metadata = {**stored.metadata, "store": store}
+    is_first = not job.payload["all_must_succeed"] and not work.facts.get("kept")
+    activates = is_first and not _is_active(work)
 
     def change(tx: Tx) -> None:
-        image = db_images.get(tx, SERVICE, job.image_id, lock=True)
-        if image is None:
-            raise errors.Gone("The image is deleted.")
-        if not imports.has_image(job, image):
-            raise _lock_lost()
-        made = {copy.store: copy for copy in db_copies.of(tx, job)}
-        copies = [made[name] for name in job.payload["stores"]]  # in this order they are shown
-        done = [copy for copy in copies if copy.state == "done"]
-        if job.payload["method"] == imports.COPY_IMAGE:
-            if image.status != "active":
-                raise errors.Conflict(f"Image {image.id} is {image.status} by now.")
-        elif not db_images.move(tx, image.id, "importing", "active", now=svc.now(), **facts, **_formats(work)):
-            raise errors.Conflict(f"Image {image.id} is {image.status} by now.")
-        _take_over(work, tx, image)
-        for copy in done:
-            db_images.add_location(tx, image.id, copy.url or "", copy.metadata, svc.now(), copy.object_id)
-        failed = [copy.store for copy in copies if copy.state != "done"]
-        _end(work, tx, image, failed)
-        result: dict[str, Any] = {"image_id": image.id}
-        if "remote" in work.facts:
-            result["verified"] = work.facts["remote"]["given"] is not None  # whether its source had a hash
-        tasks.move(svc, tx, job.payload["task"], "success", message=_said(copies), result=result)
+        image = _locked(work, tx)
+        work.require(db_copies.done(tx, job, store, stored.url, object_id=stored.object_id, metadata=metadata))
+        facts = work.facts["verified"]
+        if activates:
+            _make_active(work, tx, image)
+        elif not _is_active(work):
+            db_images.put_facts(tx, image.id, now=svc.now(), **facts)
+        if is_first:
+            work.advance_in(tx, by=0, kept=True)
+        db_images.add_location(tx, image.id, stored.url, metadata, svc.now(), stored.object_id)
+        left = _show(work, tx, image)
+        jobs.reserve(tx, job, facts["size"] * len(left))  # this copy counts as stored from now on
+        svc.events.image(tx, image.id, "image.upload", *(["image.activate"] if activates else []), "image.update")
+
+    svc.db.write(change, lambda tx, _: db_copies.is_done(tx, job, store))
+    if is_first:
+        work.advanced(by=0, kept=True)
+
+
+def _give_up(work: Work, store: str, why: str) -> None:
+    """The import goes on without this store."""
+
+    def change(tx: Tx) -> None:
+        image = db_images.get(tx, SERVICE, work.job.image_id, lock=True)
+        work.require(db_copies.fail(tx, work.job, store, why))
+        if image is not None and imports.has_image(work.job, image):
+            _show(work, tx, image)
+            work.svc.events.image(tx, image.id, "image.update")
+
+    work.svc.db.write(change)
+
+
+def _show(work: Work, tx: Tx, image: Image) -> list[str]:
+    """Write into the record which stores are still to be written and which have failed; returns the former."""
+    states = {copy.store: copy.state for copy in db_copies.of(tx, work.job)}
+    wanted: list[str] = work.job.payload["stores"]
+    left = [store for store in wanted if states[store] in ("pending", "writing")]
+    failed = [store for store in imports.listed(image, imports.FAILED) if store not in wanted]
+    failed += [store for store in wanted if states[store] == "failed"]
+    values = {imports.IMPORTING: ",".join(left), imports.FAILED: ",".join(failed)}
+    changed = {name: value for name, value in values.items() if image.properties.get(name, "") != value}
+    db_images.put_properties(tx, image.id, changed, now=work.svc.now())
+    return left
+
+
+def _is_active(work: Work) -> bool:
+    """Whether the image is in use, whatever becomes of the other stores."""
+    return work.job.payload["method"] == imports.COPY_IMAGE or bool(work.facts.get("kept"))
+
+
+def _make_active(work: Work, tx: Tx, image: Image) -> None:
+    facts = {**work.facts["verified"], **_formats(work)}
+    db_images.move(tx, image.id, "importing", "active", now=work.svc.now(), **facts)
+    _take_over(work, tx, image)
+
+
+def end(work: Work) -> None:
+    """Make the image active, if it is not yet, in one transaction with the end of the task."""
+    svc, job = work.svc, work.job
+
+    def change(tx: Tx) -> None:
+        image = _locked(work, tx)
+        if not _is_active(work):
+            _make_active(work, tx, image)
+        _succeed(work, tx, image)
         work.advance_in(tx, ended=True)
-        jobs.reserve(tx, job, 0)
-        activated = ["image.activate"] if image.status != "active" else []
-        svc.events.image(tx, image.id, *["image.upload"] * len(done), *activated, "image.update")
 
     svc.db.write(change, lambda tx, _: (found := jobs.get(tx, job.id)) is not None and found.step > work.step)
     work.advanced(ended=True)
     _forget_token(work)
+
+
+def _succeed(work: Work, tx: Tx, image: Image) -> None:
+    """Write the end of an import whose image is active: into the record, the task and the quota."""
+    svc, job = work.svc, work.job
+    copies = [copy for copy in db_copies.of(tx, job) if copy.store != STAGING]
+    failed = [copy for copy in copies if copy.state != "done"]
+    # They were finished in any order; clients compare the list of stores with what they asked for.
+    urls = {copy.store: copy.url or "" for copy in copies if copy.state == "done"}
+    db_images.order_locations(tx, image.id, [urls[name] for name in job.payload["stores"] if name in urls])
+    _end(work, tx, image, [copy.store for copy in failed])
+    result: dict[str, Any] = {"image_id": image.id}
+    if "remote" in work.facts:
+        result["verified"] = work.facts["remote"]["given"] is not None  # whether its source had a hash
+    said = "; ".join(f"store {copy.store}: {copy.error}" for copy in failed)
+    tasks.move(svc, tx, job.payload["task"], "success", message=said, result=result)
+    jobs.reserve(tx, job, 0)
+    activated = ["image.activate"] if image.status == "importing" else []
+    svc.events.image(tx, image.id, *activated, "image.update")
+
+
+def _locked(work: Work, tx: Tx) -> Image:
+    """The image, locked, in the status in which the job may change it. Raises `Gone`, `Conflict`."""
+    image = db_images.get(tx, SERVICE, work.job.image_id, lock=True)
+    if image is None:
+        raise errors.Gone("The image is deleted.")
+    return _checked(work, image)
+
+
+def _checked(work: Work, image: Image) -> Image:
+    if image.status != ("active" if _is_active(work) else "importing"):
+        raise errors.Conflict(f"Image {image.id} is {image.status} by now.")
+    if not imports.has_image(work.job, image):
+        raise errors.Conflict("Another import took the image over, because this one gave no sign of life.")
+    return image
 
 
 def tidy(work: Work) -> None:
@@ -185,9 +259,13 @@ def undo(work: Work) -> None:
     """Remove everything that was written, and return the image to the queue.
 
     If a store is away, the user is told all the same, and the job stays until the store is clean. Meanwhile the image
-    may be imported again.
+    may be imported again. If not all stores must succeed, and one has, then only the others are given up.
     """
     svc, job = work.svc, work.job
+    if work.facts.get("kept"):
+        _give_up_rest(work)
+        return
+    _withdraw(work)
     left: errors.StoreError | None = None
     try:
         _clean(work, lambda _: True)
@@ -207,7 +285,7 @@ def undo(work: Work) -> None:
         if image is None or not imports.has_image(job, image):
             return
         if job.payload["method"] != imports.COPY_IMAGE:
-            db_images.move(tx, image.id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
+            db_images.move(tx, image.id, "importing", "queued", now=svc.now(), **dict.fromkeys(_FACTS))
         _end(work, tx, image, job.payload["stores"])
         svc.events.upload_failed(tx, image.id, work.failure)
         svc.events.image(tx, image.id, "image.update")
@@ -217,6 +295,52 @@ def undo(work: Work) -> None:
     if left is not None:
         work.advanced(by=0, ended=True)
         raise left
+
+
+def _withdraw(work: Work) -> None:
+    """Take the copies that are done out of the record again, before their data is removed.
+
+    A copy that the record has no more is not ours any more: who deleted it, or its active image, removes its data.
+    """
+    svc, job = work.svc, work.job
+
+    def change(tx: Tx) -> None:
+        image = db_images.get(tx, SERVICE, job.image_id, lock=True)
+        places = {place.url: place.id for place in image.locations} if image is not None else {}
+        done = [copy for copy in db_copies.of(tx, job) if copy.state == "done" and copy.store != STAGING]
+        for copy in done:
+            if copy.url in places:
+                db_images.remove_location(tx, job.image_id, places[copy.url], svc.now())
+            elif image is not None or _is_active(work):
+                work.require(db_copies.clean(tx, job, copy.store))
+            work.require(db_copies.fail(tx, job, copy.store, work.failure))
+        if image is not None and done:
+            jobs.reserve(tx, job, (image.size or 0) * len(done))
+            svc.events.image(tx, image.id, "image.update")
+
+    svc.db.write(change)
+
+
+def _give_up_rest(work: Work) -> None:
+    """End an import whose finished copies are kept: the stores that have none have failed."""
+    svc, job = work.svc, work.job
+
+    def change(tx: Tx) -> None:
+        image = db_images.get(tx, SERVICE, job.image_id, lock=True)
+        for copy in db_copies.of(tx, job):
+            if copy.state in ("pending", "writing"):
+                work.require(db_copies.fail(tx, job, copy.store, work.failure))
+        if image is not None and imports.has_image(job, image):
+            _succeed(work, tx, image)
+        else:
+            tasks.move(svc, tx, job.payload["task"], "failure", message=work.failure)
+        work.advance_in(tx, by=0, ended=True)
+
+    if not work.facts.get("ended"):
+        svc.db.write(change, lambda tx, _: _has_ended(tx, job))
+        work.advanced(by=0, ended=True)
+        _forget_token(work)
+    tidy(work)
 
 
 def _has_ended(tx: Tx, job: Job) -> bool:
@@ -248,16 +372,7 @@ def _image(work: Work) -> Image:
     image = work.svc.db.snapshot(lambda tx: db_images.get(tx, SERVICE, work.job.image_id))
     if image is None:
         raise errors.Conflict("The image was deleted.")
-    status = "active" if work.job.payload["method"] == imports.COPY_IMAGE else "importing"
-    if image.status != status:
-        raise errors.Conflict(f"Image {image.id} is {image.status} by now.")
-    if not imports.has_image(work.job, image):
-        raise _lock_lost()
-    return image
-
-
-def _lock_lost() -> errors.Conflict:
-    return errors.Conflict("Another import took the image over, because this one gave no sign of life.")
+    return _checked(work, image)
 
 
 def _begin_task(work: Work) -> None:
@@ -274,8 +389,15 @@ def _clean_earlier(work: Work) -> list[Copy]:
         # When all begins anew, stores that failed have another chance.
         if copy.state == "writing" or (copy.state != "pending" and not good):
             data.clean(work.svc, work.job, copy)
-            work.require(work.svc.db.write(lambda tx, name=copy.store: db_copies.reset(tx, work.job, name)))  # type: ignore[misc]
+            work.svc.db.write(lambda tx, name=copy.store: _reset(work, tx, name))  # type: ignore[misc]
     return [copy for copy in _copies(work) if copy.store != STAGING]
+
+
+def _reset(work: Work, tx: Tx, store: str) -> None:
+    image = db_images.get(tx, SERVICE, work.job.image_id, lock=True)
+    work.require(db_copies.reset(tx, work.job, store))
+    if image is not None and imports.has_image(work.job, image):
+        _show(work, tx, image)
 
 
 def _copies(work: Work) -> list[Copy]:
@@ -314,8 +436,7 @@ def _targets(work: Work, copies: Sequence[Copy]) -> dict[str, Store]:
         except errors.Conflict as exc:
             if work.job.payload["all_must_succeed"] or len(copies) == 1:
                 raise
-            why = str(exc)
-            work.require(work.svc.db.write(lambda tx, name=copy.store: db_copies.fail(tx, work.job, name, why)))  # type: ignore[misc]  # noqa: B023
+            _give_up(work, copy.store, str(exc))
     if not targets and not any(copy.state == "done" for copy in copies):
         raise errors.Conflict("None of the stores is configured any more.")
     return targets
@@ -460,8 +581,3 @@ def _end(work: Work, tx: Tx, image: Image, failed: Sequence[str]) -> None:
     former = [name for name in imports.listed(image, imports.FAILED) if name not in work.job.payload["stores"]]
     values = {imports.IMPORTING: "", imports.FAILED: ",".join([*former, *failed])}
     db_images.put_properties(tx, image.id, values, now=work.svc.now(), remove=[imports.LOCK])
-
-
-def _said(copies: Sequence[Copy]) -> str:
-    failed = [f"store {copy.store}: {copy.error}" for copy in copies if copy.state != "done"]
-    return "; ".join(failed)

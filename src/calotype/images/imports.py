@@ -154,7 +154,16 @@ def stage(
                 jobs.park(tx, job, facts, delay=keep)
                 svc.events.image(tx, job.image_id, "image.update")
 
-            svc.db.write(work, lambda tx, _: jobs.is_parked(tx, job))
+            svc.db.write(work, lambda tx, _: _was_staged(tx, job))
+
+
+def _was_staged(tx: Tx, job: Job) -> bool:
+    """Whether the data was staged, even if somebody imports it by now, or has imported it."""
+    parked = jobs.was_parked(tx, job)
+    if parked is not None:
+        return parked
+    image = db_images.get(tx, SERVICE, job.image_id)
+    return image is not None and image.status == "active"  # if its upload had been given up, it would be queued
 
 
 def _intend_staging(
@@ -337,10 +346,19 @@ def cancel(svc: Service, ctx: Context, image_id: str) -> None:
     svc.nudge()
 
 
-def call_off(tx: Tx, image_id: str) -> None:
-    """The image is deleted in this transaction: its import, and what is staged, are given up."""
-    for job in jobs.of_image(tx, image_id, KIND, STAGED):
+def call_off(tx: Tx, image_id: str) -> bool:
+    """The image is deleted in this transaction: give up its import, or what is staged. False if there is neither."""
+    found = jobs.of_image(tx, image_id, KIND, STAGED)
+    for job in found:
         jobs.ask_to_cancel(tx, job.id, "The image was deleted.")
+    return bool(found)
+
+
+def forget(svc: Service, tx: Tx, image_id: str) -> None:
+    """The delete of the image was undone in this transaction, and its import may have ended meanwhile."""
+    image = db_images.get(tx, SERVICE, image_id)
+    if image is not None and LOCK in image.properties and not _running(tx, image_id):
+        db_images.put_properties(tx, image_id, {IMPORTING: ""}, now=svc.now(), remove=[LOCK])
 
 
 def keep_alive(svc: Service) -> None:

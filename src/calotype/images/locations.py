@@ -320,7 +320,7 @@ def _record(svc: Service, job: Job, store: Store, passing: Passing, algo: str) -
             raise errors.Gone("The image was deleted while its data was being hashed.")
         _finish_task(svc, tx, job)
         if not job.payload["activate"]:
-            db_images.put_hashes(tx, image.id, now=svc.now(), **found)
+            db_images.put_facts(tx, image.id, now=svc.now(), **found)
             svc.events.image(tx, image.id, "image.update")
             return
         if image.status != "importing" or _formats(image) != job.payload["formats"]:
@@ -351,7 +351,7 @@ def refuse(work: Work) -> None:
         if job.payload["activate"]:
             db_images.move(tx, image.id, "importing", "queued", now=svc.now(), size=None, virtual_size=None)
         else:
-            db_images.put_hashes(tx, image.id, now=svc.now(), os_hash_algo=None)  # clients see: no hash will follow
+            db_images.put_facts(tx, image.id, now=svc.now(), os_hash_algo=None)  # clients see: no hash will follow
             if work.facts.get("unsafe"):
                 db_images.move(tx, image.id, "active", "deactivated", now=svc.now())
         svc.events.image(tx, image.id, "image.update")

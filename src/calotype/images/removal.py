@@ -37,8 +37,10 @@ def begin(svc: Service, tx: Tx, image: Image) -> Job | None:
     if rows.pop(jobs.TABLE, None):
         if image.status == "importing":
             locations.call_off(svc, tx, image.id)
-        imports.call_off(tx, image.id)
+        is_imported = imports.call_off(tx, image.id)
         jobs.revoke(tx, image.id)
+        if is_imported and image.status == "importing":
+            return None  # what is there is removed by the import
     return _submit(svc, tx, image, image.locations, rows=rows)
 
 
@@ -140,6 +142,7 @@ def _restore(svc: Service, job: Job, removed: list[int]) -> bool:
             raise errors.Gone("Somebody else finishes this delete.")
         if _is_whole(job):
             db_images.restore(tx, job.image_id, job.payload["status"], job.payload["rows"], without=removed)
+            imports.forget(svc, tx, job.image_id)
         else:
             db_images.restore_location(tx, job.image_id, copy)
         svc.events.image(tx, job.image_id, "image.update")

@@ -88,7 +88,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         Lane.TRANSFER,
         [
             Step("receive", importing.receive, importing.undo),
-            Step("activate", importing.activate, final=True),
+            Step("end", importing.end, final=True),
             Step("tidy", importing.tidy),
         ],
         attempts=5,

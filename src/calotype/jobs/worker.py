@@ -58,7 +58,7 @@ class Runner:
         self._has_sweep_lock = False
         self._next_lock_poll = self._next_sweep = self._next_place_refresh = self._next_look = 0.0
         self._next_sign_of_life = 0.0
-        self._places = Watch(step=2 * _LOCK_POLL_SECONDS)
+        self._places = Watch(svc.leases.clock, 2 * _LOCK_POLL_SECONDS)
 
     def start(self) -> None:
         self._thread.start()
@@ -88,6 +88,7 @@ class Runner:
         """Do all chores that are due now, and start transfers while there are places; returns how many jobs."""
         done = 0
         dead = self._svc.leases.dead_owners()
+        self._end_lost(dead)
         all_seen = False
         while not self._stopping:
             started = self._start_transfer(dead)
@@ -132,9 +133,18 @@ class Runner:
             self._next_sweep = now + _SWEEP_SECONDS
             chores.sweep(self._svc)
 
+    def _end_lost(self, dead: list[str]) -> None:
+        """Fail the jobs that only processes could run which are dead, or silent for a lease."""
+        mine, db = self._svc.leases, self._svc.db
+        gone = {*dead, *(one.owner for one in mine.orphans())} - {mine.owner}
+        if not gone:
+            return
+        for place in {processes.place_of(owner) for owner in gone}.intersection(db.snapshot(jobs.waiting_places)):
+            db.write(partial(jobs.let_run_anywhere, place=place, why=_TOKEN_LOST))
+
     def _look_for_lost_places(self) -> None:
         """Fail the jobs that can only run where nobody has been for long. One process of all hosts looks."""
-        now = time.monotonic()
+        now = self._svc.leases.clock()
         if not self._has_sweep_lock or now < self._next_look:
             return
         self._next_look = now + _LOCK_POLL_SECONDS
@@ -144,7 +154,7 @@ class Runner:
         beats = db.snapshot(processes.beats_by_place) if waiting else {}
         self._places.observe({place: beats.get(place) for place in waiting})
         for place in waiting:
-            if place.startswith("p-"):
+            if place.startswith(processes.OF_PROCESS):
                 patience, why = leases.LEASE.total_seconds(), _TOKEN_LOST
             else:
                 patience, why = 60.0 * self._svc.conf.jobs.host_patience, _HOST_LOST
@@ -191,7 +201,7 @@ class Runner:
         return db.write(work, committed, mine.abandon)
 
     def _start_transfer(self, dead: list[str]) -> bool | None:
-        """Start a transfer that is due. None if there is no place for one, False if none is due."""
+        """Start a transfer that is due. False if none is; None if that is unknown, because no place is free for it."""
         running = self.transfers
         if running >= self._most:
             return None
@@ -199,14 +209,15 @@ class Runner:
         if taken is None:
             return None
         give_back, is_last = taken
+        spare = is_last or 1 <= running == self._most - 1
         try:
-            job = self._claim(Lane.TRANSFER, dead, spare=is_last or 1 <= running == self._most - 1)
+            job = self._claim(Lane.TRANSFER, dead, spare=spare)
         except BaseException:
             give_back()
             raise
         if job is None:
             give_back()
-            return False
+            return None if spare else False
         thread = threading.Thread(target=self._transfer, args=[job, give_back], name="transfer", daemon=True)
         thread.start()
         self._transfers = {one for one in self._transfers if one.is_alive()} | {thread}
