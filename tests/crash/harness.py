@@ -95,7 +95,7 @@ class Crashes:
         begin = time.monotonic()
         self.service.start()
         self.summary.slowest_start = max(self.summary.slowest_start, time.monotonic() - begin)
-        took, left = settle(self.service, self.kit)
+        took, left = settle(self.service, self.kit, self.kit.recovery)
         self.summary.slowest_recovery = max(self.summary.slowest_recovery, took)
         self._log_seen, log = len(self.service.log), self.service.log[self._log_seen :]
         if "Traceback" in log:

@@ -300,6 +300,7 @@ class Cephs(Kit):
     """Pools of the run's cluster."""
 
     patience = 6.0
+    recovery = 20.0  # to remove one image takes several commits of the monitor, and of the disks
     reads_outlive_deletes = False
 
     def __init__(self, _: Path | None = None, **options: Any) -> None:

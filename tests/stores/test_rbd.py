@@ -21,6 +21,7 @@ from calotype.context import SERVICE
 from calotype.stores import librbd, rbd_names
 from calotype.stores import rbd as driver
 from calotype.stores.rbd import RbdStore
+from tests.crash.harness import Crashes
 from tests.stores import suite
 from tests.stores.ceph import PROGRAMS, USER, Ceph, Cephs, address, ceph, objects, rbd_store
 from tests.stores.suite import CHECKS, ID, OTHER, Kit, content, missing, store_object, write
@@ -61,7 +62,7 @@ def _librbds_order(pool: librbd.Pool, image_id: str, name: str, to: str) -> None
 
 
 def _patient(store: RbdStore, name: str, options: Any, **more: Any) -> None:
-    _made(store, name, {**options, "read_timeout": 60.0}, **more)
+    _made(store, name, {**options, "read_timeout": 9.0}, **more)
 
 
 _made = RbdStore.__init__
@@ -432,6 +433,55 @@ def test_a_change_of_the_name_that_was_interrupted_is_cleaned_up(
     assert kit.left_over() == [ID]
 
 
+@pytest.mark.parametrize("steps", range(1, 7))
+def test_a_delete_that_was_interrupted_is_finished_by_the_next_one(
+    kit: Cephs, store: RbdStore, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each change that it makes by itself; what librbd does in one call cannot be interrupted here."""
+    done: list[str] = []
+
+    class Died(BaseException):
+        pass
+
+    def stop_after(function: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*given: Any) -> Any:
+            result = function(*given)
+            if "dir_get_name" not in given:
+                done.append(function.__name__)
+                if len(done) == steps:
+                    raise Died
+            return result
+
+        return step
+
+    stored = store_object(store, [b"abc"])
+    with monkeypatch.context() as patched:
+        for place, name in (
+            (librbd.Image, "unprotect"), (librbd.Image, "remove_snapshot"), (librbd.Pool, "execute"),
+            (librbd.Pool, "make"), (librbd.Pool, "remove"), (librbd.Pool, "remove_image"),
+        ):  # fmt: skip
+            patched.setattr(place, name, stop_after(getattr(place, name)))
+        with contextlib.suppress(Died):
+            store.delete(stored.url, object_id=stored.object_id, ctx=SERVICE)
+    with contextlib.suppress(errors.Missing):
+        assert store.delete(stored.url, object_id=stored.object_id, ctx=SERVICE) is None
+    assert kit.left_over() == []
+
+
+def test_what_an_interrupted_removal_left_is_removed(kit: Cephs, store: RbdStore, cluster: Ceph) -> None:
+    with contextlib.closing(cluster.admin.pool("one")) as pool:
+        for name in (f"{ID}.ab12-1.part.aside", f"{ID}.123abc.aside"):
+            pool.make(f"rbd_id.{name}", librbd.encoded("123abc"))
+    assert len(kit.left_over()) == 2
+    store.clean(ID, "ab12-1", None)
+    assert kit.left_over() == [f"rbd_id.{ID}.123abc.aside"]
+    url = f"rbd://{cluster.fsid}/one/{ID}/snap"
+    assert store.delete(url, object_id="123abc", ctx=SERVICE) is None
+    assert kit.left_over() == []
+    with pytest.raises(errors.Missing):
+        store.delete(url, object_id="123abc", ctx=SERVICE)
+
+
 def test_a_name_that_leads_nowhere_is_no_object(kit: Cephs, store: RbdStore, cluster: Ceph) -> None:
     with contextlib.closing(cluster.admin.pool("one")) as pool:
         pool.make(f"rbd_id.{ID}", librbd.encoded("123abc"))
@@ -608,6 +658,21 @@ def test_a_service_serves_images_from_ceph(kit: Cephs, state: Path, cluster: Cep
             assert alice.delete(image_id).status_code == 204
         until(lambda: kit.left_over() == [])
         assert "Traceback" not in service.log
+
+
+def test_kill_9_under_load_loses_nothing_and_leaves_nothing(kit: Cephs, state: Path) -> None:
+    seed = random.SystemRandom().randrange(1_000_000)
+    crashes = Crashes(state, seed, kit, images=30, bytes_=64 * MIB)
+    try:
+        while crashes.summary.kills < 6 or (not crashes.summary.cut["uploads"] and crashes.summary.kills < 20):
+            crashes.round()
+        crashes.finish()
+    except AssertionError as exc:
+        raise AssertionError(f"seed {seed}; {crashes.line()}\n{exc}") from exc
+    finally:
+        if crashes.service.process is not None and crashes.service.process.poll() is None:
+            crashes.service.kill()
+    assert crashes.summary.cut["uploads"] > 0, "no kill hit an upload"
 
 
 def test_a_silent_cluster_holds_up_no_list_of_stores(kit: Cephs, state: Path) -> None:

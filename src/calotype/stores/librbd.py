@@ -76,7 +76,6 @@ _FUNCTIONS: Final[Mapping[str, tuple[Any, ...]]] = {
     "rados_remove": (c_void_p, c_char_p),
     "rados_write_full": (c_void_p, c_char_p, c_char_p, c_size_t),
     "rados_getxattr": (c_void_p, c_char_p, c_char_p, c_char_p, c_size_t),
-    "rados_setxattr": (c_void_p, c_char_p, c_char_p, c_char_p, c_size_t),
     "rados_exec": (c_void_p, c_char_p, c_char_p, c_char_p, c_char_p, c_size_t, c_char_p, c_size_t),
     "rados_notify2": (c_void_p, c_char_p, c_char_p, c_int, c_uint64, _Text, _Size),
     "rados_create_write_op": (),
@@ -85,6 +84,8 @@ _FUNCTIONS: Final[Mapping[str, tuple[Any, ...]]] = {
     "rados_write_op_write_full": (c_void_p, c_char_p, c_size_t),
     "rados_write_op_cmpext": (c_void_p, c_char_p, c_size_t, c_uint64, POINTER(c_int)),
     "rados_write_op_remove": (c_void_p,),
+    "rados_write_op_assert_exists": (c_void_p,),
+    "rados_write_op_setxattr": (c_void_p, c_char_p, c_char_p, c_size_t),
     "rados_write_op_operate": (c_void_p, c_void_p, c_char_p, c_void_p, c_int),
     "rbd_image_options_create": (_Out,),
     "rbd_image_options_destroy": (c_void_p,),
@@ -138,6 +139,8 @@ _RETURNS: Final[Mapping[str, Any]] = {
     "rados_write_op_write_full": None,
     "rados_write_op_cmpext": None,
     "rados_write_op_remove": None,
+    "rados_write_op_assert_exists": None,
+    "rados_write_op_setxattr": None,
     "rbd_image_options_create": None,
     "rbd_image_options_destroy": None,
     "rbd_image_spec_list_cleanup": None,
@@ -373,8 +376,11 @@ class Pool:
         return value.raw[:size]
 
     def set_mark(self, name: str, attribute: str, value: bytes) -> None:
-        """Give an object an attribute."""
-        self._lib.call("rados_setxattr", self._handle, name.encode(), attribute.encode(), value, len(value))
+        """Give an object an attribute. Raises `FileNotFoundError`."""
+        with self._operation() as operation:
+            self._lib.call("rados_write_op_assert_exists", operation)
+            self._lib.call("rados_write_op_setxattr", operation, attribute.encode(), value, len(value))
+            self._operate(operation, name)
 
     def execute(self, name: str, method: str, given: bytes) -> bytes:
         """Have the cluster run a method of its class `rbd` on an object; at most 64 KiB come back."""

@@ -70,10 +70,11 @@ OPTIONS: list[cfg.Opt] = [
 ]
 
 _SNAPSHOT: Final = "snap"
-_WRITER: Final = "calotype.writer"  #: The attribute of an image's header that names the process that writes it.
+#: The attribute of an image's header that tells which of our processes, by which connection, changes it or did so last.
+_WRITER: Final = "calotype.writer"
 _IDENTITY: Final = "calotype_store"  #: The object that holds the identity.
 _PART: Final = re.compile(r"[0-9a-fA-F-]{36}\.([0-9a-f]+-[0-9]+)\.part")
-_ASIDE: Final = re.compile(r".+\.([0-9a-f]+)\.aside")
+_ASIDE: Final = re.compile(r"([0-9a-fA-F-]{36})\..+\.aside")
 _UNKNOWN: Final = "00000000-0000-0000-0000-000000000000"  #: What Ceph takes for its cluster if it was not told.
 _READ: Final = 1 << 20  #: Bytes of one read.
 _AHEAD: Final = 4  #: How many of them are under way, so that a transfer has at most 4 MiB.
@@ -218,7 +219,7 @@ class RbdStore:
             self._give_back(link)
 
     def _take(self) -> _Link:
-        link = self._living() or self._connect()
+        link = self._usable() or self._connect()
         with self._lock:
             link.users += 1
         return link
@@ -240,7 +241,7 @@ class RbdStore:
         if over:
             self._patience.start(link.end)
 
-    def _living(self) -> _Link | None:
+    def _usable(self) -> _Link | None:
         link = self._current
         # A child cannot use a connection of its parent, nor end it.
         return link if link is not None and link.process == os.getpid() else None
@@ -251,7 +252,7 @@ class RbdStore:
         if not self._connecting.acquire(timeout=self._connect_timeout):
             raise slow
         try:
-            if link := self._living():
+            if link := self._usable():
                 return link
             if self._refused and begun < self._refused[0]:
                 raise self._refused[1]  # it was tried, in vain, while this thread waited
@@ -492,12 +493,12 @@ class RbdStore:
                 found = names.id_of(link.pool, part)
                 if found is None:
                     raise FileNotFoundError(ENOENT, "the new image is gone")
-                link.pool.set_mark(names.header(found), _WRITER, this_process())
+                self._claim(link, found)
                 return found, link.pool.open_id(found)
 
             def undo(made: tuple[str, Image]) -> None:
                 made[1].close()
-                self._remove_attempt(link, made[0])
+                self._remove_attempt(link, made[0], part)
 
             try:
                 internal, image = self._call(create, undo)
@@ -509,7 +510,6 @@ class RbdStore:
                     self.clean(image_id, attempt, None)
                 raise
             self._writing.add(internal)
-            ending.callback(self._writing.discard, internal)
             write = _RbdWrite(self, link, image, internal, image_id, part, size, note)
             write.keep(ending.pop_all())
             return write
@@ -590,8 +590,11 @@ class RbdStore:
         with self._linked() as link:
             found = self._call(lambda: names.id_of(link.pool, place.name))
             if object_id is not None and found != object_id:
-                if self._call(lambda: names.name_of(link.pool, object_id)) == _aside(place.name, object_id):
+                aside = _aside(place.name, object_id)
+                if self._call(lambda: names.name_of(link.pool, object_id)) == aside:
                     found = object_id  # its removal was begun, and interrupted
+                elif self._call(lambda: names.clear(link.pool, object_id, aside)):
+                    return None  # the same, and no more than this was left
                 elif found is not None:
                     raise errors.Replaced("Another object has the name of the image's data.", self.name)
             if found is None:
@@ -599,63 +602,67 @@ class RbdStore:
             if found in self._removing:
                 return Later(5)
             aside = self._call(lambda: self._free(link, found, place.name))
-            return None if self._finish(link, found, aside, evict=False) else Later(5)
+            return None if self._finish(link, found, aside) else Later(5)
 
     def clean(self, image_id: str, attempt: str, note: str | None) -> None:
         part = f"{image_id}.{attempt}.part"
         self.confirm()
         with self._linked() as link:
-            found = self._call(lambda: names.id_of(link.pool, part) or names.listed_id(link.pool, part))
-            for internal in dict.fromkeys(one for one in (found, note) if one):
+            asked = (names.id_of, names.listed_id)
+            found = self._call(lambda: [ask(link.pool, name) for name in (part, f"{part}.aside") for ask in asked])
+            for internal in dict.fromkeys(one for one in (*found, note) if one):
                 self._remove_attempt(link, internal, part, final=image_id if internal == note else None)
 
-    def _remove_attempt(self, link: _Link, internal: str, part: str | None = None, *, final: str | None = None) -> None:
+    def _remove_attempt(self, link: _Link, internal: str, part: str, *, final: str | None = None) -> None:
         """Remove the image that an attempt has written, if it has the name `part`, `final` or one to be removed."""
+        asides = {part: f"{part}.aside"} | ({final: _aside(final, internal)} if final else {})
 
         def take() -> str | None:
             """Take its name, so that it never becomes final. Returns the new one, None if there is no such image."""
-            while (name := names.name_of(link.pool, internal)) in (part, final) and name is not None:
+            while (name := names.name_of(link.pool, internal)) in asides and name is not None:
                 with contextlib.suppress(FileNotFoundError):  # its writer has made it final at this moment
-                    names.move(link.pool, internal, name, _aside(name, internal))
-            if part is not None:
-                link.pool.remove(f"rbd_id.{part}", encoded(internal))  # a move was interrupted
-            return name if name is not None and _ASIDE.fullmatch(name) else None
+                    names.move(link.pool, internal, name, asides[name])
+            for one in asides:
+                link.pool.remove(f"rbd_id.{one}", encoded(internal))  # a move was interrupted
+            return name if name in asides.values() else None
 
         name = self._call(take)
-        if name is None or self._finish(link, internal, name, evict=True) is not False:
-            return
-        if internal not in self._writing:  # else its writer removes it when it finds out
+        done = name is None or self._finish(link, internal, name)
+        if done:
+            self._call(lambda: [names.clear(link.pool, internal, one) for one in asides.values()])
+        elif done is False and internal not in self._writing:  # else its writer removes it when it finds out
             raise errors.StoreUnavailable("The data of an upload that was given up is still open.", self.name)
 
     def _free(self, link: _Link, internal: str, name: str) -> str:
         """Take the name of an object that is to be removed, and return its new one. Raises `InUse`."""
-        with contextlib.suppress(FileNotFoundError):
-            image = link.pool.open_id(internal)
-            try:
-                others = [one for one in image.watchers() if one.instance != link.cluster.instance()]
-                if others:
-                    raise errors.InUse("The image's data is open in another program.", self.name)
-                if any(one.name == _SNAPSHOT for one in image.snapshots()):
-                    image.unprotect(_SNAPSHOT)
-            except OSError as exc:
-                if exc.errno == EBUSY:
-                    raise errors.InUse("There are clones of the image's data.", self.name) from exc
-                raise
-            finally:
-                image.close()
         aside = _aside(name, internal)
+        if names.name_of(link.pool, internal) == aside:  # it was begun before, and interrupted
+            link.pool.remove(f"rbd_id.{name}", encoded(internal))
+            return aside
+        if link.pool.changed(names.header(internal)) is not None:
+            with contextlib.closing(link.pool.open_reading(internal)) as image:
+                watchers, snapshots = image.watchers(), image.snapshots()
+            if self._living(link, internal, watchers):
+                raise errors.InUse("The image's data is open in another program.", self.name)
+            self._claim(link, internal)
+            if any(one.name == _SNAPSHOT for one in snapshots):
+                with contextlib.closing(link.pool.open_id(internal)) as image:
+                    try:
+                        image.unprotect(_SNAPSHOT)
+                    except OSError as exc:
+                        if exc.errno == EBUSY:
+                            raise errors.InUse("There are clones of the image's data.", self.name) from exc
+                        raise
         try:
             names.move(link.pool, internal, name, aside)
         except FileNotFoundError as exc:
+            names.clear(link.pool, internal, name)
             if names.name_of(link.pool, internal) != aside:
                 raise errors.Missing("The image's data is not in the store.", self.name) from exc
         return aside
 
-    def _finish(self, link: _Link, internal: str, name: str, *, evict: bool) -> bool | None:
-        """Remove an image that has a name to be removed. False if somebody has it open, None if it takes longer.
-
-        With `evict`, a writer that has it open and gives no sign of life is shut out of the cluster.
-        """
+    def _finish(self, link: _Link, internal: str, name: str) -> bool | None:
+        """Remove an image that has a name to be removed. False if somebody has it open, None if it takes longer."""
         with self._lock:
             if internal in self._removing:
                 return None
@@ -664,7 +671,7 @@ class RbdStore:
 
         def finish() -> bool:
             try:
-                return self._remove(link, internal, name, evict=evict)
+                return self._remove(link, internal, name)
             finally:
                 with self._lock:
                     self._removing.discard(internal)
@@ -675,7 +682,7 @@ class RbdStore:
         except StillRunning:
             return None
 
-    def _remove(self, link: _Link, internal: str, name: str, *, evict: bool) -> bool:
+    def _remove(self, link: _Link, internal: str, name: str) -> bool:
         """Remove an image with this name; False if somebody has it open."""
         pool = link.pool
         if pool.changed(names.header(internal)) is None:
@@ -684,8 +691,9 @@ class RbdStore:
         names.settle(pool, internal, name)
         with contextlib.closing(pool.open_reading(internal)) as image:
             watchers, snapshots = image.watchers(), image.snapshots()
-        if watchers and (internal in self._writing or not evict or not self._evict(link, internal, watchers)):
+        if internal in self._writing or self._living(link, internal, watchers):
             return False
+        self._claim(link, internal)
         if snapshots:
             with contextlib.closing(pool.open_id(internal)) as image:
                 _drop_snapshots(image)
@@ -704,21 +712,29 @@ class RbdStore:
             break
         return True
 
-    def _evict(self, link: _Link, internal: str, watchers: Sequence[Watcher]) -> bool:
-        """Shut out those who have an image of an upload open, if they are dead. Returns whether all are.
+    def _claim(self, link: _Link, internal: str) -> None:
+        """Write down that this process changes the image. So another one can tell, when this one is dead."""
+        mark = this_process() + f" {link.cluster.instance()}".encode()
+        link.pool.set_mark(names.header(internal), _WRITER, mark)
 
-        Without this the cluster waits half a minute for them.
+    def _living(self, link: _Link, internal: str, watchers: Sequence[Watcher]) -> list[Watcher]:
+        """Those who have an image open, without this process and without one of ours that is dead.
+
+        The dead one is shut out of the cluster, which would take it for alive for half a minute.
         """
-        writer = link.pool.mark(names.header(internal), _WRITER)
-        if writer is not None and has_ended(writer) and len(watchers) == 1:
-            dead = {one.instance for one in watchers}
-        else:
-            dead = link.pool.silent(names.header(internal), _SIGN_OF_LIFE)
-        for one in watchers:
-            if one.instance in dead:
-                LOG.warning("store %s: the dead writer %s is shut out of the cluster", self.name, one.address)
+        found = [one for one in watchers if one.instance != link.cluster.instance()]
+        mark = link.pool.mark(names.header(internal), _WRITER) if found else None
+        if mark is None:
+            return found
+        process, _, instance = mark.rpartition(b" ")
+        for one in found:
+            if str(one.instance).encode() != instance:
+                continue
+            if has_ended(process) or one.instance in link.pool.silent(names.header(internal), _SIGN_OF_LIFE):
+                LOG.warning("store %s: the dead client %s is shut out of the cluster", self.name, one.address)
                 link.cluster.blocklist(one.address, _BLOCKED)
-        return all(one.instance in dead for one in watchers)
+                return [other for other in found if other != one]
+        return found
 
     def sweep(self, lives: Callable[[str], bool]) -> int:
         swept = 0
@@ -732,7 +748,7 @@ class RbdStore:
                 if made is not None and time.time() - made <= _SWEEP_AGE:
                     continue
                 if aside:
-                    swept += self._finish(link, internal, name, evict=".part." in name) is True
+                    swept += self._finish(link, internal, name) is True
                 elif part and not lives(part[1]):
                     self._remove_attempt(link, internal, name)
                     swept += 1
@@ -1065,6 +1081,7 @@ class _RbdWrite:
         if self._collector is not None:
             self._collector.join()
         self._store._close(self._image)
+        self._store._writing.discard(self._internal)
 
     def _end(self) -> None:
         self._ended = True

@@ -83,6 +83,7 @@ def clear(pool: Pool, image_id: str, name: str) -> bool:
 
 def forget(pool: Pool, image_id: str, name: str) -> None:
     """Remove a name of an image whose creation or removal was interrupted, so that it consists of its name only."""
+    pool.remove(f"rbd_object_map.{image_id}")
     pool.remove(f"rbd_id.{name}", encoded(image_id))
     try:
         pool.execute(_DIRECTORY, "dir_remove_image", encoded(name, image_id))
