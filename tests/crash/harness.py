@@ -23,13 +23,14 @@ from calotype.db import tables
 from tests.crash.journal import MIB, Entry, Journal
 from tests.crash.load import Aim, Load, some_aim
 from tests.crash.oracle import PLACES, below, check, debris, misread, settle
+from tests.stores.ceph import Cephs
 from tests.stores.remote_toy import RemoteToys
 from tests.stores.suite import Kit
 from tests.stores.test_contract import KITS
 from tests.support import Client, Service
 
 #: The drivers to choose from. Those whose data ends with the process say so by `Kit.configured`.
-STORES: dict[str, Callable[[Path], Kit]] = {**KITS, "toy": RemoteToys}
+STORES: dict[str, Callable[[Path], Kit]] = {**KITS, "toy": RemoteToys, "rbd": Cephs}
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Crashes:
         begin = time.monotonic()
         self.service.start()
         self.summary.slowest_start = max(self.summary.slowest_start, time.monotonic() - begin)
-        took, left = settle(self.service, self.kit)
+        took, left = settle(self.service, self.kit, self.kit.recovery)
         self.summary.slowest_recovery = max(self.summary.slowest_recovery, took)
         self._log_seen, log = len(self.service.log), self.service.log[self._log_seen :]
         if "Traceback" in log:

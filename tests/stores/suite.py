@@ -58,6 +58,8 @@ class Kit:
     patience = 5.0
     #: The `read_timeout` of the kit's stores, seconds: long enough to tell a read that was cancelled from one that ended.
     read_timeout = 1.0
+    #: Seconds after the start of a service within which nothing is left of a kill.
+    recovery = 5.0
     #: Whether a read that has begun ends well although the object is deleted meanwhile, as that of an open file does.
     reads_outlive_deletes = True
 

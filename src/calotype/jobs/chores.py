@@ -75,5 +75,8 @@ def sweep(svc: Service) -> None:
         return svc.db.snapshot(lambda tx: jobs.exists(tx, token))
 
     for store in svc.stores:
-        if isinstance(store, Sweeps) and (count := store.sweep(job_exists)):
-            LOG.warning("%d orphaned temporary files were removed from store %s", count, store.name)
+        try:
+            if isinstance(store, Sweeps) and (count := store.sweep(job_exists)):
+                LOG.warning("%d orphaned temporary files were removed from store %s", count, store.name)
+        except errors.StoreError as exc:  # the other stores are swept all the same
+            LOG.warning("store %s cannot be swept: %s", store.name, errors.reason(exc))
