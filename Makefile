@@ -38,6 +38,12 @@ $(VENV)/.fuzz: $(VENV)/.test
 	.keystone/venv/bin/pip install --quiet --disable-pip-version-check 'keystone>=30,<31' 'gunicorn>=27,<28' setuptools
 	@touch $@
 
+# Swift, for its driver: in an environment of its own as well. It needs pkg_resources.
+.swift/ready:
+	@$(PYTHON) -m venv .swift/venv
+	.swift/venv/bin/pip install --quiet --disable-pip-version-check 'swift>=2.38,<2.39' 'keystonemiddleware>=12,<14' 'setuptools<81'
+	@touch $@
+
 # tempest, in an environment of its own as well.
 .tempest/ready:
 	@$(PYTHON) -m venv .tempest/venv
@@ -59,6 +65,7 @@ check: lint ## after each save: lint, and the tests that are quick and need noth
 test: $(VENV)/.test ## run all tests on each database; sets up what they need; ARGS="tests/api", DATABASES="mariadb sqlite" choose
 	@needed="$$($(BIN)/python -m tests.needed "$(DATABASES)" $(ARGS))" || exit; \
 	case "$$needed" in *keystone*) $(MAKE) --no-print-directory .keystone/ready || exit ;; esac; \
+	case "$$needed" in *swift*) $(MAKE) --no-print-directory .swift/ready || exit ;; esac; \
 	[ -z "$$needed" ] || tests/needs $$needed
 	@DATABASES="$(DATABASES)" tests/each-database $(BIN)/pytest $(ARGS)
 
@@ -71,6 +78,7 @@ lint: $(VENV)/.test ## ruff, mypy (strict on src), the import rules, and links t
 
 crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --database mariadb --store toy", or "--power N" to lose power
 	@tests/needs
+	@case "$(ARGS)" in *swift*) $(MAKE) --no-print-directory .swift/ready ;; esac
 	$(BIN)/python -m tests.crash $(ARGS)
 
 clocks: $(VENV)/.test ## two hosts whose clocks lie, whose database hangs and of which one is stopped; ARGS="--database postgresql --seconds 120"
@@ -114,4 +122,4 @@ plans: $(VENV)/.test ## write docs/contribute/queries.md anew: how each database
 	$(BIN)/python -m tests.db.plans
 
 clean: ## remove the virtual environment; leaves the state directory alone
-	rm -rf $(VENV) .keystone .tempest
+	rm -rf $(VENV) .keystone .swift .tempest

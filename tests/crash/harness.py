@@ -25,11 +25,12 @@ from tests.crash.load import Aim, Load, some_aim
 from tests.crash.oracle import PLACES, below, check, debris, misread, settle
 from tests.stores.remote_toy import RemoteToys
 from tests.stores.suite import Kit
+from tests.stores.swift_kit import Swifts
 from tests.stores.test_contract import KITS
 from tests.support import Client, Service
 
 #: The drivers to choose from. Those whose data ends with the process say so by `Kit.configured`.
-STORES: dict[str, Callable[[Path], Kit]] = {**KITS, "toy": RemoteToys}
+STORES: dict[str, Callable[[Path], Kit]] = {**KITS, "swift": Swifts, "toy": RemoteToys}
 
 
 @dataclass
