@@ -5,10 +5,13 @@ that a manifest may list, and for Keystone `keystone`, the options of `authtoken
 keeps in memcached is in a dictionary here.
 """
 
+import copy
 import json
 import os
+import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import eventlet
@@ -108,7 +111,8 @@ class Cache:
         return None if until and until < time.time() else value
 
     def set(self, key, value, serialize=True, time=0, **_):
-        self.kept[key] = (json.loads(json.dumps(value)), _until(time))
+        if not key.startswith(("account/", "container/")):  # how much is in one changes all the time
+            self.kept[key] = (copy.deepcopy(value), _until(time))
 
     def incr(self, key, delta=1, time=0):
         value = max(0, int(self.get(key) or 0) + int(delta))
@@ -148,9 +152,11 @@ def main(directory, port, settings):
     utils.SWIFT_CONF_FILE = constraints.SWIFT_CONF_FILE = str(base / "swift.conf")
     constraints.reload_constraints()
     from swift.common.ring import RingBuilder  # not before the limits are read
+    from swift.common.utils.logs import SwiftLogAdapter
     from swift.common.wsgi import SwiftHttpProtocol, loadapp
 
     utils.validate_hash_conf()
+    SwiftLogAdapter.exception = lambda *_: traceback.print_exc()  # else they would go to syslog
     pool = eventlet.GreenPool(2000)
 
     def serve(sock, app):
@@ -177,7 +183,9 @@ def main(directory, port, settings):
         )
     )
     front = eventlet.listen(("127.0.0.1", port), reuse_port=False)
-    serve(front, Cache(loadapp(str(conf))))
+    cache = Cache(loadapp(str(conf)))
+    signal.signal(signal.SIGUSR1, lambda *_: cache.kept.clear())
+    serve(front, cache)
     print("ready", flush=True)
     while os.getppid() == parent:  # whoever started it may be killed
         eventlet.sleep(1)

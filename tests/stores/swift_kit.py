@@ -35,11 +35,12 @@ class Swifts(Kit):
     reads_outlive_deletes = False
     read_timeout = 4.0  # on a busy machine Swift may take a second
     patience = 20.0
+    rounds = 2
 
-    def __init__(self, _: Path, server: Swift | None = None, **given: Any) -> None:
+    def __init__(self, _: Path, server: Swift | None = None, direct: Direct | None = None, **given: Any) -> None:
         self.server = server or swift()
         self.proxy = Proxy(self.server.port)
-        self.direct = Direct(self.server)
+        self.direct = direct or Direct(self.server)
         self.unique = f"kit-{uuid.uuid4().hex[:12]}"
         self.given = given
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -33,13 +34,13 @@ class Swift:
     """One Swift, which ends with this process. `keystone` has the options of its `authtoken`; without, it is tempauth."""
 
     def __init__(
-        self, *, max_file_size: int = 5368709122, segments: int = 1000, keystone: Mapping[str, str] | None = None
+        self, *, max_file_size: int = 5368709122, segments: int = 1000, keystone: tuple[tuple[str, str], ...] = ()
     ) -> None:
         if not PYTHON.exists():
             raise RuntimeError(f"There is no Swift in {HOME}; run: make .swift/ready")
         self.port = free_port()
         self.root = Path(tempfile.mkdtemp(prefix="calotype-swift-", dir=_quick()))
-        settings = {"max_file_size": max_file_size, "segments": segments, "keystone": keystone}
+        settings = {"max_file_size": max_file_size, "segments": segments, "keystone": dict(keystone)}
         with (self.root / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [PYTHON, "-W", "ignore", Path(__file__).with_name("swift_all_in_one.py"), self.root, str(self.port),
@@ -54,6 +55,10 @@ class Swift:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def forget_tokens(self) -> None:
+        """Ask Keystone again about each token."""
+        self._process.send_signal(signal.SIGUSR1)
 
     def stop(self) -> None:
         self._process.kill()
@@ -139,7 +144,7 @@ class Proxy:
         self.refuses = False
         self.silent = threading.Event()
         self.delay = 0.0
-        self.now = self.most = 0  #: requests under way
+        self.now = self.most = 0  #: PUT requests under way
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -203,14 +208,14 @@ class Proxy:
             method, path = head.split(b" ", 2)[:2]
             with self._lock:
                 self.seen.append((method.decode(), path.decode()))
-                self.now += 1
+                self.now += method == b"PUT"
                 self.most = max(self.most, self.now)
                 fault = self._fault(method.decode(), path.decode())
             try:
                 self._pass(client, head, fault)
             finally:
                 with self._lock:
-                    self.now -= 1
+                    self.now -= method == b"PUT"
                 client.shutdown(socket.SHUT_RDWR)  # a close would wait for the thread that reads from it
 
     def _fault(self, method: str, path: str) -> Fault | None:

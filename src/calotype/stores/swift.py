@@ -100,7 +100,7 @@ class SwiftStore:
             service_type=options["swift_store_service_type"],
             endpoint=options["swift_store_endpoint"],
         )
-        threads = ThreadPool(max(64, 4 * self._at_once), name="swift")
+        threads = ThreadPool(max(128, 4 * self._at_once), name="swift")
         self._accounts = {
             reference: Account(name, login, self.network, threads) for reference, login in logins(name, options).items()
         }
@@ -257,8 +257,6 @@ class SwiftStore:
         plan = self._plan(size)
         if size is not None:
             self._check_room(place, size, plan)
-        if place.head(image_id) is not None:
-            raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
         note(_noted(place))
         write = SwiftWrite(
             place,
@@ -271,8 +269,13 @@ class SwiftStore:
             url=lambda: self._url(place, image_id),
             lone=self._tenants,
         )
+
+        def look() -> None:
+            if place.head(image_id) is not None:
+                raise errors.AlreadyStored("The store already holds an object of this name.", self.name)
+
         try:
-            write.mark()
+            self._account.together([write.mark, look])
         except BaseException:
             with contextlib.suppress(errors.StoreError):  # `clean` will remove what it left
                 write.abort()

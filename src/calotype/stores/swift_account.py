@@ -24,7 +24,7 @@ LOG = logging.getLogger(__name__)
 
 #: How often a request is sent before its failure counts, and the pause before the second time, seconds. Each further
 #: pause is twice as long.
-TRIES: Final = 5
+TRIES: Final = 4
 _PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 10.0
 #: Answers after which the same request may succeed: a time-out, a conflict of two writers, what was damaged on its way,
@@ -37,7 +37,7 @@ _EARLY: Final = 60.0
 _FAILURE_KEPT: Final = 1.0
 _SLICE: Final = 256 << 10
 #: How many small requests of one step are sent at once.
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 64
 _MOST_ADDRESSES: Final = 4
 #: The largest answer that is read into memory, bytes: a page of a listing has less.
 _MOST_DATA: Final = 64 << 20
