@@ -44,6 +44,12 @@ $(VENV)/.fuzz: $(VENV)/.test
 	.image-manager/venv/bin/pip install --quiet --disable-pip-version-check --no-compile openstack-image-manager==0.20261006.0
 	@touch $@
 
+# Swift, for its driver, likewise. It needs pkg_resources.
+.swift/ready:
+	@$(PYTHON) -m venv .swift/venv
+	.swift/venv/bin/pip install --quiet --disable-pip-version-check 'swift>=2.38,<2.39' 'keystonemiddleware>=12,<14' 'setuptools<81'
+	@touch $@
+
 # tempest, likewise.
 .tempest/ready:
 	@$(PYTHON) -m venv .tempest/venv
@@ -64,8 +70,8 @@ check: lint ## after each save: lint, and the tests that are quick and need noth
 
 test: $(VENV)/.test ## run all tests on each database; sets up what they need; ARGS="tests/api", DATABASES="mariadb sqlite" choose
 	@needed="$$($(BIN)/python -m tests.needed "$(DATABASES)" $(ARGS))" || exit; \
-	for tool in keystone image-manager; do \
-		case "$$needed" in *$$tool*) $(MAKE) --no-print-directory .$$tool/ready || exit ;; esac; \
+	for tool in keystone image-manager swift; do \
+		case " $$needed " in *[[:space:]]$$tool[[:space:]]*) $(MAKE) --no-print-directory .$$tool/ready || exit ;; esac; \
 	done; \
 	[ -z "$$needed" ] || tests/needs $$needed
 	@DATABASES="$(DATABASES)" tests/each-database $(BIN)/pytest $(ARGS)
@@ -79,6 +85,7 @@ lint: $(VENV)/.test ## ruff, mypy (strict on src), the import rules, and links t
 
 crash: $(VENV)/.test ## the long form of the kill -9 test; ARGS="--kills N --database mariadb --store toy", or "--power N" to lose power
 	@tests/needs
+	@case "$(ARGS)" in *swift*) $(MAKE) --no-print-directory .swift/ready ;; esac
 	$(BIN)/python -m tests.crash $(ARGS)
 
 clocks: $(VENV)/.test ## two hosts whose clocks lie, whose database hangs and of which one is stopped; ARGS="--database postgresql --seconds 120"
@@ -126,4 +133,4 @@ plans: $(VENV)/.test ## write docs/contribute/queries.md anew: how each database
 	$(BIN)/python -m tests.db.plans
 
 clean: ## remove the virtual environment; leaves the state directory alone
-	rm -rf $(VENV) .keystone .image-manager .tempest
+	rm -rf $(VENV) .keystone .image-manager .swift .tempest

@@ -1,6 +1,6 @@
 """`python -m tests.needed KINDS [pytest's arguments]`: what the tests that these arguments choose need, one name a line.
 
-KINDS are names of runs (`tests/each-database`). Names are those of programs (`tests/needs`), and `keystone`, for the one
+KINDS are names of runs (`tests/each-database`). Names are those of programs (`tests/needs`), `keystone` and `swift`, for those
 that `make` installs. A test is marked with what it needs, `@pytest.mark.needs("strace")`; what its fixtures need is known
 here. `tool` in `tests/support.py` fails a test that uses what it is not marked with.
 """

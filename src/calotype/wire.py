@@ -21,7 +21,7 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse
 from typing import Any, Final
@@ -143,15 +143,27 @@ class Wire:
         self._incoming = _Incoming(wrapped)
         wrapped.sliced(wrapped.do_handshake)
 
-    def ask(self, method: str, path: str, headers: Mapping[str, str], **more: Any) -> "Answer":
-        """Send a request and read the head of its answer. `more` is for `Answer`. Raises `FetchFailed` as well."""
-        response = self._exchange(method, path, headers)
+    def ask(
+        self, method: str, path: str, headers: Mapping[str, str], *, body: Iterable[Any] | None = None, **more: Any
+    ) -> "Answer":
+        """Send a request and read the head of its answer. `more` is for `Answer`. Raises `FetchFailed` as well.
+
+        With a `body`, which is in pieces of bytes, `headers` has its length. It may call `set_deadline` for each piece.
+        """
+        response = self._exchange(method, path, headers, body)
         return Answer(self, self._sock, self._incoming, response, method=method, **more)
 
-    def _exchange(self, method: str, path: str, headers: Mapping[str, str]) -> HTTPResponse:
+    def _exchange(
+        self, method: str, path: str, headers: Mapping[str, str], body: Iterable[Any] | None = None
+    ) -> HTTPResponse:
         sending = HTTPConnection(*self._place)
         sending.sock = self._sock
-        sending.request(method, path, headers=dict(headers))
+        try:
+            sending.request(method, path, body=body, headers=dict(headers))
+        except (BrokenPipeError, ConnectionResetError):
+            if body is None:
+                raise
+            # A server may refuse a request before it has read the body. Then its answer says why.
         response = HTTPResponse(self._incoming, method=method)  # type: ignore[arg-type]  # all that it needs
         response.begin()
         return response

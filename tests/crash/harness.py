@@ -26,11 +26,12 @@ from tests.crash.oracle import PLACES, below, check, debris, misread, settle
 from tests.stores.ceph import Cephs
 from tests.stores.remote_toy import RemoteToys
 from tests.stores.suite import Kit
+from tests.stores.swift_kit import Swifts
 from tests.stores.test_contract import KITS
 from tests.support import Client, Service
 
 #: The drivers to choose from. Those whose data ends with the process say so by `Kit.configured`.
-STORES: dict[str, Callable[[Path], Kit]] = {**KITS, "toy": RemoteToys, "rbd": Cephs}
+STORES: dict[str, Callable[[Path], Kit]] = {**KITS, "rbd": Cephs, "swift": Swifts, "toy": RemoteToys}
 
 
 @dataclass

@@ -21,10 +21,22 @@ from tests.stores.suite import Kit
 from tests.stores.test_contract import Files
 from tests.support import Client, Service, running
 
-KILLS = {("file", "sqlite"): 20, ("toy", "sqlite"): 5, ("file", "mariadb"): 8, ("file", "postgresql"): 8}
+KILLS = {
+    ("file", "sqlite"): 20,
+    ("swift", "sqlite"): 8,
+    ("toy", "sqlite"): 5,
+    ("file", "mariadb"): 8,
+    ("file", "postgresql"): 8,
+}
+#: One database does for backends that are no directories.
+STORES_TO_KILL = [
+    "file",
+    pytest.param("swift", marks=[pytest.mark.any_database, pytest.mark.needs("swift")]),
+    pytest.param("toy", marks=pytest.mark.any_database),
+]
 
 
-@pytest.mark.parametrize("store", ["file", pytest.param("toy", marks=pytest.mark.any_database)])
+@pytest.mark.parametrize("store", STORES_TO_KILL)
 @pytest.mark.slow
 def test_kill_9_under_load_loses_nothing_and_leaves_nothing(
     state: Path, database_kind: str, own_database: str, store: str

@@ -60,6 +60,8 @@ class Kit:
     read_timeout = 1.0
     #: Seconds after the start of a service within which nothing is left of a kill.
     recovery = 5.0
+    #: How often a check repeats what a backend may do in one of many cases. Fewer where each takes long, and none differs.
+    rounds = 20
     #: Whether a read that has begun ends well although the object is deleted meanwhile, as that of an open file does.
     reads_outlive_deletes = True
 
@@ -381,7 +383,7 @@ def a_cleaner_that_comes_late_leaves_the_object_of_a_later_attempt(kit: Kit) -> 
     """The file system may give the later object the same inode number."""
     store, notes = kit.store(), []
     url = write(store, [b"first"], notes=notes)
-    for number in range(20):
+    for number in range(kit.rounds):
         store.delete(url, ctx=SERVICE)
         url = write(store, [b"later"], attempt=f"bb-{number}")
         store.clean(ID, "ab12-1", notes[-1] if notes else None)

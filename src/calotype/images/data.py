@@ -14,7 +14,7 @@ from calotype.db import copies as db_copies
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.images import quota
+from calotype.images import quota, sharing
 from calotype.images.inspection import FormatRules
 from calotype.images.stream import Passing, Source
 from calotype.limits import Allowance
@@ -93,6 +93,7 @@ def upload(
                 passing.run(write)
                 stored = write.commit()
             _activate(svc, job, store, stored, passing)
+    sharing.tell_stores(svc, image_id)
 
 
 def check_size(svc: Service, size: int | None, length: int | None) -> None:

@@ -22,7 +22,7 @@ from calotype.db import copies as db_copies
 from calotype.db import images as db_images
 from calotype.db import jobs
 from calotype.db.engine import Tx
-from calotype.images import data, imports, quota, tasks
+from calotype.images import data, imports, quota, sharing, tasks
 from calotype.images.fanout import FanOut, Target
 from calotype.images.locations import ALGORITHMS
 from calotype.images.reading import BodySource
@@ -111,7 +111,7 @@ def _transfer(
             want=wanted,
             taps=[tap] if tap else [],
         ) as passing,
-        FanOut(image.id, where, size=size, ctx=SERVICE, failed=failed) as out,
+        FanOut(image.id, where, size=size, ctx=replace(SERVICE, project=image.owner), failed=failed) as out,
         svc.transfers.following(Upload(image.id, image.owner, ",".join(targets), size), lambda: passing.size),
     ):
         out.receive(passing)
@@ -211,6 +211,7 @@ def end(work: Work) -> None:
 
     svc.db.write(change, lambda tx, _: (found := jobs.get(tx, job.id)) is not None and found.step > work.step)
     work.advanced(ended=True)
+    sharing.tell_stores(svc, job.image_id)
     _forget_token(work)
 
 

@@ -15,7 +15,7 @@ from calotype.context import Context
 from calotype.db import images as db_images
 from calotype.db import jobs, pages
 from calotype.db.engine import Tx, same_moment
-from calotype.images import quota, removal
+from calotype.images import quota, removal, sharing
 from calotype.images.quota import check_limit
 from calotype.model import FORMATS_OPEN, MAX_PROPERTIES, RESERVED_PREFIX, Change, Image, Job, Query, check_path_names
 from calotype.policy import no_image
@@ -178,7 +178,10 @@ def update(svc: Service, ctx: Context, image_id: str, changes: Sequence[Change])
         found = db_images.get(tx, ctx, image_id)
         return found is not None and all(_value(found, change.name) == _value(after, change.name) for change in changes)
 
-    return svc.protections.seen_by(ctx, svc.db.write(work, committed))
+    image = svc.db.write(work, committed)
+    if any(change.name == "visibility" for change in changes):
+        sharing.tell_stores(svc, image_id)
+    return svc.protections.seen_by(ctx, image)
 
 
 def _value(image: Image, name: str) -> Any:

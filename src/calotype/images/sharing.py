@@ -1,7 +1,9 @@
 """Use-cases for members: the projects that an image is shared with, and whether they accept it."""
 
+import logging
+
 from calotype import errors
-from calotype.context import Context
+from calotype.context import SERVICE, Context
 from calotype.db import images as db_images
 from calotype.db import members
 from calotype.db.engine import Tx, same_moment
@@ -9,6 +11,9 @@ from calotype.images.quota import check_limit
 from calotype.model import Image, Member
 from calotype.policy import member_target, no_image
 from calotype.service import Service
+from calotype.stores.base import Shares
+
+LOG = logging.getLogger(__name__)
 
 
 def list_(svc: Service, ctx: Context, image_id: str) -> list[Member]:
@@ -56,7 +61,9 @@ def add(svc: Service, ctx: Context, image_id: str, project: str) -> Member:
         found = members.get(tx, added.image_id, project)
         return found is not None and same_moment(found.created_at, added.created_at)
 
-    return svc.db.write(work, committed)
+    added = svc.db.write(work, committed)
+    tell_stores(svc, image_id)
+    return added
 
 
 def set_status(svc: Service, ctx: Context, image_id: str, project: str, status: str) -> Member:
@@ -95,6 +102,34 @@ def remove(svc: Service, ctx: Context, image_id: str, project: str) -> None:
         return image.id
 
     svc.db.write(work, lambda tx, removed_from: members.get(tx, removed_from, project) is None)
+    tell_stores(svc, image_id)
+
+
+def tell_stores(svc: Service, image_id: str) -> None:
+    """Let stores that keep lists of readers know who may read the image. Called after each change of that.
+
+    A store that fails is logged, and told again after the next change: this service does not rely on such lists.
+    """
+    if not any(isinstance(store, Shares) for store in svc.stores):
+        return
+
+    def work(tx: Tx) -> tuple[Image | None, list[Member]]:
+        return db_images.get(tx, SERVICE, image_id), members.members_of(tx, image_id)
+
+    image, found = svc.db.snapshot(work)
+    if image is None:
+        return
+    projects = [member.member for member in found] if image.visibility == "shared" else []
+    for location in image.locations:
+        store = svc.stores.of(location)
+        if not isinstance(store, Shares):
+            continue
+        try:
+            store.share(
+                location.url, public=image.visibility in ("public", "community"), projects=projects, ctx=SERVICE
+            )
+        except errors.StoreError as exc:
+            LOG.warning("store %s was not told who may read image %s: %s", store.name, image_id, errors.reason(exc))
 
 
 def _get_shared(svc: Service, tx: Tx, ctx: Context, image_id: str, *, lock: bool = False) -> Image:

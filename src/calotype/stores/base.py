@@ -265,6 +265,14 @@ class Peeks(Protocol):
 
 
 @runtime_checkable
+class Shares(Protocol):
+    """A store that can let users of projects read its objects past this service."""
+
+    def share(self, url: str, *, public: bool, projects: Iterable[str], ctx: Context) -> None:
+        """Let these projects read the object, and nobody else; with `public`, all of them. Raises `StoreError`."""
+
+
+@runtime_checkable
 class Sweeps(Protocol):
     """A store that can list its temporary names cheaply. Only so are leftovers found that no job knows of."""
 

@@ -18,7 +18,7 @@ from oslo_config import cfg
 from calotype import config, errors
 from calotype.buffers import Budget
 from calotype.model import Location
-from calotype.stores import file, http, memory, rbd
+from calotype.stores import file, http, memory, rbd, swift
 from calotype.stores.access import Access, Settings
 from calotype.stores.base import Driver, Feature, Health, Identified, Store
 from calotype.stores.probing import Breaker, Probes
@@ -33,6 +33,7 @@ DRIVERS: dict[str, Driver] = {
     "https": http.HttpStore,
     "memory": memory.MemoryStore,
     "rbd": rbd.RbdStore,
+    "swift": swift.SwiftStore,
 }
 ENTRY_POINTS = "calotype.stores"
 #: Makes the only store of a configuration that names none.
