@@ -83,6 +83,8 @@ def test_versions_are_compared_as_numbers(version: str, bounds: str, fits: bool)
 # --- at the start ----------------------------------------------------------------------------------------
 
 _CONFIGURATIONS = {
+    "botocore": "[DEFAULT]\nenabled_backends = one:s3\n[glance_store]\ndefault_backend = one\n[one]\ns3_store_host = h\n"
+    "s3_store_access_key = a\ns3_store_secret_key = b\ns3_store_bucket = images\n",
     "gunicorn": "",
     "keystonemiddleware": "[paste_deploy]\nflavor = keystone\n[keystone_authtoken]\nauth_type = password\nauth_url = http://127.0.0.1:1/\n",
     "oslo.context": "",
@@ -120,7 +122,7 @@ def test_a_part_that_is_gone_is_a_sentence_at_the_start(
 
 def test_a_library_that_is_not_in_use_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = insides.Part("server", "nobody_has_this")
-    for name in ("keystonemiddleware", "oslo.messaging", "psycopg", "PyMySQL"):
+    for name in ("botocore", "keystonemiddleware", "oslo.messaging", "psycopg", "PyMySQL"):
         monkeypatch.setitem(insides.LIBRARIES, name, replace(insides.LIBRARIES[name], parts=(gone,)))
     assert main(["config", "check", "--state-dir", str(tmp_path)]) == 0
 

@@ -202,6 +202,12 @@ LIBRARIES: Final = {
     library.name: library
     for library in (
         Library(
+            "botocore",
+            ">=1.37,<2",
+            "A read that waits for data can be cancelled at the connection only.",
+            (Part("stores.s3_body", "botocore.response:StreamingBody.__init__", "_raw_stream"),),
+        ),
+        Library(
             "gunicorn",
             ">=27.0.1,<28",
             "Its worker gives a thread to each connection before there is a request, and to each that waits for the "

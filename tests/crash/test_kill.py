@@ -16,6 +16,7 @@ from tests.crash.journal import Content, Edit, Entry, Journal, create
 from tests.crash.load import Aim
 from tests.crash.oracle import RECOVERY, check, debris, misread, settle
 from tests.databases import for_service, synced
+from tests.stores.ceph import PROGRAMS
 from tests.stores.remote_toy import RemoteBackend, RemoteToys
 from tests.stores.suite import Kit
 from tests.stores.test_contract import Files
@@ -23,20 +24,27 @@ from tests.support import Client, Service, running
 
 KILLS = {
     ("file", "sqlite"): 20,
+    ("rbd", "sqlite"): 8,
+    ("s3", "sqlite"): 10,
     ("swift", "sqlite"): 8,
     ("toy", "sqlite"): 5,
     ("file", "mariadb"): 8,
     ("file", "postgresql"): 8,
 }
-#: One database does for backends that are no directories.
-STORES_TO_KILL = [
-    "file",
-    pytest.param("swift", marks=[pytest.mark.any_database, pytest.mark.needs("swift")]),
-    pytest.param("toy", marks=pytest.mark.any_database),
-]
+#: For backends that are no directories one database is enough.
+ELSEWHERE = {"rbd": PROGRAMS, "s3": [], "swift": ["swift"], "toy": []}
 
 
-@pytest.mark.parametrize("store", STORES_TO_KILL)
+@pytest.mark.parametrize(
+    "store",
+    [
+        "file",
+        *(
+            pytest.param(store, marks=[pytest.mark.any_database, pytest.mark.needs(*needs)])
+            for store, needs in ELSEWHERE.items()
+        ),
+    ],
+)
 @pytest.mark.slow
 def test_kill_9_under_load_loses_nothing_and_leaves_nothing(
     state: Path, database_kind: str, own_database: str, store: str

@@ -12,6 +12,7 @@ from calotype.stores.base import Store
 from calotype.stores.file import FileStore
 from calotype.stores.memory import MemoryStore
 from calotype.stores.registry import DRIVERS
+from tests.stores.s3 import Buckets
 from tests.stores.suite import CHECKS, ID, Configured, Kit, Thing
 
 
@@ -104,10 +105,14 @@ KITS: dict[str, Callable[[Path], Kit]] = {
     "file": Files,
     "thin file": lambda path: Files(path, filesystem_thin_provisioning=True),
     "memory": Memories,
+    "s3": Buckets,
 }
+#: Those whose backend is a server.
+SLOW = {"s3"}
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=[check.__name__ for check in CHECKS])
-@pytest.mark.parametrize("kit", KITS)
+@pytest.mark.parametrize("kit", [pytest.param(kit, marks=pytest.mark.slow) if kit in SLOW else kit for kit in KITS])
 def test_a_driver_keeps_the_contract(kit: str, check: Callable[[Kit], None], tmp_path: Path) -> None:
-    check(KITS[kit](tmp_path))
+    with contextlib.closing(KITS[kit](tmp_path)) as made:
+        check(made)

@@ -89,6 +89,7 @@ def test_it_takes_nothing_and_removes_nothing(plain: Served) -> None:
     plain.clean("x", "a-1", None)
     assert content(plain, url) == b"abc"
     assert {one.method for one in plain.web.seen} == {"GET"}
+    assert {one.headers["Accept-Encoding"] for one in plain.web.seen} == {"identity"}
     assert plain.features == {Feature.READ, Feature.USER_URLS}
 
 

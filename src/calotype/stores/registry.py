@@ -18,7 +18,7 @@ from oslo_config import cfg
 from calotype import config, errors
 from calotype.buffers import Budget
 from calotype.model import Location
-from calotype.stores import file, http, memory, rbd, swift
+from calotype.stores import file, http, memory, rbd, s3, swift
 from calotype.stores.access import Access, Settings
 from calotype.stores.base import Driver, Feature, Health, Identified, Store
 from calotype.stores.probing import Breaker, Probes
@@ -33,6 +33,7 @@ DRIVERS: dict[str, Driver] = {
     "https": http.HttpStore,
     "memory": memory.MemoryStore,
     "rbd": rbd.RbdStore,
+    "s3": s3.S3Store,
     "swift": swift.SwiftStore,
 }
 ENTRY_POINTS = "calotype.stores"
