@@ -16,6 +16,9 @@ from calotype.stores.memory import MemoryStore
 HEAD = "[DEFAULT]\nenabled_backends = {backends}\n[glance_store]\ndefault_backend = {default}\n"
 
 
+S3 = "[backend_defaults]\ns3_store_access_key=a\ns3_store_secret_key=b\n"
+
+
 def build(tmp_path: Path, text: str) -> registry.Stores:
     (tmp_path / "c.conf").write_text(text.replace("{tmp}", str(tmp_path)))
     return registry.build(config.load([str(tmp_path / "c.conf")], state_dir=str(tmp_path / "state")))
@@ -48,12 +51,20 @@ def test_sections_take_unset_options_from_backend_defaults(tmp_path: Path) -> No
     assert a.details()["thin_provisioning"]
 
 
+def test_two_buckets_of_one_server_and_two_servers_are_two_places(tmp_path: Path) -> None:
+    text = HEAD.format(backends="a:s3,b:s3,c:s3,d:http,e:https", default="a") + S3
+    for name, host, bucket in (("a", "h", "one"), ("b", "h", "two"), ("c", "g", "one")):
+        text += f"[{name}]\ns3_store_host={host}\ns3_store_bucket=bucket-{bucket}\n"
+    assert len(list(build(tmp_path, text))) == 5
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         (HEAD.format(backends="a:file", default="") + "[a]\nfilesystem_store_datadir={tmp}/a\n", "default_backend must name"),
         (HEAD.format(backends="a:file", default="b") + "[a]\nfilesystem_store_datadir={tmp}/a\n", "not among"),
         (HEAD.format(backends="a:file,b:file", default="a") + "[a]\nfilesystem_store_datadir={tmp}/a\n[b]\nfilesystem_store_datadir={tmp}/x/../a\n", "same directory"),
+        (HEAD.format(backends="a:s3,b:s3", default="a") + "[a]\n[b]\n" + S3 + "s3_store_host=https://h:443\ns3_store_bucket=images\n", "same place"),
         (HEAD.format(backends="os_glance_x:file", default="os_glance_x"), "reserved"),
         (HEAD.format(backends="OS_GLANCE_x:file", default="OS_GLANCE_x"), "reserved"),
         (HEAD.format(backends="database:file", default="database"), "another section"),

@@ -837,6 +837,8 @@ def test_unfinished_uploads_are_aborted_when_nothing_was_added_for_long(kit: Buc
         assert store.sweep(lambda _: False) == 2  # to one of them a part was added later
     assert {one["Key"] for one in kit.raw.list_multipart_uploads(Bucket=bucket)["Uploads"]} == {OTHER, "somebody's"}
     with ahead(kit, 30):
+        kit.proxy.order("parts", status(404, "NoSuchUpload"))  # it ended just now
+        assert store.sweep(lambda _: False) == 0
         assert store.sweep(lambda _: False) == 1
     with kit.broken(store):
         assert store.sweep(lambda _: False) == 0

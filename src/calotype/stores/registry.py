@@ -321,6 +321,11 @@ def _driver(name: str, kind: str) -> Driver:
 
 def _refuse_shared(stores: Iterable[Store]) -> None:
     """Raise `ConfigError` if two stores have the same place: each would delete data of the other."""
-    for one, other in itertools.combinations((store for store in stores if isinstance(store, Identified)), 2):
-        if why := one.overlap(other):
+    for one, other in itertools.combinations(stores, 2):
+        if isinstance(one, Identified) and isinstance(other, Identified):
+            why = one.overlap(other)
+        else:  # a scheme alone is no place
+            shared = any(not prefix.endswith("://") for prefix in {*one.prefixes()} & {*other.prefixes()})
+            why = "keep their images at the same place; give each its own" if shared else None
+        if why:
             raise errors.ConfigError(f"Stores {one.name} and {other.name} {why}.")
