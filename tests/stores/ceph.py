@@ -153,6 +153,7 @@ class Ceph:
             self._processes[f"{program.removeprefix('ceph-')}.{name}"] = subprocess.Popen(
                 [tool(program), "-c", str(self.conf), "-i", name, "-f"],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                preexec_fn=_end_with_parent,
             )  # fmt: skip
 
     def pause(self, *kinds: str) -> None:
@@ -254,6 +255,11 @@ class Ceph:
 def ceph() -> Ceph:
     """The cluster of this run."""
     return Ceph()
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end a server when this run ends, however it does."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _key() -> str:

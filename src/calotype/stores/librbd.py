@@ -104,7 +104,7 @@ _FUNCTIONS: Final[Mapping[str, tuple[Any, ...]]] = {
     "rbd_open_by_id_read_only": (c_void_p, c_char_p, _Out, c_char_p),
     "rbd_close": (c_void_p,),
     "rbd_get_size": (c_void_p, POINTER(c_uint64)),
-    "rbd_resize2": (c_void_p, c_uint64, c_bool, c_void_p, c_void_p),
+    "rbd_resize": (c_void_p, c_uint64),
     "rbd_flush": (c_void_p,),
     "rbd_snap_create": (c_void_p, c_char_p),
     "rbd_snap_protect": (c_void_p, c_char_p),
@@ -508,7 +508,7 @@ class Image:
         return size.value
 
     def resize(self, size: int) -> None:
-        self._lib.call("rbd_resize2", self._handle, size, True, None, None)
+        self._lib.call("rbd_resize", self._handle, size)
 
     def flush(self) -> None:
         """Wait until all that was written is durable."""

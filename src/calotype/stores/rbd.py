@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote
 from oslo_config import cfg
 
 from calotype import errors
-from calotype.buffers import Piece
+from calotype.buffers import BUFFER, Piece
 from calotype.context import Context
 from calotype.stores import rbd_names as names
 from calotype.stores.base import Body, Feature, Health, Identified, Later, Note, Stored, Write
@@ -78,6 +78,8 @@ _ASIDE: Final = re.compile(r"([0-9a-fA-F-]{36})\..+\.aside")
 _UNKNOWN: Final = "00000000-0000-0000-0000-000000000000"  #: What Ceph takes for its cluster if it was not told.
 _READ: Final = 1 << 20  #: Bytes of one read.
 _AHEAD: Final = 4  #: How many of them are under way, so that a transfer has at most 4 MiB.
+_TOGETHER: Final = 2 << 20  #: Bytes of one write, if they come fast enough: fewer, larger writes cost the cluster less.
+_LEAST: Final = 16  #: How many pieces an upload may have under way and waiting, at least.
 _BLOCK: Final = 256 << 10  #: Granularity of zeros that are not written, bytes.
 _ZEROS: Final = bytes(_BLOCK)
 _GROWTH: Final = 1 << 30  #: By how much an image of unknown size grows at most, bytes.
@@ -883,8 +885,8 @@ class _Part:
 class _RbdWrite:
     """`Write` of one image.
 
-    Parts are written at once while fewer than so many writes are under way; else they wait, and are sent together as
-    soon as a write has ended, up to the end of an object. A thread of its own collects the writes that have ended.
+    Parts that arrive while writes are under way wait until there are `_TOGETHER` bytes of them, or until a write has
+    ended, and are sent together, up to the end of an object. A thread of its own collects the writes that have ended.
     """
 
     def __init__(
@@ -898,7 +900,7 @@ class _RbdWrite:
         size: int | None,
         note: Note,
     ) -> None:
-        self.window = 2 * store._writes
+        self.window = max(_LEAST, store._writes * _TOGETHER // BUFFER)
         self._store = store
         self._link = link
         self._image = image
@@ -955,6 +957,8 @@ class _RbdWrite:
     def _send(self) -> None:
         """Send what waits, as far as that is allowed."""
         while self._waiting and len(self._sent) < self._store._writes and self._failure is None:
+            if self._sent and self._waiting[-1].end - self._waiting[0].offset < _TOGETHER:
+                return  # more may come until a write ends
             first = self._waiting.popleft()
             parts, end = [first], first.end
             stop = ((first.offset >> self._store._order) + 1) << self._store._order
