@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from calotype import errors
 from calotype.stores.base import Store
 from calotype.stores.librbd import Cluster, Pool
 from calotype.stores.rbd import RbdStore
@@ -365,6 +366,7 @@ class Cephs(Kit):
         assert isinstance(store, RbdStore)
         self._ceph.allow(USER, {"mon": "allow r"})
         self._ceph.admin.blocklist(address(store), 60)
+        until(lambda: _fails(store))  # each disk learns of it by itself
         try:
             yield
         finally:
@@ -386,6 +388,16 @@ class Cephs(Kit):
                 image.remove_snapshot(image.snapshots()[0])
                 image.resize(image.size() - 1)
                 image.take_snapshot("snap")
+
+
+def _fails(store: RbdStore) -> bool:
+    """Whether the store has a new connection, which may not even read."""
+    link = store._current
+    try:
+        store.found_identity()
+    except errors.StoreError:
+        return store._current is not link
+    return False
 
 
 def _size(pool: Pool, internal: str | None) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from calotype import errors
+from calotype.buffers import Buffers
 from calotype.context import SERVICE
 from calotype.stores import librbd, rbd_names
 from calotype.stores import rbd as driver
@@ -190,8 +191,9 @@ def test_a_store_that_does_not_know_its_cluster_finds_out_before_it_reads(
 
 
 def test_an_image_of_unknown_size_grows_and_ends_exact(kit: Cephs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "BUFFERS", Buffers(64 * MIB))
     sizes: list[int] = []
-    store = Cephs(rbd_store_writes=2).store()
+    store = kit.store()
     resize = librbd.Image.resize
 
     def watched(image: librbd.Image, size: int) -> None:
@@ -433,7 +435,7 @@ def test_a_change_of_the_name_that_was_interrupted_is_cleaned_up(
     assert kit.left_over() == [ID]
 
 
-@pytest.mark.parametrize("steps", range(1, 7))
+@pytest.mark.parametrize("steps", range(1, 9))
 def test_a_delete_that_was_interrupted_is_finished_by_the_next_one(
     kit: Cephs, store: RbdStore, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,7 +460,7 @@ def test_a_delete_that_was_interrupted_is_finished_by_the_next_one(
     with monkeypatch.context() as patched:
         for place, name in (
             (librbd.Image, "unprotect"), (librbd.Image, "remove_snapshot"), (librbd.Pool, "execute"),
-            (librbd.Pool, "make"), (librbd.Pool, "remove"), (librbd.Pool, "remove_image"),
+            (librbd.Pool, "make"), (librbd.Pool, "remove"), (librbd.Pool, "trash"), (librbd.Pool, "purge"),
         ):  # fmt: skip
             patched.setattr(place, name, stop_after(getattr(place, name)))
         with contextlib.suppress(Died):
@@ -552,10 +554,13 @@ def test_options_that_cannot_be_served_are_refused(options: Any, words: str) -> 
 # --- erasure-coded data ----------------------------------------------------------------------------------
 
 
-def test_data_goes_to_an_erasure_coded_pool_and_is_read_without_one_of_its_disks(cluster: Ceph) -> None:
+def test_data_goes_to_an_erasure_coded_pool_and_is_read_without_one_of_its_disks(
+    cluster: Ceph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "BUFFERS", Buffers(64 * MIB))
     cluster.pool("coded", erasure=True)
     cluster.pool("names", copies=2)
-    options = {"rbd_store_pool": "names", "rbd_store_data_pool": "coded", "read_timeout": 30.0, "rbd_store_writes": 2}
+    options = {"rbd_store_pool": "names", "rbd_store_data_pool": "coded", "read_timeout": 30.0}
     store = rbd_store(**options)
     until(lambda: store.check().ok)
     assert store.details()["data_pool"] == "coded"

@@ -92,7 +92,6 @@ _FUNCTIONS: Final[Mapping[str, tuple[Any, ...]]] = {
     "rbd_image_options_set_uint64": (c_void_p, c_int, c_uint64),
     "rbd_image_options_set_string": (c_void_p, c_int, c_char_p),
     "rbd_create4": (c_void_p, c_char_p, c_uint64, c_void_p),
-    "rbd_remove": (c_void_p, c_char_p),
     "rbd_list2": (c_void_p, POINTER(_Spec), _Size),
     "rbd_image_spec_list_cleanup": (POINTER(_Spec), c_size_t),
     "rbd_trash_move": (c_void_p, c_char_p, c_uint64),
@@ -422,10 +421,6 @@ class Pool:
         finally:
             self._lib.call("rbd_image_options_destroy", options)
 
-    def remove_image(self, name: str) -> None:
-        """Remove an image. Raises `OSError`: EBUSY if it is open elsewhere, ENOTEMPTY if it has snapshots."""
-        self._lib.call("rbd_remove", self._handle, name.encode())
-
     def images(self) -> list[tuple[str, str]]:
         """The name and the id of each image."""
         return [
@@ -433,7 +428,7 @@ class Pool:
         ]
 
     def trash(self, name: str) -> None:
-        """Move an image to the trash. Raises as `remove_image`."""
+        """Move an image to the trash. Raises `OSError` with EBUSY if it is open elsewhere."""
         self._lib.call("rbd_trash_move", self._handle, name.encode(), 0)
 
     def trashed(self) -> list[Trashed]:
@@ -442,7 +437,7 @@ class Pool:
         return [Trashed(_text(one.id), _text(one.name)) for one in found]
 
     def purge(self, image_id: str) -> None:
-        """Remove an image that is in the trash. Raises as `remove_image`."""
+        """Remove an image that is in the trash. Raises `OSError` with EBUSY or ENOTEMPTY if it is in use."""
         self._lib.call("rbd_trash_remove", self._handle, image_id.encode(), True)
 
     def open(self, name: str) -> "Image":

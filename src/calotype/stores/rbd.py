@@ -593,7 +593,7 @@ class RbdStore:
             found = self._call(lambda: names.id_of(link.pool, place.name))
             if object_id is not None and found != object_id:
                 aside = _aside(place.name, object_id)
-                if self._call(lambda: names.name_of(link.pool, object_id)) == aside:
+                if self._call(lambda: _is_aside(link.pool, object_id, aside)):
                     found = object_id  # its removal was begun, and interrupted
                 elif self._call(lambda: names.clear(link.pool, object_id, aside)):
                     return None  # the same, and no more than this was left
@@ -612,7 +612,8 @@ class RbdStore:
         with self._linked() as link:
             asked = (names.id_of, names.listed_id)
             found = self._call(lambda: [ask(link.pool, name) for name in (part, f"{part}.aside") for ask in asked])
-            for internal in dict.fromkeys(one for one in (*found, note) if one):
+            trashed = [one.id for one in self._call(link.pool.trashed) if one.name == f"{part}.aside"]
+            for internal in dict.fromkeys(one for one in (*found, *trashed, note) if one):
                 self._remove_attempt(link, internal, part, final=image_id if internal == note else None)
 
     def _remove_attempt(self, link: _Link, internal: str, part: str, *, final: str | None = None) -> None:
@@ -626,6 +627,8 @@ class RbdStore:
                     names.move(link.pool, internal, name, asides[name])
             for one in asides:
                 link.pool.remove(f"rbd_id.{one}", encoded(internal))  # a move was interrupted
+            trashed = (one.name for one in link.pool.trashed() if one.id == internal)
+            name = name or next(trashed, None)
             return name if name in asides.values() else None
 
         name = self._call(take)
@@ -638,7 +641,7 @@ class RbdStore:
     def _free(self, link: _Link, internal: str, name: str) -> str:
         """Take the name of an object that is to be removed, and return its new one. Raises `InUse`."""
         aside = _aside(name, internal)
-        if names.name_of(link.pool, internal) == aside:  # it was begun before, and interrupted
+        if _is_aside(link.pool, internal, aside):  # it was begun before, and interrupted
             link.pool.remove(f"rbd_id.{name}", encoded(internal))
             return aside
         if link.pool.changed(names.header(internal)) is not None:
@@ -685,33 +688,30 @@ class RbdStore:
             return None
 
     def _remove(self, link: _Link, internal: str, name: str) -> bool:
-        """Remove an image with this name; False if somebody has it open."""
-        pool = link.pool
-        if pool.changed(names.header(internal)) is None:
-            names.forget(pool, internal, name)
-            return True
-        names.settle(pool, internal, name)
-        with contextlib.closing(pool.open_reading(internal)) as image:
-            watchers, snapshots = image.watchers(), image.snapshots()
-        if internal in self._writing or self._living(link, internal, watchers):
-            return False
-        self._claim(link, internal)
-        if snapshots:
-            with contextlib.closing(pool.open_id(internal)) as image:
-                _drop_snapshots(image)
-        for pause in (*_PAUSES, None):
-            try:
-                pool.remove_image(name)
-            except OSError as exc:
-                if exc.errno == EBUSY and pause is not None:
-                    time.sleep(pause)  # who was shut out, or has just closed it, may still be listed
-                    continue
-                if exc.errno == EBUSY:
+        """Remove an image that has this name, or had it and is in the trash; False if somebody has it open.
+
+        It goes by way of the trash, as librbd itself does it, and stays there while clones need it.
+        """
+        pool, needed = link.pool, False
+        if pool.changed(names.header(internal)) is not None:
+            with contextlib.closing(pool.open_reading(internal)) as image:
+                watchers, snapshots = image.watchers(), image.snapshots()
+            if internal in self._writing or self._living(link, internal, watchers):
+                return False
+            self._claim(link, internal)
+            if snapshots:
+                with contextlib.closing(pool.open_id(internal)) as image:
+                    _drop_snapshots(image)
+                    needed = bool(image.snapshots())
+            if names.name_of(pool, internal) == name:
+                names.settle(pool, internal, name)
+                if not _unless_busy(lambda: pool.trash(name)):
                     return False
-                if exc.errno != ENOTEMPTY:
-                    raise
-                pool.trash(name)  # clones need it; `sweep` removes it when they do not any more
-            break
+        if needed:
+            return True  # `sweep` removes it when it is not needed any more
+        if not _unless_busy(lambda: pool.purge(internal)):
+            return False
+        names.forget(pool, internal, name)
         return True
 
     def _claim(self, link: _Link, internal: str) -> None:
@@ -1110,6 +1110,31 @@ def _prefix(fsid: str, pool: str) -> str:
 def _aside(name: str, internal: str) -> str:
     """The name of an image that is being removed."""
     return f"{name}.{internal}.aside"
+
+
+def _is_aside(pool: Pool, internal: str, aside: str) -> bool:
+    """Whether an image is being removed: it has this name, or had it before it went to the trash."""
+    return names.name_of(pool, internal) == aside or any(
+        (one.id, one.name) == (internal, aside) for one in pool.trashed()
+    )
+
+
+def _unless_busy(remove: Callable[[], object]) -> bool:
+    """Do this to an image that may be gone already; False if somebody has it open."""
+    for pause in (*_PAUSES, None):
+        try:
+            remove()
+        except FileNotFoundError:
+            return True
+        except OSError as exc:
+            if exc.errno != EBUSY:
+                raise
+            if pause is None:
+                return False
+            time.sleep(pause)  # who was shut out, or has just closed it, may still be listed
+        else:
+            return True
+    return False
 
 
 def _drop_snapshots(image: Image) -> None:
