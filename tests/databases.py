@@ -62,17 +62,20 @@ def synced(url: str) -> str:
     server = _servers.get(place.port or 0)
     if server is None:
         return migrated(url)
-    if server.has(str(place.database)):
+    is_there = server.has(str(place.database))
+    if is_there:
         engine = sa.create_engine(place, poolclass=sa.pool.NullPool)
         with engine.connect() as tx:
             if sa.inspect(tx).has_table("calotype_version"):
                 return url
-        server.sql(f"DROP DATABASE {place.database}")
     template = _template(server)
     if server.kind == "postgresql":
+        if is_there:
+            server.sql(f"DROP DATABASE {place.database}")
         server.sql(f"CREATE DATABASE {place.database} TEMPLATE {sa.make_url(template).database}")
     else:
-        server.create(str(place.database))
+        if not is_there:
+            server.create(str(place.database))
         server.sql(f"USE {place.database}", "SET foreign_key_checks = 0", *_statements(template))
     return url
 

@@ -21,6 +21,7 @@ from calotype.db.engine import Database, now
 from calotype.db.record_cache import RecordCache
 from calotype.images import data, lifecycle, sharing, stores
 from calotype.model import Change, Image, Location, Query
+from tests import databases
 from tests.inprocess import ADMIN, ALICE, BOB, Pieces, make_active, parts
 
 FOR_EVER = 1e9
@@ -241,18 +242,20 @@ def test_a_record_that_mariadb_cannot_answer_with_is_busy_and_left_out_of_lists(
 
 
 def test_records_are_known_whatever_the_database_makes_of_texts_and_times(
-    tmp_path: Path, database_kind: str, database_url: str
+    tmp_path: Path, database_kind: str, empty_database_url: str
 ) -> None:
     settings = {
         "mariadb": "CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci",
         "postgresql": "SET datestyle = 'SQL, DMY'",
     }
+    if database_kind == "postgresql":
+        databases.synced(empty_database_url)  # afterwards it would undo the setting
     if database_kind in settings:
-        database = Database(database_url)
+        database = Database(empty_database_url)
         with database.write_once() as tx:
             tx.exec_driver_sql(f"ALTER DATABASE {database.url.database} {settings[database_kind]}")
         database.close()
-    with parts(tmp_path, database_url) as app:
+    with parts(tmp_path, empty_database_url) as app:
         image_id = make_active(app)
         for _ in range(2):
             assert lifecycle.show(app.service, ALICE, image_id).id == image_id

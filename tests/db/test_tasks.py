@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from calotype.context import Context
-from calotype.db import schema, tasks
 from calotype.db import tables as t
+from calotype.db import tasks
 from calotype.db.engine import Database, now
 from calotype.model import Task
+from tests import databases
 from tests.inprocess import ADMIN, ALICE, BOB
 
 NOON = datetime(2026, 2, 3, 12)
@@ -22,8 +23,7 @@ NOBODY = Context("req-4", "someone", None, frozenset({"reader"}))
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    found = Database(database_url)
-    schema.sync(found)
+    found = Database(databases.synced(database_url))
     yield found
     found.close()
 
