@@ -87,7 +87,7 @@ _SWEEP_AGE: Final = 60.0  #: Seconds, twice a lease: an upload that just began m
 _REMOVAL: Final = 30.0  #: How long a caller waits for a removal, seconds. A large image takes longer.
 _SIGN_OF_LIFE: Final = 2  #: How long a client may take to confirm that it lives, seconds.
 _BLOCKED: Final = 3600  #: How long a dead writer is refused, seconds.
-_PAUSES: Final = (0.1, 0.3, 0.6)  #: Before a removal is tried again, seconds.
+_PAUSES: Final = (0.1, 0.3, 0.6, 1.0, 2.0, 3.0, 3.0)  #: Before a removal is tried again, seconds.
 _CHECK: Final = 1.8  #: How long a check may take, seconds.
 _FEATURES: Final = {
     "layering": 1, "striping": 2, "exclusive-lock": 4, "object-map": 8, "fast-diff": 16, "deep-flatten": 32,
