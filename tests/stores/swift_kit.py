@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Swifts(Kit):
     read_timeout = 4.0  # on a busy machine Swift may take a second
     patience = 20.0
     rounds = 2
+    recovery = 20.0
 
     def __init__(self, _: Path, server: Swift | None = None, direct: Direct | None = None, **given: Any) -> None:
         self.server = server or swift()
@@ -43,6 +44,7 @@ class Swifts(Kit):
         self.direct = direct or Direct(self.server)
         self.unique = f"kit-{uuid.uuid4().hex[:12]}"
         self.given = given
+        self._heads: dict[tuple[str, str], Mapping[str, str]] = {}  # an image never changes
 
     def store(self, name: str = "one", **more: Any) -> SwiftStore:
         given = {
@@ -60,16 +62,20 @@ class Swifts(Kit):
 
     def things(self) -> list[Thing]:
         container = self.container()
-        found, segments = [], set()
-        names = self.direct.names(container)
-        for name in names:
+        found, segments, heads = [], set(), {}
+        listing = self.direct.listing(container)
+        names = [entry["name"] for entry in listing]
+        for entry in listing:
+            name = entry["name"]
             if "." in name:
                 continue
-            head = self.direct.ask("HEAD", f"/{container}/{name}").headers
+            key = name, entry["last_modified"]
+            head = heads[key] = self._heads.get(key) or self.direct.ask("HEAD", f"/{container}/{name}").headers
             found.append(Thing(name, f"swift+config://ref1/{container}/{name}", int(head.get("Content-Length", 0))))
             attempt = head.get("X-Object-Meta-Calotype-Attempt")
             if "X-Static-Large-Object" in head or "X-Object-Manifest" in head:
                 segments |= {one for one in names if one.startswith(f"{name}.{attempt}-")}
+        self._heads = heads
         return found + [Thing(name) for name in names if "." in name and name not in segments]
 
     def configured(self) -> Configured:

@@ -104,8 +104,11 @@ class Direct:
         return answer.headers.get("ETag", "")
 
     def names(self, container: str, account: str | None = None) -> list[str]:
+        return [entry["name"] for entry in self.listing(container, account)]
+
+    def listing(self, container: str, account: str | None = None) -> list[dict[str, Any]]:
         answer = self.ask("GET", f"/{container}?format=json", account=account)
-        return [entry["name"] for entry in answer.json()] if answer.status_code == 200 else []
+        return list(answer.json()) if answer.status_code == 200 else []
 
     def is_static(self, path: str) -> bool:
         return "X-Static-Large-Object" in self.ask("HEAD", path).headers

@@ -28,7 +28,7 @@ from calotype.stores.swift_options import UNIT
 from tests.keystone import ACCOUNT, PASSWORD, Keystone
 from tests.stores.suite import CHECKS, ID, OTHER, Kit, content, feed, missing, store_object, write
 from tests.stores.swift_kit import Swifts, options
-from tests.stores.swift_server import Direct, swift
+from tests.stores.swift_server import KEY, Direct, swift
 from tests.support import until
 
 pytestmark = pytest.mark.needs("swift")
@@ -144,7 +144,7 @@ def test_a_manifest_that_names_what_is_not_its_images_costs_nobody_anything(kit:
     store = kit.store()
     container = kit.container()
     other = write(store, pieces(DATA), OTHER)
-    kit.direct.put(f"/{container}/{ID}", headers={"X-Object-Manifest": f"{container}/{OTHER}"})
+    kit.direct.put(f"/{container}/{ID}", headers={"X-Object-Manifest": f"{container}/{OTHER}.ab12-1-"})
     store.delete(f"swift+config://ref1/{container}/{ID}", ctx=SERVICE)
     entries = [{"path": f"/{container}/{OTHER}.ab12-1-00001"}]
     kit.direct.put(f"/{container}/{ID}?multipart-manifest=put", json.dumps(entries).encode())
@@ -357,7 +357,8 @@ def test_a_cleaner_waits_for_the_last_request_of_a_writer_that_died(kit: Swifts)
     begun = store.begin(ID, attempt="aa-1", size=None, note=notes.append, ctx=SERVICE)
     feed(begun, [b"abc"])
     late = kit.proxy.plant("HEAD", f"{ID}$", after=lambda: begun_put(kit))
-    kit.store().clean(ID, "aa-1", notes[-1])
+    assert notes == []
+    kit.store().clean(ID, "aa-1", f"ending//{kit.container()}")
     assert (seen.times, late.times) == (0, 0)
     assert names(kit) == []
 
@@ -573,10 +574,14 @@ def test_no_error_and_no_log_has_a_credential_or_an_address(kit: Swifts, caplog:
     fine = kit.store()
     url = write(fine, [b"abc"])
     token = fine._account._session().token
-    with kit.broken(fine), pytest.raises(errors.StoreError) as broken:
-        content(fine, url)
-    told = caplog.text + errors.reason(refused.value) + errors.reason(broken.value) + str(store.check())
-    for secret in ("pa55word-x", token, kit.proxy.url, "AUTH_tk"):
+    told = errors.reason(refused.value) + str(store.check())
+    for status in (401, 403, 404, 413, 429, 500, 418):
+        with kit.proxy.set(status=status), pytest.raises(errors.StoreError) as failed:
+            content(fine, url)
+        told += errors.reason(failed.value)
+        assert content(fine, url) == b"abc"  # with a token again
+    told += caplog.text
+    for secret in ("pa55word-x", KEY, token, kit.proxy.url, "AUTH_tk"):
         assert secret not in told
 
 
@@ -718,6 +723,21 @@ def _authtoken(keystone: Keystone) -> Any:
         "user_domain_id": "default",
     }  # fmt: skip
     return tuple(given.items())
+
+
+@pytest.mark.parametrize("data", [b"small", DATA], ids=["one object", "segments"])
+def test_whoever_comes_second_overwrites_nothing(kit: Swifts, data: bytes) -> None:
+    store = kit.store()
+    second = store.begin(ID, attempt="bb-1", size=None, note=lambda _: None, ctx=SERVICE)
+    feed(second, pieces(data[::-1]))
+    url = write(store, pieces(data))
+    before = names(kit)
+    with pytest.raises(errors.AlreadyStored):
+        second.commit()
+    assert content(store, url) == data
+    second.abort()
+    assert names(kit) == [name for name in before if ".bb-1" not in name]
+    assert content(store, url) == data
 
 
 def test_two_writers_of_one_image_never_touch_each_others_segments(kit: Swifts) -> None:

@@ -62,6 +62,10 @@ _CHECK_TIME: Final = 1.8
 _SWEEP_AGE: Final = 60.0
 _GLANCE_AGE: Final = 86400.0
 
+#: How far a write is, by its note: from the second one on its object may become final.
+_BEGUN: Final = "begun"
+_ENDING: Final = "ending"
+
 _SILENT: Final = Health(ok=False, error="The store does not answer.")
 _OLD: Final = re.compile(r"(swift|swift\+http|swift\+https)://(?:(.*)@)?([^@]*)")
 _TENANTS: Final = re.compile(r"swift\+(https?://[^/?#@]+(?:/[^/?#]+)+)")
@@ -257,14 +261,15 @@ class SwiftStore:
         plan = self._plan(size)
         if size is not None:
             self._check_room(place, size, plan)
-        note(_noted(place))
+        if self._tenants:  # else `clean` knows where
+            note(_noted(_BEGUN, place))
         write = SwiftWrite(
             place,
             image_id,
             attempt,
             plan,
             memory=self._memory,
-            note=lambda: note(_noted(place)),
+            note=lambda: note(_noted(_ENDING, place)),
             make_container=lambda: self._make_container(place),
             url=lambda: self._url(place, image_id),
             lone=self._tenants,
@@ -347,15 +352,12 @@ class SwiftStore:
         return None
 
     def clean(self, image_id: str, attempt: str, note: str | None) -> None:
-        if note is not None:
-            place = _noted_place(self._account, note)
-        elif self._tenants:
+        if note is None and self._tenants:
             return  # only who has the note knows where
-        else:
-            place = self._home(image_id, None)
+        step, place = _noted_place(self._account, note) if note else (_BEGUN, self._home(image_id, None))
         mark = f"{image_id}.{attempt}"
         place.remove([mark])  # from now on its writer cannot finish
-        final = self._final_of(place, image_id, attempt, wait=note is not None)
+        final = self._final_of(place, image_id, attempt, wait=step == _ENDING)
         if final is None:
             # The first segment also by its name, which a listing may not have yet: without it there is no manifest.
             place.remove([f"{mark}-00001"])
@@ -415,14 +417,14 @@ class SwiftStore:
         return len(dead)
 
 
-def _noted(place: Place) -> str:
-    """For `clean`: the account, which is empty for the own one, and the container."""
-    return f"{place.name or ''}/{place.container}"
+def _noted(step: str, place: Place) -> str:
+    """For `clean`: how far a write is, the account, which is empty for the own one, and the container."""
+    return f"{step}/{place.name or ''}/{place.container}"
 
 
-def _noted_place(account: Account, note: str) -> Place:
-    name, _, container = note.partition("/")
-    return Place(account, container, name or None)
+def _noted_place(account: Account, note: str) -> tuple[str, Place]:
+    step, name, container = note.split("/")
+    return step, Place(account, container, name or None)
 
 
 def _is_old_form(base: str, account: Account) -> bool:

@@ -33,8 +33,6 @@ _PASSING: Final = frozenset({408, 409, 422, 429, 498, 499, 500, 502, 503, 504})
 _BUSY: Final = frozenset({429, 498})
 #: A token is renewed so long before it expires, seconds.
 _EARLY: Final = 60.0
-#: How long a failed authentication is the answer to everybody who waited for it, seconds.
-_FAILURE_KEPT: Final = 1.0
 _SLICE: Final = 256 << 10
 #: How many small requests of one step are sent at once.
 _AT_ONCE: Final = 64
@@ -189,7 +187,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    token: str
+    token: str = field(repr=False)
     url: str  #: of the account, without a slash at its end
     project: str  #: the part of the account's name that says whose it is
     until: float
@@ -384,7 +382,7 @@ class Account:
         with self._lock:  # one authenticates for all
             if self._current is not None and self._current.is_fresh:
                 return self._current
-            if self._failed is not None and self._failed[0] > asked - _FAILURE_KEPT:
+            if self._failed is not None and self._failed[0] >= asked:  # while this one waited for its turn
                 failure = self._failed[1]
                 raise type(failure)(str(failure), self.store) from failure.__cause__
             try:
