@@ -107,8 +107,8 @@ class Ceph:
         port = free_port()
         modules = " ".join(os.listdir("/usr/share/ceph/mgr"))  # it takes many seconds to load them
         self.conf.write_text(_CONF.format(root=self.root, fsid=self.fsid, mon_port=port, modules=modules))
-        self._make_monitor(port)
         self.admin = Cluster("admin", str(self.conf), {"rados_mon_op_timeout": "60", "client_mount_timeout": "60"})
+        self._make_monitor(port)
         self.admin.connect()
         self._make_manager()
         self._make_osds()
@@ -180,6 +180,8 @@ class Ceph:
 
     def remove(self) -> None:
         """End it, and remove what it kept."""
+        if self._processes:
+            self.admin.shutdown()
         for process in reversed(self._processes.values()):
             process.kill()
             process.wait(30)
@@ -365,9 +367,9 @@ class Cephs(Kit):
     def broken(self, store: Store) -> Iterator[None]:
         assert isinstance(store, RbdStore)
         self._ceph.allow(USER, {"mon": "allow r"})
-        self._ceph.admin.blocklist(address(store), 60)
-        until(lambda: _fails(store))  # each disk learns of it by itself
         try:
+            self._ceph.admin.blocklist(address(store), 60)
+            until(lambda: _fails(store))  # each disk learns of it by itself
             yield
         finally:
             self._ceph.allow(USER, CAPS)
@@ -395,7 +397,7 @@ def _fails(store: RbdStore) -> bool:
     link = store._current
     try:
         store.found_identity()
-    except errors.StoreError:
+    except (errors.StoreError, OSError):  # the latter if a fault is planted
         return store._current is not link
     return False
 

@@ -9,6 +9,7 @@ as soon as the data is given up, however long the removal takes.
 store's identity.
 """
 
+import atexit
 import contextlib
 import json
 import logging
@@ -19,6 +20,7 @@ import select
 import struct
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +90,7 @@ _REMOVAL: Final = 30.0  #: How long a caller waits for a removal, seconds. A lar
 _SIGN_OF_LIFE: Final = 2  #: How long a client may take to confirm that it lives, seconds.
 _BLOCKED: Final = 3600  #: How long a dead writer is refused, seconds.
 _PAUSES: Final = (0.1, 0.3, 0.6, 1.0, 2.0, 3.0, 3.0)  #: Before a removal is tried again, seconds.
+_EXIT: Final = 2.0  #: How long the end of the process waits for that of a connection, seconds.
 _CHECK: Final = 1.8  #: How long a check may take, seconds.
 _FEATURES: Final = {
     "layering": 1, "striping": 2, "exclusive-lock": 4, "object-map": 8, "fast-diff": 16, "deep-flatten": 32,
@@ -139,10 +142,11 @@ class _Link:
         self.data_pool_checked = False
         self.users = 0
         self.given_up = False
+        self._finalizer = weakref.finalize(self, _end, cluster, pool, os.getpid())  # at the latest with its store
+        self._finalizer.atexit = False
 
     def end(self) -> None:
-        self.pool.close()
-        self.cluster.shutdown()
+        self._finalizer()
 
 
 class RbdStore:
@@ -173,6 +177,7 @@ class RbdStore:
         self._current: _Link | None = None
         self._connecting = threading.Lock()
         self._refused: tuple[float, errors.StoreError] | None = None
+        self._ends_at_exit = False
         self._looking = threading.Lock()
         self._removing: set[str] = set()  # ids of images; and of those that this process writes
         self._writing: set[str] = set()
@@ -268,6 +273,9 @@ class RbdStore:
                 self._refused = (time.monotonic(), failure)
                 raise failure from exc
             self._refused = None
+            if not self._ends_at_exit:
+                self._ends_at_exit = True
+                atexit.register(_end_at_exit, weakref.ref(self))
             with self._lock:
                 self._fsid = link.fsid
                 self._current = link
@@ -287,6 +295,14 @@ class RbdStore:
         except BaseException:
             cluster.shutdown()
             raise
+
+    def end_connection(self) -> None:
+        """End the connection, unless something uses it; for the end of the process."""
+        link = self._usable()
+        if link is not None and not link.users:
+            self._current = None
+            with contextlib.suppress(OSError):
+                self._patience.run(link.end, _EXIT)
 
     def _call(self, call: Callable[[], T], undo: Callable[[T], object] = lambda _: None) -> T:
         """Have the libraries do one thing, for at most the time that the store may take."""
@@ -1101,6 +1117,19 @@ class _RbdWrite:
 
 
 # --- helpers ---------------------------------------------------------------------------------------------
+
+
+def _end(cluster: Cluster, pool: Pool, process: int) -> None:
+    if process == os.getpid():
+        pool.close()
+        cluster.shutdown()
+
+
+def _end_at_exit(known: "weakref.ref[RbdStore]") -> None:
+    """Threads of the libraries that still run when the C library cleans up end the process with an error."""
+    store = known()
+    if store is not None:
+        store.end_connection()
 
 
 def _prefix(fsid: str, pool: str) -> str:
