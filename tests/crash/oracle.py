@@ -13,6 +13,7 @@ import requests
 import sqlalchemy as sa
 
 from calotype.db import tables
+from calotype.db.drivers import Settings
 from calotype.db.engine import Database, Tx
 from tests.crash.journal import MIB, Content, Entry, Journal, create
 from tests.stores import suite
@@ -34,7 +35,7 @@ PLACES = sa.select(tables.image_locations.c.image_id, tables.image_locations.c.v
 @contextlib.contextmanager
 def below(url: str) -> Iterator[Tx]:
     """One look into a database, past the service. Nothing stays open: SQLite recovers when the first one opens it."""
-    database = Database(url)
+    database = Database(url, Settings(response_timeout=None))  # a busy machine may take long to answer
     try:
         with database.read_once() as tx:
             yield tx
